@@ -1,0 +1,245 @@
+defmodule Snakepit do
+  @moduledoc """
+  Calls Python from the BEAM.
+  """
+
+  alias Snakepit.{Call, Error, Observation, Pool}
+
+  @type command :: String.t() | atom()
+  @type args :: %{optional(String.t() | atom()) => term()}
+
+  @doc """
+  Runs the tool `command` in a worker and returns its result.
+
+  `args` are the tool's arguments by name. Options:
+
+  #{Call.Options.docs()}
+  """
+  @spec execute(command(), args(), keyword()) :: {:ok, term()} | {:error, Error.t()}
+  def execute(command, args \\ %{}, opts \\ []) do
+    {result, _observation} = Call.run(command, args, opts)
+    result
+  end
+
+  @doc "As `execute/3`, but returns the result alone and raises `Snakepit.Error`."
+  @spec execute!(command(), args(), keyword()) :: term()
+  def execute!(command, args \\ %{}, opts \\ []) do
+    case execute(command, args, opts) do
+      {:ok, result} -> result
+      {:error, error} -> raise error
+    end
+  end
+
+  @doc "As `execute/3`, with what the call cost beside the result."
+  @spec observe(command(), args(), keyword()) :: {{:ok, term()} | {:error, Error.t()}, Observation.t()}
+  def observe(command, args \\ %{}, opts \\ []), do: Call.run(command, args, opts)
+
+  @doc """
+  Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes.
+
+  The worker waits while `fun` runs: no more than a socket's buffer is under way.
+  """
+  @spec execute_stream(command(), args(), (term() -> any()), keyword()) :: :ok | {:error, Error.t()}
+  def execute_stream(command, args, fun, opts \\ []) when is_function(fun, 1) do
+    with {:ok, nil} <-
+           Call.stream(command, args, opts, nil, fn item, nil ->
+             fun.(item)
+             {:cont, nil}
+           end),
+         do: :ok
+  end
+
+  @doc """
+  The items of a tool that yields, as a lazy `Stream`. Raises `Snakepit.Error` while it is read.
+
+  A stream that is left before its end costs the worker: a Python loop is ended by ending its process.
+  """
+  @spec stream(command(), args(), keyword()) :: Enumerable.t()
+  def stream(command, args \\ %{}, opts \\ []), do: %Snakepit.Stream{command: command, args: args, opts: opts}
+
+  @doc """
+  As `execute/3`, in a session: all its calls go to the same worker, where `snakepit.session()` is a dict that lives
+  as long as the worker does.
+  """
+  @spec execute_in_session(String.t(), command(), args(), keyword()) :: {:ok, term()} | {:error, Error.t()}
+  def execute_in_session(session_id, command, args \\ %{}, opts \\ []) do
+    execute(command, args, Keyword.put(opts, :session_id, session_id))
+  end
+
+  @doc """
+  Runs `command` once for each of `list`, on as many workers as the pool has, and returns the results in order.
+
+  Each item is the map of arguments of one call. `:max_concurrency` defaults to the pool's lanes.
+  """
+  @spec map(Enumerable.t(), command(), keyword()) :: [{:ok, term()} | {:error, Error.t()}]
+  def map(list, command, opts \\ []) do
+    {concurrency, opts} = Keyword.pop(opts, :max_concurrency)
+
+    with {:ok, options} <- Call.Options.new(opts),
+         {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
+      lanes = handle.options.size * Pool.Options.lanes(handle.options)
+
+      list
+      |> Task.async_stream(&execute(command, &1, opts),
+        max_concurrency: concurrency || lanes,
+        timeout: :infinity,
+        ordered: true
+      )
+      |> Enum.map(fn {:ok, result} -> result end)
+    else
+      {:error, error} -> Enum.map(list, fn _ -> {:error, error} end)
+    end
+  end
+
+  @doc """
+  Marks a binary to be sent as `bytes` instead of as a `str`.
+
+      iex> Snakepit.bytes(<<255>>)
+      %Snakepit.Bytes{data: <<255>>}
+  """
+  @spec bytes(binary()) :: Snakepit.Bytes.t()
+  def bytes(data) when is_binary(data), do: %Snakepit.Bytes{data: data}
+
+  @doc """
+  Copies a binary, or a tensor's data, into the pool's shared memory, once: every later call that passes the result to
+  a worker of this pool moves none of it.
+
+  The answer is equal to what was given. Its memory is free again when nothing refers to it.
+  """
+  @spec share(binary() | Snakepit.Bytes.t() | Snakepit.Tensor.t(), keyword()) ::
+          {:ok, binary() | Snakepit.Bytes.t() | Snakepit.Tensor.t()} | {:error, Error.t()}
+  def share(value, opts \\ [])
+
+  def share(%module{data: data} = value, opts) when module in [Snakepit.Bytes, Snakepit.Tensor] do
+    with {:ok, data} <- share(data, opts), do: {:ok, %{value | data: data}}
+  end
+
+  def share(data, opts) when is_binary(data) do
+    with {:ok, options} <- Call.Options.new(opts),
+         {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
+      Pool.Arena.share(handle, data)
+    end
+  end
+
+  @doc """
+  Lets go of results in shared memory at once, instead of when the caller next collects its garbage.
+
+  Pass the value as the last use of it: the caller's garbage is collected, and the answer says how many bytes came
+  free. It is 0 when something else still refers to them, such as a variable used later, another process, or a binding
+  in IEx. Nothing that is still in use is ever taken away.
+  """
+  @spec release(term()) :: non_neg_integer()
+  def release(value) do
+    watch = Snakepit.Native.watch(value)
+    :erlang.garbage_collect()
+    Snakepit.Native.watch_freed(watch)
+  end
+
+  @doc """
+  Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.
+
+  If its modules cannot be imported, the error has Python's traceback, and nothing stays behind.
+  """
+  @spec start_pool(map() | keyword()) :: {:ok, pid()} | {:error, Error.t()}
+  def start_pool(options) do
+    with {:ok, options} <- Pool.Options.new(options),
+         {:ok, pid} <- start_child(options) do
+      case Pool.await_ready(options.name, :infinity) do
+        :ok ->
+          if default_pool() == nil, do: :persistent_term.put({__MODULE__, :default_pool}, options.name)
+          {:ok, pid}
+
+        {:error, error} ->
+          stop_pool(options.name)
+          {:error, error}
+      end
+    end
+  end
+
+  defp start_child(options) do
+    case DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options)) do
+      {:ok, pid} ->
+        {:ok, pid}
+
+      {:error, {:already_started, _}} ->
+        words = "a pool #{inspect(options.name)} is running already"
+        {:error, Error.new(:pool, :already_started, words, pool: options.name)}
+
+      {:error, reason} ->
+        words = "pool #{inspect(options.name)} did not start: #{inspect(reason)}"
+        {:error, Error.new(:pool, :not_started, words, pool: options.name)}
+    end
+  end
+
+  @doc "Stops a pool: its running calls may finish within its `:shutdown_timeout`."
+  @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
+  def stop_pool(name) do
+    with {:ok, _handle} <- Pool.Handle.fetch(name) do
+      if pid = Pool.Supervisor.whereis(name), do: DynamicSupervisor.terminate_child(Snakepit.Pools, pid)
+      if default_pool() == name, do: :persistent_term.put({__MODULE__, :default_pool}, nil)
+      :ok
+    end
+  end
+
+  @doc false
+  @spec default_pool() :: atom() | nil
+  def default_pool, do: :persistent_term.get({__MODULE__, :default_pool}, nil)
+
+  @doc """
+  What a pool has done and holds: counts of calls by way, bytes, workers, queue, shared memory.
+  """
+  @spec get_stats(atom()) :: {:ok, map()} | {:error, Error.t()}
+  def get_stats(name \\ nil) do
+    with {:ok, handle} <- Pool.Handle.fetch(name || default_pool()) do
+      leases = Snakepit.Native.arena_leases(handle.arena)
+
+      {:ok,
+       handle.counters
+       |> Pool.Counters.all()
+       |> Map.merge(Pool.status(handle))
+       |> Map.merge(%{
+         pool: handle.name,
+         memory: Snakepit.Native.arena_usage(handle.arena),
+         memory_quota: handle.quota,
+         leased_bytes: leases |> Enum.map(&elem(&1, 1)) |> Enum.sum()
+       })}
+    end
+  end
+
+  @doc "The workers of a pool, or of all pools: name, status, OS pid, Python version, tools, restarts."
+  @spec list_workers(atom() | nil) :: [map()]
+  def list_workers(name \\ nil) do
+    for pool <- List.wrap(name || Pool.Handle.names()), pid <- Pool.Supervisor.workers(pool) do
+      Snakepit.Worker.describe(pid)
+    end
+  end
+
+  @doc """
+  Runs `fun` with Snakepit started, in a script or a mix task, and stops everything after it: no worker stays behind.
+
+  Options: `:pools`, a list of pools to start first; `:halt`, whether to end the VM with `fun` (default `false`).
+  """
+  @spec run_as_script((() -> result), keyword()) :: result | {:error, Error.t()} when result: term()
+  def run_as_script(fun, opts \\ []) when is_function(fun, 0) do
+    {:ok, _} = Application.ensure_all_started(:snakepit)
+
+    result =
+      try do
+        with :ok <- start_all(Keyword.get(opts, :pools, [])), do: fun.()
+      after
+        Application.stop(:snakepit)
+      end
+
+    if opts[:halt], do: System.halt(if(match?({:error, _}, result), do: 1, else: 0))
+    result
+  end
+
+  defp start_all(pools) do
+    Enum.reduce_while(pools, :ok, fn pool, :ok ->
+      case start_pool(pool) do
+        {:ok, _} -> {:cont, :ok}
+        {:error, error} -> {:halt, {:error, error}}
+      end
+    end)
+  end
+end

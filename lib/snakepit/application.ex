@@ -1,0 +1,45 @@
+defmodule Snakepit.Application do
+  @moduledoc false
+  use Application
+  alias Snakepit.{Config, Pool}
+  require Logger
+
+  @impl true
+  def start(_type, _args) do
+    case Config.load() do
+      {:ok, config} -> start(config)
+      {:error, error} -> {:error, error.message}
+    end
+  end
+
+  defp start(config) do
+    Snakepit.Runtime.open()
+    :persistent_term.put({Snakepit, :default_pool}, config.default_pool)
+
+    # rest_for_one: pools need the registry and the companion; neither needs a pool.
+    children = [
+      {Registry, keys: :unique, name: Snakepit.Registry},
+      Snakepit.Companion,
+      {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
+    ]
+
+    with {:ok, supervisor} <- Supervisor.start_link(children, strategy: :rest_for_one, name: Snakepit.Supervisor) do
+      Enum.each(config.pools, &start_pool/1)
+      {:ok, supervisor}
+    end
+  end
+
+  # A pool that cannot start does not keep the application from starting: its calls say why. It is logged once.
+  defp start_pool(options) do
+    {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options))
+
+    Task.start(fn ->
+      with {:error, error} <- Pool.await_ready(options.name, :infinity), do: Logger.error(Exception.message(error))
+    end)
+  end
+
+  @impl true
+  def stop(_state) do
+    Snakepit.Runtime.close()
+  end
+end

@@ -1,0 +1,263 @@
+defmodule Snakepit.Call do
+  @moduledoc false
+  # One call, from arguments to result, in the caller's own process:
+  #
+  #     options → encode → check a lane out → choose a way → send → receive → decode → check the lane in
+  #
+  # A lane is given back only when it is known to be at rest; else its worker is discarded.
+
+  alias Snakepit.{Error, Native, Observation, Pool, Transfer, Worker}
+  alias Snakepit.Call.{Exchange, Options}
+  alias Snakepit.Pool.{Counters, Handle}
+
+  defstruct [
+    :command,
+    :handle,
+    :options,
+    :deadline,
+    :envelope,
+    :buffers,
+    :bytes,
+    :request_ways,
+    :reply_ways,
+    :started,
+    stream?: false
+  ]
+
+  @type t :: %__MODULE__{}
+  @type result :: {:ok, term()} | {:error, Error.t()}
+
+  @doc "Runs a call; the result and what it cost."
+  @spec run(String.t() | atom(), map(), keyword()) :: {result(), Observation.t()}
+  def run(command, args, opts) do
+    with {:ok, call} <- prepare(command, args, opts, false),
+         {:ok, lane, ref, queued} <- checkout(call) do
+      guarded(call, lane, ref, fn -> finish(call, lane, ref, queued, Exchange.run(call, lane)) end)
+    else
+      {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
+    end
+  end
+
+  @doc """
+  Runs a call whose tool yields items. `fun` gets each of them and an accumulator, and returns `{:cont, acc}` or
+  `{:halt, acc}`.
+  """
+  @spec stream(String.t() | atom(), map(), keyword(), acc, (term(), acc -> {:cont | :halt, acc})) ::
+          {:ok, acc} | {:error, Error.t()}
+        when acc: term()
+  def stream(command, args, opts, acc, fun) do
+    with {:ok, call} <- prepare(command, args, opts, true),
+         {:ok, lane, ref, queued} <- checkout(call) do
+      guarded(call, lane, ref, fn ->
+        {result, _observation} = finish(call, lane, ref, queued, Exchange.stream(call, lane, acc, fun))
+        result
+      end)
+    end
+  end
+
+  # ---- before a lane ----------------------------------------------------------------------------------------------
+
+  defp prepare(command, args, opts, stream?) do
+    started = now_ns()
+
+    with {:ok, options} <- Options.new(opts),
+         {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
+         {:ok, command} <- command(command, handle),
+         :ok <- arguments(args, handle),
+         {:ok, envelope, buffers, bytes} <- encode(command, args, options, handle) do
+      call = %__MODULE__{
+        command: command,
+        handle: handle,
+        options: options,
+        deadline: deadline(options.timeout || handle.options.timeout),
+        envelope: envelope,
+        buffers: buffers,
+        bytes: bytes,
+        started: started,
+        stream?: stream?
+      }
+
+      ways(call)
+    end
+  end
+
+  defp command(command, _handle) when is_binary(command) and byte_size(command) <= 1024 do
+    if String.valid?(command), do: {:ok, command}, else: bad_command(command)
+  end
+
+  defp command(command, _handle) when is_atom(command) and command not in [nil, true, false],
+    do: {:ok, Atom.to_string(command)}
+
+  defp command(command, _handle), do: bad_command(command)
+
+  defp bad_command(command) do
+    shown = inspect(command, printable_limit: 100)
+    invalid(:invalid_command, "expected a command to be a string of at most 1024 bytes or an atom, got: #{shown}")
+  end
+
+  defp arguments(args, _handle) when is_map(args) and not is_struct(args), do: :ok
+
+  defp arguments(args, _handle) do
+    shown = inspect(args, limit: 5, printable_limit: 100)
+    invalid(:invalid_arguments, "expected the arguments to be a map of names to values, got: #{shown}", %{path: "args"})
+  end
+
+  defp encode(command, args, options, handle) do
+    case Native.encode(command, args, options.session, handle.options.inline_limit) do
+      {:ok, envelope, buffers, bytes} ->
+        {:ok, envelope, buffers, bytes}
+
+      :convert ->
+        encode(command, Snakepit.Call.Convert.term(args), options, handle)
+
+      {:error, path, :unsupported_type, what} ->
+        error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"
+        invalid({:unsupported_type, path, what}, error, %{path: path})
+
+      {:error, path, :not_utf8, what} ->
+        invalid(:not_utf8, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes", %{path: path})
+
+      {:error, path, reason, what} ->
+        invalid(reason, "#{path}: #{what}", %{path: path})
+    end
+  end
+
+  defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
+  defp hint("a bitstring" <> _), do: ": pad it to whole bytes"
+  defp hint(_what), do: ""
+
+  # What a forced way, the pool and `zero_copy: false` leave.
+  defp ways(%{options: options, handle: handle} = call) do
+    allowed = if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
+
+    with {:ok, for_request} <- choice(options.request, allowed, handle),
+         {:ok, for_reply} <- choice(options.reply, allowed, handle) do
+      case Transfer.plan(call.bytes, byte_size(call.envelope), for_request) do
+        [] ->
+          size = call.bytes + byte_size(call.envelope)
+
+          {:error,
+           Error.new(
+             :transfer,
+             :too_large,
+             "the arguments have #{size} bytes; by #{Enum.join(for_request, " or ")} a message has at most #{Transfer.largest_message()}",
+             pool: handle.name
+           )}
+
+        ways ->
+          {:ok, %{call | request_ways: ways, reply_ways: for_reply}}
+      end
+    end
+  end
+
+  defp choice(:auto, [], handle) do
+    invalid(:no_way, "pool #{inspect(handle.name)} allows zero_copy alone, and the call forbids it")
+  end
+
+  defp choice(:auto, allowed, _handle), do: {:ok, allowed}
+
+  defp choice(forced, allowed, handle) do
+    if forced in allowed do
+      {:ok, [forced]}
+    else
+      names = Enum.map_join(handle.options.transfers, ", ", &inspect/1)
+
+      invalid(
+        :way_not_allowed,
+        "the way #{inspect(forced)} is not open to this call: pool #{inspect(handle.name)} allows #{names}"
+      )
+    end
+  end
+
+  defp invalid(reason, message, details \\ %{}), do: {:error, Error.new(:validation, reason, message, details: details)}
+
+  defp deadline(:infinity), do: :infinity
+  defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
+
+  # ---- a lane -----------------------------------------------------------------------------------------------------
+
+  defp checkout(%{handle: handle, options: options} = call) do
+    before = now_ns()
+
+    case Pool.checkout(handle, call.deadline, affinity(options, handle), options.affinity == :prefer) do
+      {:ok, lane, ref} ->
+        {:ok, lane, ref, now_ns() - before}
+
+      {:error, error} ->
+        Counters.add(handle.counters, :errors, 1)
+        {:error, error}
+    end
+  end
+
+  defp affinity(%{session: nil}, _handle), do: nil
+  defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
+
+  # Whatever happens between check-out and check-in, the lane does not stay with us.
+  defp guarded(call, lane, ref, fun) do
+    fun.()
+  catch
+    kind, reason ->
+      Pool.discard(call.handle, ref, lane, "a call ended abnormally")
+      :erlang.raise(kind, reason, __STACKTRACE__)
+  end
+
+  defp finish(call, lane, ref, queued, {result, lane_state, exchange}) do
+    case lane_state do
+      :at_rest -> Pool.checkin(call.handle, ref)
+      {:lost, why} -> Pool.discard(call.handle, ref, lane, why)
+    end
+
+    result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}
+    {result, observe(call, lane, queued, exchange, result)}
+  end
+
+  defp named(error, call, lane) do
+    error = if error.category == :worker and error.reason == :lost, do: %{error | message: Worker.why(lane)}, else: error
+    %{error | pool: call.handle.name, worker: lane.name}
+  end
+
+  defp observe(call, lane, queued, exchange, result) do
+    counters = call.handle.counters
+    Counters.add(counters, :calls, 1)
+    if match?({:error, _}, result), do: Counters.add(counters, :errors, 1)
+    if exchange.fallback, do: Counters.add(counters, :fallbacks, 1)
+    if exchange.copied > 0, do: Counters.add(counters, :copied_bytes, exchange.copied)
+
+    case exchange.request_way do
+      nil -> :ok
+      way -> Counters.add(counters, counter(:request, way), 1)
+    end
+
+    case exchange.reply_way do
+      nil -> :ok
+      way -> Counters.add(counters, counter(:reply, way), 1)
+    end
+
+    Counters.add(counters, :request_bytes, call.bytes + byte_size(call.envelope))
+    Counters.add(counters, :reply_bytes, exchange.reply_bytes)
+
+    %Observation{
+      pool: call.handle.name,
+      worker: lane.name,
+      command: call.command,
+      request_way: exchange.request_way,
+      reply_way: exchange.reply_way,
+      request_bytes: call.bytes,
+      reply_bytes: exchange.reply_bytes,
+      copied_bytes: exchange.copied,
+      queue_ns: queued,
+      tool_ns: exchange.tool_ns,
+      total_ns: now_ns() - call.started,
+      fallback: exchange.fallback
+    }
+  end
+
+  defp counter(:request, :inline), do: :request_inline
+  defp counter(:request, :zero_copy), do: :request_zero_copy
+  defp counter(:request, :grpc), do: :request_grpc
+  defp counter(:reply, :inline), do: :reply_inline
+  defp counter(:reply, :zero_copy), do: :reply_zero_copy
+  defp counter(:reply, :grpc), do: :reply_grpc
+
+  defp now_ns, do: System.monotonic_time(:nanosecond)
+end

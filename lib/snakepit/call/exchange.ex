@@ -1,0 +1,360 @@
+defmodule Snakepit.Call.Exchange do
+  @moduledoc false
+  # A prepared call and a lane: the request goes out by the first of its ways that works, the reply comes back.
+  #
+  # The second element of every answer says whether the lane is at rest, so that it may be used again.
+
+  alias Snakepit.{Call, Error, Grpc, Native, Pool, Transfer, Worker}
+  alias Snakepit.Worker.Lane
+
+  defstruct [:request_way, :reply_way, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
+
+  @type lane_state :: :at_rest | {:lost, String.t()}
+  @type t :: %__MODULE__{}
+
+  @call 1
+  @fetch 2
+  @flag_forced 1
+  @flag_stream 2
+  # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
+  @small_frame 64 * 1024
+
+  @doc "One request, one reply."
+  @spec run(Call.t(), Lane.t()) :: {Call.result(), lane_state(), t()}
+  def run(call, lane) do
+    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+      {:sent, call_id, ex} -> receive_reply(call, lane, call_id, ex)
+      {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
+      {:error, error, state, ex} -> {{:error, error}, state, ex}
+    end
+  end
+
+  @doc "One request, and items until the stream ends or `fun` halts."
+  @spec stream(Call.t(), Lane.t(), acc, (term(), acc -> {:cont | :halt, acc})) ::
+          {{:ok, acc} | {:error, Error.t()}, lane_state(), t()}
+        when acc: term()
+  def stream(call, lane, acc, fun) do
+    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+      {:sent, call_id, ex} -> items(call, lane, call_id, ex, :lane, acc, fun)
+      {:streaming, call_id, source, ex} -> items(call, lane, call_id, ex, source, acc, fun)
+      {:error, error, state, ex} -> {{:error, error}, state, ex}
+    end
+  end
+
+  # ---- request ----------------------------------------------------------------------------------------------------
+
+  defp send_request(call, lane, [way | others], ex) do
+    case attempt(way, call, lane, others != []) do
+      {:next, _why} ->
+        send_request(call, lane, others, %{ex | fallback: true})
+
+      {:sent, call_id, copied} ->
+        {:sent, call_id, %{ex | request_way: way, copied: copied}}
+
+      {:replied, call_id, frame, beside} ->
+        {:replied, call_id, frame, beside, %{ex | request_way: way}}
+
+      {:streaming, call_id, source} ->
+        {:streaming, call_id, source, %{ex | request_way: way}}
+
+      {:error, error, state} ->
+        {:error, error, state, %{ex | request_way: way}}
+    end
+  end
+
+  defp attempt(:zero_copy, _call, %Lane{zero_copy: false} = lane, others?) do
+    gave_up(others?, :not_capable, "worker #{lane.name} cannot map shared memory")
+  end
+
+  defp attempt(:zero_copy, call, lane, others?) do
+    case Native.request(lane.memory, call.handle.arena, head(call, lane, :zero_copy), call.envelope, call.buffers) do
+      {:ok, call_id, frame, tell, copied} ->
+        Worker.tell(lane.worker, tell)
+        send_frame(call, lane, call_id, frame, copied)
+
+      {:cold, bytes} when others? ->
+        # Fresh memory is dearer than any other way: the next call will find it warm.
+        Pool.Arena.warm(call.handle, bytes)
+        {:next, :cold}
+
+      {:cold, bytes} ->
+        make_room(call, lane, bytes)
+    end
+  end
+
+  defp attempt(:inline, call, lane, _others?) do
+    {:ok, call_id, frame, [], 0} =
+      Native.request(lane.memory, call.handle.arena, head(call, lane, :inline), call.envelope, call.buffers)
+
+    send_frame(call, lane, call_id, frame, 0)
+  end
+
+  defp attempt(:grpc, call, lane, others?) do
+    {:ok, call_id, frame, [], 0} =
+      Native.request(lane.memory, call.handle.arena, head(call, lane, :grpc), call.envelope, call.buffers)
+
+    with {:ok, channel} <- channel(lane) do
+      if call.stream?,
+        do: grpc_stream(call, call_id, channel, frame),
+        else: grpc_call(call, call_id, channel, frame, call.buffers)
+    else
+      {:error, why} -> gave_up(others?, :unavailable, why)
+    end
+  end
+
+  defp gave_up(true, reason, _words), do: {:next, reason}
+  defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
+
+  # Forced, or the only way: the caller pays for the memory. Another may take it before us, so a few times.
+  defp make_room(call, lane, bytes, tries \\ 3) do
+    with answer when answer == :there or elem(answer, 0) == :ok <- Native.arena_ensure(call.handle.arena, bytes),
+         head = head(call, lane, :zero_copy),
+         {:ok, call_id, frame, tell, copied} <-
+           Native.request(lane.memory, call.handle.arena, head, call.envelope, call.buffers) do
+      Worker.tell(lane.worker, tell)
+      send_frame(call, lane, call_id, frame, copied)
+    else
+      {:cold, bytes} when tries > 0 -> make_room(call, lane, bytes, tries - 1)
+      {:cold, bytes} -> no_room(bytes, "other calls took it as fast as it was made")
+      {:error, {:quota, held, quota}} -> no_room(bytes, "#{held} of #{quota} bytes of the pool's quota are held", :quota)
+      {:error, :too_large} -> no_room(bytes, "no segment is that large")
+      {:error, {:errno, what}} -> no_room(bytes, what)
+    end
+  end
+
+  defp no_room(bytes, why, reason \\ :no_memory) do
+    {:error, Error.new(:transfer, reason, "no shared memory for #{bytes} bytes: #{why}"), :at_rest}
+  end
+
+  # {kind, way, reply mask, flags, timeout ms, lane}
+  defp head(call, lane, way) do
+    forced = match?([_], call.reply_ways)
+    flags = if(forced, do: @flag_forced, else: 0) + if(call.stream?, do: @flag_stream, else: 0)
+    {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
+  end
+
+  # A lane can answer by gRPC only once the worker serves it.
+  defp reply_mask(%{reply_ways: ways}, lane) do
+    unless :inline in ways or :grpc not in ways, do: channel(lane)
+    Transfer.mask(ways)
+  end
+
+  defp send_frame(call, lane, call_id, frame, copied) do
+    size = IO.iodata_length(frame)
+
+    sent =
+      if size <= @small_frame do
+        :gen_tcp.send(lane.socket, frame)
+      else
+        # A worker that does not read must not hold the caller beyond its deadline.
+        :inet.setopts(lane.socket, send_timeout: remaining(call))
+        :gen_tcp.send(lane.socket, frame)
+      end
+
+    case sent do
+      :ok -> {:sent, call_id, copied}
+      {:error, :timeout} -> lost(timeout(call), "a call's deadline passed while it was sent")
+      {:error, _closed} -> lost(gone(), "its lane is closed")
+    end
+  end
+
+  defp lost(error, why), do: {:error, error, {:lost, why}}
+
+  # ---- reply ------------------------------------------------------------------------------------------------------
+
+  defp receive_reply(call, lane, call_id, ex) do
+    case :gen_tcp.recv(lane.socket, 0, remaining(call)) do
+      {:ok, frame} -> reply(call, lane, call_id, frame, [], ex)
+      {:error, reason} -> no_reply(call, reason, ex)
+    end
+  end
+
+  defp no_reply(call, :timeout, ex), do: {{:error, timeout(call)}, {:lost, "its tool ran beyond the deadline"}, ex}
+  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, "its lane is closed"}, ex}
+
+  defp reply(call, lane, call_id, frame, beside, ex) do
+    case decode(call, lane, call_id, frame, beside) do
+      {:ok, :result, term, meta} -> {{:ok, term}, :at_rest, costs(call, ex, meta)}
+      {:ok, :error, error, meta} -> {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
+      {:ok, :fetch, _, _} -> fetch(call, lane, call_id, ex)
+      {:ok, _item, _, _} -> broken("the worker streamed the reply of a call that takes none", ex)
+      {:error, :value, path, reason, what} -> {{:error, unreadable(path, reason, what)}, :at_rest, ex}
+      {:error, what} -> broken(what, ex)
+    end
+  end
+
+  defp decode(call, lane, call_id, frame, beside) do
+    options = {call.options.copy, decimal?(), MapSet.new()}
+
+    with {:error, :unknown_chunk, id} <- Native.reply(lane.memory, call_id, frame, beside, options),
+         :ok <- Worker.await_chunk(lane, id) do
+      Native.reply(lane.memory, call_id, frame, beside, options)
+    end
+    |> case do
+      {:error, :protocol, what} -> {:error, what}
+      {:error, :unknown_chunk, id} -> {:error, "the reply refers to chunk #{id}, which was never announced"}
+      :error -> {:error, "the reply refers to a chunk that was never announced"}
+      answer -> answer
+    end
+  end
+
+  defp decimal?, do: function_exported?(Decimal, :new, 3)
+
+  # The reply waits in the worker, and comes by gRPC.
+  defp fetch(call, lane, call_id, ex) do
+    head = {@fetch, Transfer.number(:grpc), Transfer.mask([:grpc]), @flag_forced, remaining_or_zero(call), lane.number}
+    {:ok, _own_id, frame, [], 0} = Native.request(lane.memory, call.handle.arena, head, "", [])
+    # A fetch names the call whose reply it wants (native/PROTOCOL.md).
+    <<before::binary-size(8), _id::64, rest::binary>> = frame
+    frame = <<before::binary, call_id::64-little, rest::binary>>
+
+    with {:ok, channel} <- channel(lane),
+         {:replied, ^call_id, frame, beside} <- grpc_call(call, call_id, channel, frame, []) do
+      reply(call, lane, call_id, frame, beside, ex)
+    else
+      {:error, why} -> {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
+      {:error, error, state} -> {{:error, error}, state, ex}
+    end
+  end
+
+  # ---- streams ----------------------------------------------------------------------------------------------------
+
+  defp items(call, lane, call_id, ex, source, acc, fun) do
+    case next_frame(call, lane, source) do
+      {:ok, frame, beside} ->
+        item(call, lane, call_id, ex, source, acc, fun, decode(call, lane, call_id, frame, beside))
+
+      :done ->
+        broken("the stream ended without its end", ex)
+
+      {:error, :grpc, error} ->
+        {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
+
+      {:error, reason} ->
+        no_reply(call, reason, ex)
+    end
+  end
+
+  defp item(call, lane, call_id, ex, source, acc, fun, decoded) do
+    case decoded do
+      {:ok, :item, term, meta} ->
+        ex = costs(call, ex, meta)
+
+        case fun.(term, acc) do
+          {:cont, acc} -> items(call, lane, call_id, ex, source, acc, fun)
+          # The tool is in the middle of its loop, and there is no other way to end that.
+          {:halt, acc} -> {{:ok, acc}, {:lost, "a stream was left before its end"}, ex}
+        end
+
+      {:ok, :end, _, meta} ->
+        settle(source)
+        {{:ok, acc}, :at_rest, costs(call, ex, meta)}
+
+      {:ok, :error, error, meta} ->
+        settle(source)
+        {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
+
+      {:ok, _other, _, _} ->
+        broken("the worker answered a stream with a single result", ex)
+
+      {:error, :value, path, reason, what} ->
+        {{:error, unreadable(path, reason, what)}, {:lost, "an item of a stream could not be read"}, ex}
+
+      {:error, what} ->
+        broken(what, ex)
+    end
+  end
+
+  defp next_frame(call, lane, :lane) do
+    with {:ok, frame} <- :gen_tcp.recv(lane.socket, 0, remaining(call)), do: {:ok, frame, []}
+  end
+
+  defp next_frame(call, _lane, {:grpc, ref, handle}) do
+    Grpc.next(handle)
+
+    case Grpc.await(ref, remaining(call)) do
+      {:item, frame, beside} -> {:ok, frame, beside}
+      :done -> :done
+      :timeout -> {:error, :timeout}
+      {:error, code, message} -> {:error, :grpc, grpc_error(code, message)}
+    end
+  end
+
+  defp settle(:lane), do: :ok
+  defp settle({:grpc, _ref, handle}), do: Grpc.cancel(handle)
+
+  # ---- gRPC -------------------------------------------------------------------------------------------------------
+
+  defp channel(%Lane{grpc: false} = lane), do: {:error, "worker #{lane.name} has no gRPC"}
+  defp channel(lane), do: Worker.grpc(lane)
+
+  defp grpc_call(call, call_id, channel, frame, buffers) do
+    case Grpc.call(channel, frame, buffers, remaining(call)) do
+      {:ok, frame, beside} -> {:replied, call_id, frame, beside}
+      other -> grpc_failed(call, other)
+    end
+  end
+
+  defp grpc_stream(call, call_id, channel, frame) do
+    case Grpc.stream(channel, frame, call.buffers, remaining(call)) do
+      {:ok, ref, handle} -> {:streaming, call_id, {:grpc, ref, handle}}
+      other -> grpc_failed(call, other)
+    end
+  end
+
+  defp grpc_failed(_call, {:error, :too_large}) do
+    words = "a gRPC message has at most #{Transfer.largest_message()} bytes"
+    {:error, Error.new(:transfer, :too_large, words), :at_rest}
+  end
+
+  defp grpc_failed(call, :timeout), do: lost(timeout(call), "its tool ran beyond the deadline")
+  defp grpc_failed(call, {:error, :deadline_exceeded, _}), do: grpc_failed(call, :timeout)
+
+  defp grpc_failed(_call, {:error, code, message}),
+    do: lost(grpc_error(code, message), "a call by gRPC failed: #{code}")
+
+  defp grpc_error(code, message), do: Error.new(:grpc_error, code, "gRPC #{code}: #{message}")
+
+  # ---- helpers ----------------------------------------------------------------------------------------------------
+
+  defp costs(call, ex, {way, bytes, tool_ns, starved}) do
+    if starved, do: Pool.Arena.starved(call.handle)
+    way = Transfer.from_number(way)
+
+    %{
+      ex
+      | reply_way: way,
+        reply_bytes: ex.reply_bytes + bytes,
+        tool_ns: ex.tool_ns + tool_ns,
+        fallback: ex.fallback or starved
+    }
+  end
+
+  defp unreadable(path, reason, what) do
+    Error.new(:python_error, reason, "#{path}: the tool returned #{what}", details: %{path: path})
+  end
+
+  defp broken(what, ex) do
+    {{:error, Error.new(:worker, :protocol, "the worker broke the protocol: #{what}")},
+     {:lost, "it broke the protocol: #{what}"}, ex}
+  end
+
+  # Why it is gone is asked of the worker's process once the lane was given back.
+  defp gone, do: Error.new(:worker, :lost, "the worker is gone")
+
+  defp timeout(call) do
+    timeout = call.options.timeout || call.handle.options.timeout
+    Error.new(:timeout, :timeout, "#{call.command} did not finish within #{timeout} ms")
+  end
+
+  defp remaining(%{deadline: :infinity}), do: :infinity
+  defp remaining(%{deadline: deadline}), do: max(deadline - System.monotonic_time(:millisecond), 0)
+
+  # On the wire, 0 is for ever.
+  defp remaining_or_zero(call) do
+    case remaining(call) do
+      :infinity -> 0
+      ms -> ms |> max(1) |> min(0xFFFFFFFF)
+    end
+  end
+end

@@ -1,0 +1,90 @@
+defmodule Snakepit.Call.Options do
+  @moduledoc false
+  # The options of one call. Checked key by key, so that a call without options costs nothing.
+
+  alias Snakepit.{Error, Options, Transfer}
+
+  @choices [:auto | Transfer.ways()]
+
+  @schema [
+    pool_name: [type: :atom, doc: "The pool; by default the first configured."],
+    pool: [type: :atom, doc: "The same, shorter."],
+    timeout: [type: :timeout, doc: "Milliseconds the call may take, waiting included; by default the pool's."],
+    transfer: [
+      type: {:in, @choices},
+      default: :auto,
+      doc: "The way both request and reply must take; `request_transfer:` and `reply_transfer:` force one of them."
+    ],
+    request_transfer: [type: {:in, @choices}, default: :auto, doc: "The way the arguments must take."],
+    reply_transfer: [type: {:in, @choices}, default: :auto, doc: "The way the result must take."],
+    zero_copy: [type: :boolean, default: true, doc: "`false` keeps this call out of shared memory."],
+    copy: [
+      type: :boolean,
+      default: false,
+      doc: "`true` returns ordinary binaries, copied out of shared memory."
+    ],
+    session_id: [
+      type: :string,
+      doc: "Calls of one session go to one worker, where `snakepit.session()` keeps its state."
+    ],
+    affinity: [
+      type: {:in, [:strict, :prefer]},
+      default: :strict,
+      doc: "Whether a session's call waits for its worker, or takes another when that one is busy."
+    ]
+  ]
+
+  defstruct pool: nil,
+            timeout: nil,
+            request: :auto,
+            reply: :auto,
+            zero_copy: true,
+            copy: false,
+            session: nil,
+            affinity: :strict
+
+  @type t :: %__MODULE__{}
+
+  @doc "The options as Markdown."
+  @spec docs() :: String.t()
+  def docs, do: Options.docs(@schema)
+
+  @spec new(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
+  def new([]), do: {:ok, %__MODULE__{}}
+  def new(opts) when is_list(opts) or is_map(opts), do: each(opts, %__MODULE__{})
+  def new(other), do: refuse("expected a call's options to be a keyword list, got: #{inspect(other)}")
+
+  defp each(opts, acc) do
+    Enum.reduce_while(opts, {:ok, acc}, fn
+      {key, value}, {:ok, acc} when is_atom(key) ->
+        case option(key, value, acc) do
+          {:ok, acc} -> {:cont, {:ok, acc}}
+          {:error, error} -> {:halt, {:error, error}}
+        end
+
+      other, _acc ->
+        {:halt, refuse("expected a call's options to be a keyword list, got the item #{inspect(other)}")}
+    end)
+  end
+
+  defp option(key, value, acc) do
+    with {:ok, spec} <- Keyword.fetch(@schema, key),
+         {:ok, value} <- Options.cast(spec[:type], value) do
+      {:ok, put(acc, key, value)}
+    else
+      # The whole schema words the complaint, as it does for pools.
+      :error ->
+        {:error, _key, message} = Options.validate(%{key => value}, @schema)
+        refuse("options of the call: #{message}")
+    end
+  end
+
+  defp put(acc, key, value) when key in [:pool_name, :pool], do: %{acc | pool: value}
+  defp put(acc, :transfer, value), do: %{acc | request: value, reply: value}
+  defp put(acc, :request_transfer, value), do: %{acc | request: value}
+  defp put(acc, :reply_transfer, value), do: %{acc | reply: value}
+  defp put(acc, :session_id, value), do: %{acc | session: value}
+  defp put(acc, key, value), do: Map.put(acc, key, value)
+
+  defp refuse(message), do: {:error, Error.new(:validation, :invalid_option, message)}
+end

@@ -1,0 +1,130 @@
+defmodule Snakepit.Companion do
+  @moduledoc false
+  # Owner of the companion, the port program that starts the workers and outlives them
+  # (native/snakepit_companion). No call's bytes pass through it.
+  #
+  # A process that starts one gets `{:companion, id, event}` messages about it, the last of them
+  # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
+  # so have its workers (PDEATHSIG): their owners are told, and a new companion is opened.
+
+  use GenServer
+  alias Snakepit.Native
+  require Logger
+
+  @type id :: pos_integer()
+  @type event ::
+          {:started, os_pid :: pos_integer()}
+          | {:start_failed, String.t()}
+          | {:output, :stdout | :stderr, binary()}
+          | {:exited, {:status | :signal, integer()} | :companion_died, stderr_tail :: binary()}
+
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
+
+  @doc "Starts an OS process that belongs to the caller."
+  @spec run(String.t(), [String.t()], keyword()) :: id()
+  def run(program, args, opts) do
+    GenServer.call(__MODULE__, {:run, program, args, opts})
+  end
+
+  @doc "TERM to its process group, and KILL after `grace_ms`."
+  @spec stop(id(), non_neg_integer()) :: :ok
+  def stop(id, grace_ms), do: GenServer.cast(__MODULE__, {:stop, id, grace_ms})
+
+  @doc "KILL to its process group."
+  @spec kill(id()) :: :ok
+  def kill(id), do: GenServer.cast(__MODULE__, {:kill, id})
+
+  @impl true
+  def init(_opts) do
+    Process.flag(:trap_exit, true)
+    {:ok, %{port: open(), next: 1, owners: %{}}}
+  end
+
+  @impl true
+  def handle_call({:run, program, args, opts}, {owner, _}, state) do
+    id = state.next
+    frame = Native.companion_start(id, program, args, opts[:env] || [], opts[:unset_env] || [], opts[:cwd])
+    command(state.port, frame)
+    owners = Map.put(state.owners, id, {owner, Process.monitor(owner)})
+    {:reply, id, %{state | next: id + 1, owners: owners}}
+  end
+
+  @impl true
+  def handle_cast({:stop, id, grace_ms}, state) do
+    if is_map_key(state.owners, id), do: command(state.port, Native.companion_stop(id, grace_ms))
+    {:noreply, state}
+  end
+
+  def handle_cast({:kill, id}, state) do
+    if is_map_key(state.owners, id), do: command(state.port, Native.companion_kill(id))
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_info({port, {:data, frame}}, %{port: port} = state) do
+    {:noreply, frame |> Native.companion_event() |> event(state)}
+  end
+
+  def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
+    Logger.error("Snakepit's companion exited with status #{status}; its workers are gone and are started again")
+    {:noreply, reopen(state)}
+  end
+
+  def handle_info({:EXIT, port, reason}, %{port: port} = state) do
+    Logger.error("Snakepit's companion is gone (#{inspect(reason)}); its workers are started again")
+    {:noreply, reopen(state)}
+  end
+
+  def handle_info({:DOWN, _ref, :process, owner, _reason}, state) do
+    for {id, {^owner, _}} <- state.owners, do: command(state.port, Native.companion_kill(id))
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp open do
+    path = Path.join(:code.priv_dir(:snakepit), "native/snakepit_companion")
+    Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4])
+  end
+
+  defp reopen(state) do
+    for {id, {owner, ref}} <- state.owners do
+      Process.demonitor(ref, [:flush])
+      send(owner, {:companion, id, {:exited, :companion_died, ""}})
+    end
+
+    %{state | port: open(), owners: %{}}
+  end
+
+  defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
+  defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})
+  defp event({:start_failed, id, reason}, state), do: state |> tell(id, {:start_failed, reason}) |> forget(id)
+  defp event({:exited, id, status, tail}, state), do: state |> tell(id, {:exited, status, tail}) |> forget(id)
+
+  defp event({:dropped, id, lines}, state),
+    do: tell(state, id, {:output, :stderr, "(#{lines} lines of output were dropped)"})
+
+  defp event({:bad_frame, reason}, state) do
+    Logger.error("Snakepit's companion and the VM do not understand each other: #{reason}")
+    state
+  end
+
+  defp tell(state, id, event) do
+    with %{^id => {owner, _}} <- state.owners, do: send(owner, {:companion, id, event})
+    state
+  end
+
+  defp forget(state, id) do
+    {entry, owners} = Map.pop(state.owners, id)
+    with {_, ref} <- entry, do: Process.demonitor(ref, [:flush])
+    %{state | owners: owners}
+  end
+
+  defp command(port, frame) do
+    Port.command(port, frame)
+  rescue
+    # The port closed a moment ago; its exit message is on the way and deals with everything.
+    ArgumentError -> false
+  end
+end

@@ -1,0 +1,92 @@
+defmodule Snakepit.Config do
+  @moduledoc """
+  The application's configuration, read in this one place and validated once.
+
+      config :snakepit,
+        python: "/usr/bin/python3",
+        pools: [%{name: :ml, size: 4, python_module: "my_app.tools"}]
+
+  See `Snakepit.Pool.Options` for a pool's options.
+  """
+
+  alias Snakepit.{Error, Options, Pool}
+
+  @schema [
+    pools: [type: :any, default: [], doc: "Pools started with the application."],
+    python: [
+      type: {:or, [{:in, [nil]}, :string]},
+      default: nil,
+      doc: "The Python interpreter of all pools that name none."
+    ],
+    venv: [
+      type: :string,
+      default: ".snakepit/venv",
+      doc: "Where `mix snakepit.setup` makes its virtual environment, seen from the working directory."
+    ],
+    default_pool: [
+      type: {:or, [{:in, [nil]}, :atom]},
+      default: nil,
+      doc: "The pool of calls that name none; by default the first of `pools`."
+    ]
+  ]
+
+  @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
+
+  defstruct Keyword.keys(@schema)
+
+  @type t :: %__MODULE__{
+          pools: [Pool.Options.t()],
+          python: String.t() | nil,
+          venv: String.t(),
+          default_pool: atom() | nil
+        }
+
+  @doc "The running application's configuration, validated."
+  @spec load() :: {:ok, t()} | {:error, Error.t()}
+  def load do
+    # OTP adds keys of its own to an application's environment.
+    :snakepit |> Application.get_all_env() |> Keyword.drop([:included_applications]) |> validate()
+  end
+
+  @doc "A dry run: what `load/0` would say of this configuration. Nothing is started."
+  @spec validate(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
+  def validate(env) do
+    with {:ok, config} <- own(env),
+         {:ok, pools} <- pools(config.pools) do
+      default = config.default_pool || List.first(Enum.map(pools, & &1.name))
+      {:ok, struct!(__MODULE__, %{config | pools: pools, default_pool: default})}
+    end
+  end
+
+  @doc "The value of one key, validated alone: for what is needed before, or without, the pools."
+  @spec get(:python | :venv) :: String.t() | nil
+  def get(key) when key in [:python, :venv] do
+    Application.get_env(:snakepit, key, @schema[key][:default])
+  end
+
+  defp own(env) do
+    with {:error, key, message} <- Options.validate(env, @schema) do
+      {:error, Error.new(:validation, :invalid_config, "config :snakepit: #{message}", details: %{key: key})}
+    end
+  end
+
+  defp pools(pools) when is_list(pools) do
+    with {:ok, checked} <- each(pools, []) do
+      case checked -- Enum.uniq_by(checked, & &1.name) do
+        [] -> {:ok, checked}
+        [twice | _] -> {:error, Error.new(:validation, :invalid_config, "pool #{inspect(twice.name)}: configured twice")}
+      end
+    end
+  end
+
+  defp pools(other) do
+    {:error,
+     Error.new(:validation, :invalid_config, "config :snakepit: expected :pools to be a list, got: #{inspect(other)}")}
+  end
+
+  defp each([], done), do: {:ok, Enum.reverse(done)}
+
+  defp each([pool | rest], done) do
+    with {:ok, options} <- Pool.Options.new(pool), do: each(rest, [options | done])
+  end
+end

@@ -1,0 +1,121 @@
+defmodule Snakepit.Grpc.Native do
+  @moduledoc false
+  # The gRPC client, a native library of its own. Its functions return at once; the answer is a message
+  # `{:snakepit_grpc, ref, answer}` to the process that called, where `ref` is the caller's own.
+  #
+  # The library is loaded with this module, and in interactive mode that is when the first function here is called:
+  # refer to it only where gRPC is about to be used.
+  #
+  # A call is watched together with its caller: when the caller dies, the call is dropped and the worker told.
+  # Binaries of at least 4 KiB are sent from where they are, without a copy; received buffers of at least 64 KiB are
+  # binaries over the memory they were received in. `copy: true` is the business of whoever hands them on.
+  @on_load :load
+
+  @type channel :: reference
+  @type call :: reference
+  @typedoc "The codes of gRPC; nothing else is ever made into an atom."
+  @type code ::
+          :cancelled
+          | :unknown
+          | :invalid_argument
+          | :deadline_exceeded
+          | :not_found
+          | :already_exists
+          | :permission_denied
+          | :resource_exhausted
+          | :failed_precondition
+          | :aborted
+          | :out_of_range
+          | :unimplemented
+          | :internal
+          | :unavailable
+          | :data_loss
+          | :unauthenticated
+
+  # From this many buffers on a call starts on a dirty scheduler. Their size does not matter, see above: it is
+  # their number, and the copies of the small ones among them, that take time (below 1 µs each).
+  @many 128
+
+  @doc """
+  A channel to `unix:/path` or `http://host:port`.
+
+  Nothing is connected yet: that happens at the first call, and again by itself whenever the connection is lost. A
+  worker that is not there shows as the error `:unavailable` of a call.
+  """
+  @spec connect(String.t()) :: {:ok, channel} | {:error, String.t()}
+  def connect(_target), do: not_loaded()
+
+  @doc """
+  `Worker/Call`. The answer is `{:ok, frame, buffers}` or `{:error, code, message}`.
+
+  After `timeout_ms` the answer is `{:error, :deadline_exceeded, message}`, whatever the worker does; 0 waits for ever.
+  `{:error, :too_large}`, at once: the message would be over 2^31 - 1 bytes.
+  """
+  @spec call(channel, reference, binary, [binary], non_neg_integer) ::
+          :ok | {:error, :too_large | String.t()}
+  def call(channel, ref, frame, buffers, timeout_ms) do
+    if many?(buffers),
+      do: call_dirty(channel, ref, frame, buffers, timeout_ms),
+      else: call_few(channel, ref, frame, buffers, timeout_ms)
+  end
+
+  @doc false
+  @spec call_few(channel, reference, binary, [binary], non_neg_integer) ::
+          :ok | {:error, :too_large | String.t()}
+  def call_few(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+
+  @doc "`call/5` on a dirty scheduler, whatever the number of buffers."
+  @spec call_dirty(channel, reference, binary, [binary], non_neg_integer) ::
+          :ok | {:error, :too_large | String.t()}
+  def call_dirty(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+
+  @doc """
+  `Worker/Stream`. The answers are `{:item, frame, buffers}`, each but the first after a `next/1`, and at the end
+  `:done` or `{:error, code, message}`.
+
+  At most one item lies in the mailbox: call `next/1` once for each, the last one too (only then does the end come).
+  The timeout is that of the whole stream, the time between an item and its `next/1` included. The stream is not
+  tied to the handle's life: `cancel/1` it, or let its caller end.
+  """
+  @spec stream(channel, reference, binary, [binary], non_neg_integer) ::
+          {:ok, call} | {:error, :too_large | String.t()}
+  def stream(channel, ref, frame, buffers, timeout_ms) do
+    if many?(buffers),
+      do: stream_dirty(channel, ref, frame, buffers, timeout_ms),
+      else: stream_few(channel, ref, frame, buffers, timeout_ms)
+  end
+
+  @doc false
+  @spec stream_few(channel, reference, binary, [binary], non_neg_integer) ::
+          {:ok, call} | {:error, :too_large | String.t()}
+  def stream_few(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+
+  @doc false
+  @spec stream_dirty(channel, reference, binary, [binary], non_neg_integer) ::
+          {:ok, call} | {:error, :too_large | String.t()}
+  def stream_dirty(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+
+  @doc "The item was taken; the next one may come."
+  @spec next(call) :: :ok
+  def next(_stream), do: not_loaded()
+
+  @doc "Drops a stream. What it sent before may still lie in the mailbox."
+  @spec cancel(call) :: :ok
+  def cancel(_stream), do: not_loaded()
+
+  @doc "`Health/Check` of the whole server. The answer is `{:ok, :serving | :not_serving}` or `{:error, code, message}`."
+  @spec health(channel, reference, non_neg_integer) :: :ok | {:error, String.t()}
+  def health(_channel, _ref, _timeout_ms), do: not_loaded()
+
+  @doc false
+  def load do
+    with dir when is_list(dir) <- :code.priv_dir(:snakepit) do
+      :erlang.load_nif(:filename.join(dir, 'native/libsnakepit_grpc'), 0)
+    end
+  end
+
+  # `length/1` would walk all of a list that is long.
+  defp many?(buffers), do: match?([_ | _], Enum.drop(buffers, @many))
+
+  defp not_loaded, do: :erlang.nif_error(:not_loaded)
+end

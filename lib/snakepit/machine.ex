@@ -1,0 +1,36 @@
+defmodule Snakepit.Machine do
+  @moduledoc false
+  # What this machine has, as far as this process may use it.
+
+  @doc "Bytes of memory: the cgroup's limit if there is one, else the host's."
+  @spec memory() :: pos_integer()
+  def memory do
+    host = with_number("/proc/meminfo", ~r/MemTotal:\s+(\d+) kB/, 1024) || 1024 ** 3
+    limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
+    limits |> Enum.map(&with_number(&1, ~r/\A(\d+)/, 1)) |> Enum.reject(&is_nil/1) |> Enum.min(fn -> host end) |> min(host)
+  end
+
+  @doc "Words and figures that a measurement is worth nothing without."
+  @spec describe() :: map()
+  def describe do
+    %{
+      cpu: text("/proc/cpuinfo", ~r/model name\s*:\s*(.+)/),
+      cores: System.schedulers_online(),
+      memory_bytes: memory(),
+      kernel: text("/proc/sys/kernel/osrelease", ~r/(.+)/),
+      otp: List.to_string(:erlang.system_info(:otp_release)),
+      erts: List.to_string(:erlang.system_info(:version)),
+      elixir: System.version(),
+      snakepit: to_string(Application.spec(:snakepit, :vsn)),
+      date: Date.to_iso8601(Date.utc_today())
+    }
+  end
+
+  defp with_number(path, regex, factor) do
+    with {:ok, text} <- File.read(path), [_, number] <- Regex.run(regex, text), do: String.to_integer(number) * factor, else: (_ -> nil)
+  end
+
+  defp text(path, regex) do
+    with {:ok, text} <- File.read(path), [_, found] <- Regex.run(regex, text), do: found, else: (_ -> "unknown")
+  end
+end

@@ -1,0 +1,199 @@
+defmodule Snakepit.Native do
+  @moduledoc false
+  # The one module that calls the main NIF library (native/snakepit_nif). Functions that may do much work come as a
+  # pair: the clean one answers :dirty when the work is too much for an ordinary scheduler, and the wrapper here then
+  # calls its dirty twin. Handles are opaque references.
+
+  @on_load :load
+
+  @type arena :: reference()
+  @type worker :: reference()
+  @type token :: non_neg_integer()
+  @type chunk_id :: non_neg_integer()
+  @type head :: {kind :: 1..2, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF, lane :: non_neg_integer()}
+  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), starved :: boolean()}
+
+  @doc false
+  def load do
+    path = :code.priv_dir(:snakepit) |> Path.join("native/libsnakepit_nif") |> String.to_charlist()
+    :erlang.load_nif(path, 0)
+  end
+
+  @doc "Splits a call into its envelope and the binaries of at least `inline_limit` bytes."
+  @spec encode(String.t(), term(), String.t() | nil, pos_integer()) ::
+          {:ok, envelope :: binary(), buffers :: [binary()], bytes :: non_neg_integer()}
+          | {:error, path :: String.t(), reason :: atom(), detail :: String.t()}
+          | :convert
+  def encode(command, args, session, inline_limit) do
+    case encode_clean(command, args, session, inline_limit) do
+      :dirty -> encode_dirty(command, args, session, inline_limit)
+      answer -> answer
+    end
+  end
+
+  @doc """
+  Writes a request's frame. By `zero_copy`, the buffers are copied into the arena, but for those that lie in a segment
+  already; `tell` lists the chunks whose descriptors the worker must be sent. `:cold` when there is no memory at hand.
+  """
+  @spec request(worker(), arena(), head(), binary(), [binary()]) ::
+          {:ok, call_id :: pos_integer(), iodata(), tell :: [chunk_id()], copied :: non_neg_integer()}
+          | {:cold, bytes :: pos_integer()}
+  def request(worker, arena, head, envelope, buffers) do
+    case request_clean(worker, arena, head, envelope, buffers) do
+      :dirty -> request_dirty(worker, arena, head, envelope, buffers)
+      answer -> answer
+    end
+  end
+
+  @doc """
+  Reads a reply's frame; `beside` are the buffers that came with it by gRPC, `options` is `{copy?, Decimal loaded?,
+  %MapSet{}}`. After `{:unknown_chunk, id}` it may be called again, once the chunk was adopted.
+  """
+  @spec reply(worker(), pos_integer(), binary(), [binary()], {boolean(), boolean(), MapSet.t()}) ::
+          {:ok, :result | :error | :item | :end | :fetch, term(), meta()}
+          | {:error, :unknown_chunk, chunk_id()}
+          | {:error, :protocol, String.t()}
+          | {:error, :value, path :: String.t(), reason :: atom(), detail :: String.t()}
+  def reply(worker, call_id, frame, beside, options) do
+    case reply_clean(worker, call_id, frame, beside, options) do
+      :dirty -> reply_dirty(worker, call_id, frame, beside, options)
+      answer -> answer
+    end
+  end
+
+  @doc false
+  def encode_clean(_command, _args, _session, _inline_limit), do: stub()
+  @doc false
+  def encode_dirty(_command, _args, _session, _inline_limit), do: stub()
+  @doc false
+  def request_clean(_worker, _arena, _head, _envelope, _buffers), do: stub()
+  @doc false
+  def request_dirty(_worker, _arena, _head, _envelope, _buffers), do: stub()
+  @doc false
+  def reply_clean(_worker, _call_id, _frame, _beside, _options), do: stub()
+  @doc false
+  def reply_dirty(_worker, _call_id, _frame, _beside, _options), do: stub()
+
+  @doc "A term as MessagePack, for control messages."
+  @spec pack(term()) :: {:ok, binary()} | :error
+  def pack(_term), do: stub()
+
+  @spec unpack(binary(), MapSet.t()) :: {:ok, term()} | {:error, String.t()}
+  def unpack(_bytes, _empty_set), do: stub()
+
+  @doc "A pool's outbound arena, and its owner id."
+  @spec arena_new(chunk_size :: pos_integer(), quota :: pos_integer()) :: {arena(), owner :: pos_integer()}
+  def arena_new(_chunk_size, _quota), do: stub()
+
+  @doc "Adds a chunk that can serve a buffer of `bytes`. Makes every page of it: slow."
+  @spec arena_grow(arena(), bytes :: pos_integer()) ::
+          {:ok, chunk_id(), size :: pos_integer()}
+          | {:error, {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}}
+  def arena_grow(_arena, _bytes), do: stub()
+
+  @doc "As `arena_grow/2`, unless there is memory for such a buffer at hand."
+  @spec arena_ensure(arena(), bytes :: pos_integer()) ::
+          :there
+          | {:ok, chunk_id(), size :: pos_integer()}
+          | {:error, {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}}
+  def arena_ensure(_arena, _bytes), do: stub()
+
+  @doc "Drops idle chunks, unmaps forgotten ones; also says whether a spare chunk is due."
+  @spec arena_tend(arena(), idle_ms :: non_neg_integer()) :: {dropped :: [chunk_id()], spare? :: boolean()}
+  def arena_tend(_arena, _idle_ms), do: stub()
+
+  @spec arena_chunks(arena()) :: [{chunk_id(), size :: pos_integer()}]
+  def arena_chunks(_arena), do: stub()
+
+  @spec arena_usage(arena()) :: %{
+          chunks: non_neg_integer(),
+          held_bytes: non_neg_integer(),
+          live_slots: non_neg_integer(),
+          live_bytes: non_neg_integer()
+        }
+  def arena_usage(_arena), do: stub()
+
+  @doc "Processes whose binaries refer to worker memory of this pool, largest first."
+  @spec arena_leases(arena()) :: [{pid(), bytes :: pos_integer()}]
+  def arena_leases(_arena), do: stub()
+
+  @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:cold, pos_integer()}
+  def arena_share(_arena, _binary), do: stub()
+
+  @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."
+  @spec worker_new(arena()) :: {worker(), owner :: pos_integer()}
+  def worker_new(_arena), do: stub()
+
+  @doc "Checks and maps a worker's chunk. Takes the descriptor over."
+  @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) :: :ok | {:error, String.t()}
+  def worker_adopt(_worker, _id, _size, _fd), do: stub()
+
+  @spec worker_forget(worker(), chunk_id()) :: boolean()
+  def worker_forget(_worker, _id), do: stub()
+
+  @doc "The worker no longer looks at what these tokens stand for; false if one of them is unknown."
+  @spec worker_released(worker(), [token()]) :: boolean()
+  def worker_released(_worker, _tokens), do: stub()
+
+  @doc "Tokens of the worker's slots that nobody refers to any more; each is returned once."
+  @spec worker_freed(worker()) :: [token()]
+  def worker_freed(_worker), do: stub()
+
+  @spec worker_must_be_told(worker(), chunk_id()) :: boolean()
+  def worker_must_be_told(_worker, _id), do: stub()
+
+  @spec worker_untell(worker(), chunk_id()) :: :ok
+  def worker_untell(_worker, _id), do: stub()
+
+  @doc "How many buffers the worker still looks at."
+  @spec worker_held(worker()) :: non_neg_integer()
+  def worker_held(_worker), do: stub()
+
+  @doc "The worker's process is gone: what it was sent may be used again."
+  @spec worker_close(worker()) :: :ok
+  def worker_close(_worker), do: stub()
+
+  @doc "A chunk's descriptor, valid while the returned reference lives."
+  @spec chunk_fd(chunk_id()) :: {:ok, fd :: non_neg_integer(), size :: pos_integer(), reference()} | :error
+  def chunk_fd(_id), do: stub()
+
+  @spec close_fd(integer()) :: :ok
+  def close_fd(_fd), do: stub()
+
+  @doc "Remembers, without holding them, the slots that binaries in a term point into."
+  @spec watch(term()) :: reference()
+  def watch(_term), do: stub()
+
+  @spec watch_freed(reference()) :: bytes :: non_neg_integer()
+  def watch_freed(_watch), do: stub()
+
+  @spec in_segment(binary()) :: boolean()
+  def in_segment(_binary), do: stub()
+
+  @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
+  @spec memcpy_floor(bytes :: pos_integer(), rounds :: pos_integer()) :: [pos_integer()]
+  def memcpy_floor(_bytes, _rounds), do: stub()
+
+  @doc "Frames for the companion (native/snakepit_core/src/companion.rs)."
+  @spec companion_start(non_neg_integer(), String.t(), [String.t()], [{String.t(), String.t()}], [String.t()], String.t() | nil) ::
+          binary()
+  def companion_start(_id, _program, _args, _env, _unset_env, _cwd), do: stub()
+
+  @spec companion_stop(non_neg_integer(), non_neg_integer()) :: binary()
+  def companion_stop(_id, _grace_ms), do: stub()
+
+  @spec companion_kill(non_neg_integer()) :: binary()
+  def companion_kill(_id), do: stub()
+
+  @spec companion_event(binary()) ::
+          {:started, id :: non_neg_integer(), pid :: pos_integer()}
+          | {:start_failed, id :: non_neg_integer(), String.t()}
+          | {:output, id :: non_neg_integer(), :stdout | :stderr, binary(), truncated :: boolean()}
+          | {:exited, id :: non_neg_integer(), {:status | :signal, integer()}, stderr_tail :: binary()}
+          | {:dropped, id :: non_neg_integer(), lines :: pos_integer()}
+          | {:bad_frame, String.t()}
+  def companion_event(_bytes), do: stub()
+
+  # Dialyzer must not conclude from the stub that no function returns.
+  defp stub, do: :erlang.nif_error({:not_loaded, __MODULE__})
+end

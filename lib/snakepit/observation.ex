@@ -1,0 +1,33 @@
+defmodule Snakepit.Observation do
+  @moduledoc """
+  What one call cost, as `Snakepit.observe/3` returns it beside the result. Times in nanoseconds, sizes in bytes.
+
+  | field | meaning |
+  |---|---|
+  | `request_way`, `reply_way` | the way the buffers took, `nil` if the call did not come that far |
+  | `request_bytes` | out-of-band bytes of the arguments |
+  | `reply_bytes` | bytes of the result, envelope included |
+  | `copied_bytes` | bytes copied into shared memory; fewer than `request_bytes` when some lay there already |
+  | `queue_ns` | waiting for a lane |
+  | `tool_ns` | the tool itself, as the worker measured it |
+  | `total_ns` | everything, from `execute` to its return |
+  | `fallback` | whether a cheaper way was tried or wanted first |
+  """
+
+  defstruct [
+    :pool,
+    :worker,
+    :command,
+    :request_way,
+    :reply_way,
+    request_bytes: 0,
+    reply_bytes: 0,
+    copied_bytes: 0,
+    queue_ns: 0,
+    tool_ns: 0,
+    total_ns: 0,
+    fallback: false
+  ]
+
+  @type t :: %__MODULE__{}
+end

@@ -1,0 +1,160 @@
+defmodule Snakepit.Options do
+  @moduledoc false
+  # An option set is data: a keyword list of `key: [type:, default:, doc:, required:]`. The same list validates, fills
+  # in defaults, renders the documentation and suggests the nearest key. Pure.
+  #
+  # Types: :boolean, :string, :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
+  # {:in, list}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}.
+
+  @type schema :: keyword(keyword())
+
+  @doc "The options as a map with defaults filled in, or a message that names the key."
+  @spec validate(map() | keyword(), schema()) :: {:ok, map()} | {:error, key :: atom() | nil, message :: String.t()}
+  def validate(given, schema) when is_list(given) do
+    if Keyword.keyword?(given),
+      do: given |> Map.new() |> validate(schema),
+      else: {:error, nil, "expected a map or a keyword list, got: #{inspect(given)}"}
+  end
+
+  def validate(given, schema) when is_map(given) do
+    with :ok <- known(Map.keys(given), schema) do
+      Enum.reduce_while(schema, {:ok, %{}}, fn {key, spec}, {:ok, acc} ->
+        case fetch(given, key, spec) do
+          {:ok, value} -> {:cont, {:ok, Map.put(acc, key, value)}}
+          {:error, message} -> {:halt, {:error, key, message}}
+        end
+      end)
+    end
+  end
+
+  def validate(given, _schema), do: {:error, nil, "expected a map or a keyword list, got: #{inspect(given)}"}
+
+  @doc "The options as a Markdown list."
+  @spec docs(schema()) :: String.t()
+  def docs(schema) do
+    Enum.map_join(schema, "\n", fn {key, spec} ->
+      default =
+        cond do
+          spec[:required] -> "Required."
+          Keyword.has_key?(spec, :default) -> "Default: `#{inspect(spec[:default])}`."
+          true -> ""
+        end
+
+      "  * `#{inspect(key)}` (#{type_words(spec[:type])}): #{spec[:doc]} #{default}" |> String.trim_trailing()
+    end)
+  end
+
+  @doc "The names most like `name`, for a suggestion."
+  @spec nearest(atom() | String.t(), [atom() | String.t()]) :: atom() | String.t() | nil
+  def nearest(name, names) do
+    names
+    |> Enum.map(&{String.jaro_distance(to_string(name), to_string(&1)), &1})
+    |> Enum.filter(fn {likeness, _} -> likeness > 0.75 end)
+    |> Enum.max(fn -> {0, nil} end)
+    |> elem(1)
+  end
+
+  @doc "Bytes of `\"64MB\"`, `\"1.5 GiB\"` or an integer. Units are powers of 1024."
+  @spec bytes(term()) :: {:ok, pos_integer()} | :error
+  def bytes(n) when is_integer(n) and n > 0, do: {:ok, n}
+
+  def bytes(text) when is_binary(text) do
+    with [_, number, unit] <- Regex.run(~r/\A\s*(\d+(?:\.\d+)?)\s*([KMGT]?)i?B?\s*\z/i, text),
+         {value, ""} <- Float.parse(number),
+         bytes when bytes >= 1 <- trunc(value * unit(String.upcase(unit))) do
+      {:ok, bytes}
+    else
+      _ -> :error
+    end
+  end
+
+  def bytes(_other), do: :error
+
+  defp unit(""), do: 1
+  defp unit("K"), do: 1024
+  defp unit("M"), do: 1024 ** 2
+  defp unit("G"), do: 1024 ** 3
+  defp unit("T"), do: 1024 ** 4
+
+  defp known(keys, schema) do
+    case Enum.find(keys, &(not (is_atom(&1) and Keyword.has_key?(schema, &1)))) do
+      nil ->
+        :ok
+
+      key ->
+        known = Keyword.keys(schema)
+        name = if is_atom(key) or is_binary(key), do: key, else: inspect(key)
+
+        hint =
+          case nearest(name, known) do
+            nil -> "known are: #{Enum.map_join(known, ", ", &inspect/1)}"
+            near -> "did you mean #{inspect(near)}?"
+          end
+
+        {:error, key, "unknown option #{inspect(key)}; #{hint}"}
+    end
+  end
+
+  defp fetch(given, key, spec) do
+    case Map.fetch(given, key) do
+      {:ok, value} ->
+        case cast(spec[:type], value) do
+          {:ok, value} -> {:ok, value}
+          :error -> {:error, "expected #{inspect(key)} to be #{type_words(spec[:type])}, got: #{inspect(value)}"}
+        end
+
+      :error ->
+        if spec[:required], do: {:error, "#{inspect(key)} is required"}, else: {:ok, spec[:default]}
+    end
+  end
+
+  @doc false
+  @spec cast(term(), term()) :: {:ok, term()} | :error
+  def cast(:any, value), do: {:ok, value}
+  def cast(:boolean, value) when is_boolean(value), do: {:ok, value}
+  def cast(:string, value) when is_binary(value), do: if(String.valid?(value), do: {:ok, value}, else: :error)
+  def cast(:atom, value) when is_atom(value) and value not in [nil, true, false], do: {:ok, value}
+  def cast(:pos_integer, value) when is_integer(value) and value > 0, do: {:ok, value}
+  def cast(:non_neg_integer, value) when is_integer(value) and value >= 0, do: {:ok, value}
+  def cast(:timeout, :infinity), do: {:ok, :infinity}
+  def cast(:timeout, value) when is_integer(value) and value >= 0, do: {:ok, value}
+  def cast(:bytes, value), do: bytes(value)
+  def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
+
+  def cast({:list_of, type}, values) when is_list(values) do
+    cast = Enum.map(values, &cast(type, &1))
+    if Enum.any?(cast, &(&1 == :error)), do: :error, else: {:ok, Enum.map(cast, &elem(&1, 1))}
+  end
+
+  def cast({:subset, list}, [_ | _] = values) do
+    if Enum.all?(values, &(&1 in list)) and values == Enum.uniq(values), do: {:ok, values}, else: :error
+  end
+
+  def cast({:map_of, key_type, value_type}, value) when is_map(value) do
+    cast = Enum.map(value, fn {k, v} -> {cast(key_type, k), cast(value_type, v)} end)
+
+    if Enum.any?(cast, fn {k, v} -> k == :error or v == :error end),
+      do: :error,
+      else: {:ok, Map.new(cast, fn {{:ok, k}, {:ok, v}} -> {k, v} end)}
+  end
+
+  def cast({:or, types}, value), do: Enum.find_value(types, :error, &or_nil(cast(&1, value)))
+  def cast(_type, _value), do: :error
+
+  defp or_nil(:error), do: nil
+  defp or_nil(ok), do: ok
+
+  defp type_words(:any), do: "anything"
+  defp type_words(:boolean), do: "a boolean"
+  defp type_words(:string), do: "a string"
+  defp type_words(:atom), do: "an atom"
+  defp type_words(:pos_integer), do: "a positive integer"
+  defp type_words(:non_neg_integer), do: "a non-negative integer"
+  defp type_words(:timeout), do: "milliseconds or :infinity"
+  defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
+  defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
+  defp type_words({:list_of, type}), do: "a list of #{type_words(type)}"
+  defp type_words({:subset, list}), do: "a list of some of #{Enum.map_join(list, ", ", &inspect/1)}, each once"
+  defp type_words({:map_of, k, v}), do: "a map of #{type_words(k)} to #{type_words(v)}"
+  defp type_words({:or, types}), do: Enum.map_join(types, " or ", &type_words/1)
+end

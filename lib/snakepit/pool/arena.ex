@@ -1,0 +1,94 @@
+defmodule Snakepit.Pool.Arena do
+  @moduledoc false
+  # Tends a pool's shared memory: prepares chunks before they are needed, gives idle ones back, tells the workers, and
+  # asks processes that hold much of it to collect. Allocation itself is in the library and passes by this process.
+
+  use GenServer
+  alias Snakepit.{Error, Native}
+  alias Snakepit.Pool.Handle
+
+  @tend_ms 500
+  @collect_ms 100
+
+  @spec start_link(Handle.t()) :: GenServer.on_start()
+  def start_link(%Handle{} = handle), do: GenServer.start_link(__MODULE__, handle, name: handle.arena_keeper)
+
+  @doc "Prepares memory for a buffer of this size, for the next call: this one went another way."
+  @spec warm(Handle.t(), pos_integer()) :: :ok
+  def warm(%Handle{arena_keeper: keeper}, bytes), do: GenServer.cast(keeper, {:warm, bytes})
+
+  @doc "A worker had no room for a reply: whoever holds most is made to collect."
+  @spec starved(Handle.t()) :: :ok
+  def starved(%Handle{arena_keeper: keeper}), do: GenServer.cast(keeper, :starved)
+
+  @doc "The same bytes, living in the pool's arena. The caller pays for memory that is not there yet."
+  @spec share(Handle.t(), binary()) :: {:ok, binary()} | {:error, Error.t()}
+  def share(%Handle{} = handle, data, tries \\ 3) do
+    with {:cold, bytes} when tries > 0 <- Native.arena_share(handle.arena, data),
+         answer when answer == :there or elem(answer, 0) == :ok <- Native.arena_ensure(handle.arena, bytes) do
+      share(handle, data, tries - 1)
+    else
+      {:ok, shared} ->
+        {:ok, shared}
+
+      refused ->
+        words = "no shared memory for #{byte_size(data)} bytes: #{inspect(refused)}"
+        {:error, Error.new(:transfer, :no_memory, words, pool: handle.name)}
+    end
+  end
+
+  @impl true
+  def init(handle) do
+    Process.send_after(self(), :tend, @tend_ms)
+    state = %{handle: handle, collected: nil}
+    if :zero_copy in handle.options.transfers, do: {:ok, state, {:continue, :first}}, else: {:ok, state}
+  end
+
+  @impl true
+  def handle_continue(:first, state) do
+    announce(state, Native.arena_ensure(state.handle.arena, 1))
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_cast({:warm, bytes}, state) do
+    # Of several callers that asked for the same, the first one's chunk serves the others.
+    announce(state, Native.arena_ensure(state.handle.arena, bytes))
+    {:noreply, state}
+  end
+
+  def handle_cast(:starved, state) do
+    now = System.monotonic_time(:millisecond)
+
+    if state.collected == nil or now - state.collected >= @collect_ms do
+      with [{pid, _bytes} | _] <- Native.arena_leases(state.handle.arena) do
+        :erlang.garbage_collect(pid, type: :major, async: make_ref())
+      end
+
+      {:noreply, %{state | collected: now}}
+    else
+      {:noreply, state}
+    end
+  end
+
+  @impl true
+  def handle_info(:tend, state) do
+    {dropped, spare?} = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
+    if dropped != [], do: to_workers(state, {:chunks_dropped, dropped})
+    if spare?, do: announce(state, Native.arena_grow(state.handle.arena, 1))
+    to_workers(state, :free)
+    Process.send_after(self(), :tend, @tend_ms)
+    {:noreply, state}
+  end
+
+  # The answer of a collection asked for above.
+  def handle_info({:garbage_collect, _ref, _result}, state), do: {:noreply, state}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp announce(state, {:ok, id, _size}), do: for(pid <- workers(state), do: Snakepit.Worker.tell(pid, [id]))
+  # No room within the quota, or in the machine: calls go another way.
+  defp announce(_state, _none), do: []
+
+  defp to_workers(state, message), do: for(pid <- workers(state), do: send(pid, message))
+  defp workers(state), do: Snakepit.Pool.Supervisor.workers(state.handle.name)
+end

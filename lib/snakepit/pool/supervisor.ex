@@ -1,0 +1,68 @@
+defmodule Snakepit.Pool.Supervisor do
+  @moduledoc false
+  # One pool: its books, its memory, its workers. One for all: books without workers, or workers of lost books, are
+  # worth nothing. Stopped in reverse: the drain waits for running calls, then the workers go, then the books.
+
+  use Supervisor
+  alias Snakepit.{Pool, Worker}
+
+  @spec start_link(Pool.Options.t()) :: Supervisor.on_start()
+  def start_link(%Pool.Options{name: name} = options) do
+    Supervisor.start_link(__MODULE__, options, name: via({:pool_supervisor, name}))
+  end
+
+  def child_spec(options) do
+    %{
+      id: {__MODULE__, options.name},
+      start: {__MODULE__, :start_link, [options]},
+      type: :supervisor,
+      restart: :permanent
+    }
+  end
+
+  @impl true
+  def init(options) do
+    handle = Pool.Handle.new(options)
+
+    children = [
+      %{id: Pool, start: {Pool, :start_link, [handle]}},
+      %{id: Pool.Arena, start: {Pool.Arena, :start_link, [handle]}},
+      %{id: :workers, start: {__MODULE__, :start_workers, [handle]}, type: :supervisor},
+      Pool.Drain.child_spec(handle)
+    ]
+
+    Supervisor.init(children, strategy: :one_for_all)
+  end
+
+  @doc false
+  def start_workers(handle) do
+    children = for index <- 0..(handle.options.size - 1), do: Worker.child_spec({handle, index})
+    name = via({:workers, handle.name})
+    Supervisor.start_link(children, strategy: :one_for_one, name: name)
+  end
+
+  @doc "The worker processes of a pool."
+  @spec workers(atom()) :: [pid()]
+  def workers(name) do
+    case Registry.lookup(Snakepit.Registry, {:workers, name}) do
+      [{supervisor, _}] ->
+        for {_, pid, _, _} <- Supervisor.which_children(supervisor), is_pid(pid), do: pid
+
+      [] ->
+        []
+    end
+  catch
+    :exit, _ -> []
+  end
+
+  @doc "The pool's own supervisor."
+  @spec whereis(atom()) :: pid() | nil
+  def whereis(name) do
+    case Registry.lookup(Snakepit.Registry, {:pool_supervisor, name}) do
+      [{pid, _}] -> pid
+      [] -> nil
+    end
+  end
+
+  defp via(key), do: {:via, Registry, {Snakepit.Registry, key}}
+end

@@ -1,0 +1,56 @@
+defmodule Snakepit.Python do
+  @moduledoc false
+  # Which interpreter, and with which environment, a worker is started.
+
+  alias Snakepit.{Config, Error, Pool}
+
+  @doc "The interpreter of a pool: its own, the configured one, or that of `mix snakepit.setup`."
+  @spec interpreter(Pool.Options.t()) :: {:ok, Path.t()} | {:error, Error.t()}
+  def interpreter(%Pool.Options{python: python, name: pool}) do
+    case python || Config.get(:python) do
+      nil -> of_setup(pool)
+      named -> named(named, pool)
+    end
+  end
+
+  @doc "The interpreter `mix snakepit.setup` installs."
+  @spec venv_python() :: Path.t()
+  def venv_python, do: Config.get(:venv) |> Path.expand() |> Path.join("bin/python")
+
+  defp of_setup(pool) do
+    path = venv_python()
+
+    if File.exists?(path) do
+      {:ok, path}
+    else
+      missing(pool, "no Python environment at #{path}: run `mix snakepit.setup`, or name an interpreter with " <>
+        "`config :snakepit, python: \"…\"`")
+    end
+  end
+
+  # A bare name is looked up in PATH. A symbolic link stays as it is: a virtual environment is known by it.
+  defp named(name, pool) do
+    found = if String.contains?(name, "/"), do: Path.expand(name), else: System.find_executable(name)
+
+    if found && File.regular?(found),
+      do: {:ok, found},
+      else: missing(pool, "the Python interpreter #{inspect(name)} does not exist")
+  end
+
+  defp missing(pool, message) do
+    {:error, Error.new(:pool, :no_python, "pool #{inspect(pool)}: #{message}", pool: pool)}
+  end
+
+  @doc "The environment of a worker: Snakepit's own package first, so that both sides are of one version."
+  @spec env(Pool.Options.t()) :: [{String.t(), String.t()}]
+  def env(%Pool.Options{} = options) do
+    own = Path.join(:code.priv_dir(:snakepit), "python")
+    path = [own | Enum.map(options.python_path, &Path.expand/1)]
+    path = if inherited = System.get_env("PYTHONPATH"), do: path ++ [inherited], else: path
+
+    %{"PYTHONUNBUFFERED" => "1"}
+    |> Map.merge(options.env)
+    |> Map.update("PYTHONPATH", Enum.join(path, ":"), &(Enum.join(path, ":") <> ":" <> &1))
+    |> Enum.to_list()
+  end
+end

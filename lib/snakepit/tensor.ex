@@ -1,0 +1,177 @@
+defmodule Snakepit.Tensor do
+  @moduledoc """
+  An array of numbers: what Python sees as a `numpy.ndarray`.
+
+  `data` is a binary in C order (the last dimension varies fastest) and the machine's byte order; `type` is a kind and a
+  number of bits, as in Nx, and `{:bool, 8}`; `names` are Elixir's alone and do not travel.
+
+      iex> tensor = Snakepit.Tensor.new([1, 2, 3, 4, 5, 6], :s32, {2, 3})
+      iex> tensor.type
+      {:s, 32}
+      iex> Snakepit.Tensor.to_flat_list(tensor)
+      [1, 2, 3, 4, 5, 6]
+
+  A tensor that a tool returned may lie in shared memory: its `data` is an ordinary binary, and passing it to the next
+  call moves no payload.
+  """
+
+  @enforce_keys [:type, :shape, :data]
+  defstruct [:type, :shape, :names, :data]
+
+  @type kind :: :bool | :u | :s | :f | :bf | :c
+  @type type :: {kind(), 8 | 16 | 32 | 64 | 128}
+  @type t :: %__MODULE__{type: type(), shape: tuple(), names: [atom()] | nil, data: binary()}
+
+  @types [
+    bool: {:bool, 8},
+    u8: {:u, 8},
+    u16: {:u, 16},
+    u32: {:u, 32},
+    u64: {:u, 64},
+    s8: {:s, 8},
+    s16: {:s, 16},
+    s32: {:s, 32},
+    s64: {:s, 64},
+    f16: {:f, 16},
+    bf16: {:bf, 16},
+    f32: {:f, 32},
+    f64: {:f, 64},
+    c64: {:c, 64},
+    c128: {:c, 128}
+  ]
+
+  @doc "Every type, by its short name."
+  @spec types() :: keyword(type())
+  def types, do: @types
+
+  @doc """
+  A tensor of a binary or of a flat list of numbers.
+
+  `type` is a tuple or a short name such as `:f32`; `shape` defaults to one dimension. Raises `ArgumentError` if the
+  data are not exactly as long as the shape says.
+
+      iex> Snakepit.Tensor.new(<<1, 2, 3>>, :u8)
+      %Snakepit.Tensor{type: {:u, 8}, shape: {3}, names: [nil], data: <<1, 2, 3>>}
+  """
+  @spec new(binary() | [number() | boolean() | atom()], type() | atom(), tuple() | nil) :: t()
+  def new(data, type, shape \\ nil) do
+    type = type!(type)
+    data = if is_list(data), do: pack(data, type), else: data
+    shape = shape || {div(byte_size(data), item_size(type))}
+    bytes = shape |> Tuple.to_list() |> Enum.product() |> Kernel.*(item_size(type))
+
+    if bytes != byte_size(data) do
+      raise ArgumentError,
+            "a #{inspect(type)} tensor of shape #{inspect(shape)} has #{bytes} bytes, the data have #{byte_size(data)}"
+    end
+
+    %__MODULE__{type: type, shape: shape, names: List.duplicate(nil, tuple_size(shape)), data: data}
+  end
+
+  @doc "Bytes of one item."
+  @spec item_size(type()) :: pos_integer()
+  def item_size({_kind, bits}), do: div(bits, 8)
+
+  @doc "The items in C order; infinities and NaN are `:infinity`, `:neg_infinity` and `:nan`, complex ones `{re, im}`."
+  @spec to_flat_list(t()) :: [number() | boolean() | atom() | {number() | atom(), number() | atom()}]
+  def to_flat_list(%__MODULE__{type: {kind, bits}, data: data}), do: unpack(data, kind, bits)
+
+  @doc "An `Nx.Tensor` of the same bytes, where Nx is loaded."
+  @spec to_nx(t()) :: struct()
+  def to_nx(%__MODULE__{type: {:bool, 8}} = tensor), do: to_nx(%{tensor | type: {:u, 8}})
+
+  def to_nx(%__MODULE__{} = tensor) do
+    nx = Nx
+    nx.reshape(nx.from_binary(tensor.data, tensor.type), tensor.shape)
+  end
+
+  @doc "A tensor of an `Nx.Tensor`'s bytes."
+  @spec from_nx(struct()) :: t()
+  def from_nx(%{type: type, shape: shape, names: names} = nx_tensor) do
+    nx = Nx
+    %__MODULE__{type: type, shape: shape, names: names, data: nx.to_binary(nx_tensor)}
+  end
+
+  defp type!({kind, bits}) do
+    if {kind, bits} in Keyword.values(@types), do: {kind, bits}, else: bad_type({kind, bits})
+  end
+
+  defp type!(name), do: Keyword.get(@types, name) || bad_type(name)
+
+  defp bad_type(type) do
+    raise ArgumentError,
+          "unknown tensor type #{inspect(type)}; known are #{Enum.map_join(Keyword.keys(@types), ", ", &inspect/1)}"
+  end
+
+  defp pack(list, {kind, bits}), do: for(item <- list, into: <<>>, do: item(item, kind, bits))
+
+  defp item(true, :bool, 8), do: <<1>>
+  defp item(false, :bool, 8), do: <<0>>
+  defp item(n, :u, bits) when is_integer(n), do: <<n::unsigned-native-size(bits)>>
+  defp item(n, :s, bits) when is_integer(n), do: <<n::signed-native-size(bits)>>
+  defp item({re, im}, :c, bits), do: item(re, :f, div(bits, 2)) <> item(im, :f, div(bits, 2))
+  defp item(x, :bf, 16), do: bfloat(x)
+  defp item(x, :f, bits) when is_number(x), do: <<x::float-native-size(bits)>>
+  defp item(x, :f, bits) when x in [:nan, :infinity, :neg_infinity], do: special(x, bits)
+
+  defp item(x, kind, bits),
+    do: raise(ArgumentError, "#{inspect(x)} is no item of a tensor of type #{inspect({kind, bits})}")
+
+  # A bfloat16 is the upper half of a float32.
+  defp bfloat(x) do
+    <<whole::32>> = <<float32(x)::32>>
+    <<Bitwise.bsr(whole, 16)::16-native>>
+  end
+
+  defp float32(x) when is_number(x) do
+    <<bits::32>> = <<x::float-32>>
+    bits
+  end
+
+  defp float32(x) do
+    <<bits::32-native>> = special(x, 32)
+    bits
+  end
+
+  defp special(:nan, 16), do: <<0x7E00::16-native>>
+  defp special(:nan, 32), do: <<0x7FC00000::32-native>>
+  defp special(:nan, 64), do: <<0x7FF8000000000000::64-native>>
+  defp special(:infinity, 16), do: <<0x7C00::16-native>>
+  defp special(:infinity, 32), do: <<0x7F800000::32-native>>
+  defp special(:infinity, 64), do: <<0x7FF0000000000000::64-native>>
+  defp special(:neg_infinity, 16), do: <<0xFC00::16-native>>
+  defp special(:neg_infinity, 32), do: <<0xFF800000::32-native>>
+  defp special(:neg_infinity, 64), do: <<0xFFF0000000000000::64-native>>
+
+  defp unpack(data, :bool, 8), do: for(<<b <- data>>, do: b != 0)
+  defp unpack(data, :u, bits), do: for(<<n::unsigned-native-size(bits) <- data>>, do: n)
+  defp unpack(data, :s, bits), do: for(<<n::signed-native-size(bits) <- data>>, do: n)
+
+  defp unpack(data, :bf, 16) do
+    for <<half::16-native <- data>>, do: float(<<Bitwise.bsl(half, 16)::32-native>>, 32)
+  end
+
+  defp unpack(data, :c, bits) do
+    half = div(bits, 16)
+    for <<re::binary-size(half), im::binary-size(half) <- data>>, do: {float(re, half * 8), float(im, half * 8)}
+  end
+
+  defp unpack(data, :f, bits) do
+    size = div(bits, 8)
+    for <<x::binary-size(size) <- data>>, do: float(x, bits)
+  end
+
+  defp float(bytes, bits) do
+    case bytes do
+      <<x::float-native-size(bits)>> ->
+        x
+
+      _not_finite ->
+        cond do
+          bytes == special(:infinity, bits) -> :infinity
+          bytes == special(:neg_infinity, bits) -> :neg_infinity
+          true -> :nan
+        end
+    end
+  end
+end

@@ -1,0 +1,50 @@
+defmodule Snakepit.Transfer do
+  @moduledoc """
+  Which ways a call's bytes may take, in the order they are tried. Pure.
+
+  The rule, until measurements decide: what has no large part goes inline; the rest goes by shared memory, else inline,
+  else by gRPC. A way that fails gives its turn to the next, unless it was forced.
+  """
+
+  import Bitwise
+
+  @type way :: :zero_copy | :inline | :grpc
+  @type choice :: :auto | way()
+
+  @numbers %{inline: 0, zero_copy: 1, grpc: 2}
+  # gen_tcp's packet length and gRPC's message length are signed 32-bit numbers.
+  @largest_message 0x7FFFFFFF
+
+  @doc "Every way."
+  @spec ways() :: [way()]
+  def ways, do: [:zero_copy, :inline, :grpc]
+
+  @doc "Ways for a request with `bytes` out of band, cheapest first; empty when none of `allowed` can carry it."
+  @spec plan(non_neg_integer(), envelope :: non_neg_integer(), [way()]) :: [way()]
+  def plan(bytes, envelope, allowed) do
+    order = if bytes == 0, do: [:inline, :zero_copy, :grpc], else: [:zero_copy, :inline, :grpc]
+    for way <- order, way in allowed, carries?(way, bytes, envelope), do: way
+  end
+
+  # Headers and the buffer table are at most a few MiB; this leaves room for them.
+  defp carries?(:zero_copy, _bytes, envelope), do: envelope < @largest_message - 0x400000
+  defp carries?(_message, bytes, envelope), do: bytes + envelope < @largest_message - 0x400000
+
+  @doc "The largest frame or gRPC message, in bytes."
+  @spec largest_message() :: pos_integer()
+  def largest_message, do: @largest_message
+
+  @doc "The number of a way on the wire."
+  @spec number(way()) :: 0..2
+  def number(way), do: Map.fetch!(@numbers, way)
+
+  @doc "The way with this number."
+  @spec from_number(0..2) :: way()
+  def from_number(0), do: :inline
+  def from_number(1), do: :zero_copy
+  def from_number(2), do: :grpc
+
+  @doc "The ways as a mask: bit `n` is way number `n`."
+  @spec mask([way()]) :: 0..7
+  def mask(ways), do: Enum.reduce(ways, 0, &(&2 ||| 1 <<< number(&1)))
+end

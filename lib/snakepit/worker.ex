@@ -1,0 +1,527 @@
+defmodule Snakepit.Worker do
+  @moduledoc false
+  # Keeps one worker running: starts its OS process through the companion, shakes hands, owns its sockets, and starts
+  # it again when it ends. Calls do not pass through here; callers use the lanes, which the pool hands out.
+
+  use GenServer
+  alias Snakepit.{Companion, Error, Native, Pool, Python}
+  alias Snakepit.Worker.{Backoff, Control, Lane, Run}
+  require Logger
+
+  @protocol 1
+  @version Mix.Project.config()[:version]
+  @max_grace_ms 2_000
+
+  # ---- for callers ------------------------------------------------------------------------------------------------
+
+  @spec start_link({Pool.Handle.t(), non_neg_integer()}) :: GenServer.on_start()
+  def start_link({%Pool.Handle{} = pool, index}), do: GenServer.start_link(__MODULE__, {pool, index})
+
+  def child_spec({pool, index}) do
+    shutdown = pool.options.shutdown_timeout + @max_grace_ms + 1_000
+    %{id: {__MODULE__, index}, start: {__MODULE__, :start_link, [{pool, index}]}, shutdown: shutdown}
+  end
+
+  @doc "Waits until a chunk that a reply refers to has been mapped, or is known not to come."
+  @spec await_chunk(Lane.t(), Native.chunk_id()) :: :ok | :error
+  def await_chunk(%Lane{worker: worker, epoch: epoch}, id), do: call(worker, {:await_chunk, epoch, id}, :error)
+
+  @doc "Sends the worker descriptors of chunks it is about to be referred to."
+  @spec tell(pid(), [Native.chunk_id()]) :: :ok
+  def tell(_worker, []), do: :ok
+  def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
+
+  @doc "A gRPC channel to the worker; its server is started when it is first asked for."
+  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t()}
+  def grpc(%Lane{worker: worker, epoch: epoch}),
+    do: call(worker, {:grpc, epoch}, {:error, "the worker is gone"}, 30_000)
+
+  @doc "The lane is in an unknown state: its worker is ended and started again."
+  @spec discard(Lane.t(), String.t()) :: :ok
+  def discard(%Lane{worker: worker, epoch: epoch}, why), do: GenServer.cast(worker, {:discard, epoch, why})
+
+  @doc "Why a run ended; waits a moment for a run that is just ending."
+  @spec why(Lane.t()) :: String.t()
+  def why(%Lane{worker: worker, epoch: epoch}), do: call(worker, {:why, epoch}, "the worker is gone", 3_000)
+
+  @spec describe(pid()) :: map()
+  def describe(worker), do: call(worker, :describe, %{status: :gone})
+
+  defp call(worker, message, otherwise, timeout \\ 10_000) do
+    GenServer.call(worker, message, timeout)
+  catch
+    :exit, _ -> otherwise
+  end
+
+  # ---- the process ------------------------------------------------------------------------------------------------
+
+  @impl true
+  def init({pool, index}) do
+    Process.flag(:trap_exit, true)
+    state = %{pool: pool, index: index, name: "#{pool.name}-#{index}", run: nil, backoff: Backoff.new()}
+    state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: []})
+    {:ok, state, {:continue, :start}}
+  end
+
+  @impl true
+  def handle_continue(:start, state), do: {:noreply, start(state)}
+
+  @impl true
+  def handle_call({:await_chunk, epoch, id}, _from, state) do
+    # The worker announced the chunk before it sent the reply: what is in the socket by now must be enough.
+    state = if current?(state, epoch), do: read(state), else: state
+    known = current?(state, epoch) and id in Map.get(state.run.info, :chunks, [])
+    {:reply, if(known, do: :ok, else: :error), state}
+  end
+
+  def handle_call({:grpc, epoch}, from, state) do
+    cond do
+      not current?(state, epoch) -> {:reply, {:error, "the worker is gone"}, state}
+      state.run.grpc -> {:reply, state.run.grpc, state}
+      true -> {:noreply, ask_for_grpc(state, from)}
+    end
+  end
+
+  def handle_call({:why, epoch}, from, state) do
+    case state.ended do
+      %{^epoch => why} -> {:reply, why, state}
+      _ -> {:noreply, %{state | asking: [{epoch, from} | state.asking]}}
+    end
+  end
+
+  def handle_call(:describe, _from, state) do
+    run = state.run
+
+    {:reply,
+     %{
+       name: state.name,
+       pool: state.pool.name,
+       status: if(run, do: run.phase, else: :waiting),
+       os_pid: run && run.os_pid,
+       python: run && run.info[:python],
+       tools: if(run, do: run.tools, else: []),
+       restarts: state.restarts,
+       held_buffers: if(run, do: Native.worker_held(run.memory), else: 0)
+     }, state}
+  end
+
+  @impl true
+  # A worker that is not ready yet is sent all chunks when it is.
+  def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
+    do: {:noreply, send_chunks(state, run, ids)}
+
+  def handle_cast({:tell, _ids}, state), do: {:noreply, state}
+
+  def handle_cast({:discard, epoch, why}, state) do
+    {:noreply, if(current?(state, epoch), do: finish(state, why), else: state)}
+  end
+
+  @impl true
+  def handle_info({:companion, id, event}, %{run: %Run{id: id}} = state) do
+    {:noreply, companion(event, state)}
+  end
+
+  def handle_info({:"$socket", _socket, :select, _ref}, %{run: %Run{phase: :starting}} = state) do
+    {:noreply, accept(state)}
+  end
+
+  def handle_info({:"$socket", _socket, :select, _ref}, %{run: %Run{}} = state), do: {:noreply, read(state)}
+  def handle_info({:startup_timeout, epoch}, state), do: {:noreply, startup_timeout(state, epoch)}
+  def handle_info(:restart, %{run: nil} = state), do: {:noreply, start(state)}
+
+  def handle_info({:chunks_dropped, ids}, %{run: %Run{phase: :ready} = run} = state) do
+    for id <- ids do
+      Native.worker_untell(run.memory, id)
+      Control.send_message(run.control, ["drop", id])
+    end
+
+    {:noreply, state}
+  end
+
+  def handle_info(:free, %{run: %Run{phase: :ready} = run} = state) do
+    freed = Native.worker_freed(run.memory)
+    if freed != [], do: Control.send_message(run.control, ["free", freed])
+    {:noreply, state}
+  end
+
+  def handle_info({:EXIT, _from, reason}, state) when reason in [:shutdown, :normal], do: {:noreply, state}
+  def handle_info(_other, state), do: {:noreply, state}
+
+  @impl true
+  def terminate(_reason, %{run: %Run{} = run} = state) do
+    Control.send_message(run.control, ["stop"])
+    Companion.stop(run.id, @max_grace_ms)
+
+    receive do
+      {:companion, id, {:exited, _, _}} when id == run.id -> :ok
+    after
+      state.pool.options.shutdown_timeout + @max_grace_ms -> Companion.kill(run.id)
+    end
+
+    close(run)
+  end
+
+  def terminate(_reason, _state), do: :ok
+
+  # ---- starting ---------------------------------------------------------------------------------------------------
+
+  defp start(state) do
+    options = state.pool.options
+    epoch = make_ref()
+    path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.sock")
+    token = :crypto.strong_rand_bytes(32)
+
+    with {:ok, python} <- Python.interpreter(options),
+         {:ok, control} <- listen(path) do
+      env = [{"SNAKEPIT_SOCKET", path}, {"SNAKEPIT_TOKEN", Base.encode16(token)} | Python.env(options)]
+      {memory, owner} = Native.worker_new(state.pool.arena)
+      id = Companion.run(python, ["-m", "snakepit.worker"], env: env)
+
+      run = %Run{
+        epoch: epoch,
+        id: id,
+        memory: memory,
+        owner: owner,
+        control: control,
+        token: token,
+        started_at: now(),
+        timer: Process.send_after(self(), {:startup_timeout, epoch}, options.startup_timeout)
+      }
+
+      accept(%{state | run: run})
+    else
+      {:error, %Error{} = error} -> never(state, error)
+    end
+  end
+
+  defp listen(path) do
+    with {:error, reason} <- Control.listen(path) do
+      {:error, Error.new(:worker, :socket, "cannot listen on #{path}: #{inspect(reason)}")}
+    end
+  end
+
+  defp accept(%{run: run} = state) do
+    case Control.accept(run.control) do
+      :wait -> state
+      {:ok, control} -> state |> put_run(control: control, phase: :greeting) |> check_peer()
+      {:error, reason} -> finish(state, "accept: #{inspect(reason)}")
+    end
+  end
+
+  # The companion's word of the pid and the connection itself may come in either order.
+  defp check_peer(%{run: %Run{phase: :greeting, os_pid: pid, control: %{peer: %{} = peer}}} = state)
+       when is_integer(pid) do
+    if peer.pid == pid or process_group(peer.pid) == pid,
+      do: read(state),
+      else: finish(state, "process #{peer.pid} connected in place of the worker, #{pid}")
+  end
+
+  defp check_peer(state), do: state
+
+  # A wrapper script may have started the interpreter: then they share the group the companion made.
+  defp process_group(pid) do
+    with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
+         [_, rest] <- String.split(stat, ") ", parts: 2),
+         [_state, _ppid, group | _] <- String.split(rest) do
+      String.to_integer(group)
+    else
+      _ -> nil
+    end
+  end
+
+  defp startup_timeout(state, epoch) do
+    if current?(state, epoch) and state.run.phase not in [:ready, :ending],
+      do: finish(state, "the worker was not ready within #{state.pool.options.startup_timeout} ms"),
+      else: state
+  end
+
+  # ---- control messages -------------------------------------------------------------------------------------------
+
+  defp read(%{run: %Run{phase: phase}} = state) when phase in [:starting, :ending], do: state
+
+  defp read(%{run: run} = state) do
+    case Control.receive_all(run.control) do
+      {:ok, messages, control} -> messages(messages, put_run(state, control: control))
+      {:closed, messages, control} -> messages(messages, put_run(state, control: control))
+      {:error, why, control} -> state |> put_run(control: control) |> finish(why)
+    end
+  end
+
+  defp messages(messages, state) do
+    Enum.reduce(messages, state, fn message, state ->
+      case state.run do
+        %Run{phase: :ending} -> state
+        run -> message(message, run.phase, state)
+      end
+    end)
+  end
+
+  defp message(["hello", %{} = hello], :greeting, %{run: run} = state) do
+    cond do
+      not is_binary(hello["token"]) or not same?(hello["token"], run.token) ->
+        finish(state, "the worker's token is not the one it was given")
+
+      hello["protocol"] != @protocol ->
+        finish(state, "the worker speaks protocol #{inspect(hello["protocol"])}, this is #{@protocol}")
+
+      hello["version"] != @version ->
+        finish(state, "the worker is of version #{inspect(hello["version"])}, this is #{@version}")
+
+      true ->
+        welcome(state, hello)
+    end
+  end
+
+  defp message(["lanes", n], :importing, %{run: run} = state) when is_integer(n) do
+    with true <- n == Pool.Options.lanes(state.pool.options),
+         {:ok, fds, control} <- Control.take_fds(run.control, n) do
+      put_run(state, control: control, lanes: Enum.map(fds, &lane_socket/1))
+    else
+      _ -> finish(state, "the worker sent other lanes than it was asked for")
+    end
+  end
+
+  defp message(["ready", %{"tools" => tools}], :importing, state) when is_list(tools), do: ready(state, tools)
+
+  defp message(["failed", %{} = failure], :importing, state) do
+    modules = Enum.join(state.pool.options.python_module, ", ")
+
+    error =
+      failure
+      |> Map.merge(%{
+        "category" => "python_error",
+        "message" => "pool #{inspect(state.pool.name)}: #{modules} could not be imported: #{failure["type"]}: #{failure["message"]}"
+      })
+      |> Error.from_worker()
+
+    finish(state, %{error | reason: :import_failed})
+  end
+
+  defp message(["chunk", id, size], _phase, %{run: run} = state) when is_integer(id) and is_integer(size) do
+    with {:ok, [fd], control} <- Control.take_fds(run.control, 1),
+         state = put_run(state, control: control),
+         {:adopted, :ok} <- {:adopted, Native.worker_adopt(run.memory, id, size, fd)} do
+      chunks = [id | Map.get(run.info, :chunks, [])]
+      put_run(state, info: Map.put(run.info, :chunks, chunks))
+    else
+      :error -> finish(state, "a chunk was announced without its descriptor")
+      {:adopted, {:error, why}} -> finish(state, "the worker's chunk was refused: #{why}")
+    end
+  end
+
+  defp message(["drop", id], _phase, %{run: run} = state) when is_integer(id) do
+    Native.worker_forget(run.memory, id)
+    put_run(state, info: Map.update(run.info, :chunks, [], &List.delete(&1, id)))
+  end
+
+  defp message(["released", tokens], _phase, %{run: run} = state) when is_list(tokens) do
+    if Enum.all?(tokens, &is_integer/1) and Native.worker_released(run.memory, tokens),
+      do: state,
+      else: finish(state, "the worker returned a token it was not given")
+  end
+
+  defp message(["grpc_ready", path], _phase, state) when is_binary(path) do
+    answer = Snakepit.Grpc.connect("unix:" <> path)
+    answer_grpc(state, answer)
+  end
+
+  defp message(["grpc_failed", why], _phase, state) when is_binary(why), do: answer_grpc(state, {:error, why})
+  defp message(["pong", _n], _phase, state), do: state
+
+  defp message([name | _], phase, state) when name in ["hello", "lanes", "ready", "failed"],
+    do: finish(state, "the worker said #{inspect(name)} while #{phase}, or said it wrong")
+
+  # A newer worker may know more.
+  defp message(_unknown, _phase, state), do: state
+
+  defp welcome(%{run: run} = state, hello) do
+    options = state.pool.options
+    capabilities = hello["capabilities"] || []
+
+    settings = %{
+      owner: run.owner,
+      lanes: Pool.Options.lanes(options),
+      inline_limit: options.inline_limit,
+      chunk_size: options.chunk_size,
+      quota: max(div(state.pool.quota, 2 * options.size), options.chunk_size),
+      idle_ms: options.idle_chunk_ms,
+      max_result: options.max_result,
+      modules: options.python_module
+    }
+
+    info = %{python: hello["python"], capabilities: capabilities, chunks: []}
+    state = put_run(state, phase: :importing, info: info)
+
+    case Control.send_message(run.control, ["welcome", settings]) do
+      :ok -> state
+      {:error, reason} -> finish(state, "the control socket: #{inspect(reason)}")
+    end
+  end
+
+  defp lane_socket(fd) do
+    {:ok, socket} =
+      :gen_tcp.fdopen(fd, [:local, :binary, packet: 4, active: false, buffer: 65_536, high_watermark: 1_048_576])
+
+    socket
+  end
+
+  defp ready(%{run: run} = state, tools) do
+    Process.cancel_timer(run.timer)
+    state = put_run(state, phase: :ready, tools: tools)
+    state = send_chunks(state, state.run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0)))
+
+    lanes =
+      for {socket, number} <- Enum.with_index(run.lanes) do
+        %Lane{
+          worker: self(),
+          epoch: run.epoch,
+          name: state.name,
+          index: state.index,
+          number: number,
+          socket: socket,
+          memory: run.memory,
+          zero_copy: "zero_copy" in run.info.capabilities,
+          grpc: "grpc" in run.info.capabilities
+        }
+      end
+
+    Pool.worker_up(state.pool, state.index, lanes)
+    %{state | was_ready: true}
+  end
+
+  defp send_chunks(state, run, ids) do
+    Enum.reduce_while(ids, state, fn id, state ->
+      with true <- Native.worker_must_be_told(run.memory, id) or :told,
+           {:ok, fd, size, _keeps_it_open} <- Native.chunk_fd(id),
+           {:error, reason} <- Control.send_message(run.control, ["chunk", id, size], [fd]) do
+        {:halt, finish(state, "the control socket: #{inspect(reason)}")}
+      else
+        _ -> {:cont, state}
+      end
+    end)
+  end
+
+  # ---- gRPC -------------------------------------------------------------------------------------------------------
+
+  defp ask_for_grpc(%{run: run} = state, from) do
+    if run.grpc_waiting == [] do
+      path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.grpc")
+      Control.send_message(run.control, ["grpc", path])
+      info = Map.put(run.info, :grpc_path, path)
+      put_run(state, grpc_waiting: [from], info: info)
+    else
+      put_run(state, grpc_waiting: [from | run.grpc_waiting])
+    end
+  end
+
+  defp answer_grpc(%{run: run} = state, answer) do
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, answer))
+    # A failure is not kept: the next call may find grpcio installed.
+    put_run(state, grpc: if(match?({:ok, _}, answer), do: answer), grpc_waiting: [])
+  end
+
+  # ---- ending -----------------------------------------------------------------------------------------------------
+
+  defp companion({:started, pid}, state), do: state |> put_run(os_pid: pid) |> check_peer()
+
+  defp companion({:output, stream, line}, state) do
+    Logger.info(fn -> "[#{state.name} #{stream}] #{printable(line)}" end)
+    state
+  end
+
+  defp companion({:start_failed, why}, state), do: ended(state, "the interpreter did not start: #{why}", "")
+
+  defp companion({:exited, status, tail}, %{run: %Run{phase: phase}} = state) do
+    # What it said last is still in the socket: a failed import says so and exits.
+    state = if phase in [:greeting, :importing], do: read(state), else: state
+    ended(state, exit_words(status), tail)
+  end
+
+  defp exit_words(:companion_died), do: "the companion died, and the worker with it"
+  defp exit_words({:status, 0}), do: "the worker exited"
+  defp exit_words({:status, n}), do: "the worker exited with status #{n}"
+  defp exit_words({:signal, n}), do: "the worker was killed by signal #{n}#{signal(n)}"
+
+  defp signal(n) do
+    case %{4 => "SIGILL", 6 => "SIGABRT", 7 => "SIGBUS", 9 => "SIGKILL", 11 => "SIGSEGV", 15 => "SIGTERM"} do
+      %{^n => name} -> " (#{name})"
+      _ -> ""
+    end
+  end
+
+  # The worker can no longer be trusted: no more calls, and its process is killed. `why` is words or an error.
+  defp finish(%{run: %Run{phase: :ending}} = state, _why), do: state
+
+  defp finish(%{run: run} = state, why) do
+    Pool.worker_down(state.pool, state.index, run.epoch)
+    Companion.kill(run.id)
+    put_run(state, phase: :ending, failure: run.failure || why)
+  end
+
+  # Its process is gone, and all it held with it.
+  defp ended(%{run: run} = state, how, tail) do
+    Pool.worker_down(state.pool, state.index, run.epoch)
+    close(run)
+    error = failure(state, run.failure || how, tail)
+
+    {answer, asking} = Enum.split_with(state.asking, fn {epoch, _} -> epoch == run.epoch end)
+    Enum.each(answer, fn {_, from} -> GenServer.reply(from, error.message) end)
+    state = %{state | run: nil, asking: asking, ended: remember(state.ended, run.epoch, error.message)}
+
+    if state.was_ready do
+      {wait, backoff} = Backoff.next(state.backoff, now() - run.started_at, :rand.uniform())
+      Process.send_after(self(), :restart, wait)
+      %{state | backoff: backoff, restarts: state.restarts + 1}
+    else
+      never(state, error)
+    end
+  end
+
+  # A worker that was never ready is not started again: what is wrong would be wrong again.
+  defp never(state, error) do
+    Pool.worker_failed(state.pool, state.index, %{error | pool: state.pool.name, worker: state.name})
+    %{state | run: nil}
+  end
+
+  defp failure(_state, %Error{} = error, _tail), do: error
+
+  defp failure(state, how, tail) do
+    said = tail |> printable() |> String.trim()
+    message = "pool #{inspect(state.pool.name)}: worker #{state.name}: #{how}"
+    message = if said == "" or state.was_ready, do: message, else: message <> "; it said:\n" <> said
+    Error.new(:worker, :exited, message, details: %{stderr: said})
+  end
+
+  # Callers ask within moments: the last few runs are enough.
+  defp remember(ended, epoch, why) when map_size(ended) < 8, do: Map.put(ended, epoch, why)
+  defp remember(_ended, epoch, why), do: %{epoch => why}
+
+  defp close(run) do
+    Process.cancel_timer(run.timer)
+    Enum.each(run.lanes, &:gen_tcp.close/1)
+    Control.close(run.control)
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, "the worker is gone"}))
+    if path = run.info[:grpc_path], do: File.rm(path)
+    Native.worker_close(run.memory)
+  end
+
+  # ---- helpers ----------------------------------------------------------------------------------------------------
+
+  defp current?(%{run: %Run{epoch: epoch, phase: phase}}, epoch), do: phase != :ending
+  defp current?(_state, _epoch), do: false
+
+  defp put_run(state, fields), do: %{state | run: struct!(state.run, fields)}
+
+  # Output is whatever a tool prints; a log line is UTF-8.
+  defp printable(bytes) do
+    if String.valid?(bytes),
+      do: bytes,
+      else: for(c <- String.codepoints(bytes), into: "", do: if(String.valid?(c), do: c, else: "\uFFFD"))
+  end
+
+  # Takes as long for any two tokens of one length.
+  defp same?(a, b) when byte_size(a) == byte_size(b), do: :crypto.hash_equals(a, b)
+  defp same?(_a, _b), do: false
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

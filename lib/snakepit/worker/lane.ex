@@ -1,0 +1,19 @@
+defmodule Snakepit.Worker.Lane do
+  @moduledoc false
+  # One place to run a call: a socket to one thread of one worker. Whoever has checked it out owns it alone.
+
+  @enforce_keys [:worker, :epoch, :name, :index, :number, :socket, :memory, :zero_copy, :grpc]
+  defstruct [:worker, :epoch, :name, :index, :number, :socket, :memory, :zero_copy, :grpc]
+
+  @type t :: %__MODULE__{
+          worker: pid(),
+          epoch: reference(),
+          name: String.t(),
+          index: non_neg_integer(),
+          number: non_neg_integer(),
+          socket: :gen_tcp.socket(),
+          memory: Snakepit.Native.worker(),
+          zero_copy: boolean(),
+          grpc: boolean()
+        }
+end

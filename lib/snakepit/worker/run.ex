@@ -1,0 +1,37 @@
+defmodule Snakepit.Worker.Run do
+  @moduledoc false
+  # One run of a worker's OS process, from its start to its end: what the worker's own process knows of it.
+  #
+  # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
+  # :ending from any of them, until the process is known to be gone.
+
+  alias Snakepit.Native
+
+  @enforce_keys [:epoch, :id, :memory, :owner, :control, :token, :started_at]
+  defstruct [
+    :epoch,
+    :id,
+    :memory,
+    :owner,
+    :control,
+    :token,
+    :started_at,
+    :os_pid,
+    :timer,
+    phase: :starting,
+    lanes: [],
+    tools: [],
+    info: %{},
+    failure: nil,
+    grpc: nil,
+    grpc_waiting: []
+  ]
+
+  @type t :: %__MODULE__{
+          epoch: reference(),
+          id: Snakepit.Companion.id(),
+          memory: Native.worker(),
+          owner: pos_integer(),
+          phase: :starting | :greeting | :importing | :ready | :ending
+        }
+end

@@ -1,0 +1,29 @@
+Code.require_file("native/compile_cargo.exs", __DIR__)
+
+defmodule Snakepit.MixProject do
+  use Mix.Project
+
+  @version "0.1.0"
+
+  def project do
+    [
+      app: :snakepit,
+      version: @version,
+      elixir: "~> 1.14",
+      description: "Calls Python from the BEAM, each call's bytes by the cheapest way",
+      compilers: [:cargo | Mix.compilers()],
+      elixirc_paths: elixirc_paths(Mix.env()),
+      start_permanent: Mix.env() == :prod,
+      deps: [],
+      package: [licenses: ["Apache-2.0"]],
+      dialyzer: [plt_add_apps: [:mix, :ex_unit]]
+    ]
+  end
+
+  def application do
+    [extra_applications: [:logger, :crypto], mod: {Snakepit.Application, []}]
+  end
+
+  defp elixirc_paths(:test), do: ["lib", "test/support"]
+  defp elixirc_paths(_), do: ["lib"]
+end

@@ -1,0 +1,296 @@
+//! Headers of lane frames: what `native/PROTOCOL.md` calls *Lane frames*, written and checked.
+
+/// How a frame's buffers travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Way {
+    Inline = 0,
+    ZeroCopy = 1,
+    Grpc = 2,
+}
+
+impl Way {
+    /// The way with this number, if there is one.
+    pub fn from_u8(n: u8) -> Option<Self> {
+        match n {
+            0 => Some(Self::Inline),
+            1 => Some(Self::ZeroCopy),
+            2 => Some(Self::Grpc),
+            _ => None,
+        }
+    }
+}
+
+/// Bytes of either header.
+pub const HEADER: usize = 32;
+/// Buffers of the way inline start at multiples of this, counted from the header.
+pub const INLINE_ALIGN: usize = 64;
+/// One frame refers to at most this many buffers.
+pub const MAX_BUFFERS: usize = 65_536;
+/// Request flag: the reply's way is forced.
+pub const FLAG_FORCED: u8 = 1;
+/// Request flag: the caller takes a stream.
+pub const FLAG_STREAM: u8 = 2;
+
+/// Where a buffer lies in shared memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Place {
+    pub chunk: u64,
+    pub offset: u64,
+    pub len: u64,
+    pub token: u64,
+}
+
+/// The buffers of a frame, as its table lists them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Table {
+    /// Byte ranges of the frame itself.
+    Inline(Vec<std::ops::Range<usize>>),
+    ZeroCopy(Vec<Place>),
+    /// Lengths of the buffers that came beside the frame.
+    Grpc(Vec<u64>),
+}
+
+/// What a reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    Result,
+    Error,
+    Item,
+    End,
+    Fetch,
+}
+
+/// What a caller tells the worker besides the envelope.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Request {
+    pub kind: u8,
+    pub way: Way,
+    pub reply_mask: u8,
+    pub flags: u8,
+    pub call_id: u64,
+    pub timeout_ms: u32,
+    pub lane: u32,
+}
+
+impl Request {
+    /// Appends header, table and tokens; the envelope follows them. For the way inline, `lens` are the buffers'
+    /// lengths; for zero_copy, `places` are used instead.
+    pub fn write(&self, out: &mut Vec<u8>, envelope: usize, lens: &[u64], places: &[Place], freed: &[u64]) {
+        let count = if self.way == Way::ZeroCopy { places.len() } else { lens.len() };
+        out.extend_from_slice(&[self.kind, self.way as u8, self.reply_mask, self.flags]);
+        out.extend_from_slice(&(envelope as u32).to_le_bytes());
+        out.extend_from_slice(&self.call_id.to_le_bytes());
+        for n in [self.timeout_ms, count as u32, freed.len() as u32, self.lane] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        if self.way == Way::ZeroCopy {
+            for p in places {
+                [p.chunk, p.offset, p.len, p.token].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+            }
+        } else {
+            lens.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+        }
+        freed.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    }
+}
+
+/// The zero bytes that bring `at` to the next inline buffer's start.
+pub fn padding(at: usize) -> usize {
+    at.wrapping_neg() % INLINE_ALIGN
+}
+
+/// A reply, taken apart. Ranges refer to the frame it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reply {
+    pub kind: Kind,
+    pub way: Way,
+    pub starved: bool,
+    pub call_id: u64,
+    pub tool_ns: u64,
+    pub released: Vec<u64>,
+    pub envelope: std::ops::Range<usize>,
+    pub table: Table,
+}
+
+/// Why a frame was refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadFrame(pub &'static str);
+
+struct Cursor<'a> {
+    bytes: &'a [u8],
+    at: usize,
+}
+
+impl<'a> Cursor<'a> {
+    fn take(&mut self, len: usize) -> Result<&'a [u8], BadFrame> {
+        let end = self.at.checked_add(len).ok_or(BadFrame("a length overflows"))?;
+        let part = self.bytes.get(self.at..end).ok_or(BadFrame("the frame is shorter than its header says"))?;
+        self.at = end;
+        Ok(part)
+    }
+
+    fn u32(&mut self) -> Result<u32, BadFrame> {
+        Ok(u32::from_le_bytes(self.take(4)?.try_into().expect("four bytes")))
+    }
+
+    fn u64(&mut self) -> Result<u64, BadFrame> {
+        Ok(u64::from_le_bytes(self.take(8)?.try_into().expect("eight bytes")))
+    }
+
+    /// Refuses a count before anything is allocated for it.
+    fn room_for(&self, count: usize, each: usize) -> Result<(), BadFrame> {
+        match count.checked_mul(each) {
+            Some(need) if need <= self.bytes.len() - self.at => Ok(()),
+            _ => Err(BadFrame("a count is larger than the frame")),
+        }
+    }
+}
+
+impl Reply {
+    /// Reads a reply, checking every length and count against the frame.
+    pub fn read(bytes: &[u8]) -> Result<Self, BadFrame> {
+        let mut c = Cursor { bytes, at: 0 };
+        let head = c.take(4)?;
+        let kind = match head[0] {
+            1 => Kind::Result,
+            2 => Kind::Error,
+            3 => Kind::Item,
+            4 => Kind::End,
+            5 => Kind::Fetch,
+            _ => return Err(BadFrame("unknown kind of reply")),
+        };
+        let way = Way::from_u8(head[1]).ok_or(BadFrame("unknown way"))?;
+        let starved = head[2] & 1 == 1;
+        let envelope_len = c.u32()? as usize;
+        let call_id = c.u64()?;
+        let tool_ns = c.u64()?;
+        let buffers = c.u32()? as usize;
+        let released = c.u32()? as usize;
+        if buffers > MAX_BUFFERS {
+            return Err(BadFrame("too many buffers"));
+        }
+        c.room_for(buffers, if way == Way::ZeroCopy { 32 } else { 8 })?;
+        let mut lens = Vec::new();
+        let mut places = Vec::new();
+        for _ in 0..buffers {
+            if way == Way::ZeroCopy {
+                places.push(Place { chunk: c.u64()?, offset: c.u64()?, len: c.u64()?, token: c.u64()? });
+            } else {
+                lens.push(c.u64()?);
+            }
+        }
+        c.room_for(released, 8)?;
+        let released = (0..released).map(|_| c.u64()).collect::<Result<_, _>>()?;
+        let start = c.at;
+        c.take(envelope_len)?;
+        let envelope = start..c.at;
+        let table = match way {
+            Way::ZeroCopy => Table::ZeroCopy(places),
+            Way::Grpc => Table::Grpc(lens),
+            Way::Inline => {
+                let mut ranges = Vec::with_capacity(lens.len());
+                for len in lens {
+                    c.take(padding(c.at))?;
+                    let start = c.at;
+                    c.take(usize::try_from(len).map_err(|_| BadFrame("a length overflows"))?)?;
+                    ranges.push(start..c.at);
+                }
+                Table::Inline(ranges)
+            }
+        };
+        if c.at != bytes.len() {
+            return Err(BadFrame("bytes after the end of the frame"));
+        }
+        Ok(Self { kind, way, starved, call_id, tool_ns, released, envelope, table })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    /// A reply written the plain way, as the worker does.
+    fn written(kind: u8, way: u8, call_id: u64, bufs: &[Vec<u8>], released: &[u64], envelope: &[u8]) -> Vec<u8> {
+        let mut out = vec![kind, way, 0, 0];
+        out.extend((envelope.len() as u32).to_le_bytes());
+        out.extend(call_id.to_le_bytes());
+        out.extend(7u64.to_le_bytes());
+        out.extend((bufs.len() as u32).to_le_bytes());
+        out.extend((released.len() as u32).to_le_bytes());
+        for (i, b) in bufs.iter().enumerate() {
+            match way {
+                1 => [9, i as u64, b.len() as u64, 3].iter().for_each(|n| out.extend(n.to_le_bytes())),
+                _ => out.extend((b.len() as u64).to_le_bytes()),
+            }
+        }
+        released.iter().for_each(|t| out.extend(t.to_le_bytes()));
+        out.extend(envelope);
+        if way == 0 {
+            for b in bufs {
+                out.resize(out.len().next_multiple_of(64), 0);
+                out.extend(b);
+            }
+        }
+        out
+    }
+
+    proptest! {
+        #[test]
+        fn reads_what_was_written(
+            kind in 1u8..=5, way in 0u8..=2, id: u64,
+            bufs in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5),
+            released in prop::collection::vec(any::<u64>(), 0..5),
+            envelope in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let bytes = written(kind, way, id, &bufs, &released, &envelope);
+            let reply = Reply::read(&bytes).unwrap();
+            prop_assert_eq!(reply.call_id, id);
+            prop_assert_eq!(reply.tool_ns, 7);
+            prop_assert_eq!(&bytes[reply.envelope], &envelope[..]);
+            prop_assert_eq!(reply.released, released);
+            match reply.table {
+                Table::Inline(ranges) => {
+                    for (r, b) in ranges.iter().zip(&bufs) {
+                        prop_assert_eq!(r.start % INLINE_ALIGN, 0);
+                        prop_assert_eq!(&bytes[r.clone()], &b[..]);
+                    }
+                    prop_assert_eq!(ranges.len(), bufs.len());
+                }
+                Table::ZeroCopy(places) => prop_assert_eq!(places.len(), bufs.len()),
+                Table::Grpc(lens) => prop_assert_eq!(lens, bufs.iter().map(|b| b.len() as u64).collect::<Vec<_>>()),
+            }
+            for cut in 0..bytes.len() {
+                prop_assert!(Reply::read(&bytes[..cut]).is_err());
+            }
+        }
+
+        #[test]
+        fn never_panics(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = Reply::read(&bytes);
+        }
+
+        #[test]
+        fn never_panics_on_a_damaged_reply(at in 0usize..120, to: u8) {
+            let mut bytes = written(1, 0, 1, &[vec![1; 10]], &[2], b"\xc0");
+            let at = at % bytes.len();
+            bytes[at] = to;
+            let _ = Reply::read(&bytes);
+        }
+    }
+
+    #[test]
+    fn a_request_lays_out_as_the_protocol_says() {
+        let req =
+            Request { kind: 1, way: Way::ZeroCopy, reply_mask: 3, flags: 0, call_id: 0x0102, timeout_ms: 5, lane: 1 };
+        let mut out = Vec::new();
+        req.write(&mut out, 9, &[], &[Place { chunk: 1, offset: 64, len: 3, token: 4 }], &[8]);
+        assert_eq!(out.len(), HEADER + 32 + 8);
+        assert_eq!(&out[..8], [1, 1, 3, 0, 9, 0, 0, 0]);
+        assert_eq!(&out[8..16], 0x0102u64.to_le_bytes());
+        assert_eq!(&out[16..32], [5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(&out[40..48], 64u64.to_le_bytes());
+        assert_eq!(&out[64..], 8u64.to_le_bytes());
+    }
+}

@@ -1,0 +1,28 @@
+//! The plain heart of Snakepit: the layout of frames and segments, the codec and the allocator.
+//!
+//! Nothing here knows the BEAM, opens a file or maps memory, so that everything can be tested against naive
+//! models. `native/PROTOCOL.md` is the contract these modules implement.
+
+pub mod arena;
+pub mod class;
+pub mod companion;
+pub mod frame;
+pub mod free_list;
+pub mod holds;
+pub mod reader;
+mod sync;
+pub mod writer;
+
+/// Containers and extensions nested deeper than this are refused, on both sides.
+pub const MAX_DEPTH: u32 = 128;
+
+/// More values than this in one envelope are refused, on both sides.
+pub const MAX_VALUES: u32 = 1 << 26;
+
+/// A tensor may have this many dimensions (numpy's own limit).
+pub const MAX_DIMS: usize = 64;
+
+/// `bytes` as text, if they are UTF-8; vectorized.
+pub fn utf8(bytes: &[u8]) -> Option<&str> {
+    simdutf8::basic::from_utf8(bytes).ok()
+}

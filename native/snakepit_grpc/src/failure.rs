@@ -1,0 +1,64 @@
+//! What a caller is told when a call fails.
+
+use std::error::Error;
+use tonic::{Code, Status};
+
+/// The name of a status code as the BEAM knows it.
+pub fn code_name(code: Code) -> &'static str {
+    match code {
+        Code::Ok => "ok",
+        Code::Cancelled => "cancelled",
+        Code::Unknown => "unknown",
+        Code::InvalidArgument => "invalid_argument",
+        Code::DeadlineExceeded => "deadline_exceeded",
+        Code::NotFound => "not_found",
+        Code::AlreadyExists => "already_exists",
+        Code::PermissionDenied => "permission_denied",
+        Code::ResourceExhausted => "resource_exhausted",
+        Code::FailedPrecondition => "failed_precondition",
+        Code::Aborted => "aborted",
+        Code::OutOfRange => "out_of_range",
+        Code::Unimplemented => "unimplemented",
+        Code::Internal => "internal",
+        Code::Unavailable => "unavailable",
+        Code::DataLoss => "data_loss",
+        Code::Unauthenticated => "unauthenticated",
+    }
+}
+
+/// The message, with the causes that tonic keeps to itself ("transport error" alone helps nobody).
+pub fn describe(status: &Status) -> String {
+    let mut text = status.message().to_string();
+    let mut cause = status.source();
+    while let Some(error) = cause {
+        let message = error.to_string();
+        if !text.contains(&message) {
+            text = if text.is_empty() { message } else { format!("{text}: {message}") };
+        }
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_code_has_a_name_of_its_own() {
+        let names: Vec<_> = (0..17).map(|code| code_name(Code::from_i32(code))).collect();
+        let mut unique = names.clone();
+        unique.sort();
+        unique.dedup();
+        assert_eq!(unique.len(), 17);
+        assert_eq!((names[4], names[14]), ("deadline_exceeded", "unavailable"));
+        // What a peer invents is unknown.
+        assert_eq!(code_name(Code::from_i32(99)), "unknown");
+    }
+
+    #[test]
+    fn causes_are_told_once() {
+        let cause = std::io::Error::other("no such socket");
+        assert_eq!(describe(&Status::from_error(Box::new(cause))), "no such socket");
+    }
+}

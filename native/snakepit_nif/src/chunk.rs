@@ -1,0 +1,267 @@
+//! Chunks: sealed memfds, mapped. The only module that makes or maps shared memory.
+//!
+//! A chunk's pages are allocated before it is used, because touching a page the system cannot provide is SIGBUS, and a
+//! SIGBUS in a NIF is the death of the VM; a peer's chunk is mapped only with the seals that keep it from shrinking.
+
+use snakepit_core::free_list::FreeList;
+use std::collections::{BTreeMap, HashMap};
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, RwLock, Weak};
+
+use crate::slot::Slot;
+
+/// Which system call refused, and why.
+#[derive(Debug)]
+pub enum ChunkError {
+    Create(io::Error),
+    Allocate(io::Error),
+    Map(io::Error),
+    Seal(io::Error),
+    Inspect(io::Error),
+    /// The peer's memfd lacks a seal that keeps it mapped safely.
+    Unsealed,
+    /// Its size is not what was announced.
+    Size {
+        announced: u64,
+        actual: u64,
+    },
+    /// It belongs to another user.
+    Owner {
+        uid: u32,
+    },
+}
+
+impl std::fmt::Display for ChunkError {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        match self {
+            Self::Create(e) => write!(f, "memfd_create: {e}"),
+            Self::Allocate(e) => write!(f, "fallocate: {e}"),
+            Self::Map(e) => write!(f, "mmap: {e}"),
+            Self::Seal(e) => write!(f, "fcntl(F_ADD_SEALS): {e}"),
+            Self::Inspect(e) => write!(f, "fstat or fcntl(F_GET_SEALS): {e}"),
+            Self::Unsealed => write!(f, "the chunk is not sealed against shrinking, growing and writing"),
+            Self::Size { announced, actual } => {
+                write!(f, "a chunk of {announced} bytes was announced, it has {actual}")
+            }
+            Self::Owner { uid } => write!(f, "the chunk belongs to user {uid}"),
+        }
+    }
+}
+
+/// Seals a peer's chunk must carry. `F_SEAL_FUTURE_WRITE` (Linux 5.1) needs the owner's own mapping to exist first.
+const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
+
+/// Linux 5.14; older kernels refuse it and the pages are then mapped on first touch.
+const MADV_POPULATE_READ: i32 = 22;
+const MADV_POPULATE_WRITE: i32 = 23;
+
+/// A mapping, unmapped on drop.
+struct Mapping {
+    base: NonNull<u8>,
+    size: usize,
+}
+
+// SAFETY: a mapping is plain memory, valid from any thread until it is dropped; who may write where is the
+// allocator's business, see `Chunk::write`.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Mapping {
+    fn new(fd: RawFd, size: usize, prot: i32) -> Result<Self, ChunkError> {
+        // SAFETY: a fresh shared mapping chosen by the kernel aliases nothing.
+        let base = unsafe { libc::mmap(std::ptr::null_mut(), size, prot, libc::MAP_SHARED, fd, 0) };
+        if base == libc::MAP_FAILED {
+            return Err(ChunkError::Map(io::Error::last_os_error()));
+        }
+        let base = NonNull::new(base.cast()).ok_or_else(|| ChunkError::Map(io::Error::other("mapped at 0")))?;
+        Ok(Self { base, size })
+    }
+
+    fn advise(&self, advice: i32) -> i32 {
+        // SAFETY: the range is exactly this mapping.
+        unsafe { libc::madvise(self.base.as_ptr().cast(), self.size, advice) }
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: mapped in `new`, unmapped once; nothing refers to it once its chunk is gone.
+        unsafe { libc::munmap(self.base.as_ptr().cast(), self.size) };
+    }
+}
+
+/// What is left of a chunk that is no longer used: unmapping a large one takes milliseconds, which a destructor on a
+/// scheduler must not. [`bury`] does it.
+static GRAVEYARD: LazyLock<FreeList<(Mapping, OwnedFd)>> = LazyLock::new(FreeList::default);
+
+/// Unmaps the chunks whose last reference went. On a dirty scheduler.
+pub fn bury() {
+    GRAVEYARD.take().for_each(drop);
+}
+
+/// Every mapped chunk of the VM, by address and by id.
+#[derive(Default)]
+struct Registry {
+    by_base: BTreeMap<usize, Weak<Chunk>>,
+    by_id: HashMap<u64, Weak<Chunk>>,
+}
+
+static REGISTRY: LazyLock<RwLock<Registry>> = LazyLock::new(RwLock::default);
+
+/// One chunk: of this VM (writable) or of a worker (read-only).
+pub struct Chunk {
+    id: u64,
+    body: Option<(Mapping, OwnedFd)>,
+    /// Slots that binaries point into, by offset and a number that tells apart slots at the same offset.
+    live: Mutex<BTreeMap<(u64, u64), Weak<Slot>>>,
+}
+
+impl Chunk {
+    /// Makes a chunk of `size` bytes with every page allocated and mapped for writing.
+    pub fn create(id: u64, size: u64) -> Result<Arc<Self>, ChunkError> {
+        // SAFETY: the name is a C string; the flags are valid for memfd_create(2).
+        let fd = unsafe { libc::memfd_create(c"snakepit".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+        if fd < 0 {
+            return Err(ChunkError::Create(io::Error::last_os_error()));
+        }
+        // SAFETY: the descriptor is new and nobody else's.
+        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+        // SAFETY: `fd` is open. fallocate, unlike ftruncate, fails cleanly when the memory is not there.
+        if unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, size as i64) } != 0 {
+            return Err(ChunkError::Allocate(io::Error::last_os_error()));
+        }
+        let map = Mapping::new(fd.as_raw_fd(), size as usize, libc::PROT_READ | libc::PROT_WRITE)?;
+        map.advise(MADV_POPULATE_WRITE);
+        // SAFETY: `fd` is open.
+        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } != 0 {
+            return Err(ChunkError::Seal(io::Error::last_os_error()));
+        }
+        Ok(Self::register(id, map, fd))
+    }
+
+    /// Maps a worker's chunk read-only, after checking that it cannot change its size and is what was announced.
+    pub fn adopt(id: u64, size: u64, fd: OwnedFd) -> Result<Arc<Self>, ChunkError> {
+        // SAFETY: all-zero is a valid `stat`, and `fd` is open.
+        let (mut stat, raw) = (unsafe { std::mem::zeroed::<libc::stat>() }, fd.as_raw_fd());
+        // SAFETY: `stat` is writable and `fd` open.
+        if unsafe { libc::fstat(raw, &raw mut stat) } != 0 {
+            return Err(ChunkError::Inspect(io::Error::last_os_error()));
+        }
+        // SAFETY: `fd` is open.
+        let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
+        if seals < 0 {
+            return Err(ChunkError::Inspect(io::Error::last_os_error()));
+        }
+        if seals & SEALS != SEALS {
+            return Err(ChunkError::Unsealed);
+        }
+        // SAFETY: geteuid has no preconditions.
+        if stat.st_uid != unsafe { libc::geteuid() } {
+            return Err(ChunkError::Owner { uid: stat.st_uid });
+        }
+        // Blocks are allocated pages: a sparse file would be SIGBUS when memory runs out.
+        let (actual, backed) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
+        if actual != size || size == 0 || backed < size {
+            return Err(ChunkError::Size { announced: size, actual: actual.min(backed) });
+        }
+        let map = Mapping::new(raw, size as usize, libc::PROT_READ)?;
+        map.advise(MADV_POPULATE_READ);
+        Ok(Self::register(id, map, fd))
+    }
+
+    fn register(id: u64, map: Mapping, fd: OwnedFd) -> Arc<Self> {
+        let base = map.base.as_ptr() as usize;
+        let chunk = Arc::new(Self { id, body: Some((map, fd)), live: Mutex::default() });
+        let mut registry = REGISTRY.write().expect("registry");
+        registry.by_base.insert(base, Arc::downgrade(&chunk));
+        registry.by_id.insert(id, Arc::downgrade(&chunk));
+        chunk
+    }
+
+    /// The chunk with this id, while anything holds it.
+    pub fn by_id(id: u64) -> Option<Arc<Self>> {
+        REGISTRY.read().expect("registry").by_id.get(&id)?.upgrade()
+    }
+
+    /// The live slot that holds all of `bytes`, and where in its chunk they start; `None` for ordinary memory.
+    pub fn find(bytes: &[u8]) -> Option<(Arc<Slot>, u64)> {
+        let start = bytes.as_ptr() as usize;
+        let chunk = {
+            let registry = REGISTRY.read().expect("registry");
+            let (base, chunk) = registry.by_base.range(..=start).next_back()?;
+            let chunk = chunk.upgrade()?;
+            (start + bytes.len() <= base + chunk.size() as usize).then_some(chunk)?
+        };
+        let offset = (start - chunk.map().base.as_ptr() as usize) as u64;
+        let live = chunk.live();
+        // Overlapping slots are rare (a tool that returned views of one array): a few looks back are enough, and a
+        // miss only costs a copy.
+        let near = live.range(..=(offset, u64::MAX)).rev().take(16);
+        let slot = near
+            .filter_map(|(_, slot)| slot.upgrade())
+            .find(|slot| offset + bytes.len() as u64 <= slot.offset() + slot.len())?;
+        Some((slot, offset))
+    }
+
+    pub fn live(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Weak<Slot>>> {
+        self.live.lock().expect("live slots")
+    }
+
+    pub fn id(&self) -> u64 {
+        self.id
+    }
+
+    fn map(&self) -> &Mapping {
+        &self.body.as_ref().expect("present until drop").0
+    }
+
+    pub fn size(&self) -> u64 {
+        self.map().size as u64
+    }
+
+    pub fn fd(&self) -> RawFd {
+        self.body.as_ref().expect("present until drop").1.as_raw_fd()
+    }
+
+    /// The bytes of a slot, or `None` outside the chunk.
+    ///
+    /// A worker can write into its own chunk at any time; it has promised not to touch what it sent. Breaking that
+    /// promise changes what a binary says, never which memory is read.
+    pub fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
+        let end = offset.checked_add(len)?;
+        if end > self.size() {
+            return None;
+        }
+        // SAFETY: the range lies inside the mapping (checked above), which lives as long as `self`.
+        Some(unsafe { std::slice::from_raw_parts(self.map().base.as_ptr().add(offset as usize), len as usize) })
+    }
+
+    /// Copies `bytes` to `offset` of a chunk of ours.
+    ///
+    /// # Safety
+    /// - The chunk was made by [`Chunk::create`] (a worker's is read-only).
+    /// - The caller owns a slot that covers the whole range, which no live binary or call refers to.
+    pub unsafe fn write(&self, offset: u64, bytes: &[u8]) {
+        assert!(offset + bytes.len() as u64 <= self.size());
+        // SAFETY: inside the mapping (asserted), exclusively ours (the caller's promise), and `bytes` is not in it:
+        // what lies in a segment is sent by reference.
+        unsafe {
+            let to = self.map().base.as_ptr().add(offset as usize);
+            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+        }
+    }
+}
+
+impl Drop for Chunk {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take() else { return };
+        if let Ok(mut registry) = REGISTRY.write() {
+            registry.by_base.remove(&(body.0.base.as_ptr() as usize));
+            registry.by_id.remove(&self.id);
+        }
+        GRAVEYARD.push(body);
+    }
+}

@@ -1,0 +1,55 @@
+//! Frames to and from the companion: `postcard`, of message types both sides share.
+
+use crate::atoms;
+use rustler::{Binary, Encoder, Env, NewBinary, Term};
+use snakepit_core::companion::{self, Event, Exit, Request, Stream};
+
+fn frame<'a>(env: Env<'a>, request: &Request) -> Term<'a> {
+    NewBinary::from_slice(env, &companion::encode(request)).into()
+}
+
+#[rustler::nif]
+fn companion_start<'a>(
+    env: Env<'a>,
+    id: u64,
+    program: String,
+    arguments: Vec<String>,
+    set: Vec<(String, String)>,
+    unset_env: Vec<String>,
+    cwd: Option<String>,
+) -> Term<'a> {
+    frame(env, &Request::Start { id, program, args: arguments, env: set, unset_env, cwd })
+}
+
+#[rustler::nif]
+fn companion_stop<'a>(env: Env<'a>, id: u64, grace_ms: u32) -> Term<'a> {
+    frame(env, &Request::Stop { id, grace_ms })
+}
+
+#[rustler::nif]
+fn companion_kill<'a>(env: Env<'a>, id: u64) -> Term<'a> {
+    frame(env, &Request::Kill { id })
+}
+
+#[rustler::nif]
+fn companion_event<'a>(env: Env<'a>, bytes: Binary<'a>) -> Term<'a> {
+    let text = |bytes: &[u8]| -> Term<'a> { NewBinary::from_slice(env, bytes).into() };
+    match companion::decode::<Event>(bytes.as_slice()) {
+        Ok(Event::Started { id, pid }) => (atoms::started(), id, pid).encode(env),
+        Ok(Event::StartFailed { id, reason }) => (atoms::start_failed(), id, reason).encode(env),
+        Ok(Event::Output { id, stream, line, truncated }) => {
+            let stream = if stream == Stream::Stdout { atoms::stdout() } else { atoms::stderr() };
+            (atoms::output(), id, stream, text(&line), truncated).encode(env)
+        }
+        Ok(Event::Exited { id, status, stderr_tail }) => {
+            let status = match status {
+                Exit::Code(n) => (atoms::status(), n),
+                Exit::Signal(n) => (atoms::signal(), n),
+            };
+            (atoms::exited(), id, status, text(&stderr_tail)).encode(env)
+        }
+        Ok(Event::Dropped { id, lines }) => (atoms::dropped(), id, lines).encode(env),
+        Ok(Event::BadFrame { reason }) => (atoms::bad_frame(), reason).encode(env),
+        Err(error) => (atoms::bad_frame(), error.to_string()).encode(env),
+    }
+}

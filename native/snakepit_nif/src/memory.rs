@@ -1,0 +1,275 @@
+//! The resources Elixir holds: a pool's outbound arena, and what is known of a worker's memory.
+
+use crate::chunk::{Chunk, ChunkError};
+use crate::slot::{End, Slot};
+use rustler::{Resource, ResourceArc};
+use snakepit_core::arena::{self, Arena, Refused, Usage};
+use snakepit_core::frame::Place;
+use snakepit_core::free_list::FreeList;
+use snakepit_core::holds::{Holds, UnknownToken};
+use std::collections::{HashMap, HashSet};
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
+use std::time::Instant;
+
+/// Owner ids are never used twice, so that a stale chunk id cannot name another owner's chunk.
+static NEXT_OWNER: AtomicU32 = AtomicU32::new(1);
+static START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+fn now_ms() -> u64 {
+    START.elapsed().as_millis() as u64
+}
+
+fn chunk_id(owner: u32, number: u32) -> u64 {
+    u64::from(owner) << 32 | u64::from(number)
+}
+
+struct State {
+    arena: Arena,
+    chunks: HashMap<u32, Arc<Chunk>>,
+}
+
+/// The memory a pool's callers write requests into.
+pub struct Outbound {
+    pub owner: u32,
+    state: Mutex<State>,
+    returned: Arc<FreeList<arena::Slot>>,
+}
+
+#[rustler::resource_impl]
+impl Resource for Outbound {}
+
+/// Why a chunk could not be added.
+pub enum GrowError {
+    Refused(Refused),
+    Chunk(ChunkError),
+}
+
+impl Outbound {
+    pub fn new(chunk_size: u64, quota: u64) -> Self {
+        Self {
+            owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
+            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new() }),
+            returned: Arc::default(),
+        }
+    }
+
+    /// Bookkeeping only happens under this lock: never a copy, never a system call.
+    fn state(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state.lock().expect("arena");
+        self.returned.take().for_each(|slot| state.arena.free(slot));
+        state
+    }
+
+    /// Warm memory for `len` bytes, if there is any; it is the caller's alone.
+    pub fn alloc(&self, len: u64) -> Option<Piece> {
+        let mut state = self.state();
+        let slot = state.arena.alloc(len, now_ms())?;
+        let chunk = state.chunks.get(&slot.chunk)?.clone();
+        Some(Piece { chunk, slot, len, list: Some(self.returned.clone()) })
+    }
+
+    /// Adds a chunk that can serve `len` bytes. Slow: every page of it is made.
+    pub fn grow(&self, len: u64) -> Result<Arc<Chunk>, GrowError> {
+        let (number, size) = self.state().arena.reserve(len).map_err(GrowError::Refused)?;
+        match Chunk::create(chunk_id(self.owner, number), size) {
+            Ok(chunk) => {
+                let mut state = self.state();
+                state.chunks.insert(number, chunk.clone());
+                state.arena.commit(number, now_ms());
+                Ok(chunk)
+            }
+            Err(error) => {
+                self.state().arena.cancel(number);
+                Err(GrowError::Chunk(error))
+            }
+        }
+    }
+
+    /// Ids and sizes of all chunks, for a worker that is new.
+    pub fn chunks(&self) -> Vec<(u64, u64)> {
+        self.state().chunks.values().map(|c| (c.id(), c.size())).collect()
+    }
+
+    /// Drops chunks idle for `idle_ms`; returns their ids.
+    pub fn drop_idle(&self, idle_ms: u64) -> Vec<u64> {
+        let mut state = self.state();
+        let gone = state.arena.drop_idle(now_ms(), idle_ms);
+        gone.iter().filter_map(|number| state.chunks.remove(number)).map(|c| c.id()).collect()
+    }
+
+    pub fn wants_spare(&self) -> bool {
+        self.state().arena.wants_spare()
+    }
+
+    pub fn usage(&self) -> Usage {
+        self.state().arena.usage()
+    }
+}
+
+/// Memory allocated but not yet visible to anybody: goes back unless it becomes a slot.
+pub struct Piece {
+    chunk: Arc<Chunk>,
+    slot: arena::Slot,
+    len: u64,
+    /// Gone once the piece became a slot.
+    list: Option<Arc<FreeList<arena::Slot>>>,
+}
+
+impl Piece {
+    /// Copies `bytes` (as many as were asked for) into the piece.
+    pub fn fill(&self, bytes: &[u8]) {
+        assert_eq!(bytes.len() as u64, self.len);
+        // SAFETY: outbound chunks are created, not adopted; the allocator gave this slot to this piece alone, and
+        // nothing refers to it before it becomes a `Slot`.
+        unsafe { self.chunk.write(self.slot.offset, bytes) }
+    }
+
+    /// The piece as a slot; `visible` if a binary will point into it.
+    pub fn into_slot(mut self, visible: bool) -> Arc<Slot> {
+        let list = self.list.take().expect("taken once");
+        let (chunk, offset, len) = (self.chunk.clone(), self.slot.offset, self.len);
+        let end = End::Arena(list, self.slot);
+        if visible { Slot::visible(chunk, offset, len, end, None) } else { Slot::hidden(chunk, offset, len, end) }
+    }
+}
+
+impl Drop for Piece {
+    fn drop(&mut self) {
+        if let Some(list) = self.list.take() {
+            list.push(self.slot);
+        }
+    }
+}
+
+/// What the VM knows of one run of a worker: its chunks, and what it was sent and still looks at.
+pub struct Worker {
+    pub owner: u32,
+    /// The arena whose quota and leases this worker's results count for.
+    pub pool: u32,
+    chunks: Mutex<HashMap<u64, Arc<Chunk>>>,
+    holds: Mutex<Holds<Arc<Slot>>>,
+    /// Chunk ids that this worker has been sent, of others than itself.
+    told: Mutex<HashSet<u64>>,
+    freed: Arc<FreeList<u64>>,
+}
+
+#[rustler::resource_impl]
+impl Resource for Worker {}
+
+impl Worker {
+    pub fn new(pool: u32) -> Self {
+        Self {
+            owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
+            pool,
+            chunks: Mutex::default(),
+            holds: Mutex::default(),
+            told: Mutex::default(),
+            freed: Arc::default(),
+        }
+    }
+
+    /// Maps a chunk the worker announced. Its id must be of this worker's own.
+    pub fn adopt(&self, id: u64, size: u64, fd: OwnedFd) -> Result<(), String> {
+        if id >> 32 != u64::from(self.owner) {
+            return Err(format!("chunk {id:#x} is not this worker's"));
+        }
+        if self.chunks().contains_key(&id) {
+            return Err(format!("chunk {id:#x} was announced twice"));
+        }
+        let chunk = Chunk::adopt(id, size, fd).map_err(|e| e.to_string())?;
+        self.chunks().insert(id, chunk);
+        Ok(())
+    }
+
+    /// Forgets a chunk; binaries that point into it keep its mapping.
+    pub fn forget(&self, id: u64) -> bool {
+        self.chunks().remove(&id).is_some()
+    }
+
+    fn chunks(&self) -> MutexGuard<'_, HashMap<u64, Arc<Chunk>>> {
+        self.chunks.lock().expect("chunks")
+    }
+
+    fn holds(&self) -> MutexGuard<'_, Holds<Arc<Slot>>> {
+        self.holds.lock().expect("holds")
+    }
+
+    /// The chunk a reply refers to, if it was announced and dropped neither.
+    pub fn chunk(&self, id: u64) -> Option<Arc<Chunk>> {
+        self.chunks().get(&id).cloned()
+    }
+
+    /// Keeps `slot` as it is until the worker returns the place's token. The place starts at `offset` of the chunk.
+    pub fn hold(&self, slot: Arc<Slot>, offset: u64, len: u64) -> Place {
+        let chunk = slot.chunk().id();
+        Place { chunk, offset, len, token: self.holds().insert(slot) }
+    }
+
+    /// The worker no longer looks at these.
+    pub fn released(&self, tokens: &[u64]) -> Result<(), UnknownToken> {
+        if tokens.is_empty() {
+            return Ok(());
+        }
+        let slots = {
+            let mut holds = self.holds();
+            tokens.iter().map(|t| holds.remove(*t)).collect::<Result<Vec<_>, _>>()?
+        };
+        // Dropped outside the lock: a slot of this worker's own queues its token elsewhere.
+        drop(slots);
+        Ok(())
+    }
+
+    pub fn held(&self) -> usize {
+        self.holds().len()
+    }
+
+    /// Whether the worker must be sent this chunk's descriptor first; says so once.
+    pub fn must_be_told(&self, id: u64) -> bool {
+        id >> 32 != u64::from(self.owner) && self.told.lock().expect("told").insert(id)
+    }
+
+    /// Ids that were dropped need not be remembered.
+    pub fn untell(&self, id: u64) {
+        self.told.lock().expect("told").remove(&id);
+    }
+
+    pub fn freed_list(&self) -> Arc<FreeList<u64>> {
+        self.freed.clone()
+    }
+
+    /// The tokens of this worker's slots that were let go since the last call.
+    pub fn take_freed(&self) -> Vec<u64> {
+        self.freed.take().collect()
+    }
+
+    /// The worker is gone: nothing it was sent is looked at any more. Its own chunks live on while binaries do.
+    pub fn close(&self) {
+        let slots = self.holds().drain();
+        self.chunks().clear();
+        drop(slots);
+    }
+}
+
+/// Keeps a chunk's descriptor open while it is being sent.
+pub struct ChunkRef(#[expect(dead_code, reason = "held, not read")] pub Arc<Chunk>);
+
+#[rustler::resource_impl]
+impl Resource for ChunkRef {}
+
+/// Slots seen in a term, to learn later whether they were let go.
+pub struct Watch(pub Vec<std::sync::Weak<Slot>>, pub Vec<u64>);
+
+#[rustler::resource_impl]
+impl Resource for Watch {}
+
+impl Watch {
+    /// Bytes of the watched slots that are free now.
+    pub fn freed(&self) -> u64 {
+        self.0.iter().zip(&self.1).filter(|(slot, _)| slot.strong_count() == 0).map(|(_, bytes)| bytes).sum()
+    }
+}
+
+pub type OutboundArc = ResourceArc<Outbound>;
+pub type WorkerArc = ResourceArc<Worker>;

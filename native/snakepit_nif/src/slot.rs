@@ -1,0 +1,113 @@
+//! Slots: pieces of chunks that somebody uses, and what happens when the last user lets go.
+
+use crate::chunk::Chunk;
+use rustler::{LocalPid, Resource, ResourceArc};
+use snakepit_core::arena;
+use snakepit_core::free_list::FreeList;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock, Mutex};
+
+/// Who gets the slot back. Both only queue: a slot may be dropped by a destructor on any scheduler.
+pub enum End {
+    /// A pool's outbound arena.
+    Arena(Arc<FreeList<arena::Slot>>, arena::Slot),
+    /// The worker that owns the chunk; the token goes back with the next frame to it.
+    Worker(Arc<FreeList<u64>>, u64),
+}
+
+/// A piece of a chunk that stays as it is while this lives.
+pub struct Slot {
+    chunk: Arc<Chunk>,
+    offset: u64,
+    len: u64,
+    number: u64,
+    end: Option<End>,
+    lease: Option<(u32, LocalPid)>,
+}
+
+static NUMBER: AtomicU64 = AtomicU64::new(0);
+
+impl Slot {
+    /// A slot which binaries may point into, so that they are found by address. `lease`: the arena and process that
+    /// it is counted for.
+    pub fn visible(chunk: Arc<Chunk>, offset: u64, len: u64, end: End, lease: Option<(u32, LocalPid)>) -> Arc<Self> {
+        let slot = Arc::new(Self::build(chunk, offset, len, end, lease));
+        slot.chunk.live().insert((offset, slot.number), Arc::downgrade(&slot));
+        if let Some(key) = lease {
+            *leases().entry(key).or_default() += len;
+        }
+        slot
+    }
+
+    /// A slot that only a worker looks at.
+    pub fn hidden(chunk: Arc<Chunk>, offset: u64, len: u64, end: End) -> Arc<Self> {
+        Arc::new(Self::build(chunk, offset, len, end, None))
+    }
+
+    fn build(chunk: Arc<Chunk>, offset: u64, len: u64, end: End, lease: Option<(u32, LocalPid)>) -> Self {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { chunk, offset, len, number, end: Some(end), lease }
+    }
+
+    pub fn chunk(&self) -> &Arc<Chunk> {
+        &self.chunk
+    }
+
+    pub fn offset(&self) -> u64 {
+        self.offset
+    }
+
+    pub fn len(&self) -> u64 {
+        self.len
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.chunk.live().remove(&(self.offset, self.number));
+        if let Some(key) = self.lease {
+            let mut leases = leases();
+            if let Some(bytes) = leases.get_mut(&key) {
+                *bytes -= self.len;
+                if *bytes == 0 {
+                    leases.remove(&key);
+                }
+            }
+        }
+        match self.end.take() {
+            Some(End::Arena(list, slot)) => list.push(slot),
+            Some(End::Worker(list, token)) => list.push(token),
+            None => {}
+        }
+    }
+}
+
+/// The resource behind a binary that points into a slot.
+pub struct SlotBinary(pub Arc<Slot>);
+
+#[rustler::resource_impl]
+impl Resource for SlotBinary {}
+
+/// An Elixir binary over the slot, without a copy.
+pub fn binary<'a>(env: rustler::Env<'a>, slot: Arc<Slot>) -> rustler::Binary<'a> {
+    ResourceArc::new(SlotBinary(slot))
+        .make_binary(env, |s| s.0.chunk.bytes(s.0.offset, s.0.len).expect("checked when the slot was made"))
+}
+
+type Leases = HashMap<(u32, LocalPid), u64>;
+
+/// Bytes of worker memory that binaries made for a process refer to. They do not press the garbage collector, so
+/// somebody has to count.
+static LEASES: LazyLock<Mutex<Leases>> = LazyLock::new(Mutex::default);
+
+fn leases() -> std::sync::MutexGuard<'static, Leases> {
+    LEASES.lock().expect("leases")
+}
+
+/// All leases of an arena: who holds how many bytes, largest first.
+pub fn leases_of(owner: u32) -> Vec<(LocalPid, u64)> {
+    let mut all: Vec<_> = leases().iter().filter(|((o, _), _)| *o == owner).map(|((_, pid), b)| (*pid, *b)).collect();
+    all.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
+    all
+}

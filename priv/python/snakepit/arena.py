@@ -1,0 +1,325 @@
+"""The worker's own shared memory, where results are written for the BEAM to read in place.
+
+Invariant: a slot is free, or somebody holds it. Holders are the Python views of it and the tokens that the BEAM got for
+it. A free slot is in exactly one stack, that of its class; the last one freed is the first one used, it is warm.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from bisect import bisect_right
+from collections import deque
+from itertools import count
+
+from .errors import CallError
+from .size_classes import class_size
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .chunk_memory import Mapping
+    from .frames import Place
+
+
+class Chunk:
+    """A chunk of the arena, cut into slots from its start on."""
+
+    __slots__ = ("carved", "id", "idle_since", "live", "mapping", "offsets", "slots", "view")
+
+    def __init__(self, id: int, mapping: Mapping, view: memoryview) -> None:
+        self.id = id
+        self.mapping = mapping
+        self.view = view
+        self.reset()
+
+    def reset(self) -> None:
+        self.carved = 0
+        self.live = 0
+        self.idle_since = time.monotonic()
+        self.offsets: list[int] = []
+        self.slots: list[Slot] = []
+
+
+class Slot:
+    """A part of a chunk that is handed out as a whole."""
+
+    __slots__ = ("chunk", "holders", "offset", "size")
+
+    def __init__(self, chunk: Chunk, offset: int, size: int) -> None:
+        self.chunk = chunk
+        self.offset = offset
+        self.size = size
+        self.holders = 0
+
+    def view(self, length: int) -> memoryview:
+        """A writable view, to be used while the slot is held."""
+        return self.chunk.view[self.offset : self.offset + length]
+
+
+class Arena:
+    """Allocation in O(1). `announce` sends a new chunk's (id, size, fd), `retract` the id of one that is gone."""
+
+    def __init__(
+        self,
+        owner: int,
+        chunk_size: int,
+        quota: int,
+        announce: Callable[[int, int, int], None],
+        retract: Callable[[int], None],
+    ) -> None:
+        self.chunk_size = chunk_size
+        self.quota = quota
+        self._announce = announce
+        self._retract = retract
+        self._lock = threading.Lock()
+        self._ids = count(owner << 32)
+        self._tokens = count(1)
+        self._held: dict[int, Slot] = {}
+        self._free: dict[int, list[Slot]] = {}
+        self._current: Chunk | None = None
+        self._spare: Chunk | None = None
+        # By address, for looking up what lies here.
+        self._chunks: list[Chunk] = []
+        self._addresses: list[int] = []
+        self.total = 0
+        # Slots whose Python views are gone; filled from destructors, which must not take the lock.
+        self.abandoned: deque[Slot] = deque()
+        self.leased = 0
+
+    def allocate(self, length: int) -> Slot | None:
+        """A warm slot, held once; `None` if memory would have to be made for it."""
+        size = class_size(length)
+        with self._lock:
+            if self.abandoned:
+                self._collect()
+            stack = self._free.get(size)
+            slot = stack.pop() if stack else self._carve(size)
+            if slot is not None:
+                slot.holders = 1
+                slot.chunk.live += 1
+            return slot
+
+    def _carve(self, size: int) -> Slot | None:
+        if size > self.chunk_size // 2:
+            return None
+        chunk = self._current
+        if chunk is None or chunk.carved + size > chunk.mapping.size:
+            chunk = self._spare or self._recycled()
+            if chunk is None:
+                return None
+            self._spare = None
+            self._current = chunk
+        return self._cut(chunk, size)
+
+    def _cut(self, chunk: Chunk, size: int) -> Slot:
+        slot = Slot(chunk, chunk.carved, size)
+        chunk.offsets.append(chunk.carved)
+        chunk.slots.append(slot)
+        chunk.carved += size
+        return slot
+
+    def _recycled(self) -> Chunk | None:
+        """A warm chunk whose slots are all free, to be cut anew."""
+        for chunk in self._chunks:
+            if self._is_reusable(chunk):
+                self._forget_slots(chunk)
+                chunk.reset()
+                return chunk
+        return None
+
+    def _forget_slots(self, chunk: Chunk) -> None:
+        for size in {slot.size for slot in chunk.slots}:
+            left = [slot for slot in self._free.get(size, ()) if slot.chunk is not chunk]
+            if left:
+                self._free[size] = left
+            else:
+                self._free.pop(size, None)
+
+    def wants_spare(self) -> bool:
+        """Whether the current chunk is so full that the next one should be prepared."""
+        current = self._current
+        return self._spare is None and current is not None and current.carved * 4 > current.mapping.size * 3
+
+    def prepare(self, length: int) -> None:
+        """Makes memory for a slot of this length, so that the next one is warm. Slow; raises `CallError`, `OSError`."""
+        self._make(class_size(length), None)
+
+    def make_spare(self) -> None:
+        """Makes a spare chunk, if none is there. Slow."""
+        with self._lock:
+            if self._spare is not None or any(c is not self._current and self._is_reusable(c) for c in self._chunks):
+                return
+        self._make(0, None)
+
+    def _is_reusable(self, chunk: Chunk) -> bool:
+        return not chunk.live and chunk is not self._spare and chunk.mapping.size == self.chunk_size
+
+    def force(self, length: int) -> Slot:
+        """A slot, held once, made now if none is warm. Raises `CallError` (quota) or `OSError`."""
+        while True:
+            slot = self.allocate(length)
+            if slot is not None:
+                return slot
+            made: list[Slot] = []
+            self._make(class_size(length), made)
+            if made:
+                return made[0]
+
+    def _make(self, size: int, made: list[Slot] | None) -> None:
+        """A new chunk: one slot of its own if that is large, else the next to be cut."""
+        from .chunk_memory import create, whole
+
+        large = size > self.chunk_size // 2
+        total = size if large else self.chunk_size
+        self._reserve(total)
+        try:
+            fd, mapping = create(total)
+            try:
+                chunk = Chunk(next(self._ids), mapping, whole(mapping))
+                self._announce(chunk.id, total, fd)
+            finally:
+                os.close(fd)
+        except BaseException:
+            with self._lock:
+                self.total -= total
+            raise
+        with self._lock:
+            at = bisect_right(self._addresses, mapping.address)
+            self._addresses.insert(at, mapping.address)
+            self._chunks.insert(at, chunk)
+            if not large:
+                if self._spare is None:
+                    self._spare = chunk
+                return
+            slot = self._cut(chunk, size)
+            if made is None:
+                self._free.setdefault(size, []).append(slot)
+            else:
+                slot.holders = 1
+                chunk.live = 1
+                made.append(slot)
+
+    def _over(self, more: int) -> bool:
+        return self.total + more > self.quota
+
+    def _reserve(self, more: int) -> None:
+        """Counts bytes against the quota, after giving up chunks that nobody uses if that is what it takes."""
+        gone: list[Chunk] = []
+        with self._lock:
+            self._collect()
+            for chunk in list(self._chunks):
+                if not self._over(more):
+                    break
+                if not chunk.live:
+                    self._remove(chunk)
+                    gone.append(chunk)
+            fits = not self._over(more)
+            if fits:
+                self.total += more
+        for chunk in gone:
+            self._retract(chunk.id)
+        if not fits:
+            raise CallError(
+                "transfer",
+                "quota",
+                f"the worker's shared memory would exceed its quota: it has {self.total} of {self.quota} bytes "
+                f"and needs {more} more",
+                details={"quota": self.quota, "total": self.total, "needed": more},
+            )
+
+    def _remove(self, chunk: Chunk) -> None:
+        self._forget_slots(chunk)
+        at = self._chunks.index(chunk)
+        del self._chunks[at]
+        del self._addresses[at]
+        self.total -= chunk.mapping.size
+        if chunk is self._current:
+            self._current = None
+        if chunk is self._spare:
+            self._spare = None
+
+    def drop_idle(self, seconds: float) -> bool:
+        """Gives up the chunks without a held slot for that long. Whether chunks are left."""
+        oldest = time.monotonic() - seconds
+        with self._lock:
+            self._collect()
+            idle = [chunk for chunk in self._chunks if not chunk.live and chunk.idle_since <= oldest]
+            for chunk in idle:
+                self._remove(chunk)
+            left = bool(self._chunks)
+        for chunk in idle:
+            self._retract(chunk.id)
+        return left
+
+    def grant(self, slot: Slot, offset: int, length: int) -> Place:
+        """The table entry for a part of a slot: the BEAM holds it until it returns the token."""
+        token = next(self._tokens)
+        with self._lock:
+            slot.holders += 1
+            self._held[token] = slot
+        return slot.chunk.id, offset, length, token
+
+    def release(self, slot: Slot) -> None:
+        """One holder less."""
+        with self._lock:
+            self._release(slot)
+
+    def _release(self, slot: Slot) -> None:
+        slot.holders -= 1
+        if slot.holders:
+            return
+        self._free.setdefault(slot.size, []).append(slot)
+        slot.chunk.live -= 1
+        if not slot.chunk.live:
+            slot.chunk.idle_since = time.monotonic()
+
+    def freed(self, tokens: tuple[int, ...] | list[int]) -> None:
+        """The BEAM let go of these. A token that is not known is passed over: tokens are never used twice."""
+        with self._lock:
+            for token in tokens:
+                slot = self._held.pop(token, None)
+                if slot is not None:
+                    self._release(slot)
+
+    def _collect(self) -> None:
+        abandoned = self.abandoned
+        while abandoned:
+            slot = abandoned.popleft()
+            self.leased -= 1
+            self._release(slot)
+
+    def lend(self, slot: Slot, length: int) -> memoryview:
+        """A writable view for Python, which takes over the caller's hold on the slot."""
+        from .chunk_memory import lease
+
+        with self._lock:
+            self.leased += 1
+        return lease(slot.chunk.mapping, slot.offset, length, slot, self.abandoned)
+
+    def find(self, address: int, length: int) -> tuple[Slot, int] | None:
+        """The slot in which this memory lies, held once more, and its offset in the chunk."""
+        if not self._addresses or not address:
+            return None
+        with self._lock:
+            at = bisect_right(self._addresses, address) - 1
+            if at < 0:
+                return None
+            chunk = self._chunks[at]
+            offset = address - chunk.mapping.address
+            index = bisect_right(chunk.offsets, offset) - 1
+            if index < 0 or offset >= chunk.mapping.size:
+                return None
+            slot = chunk.slots[index]
+            if not slot.holders or offset + length > slot.offset + slot.size:
+                return None
+            slot.holders += 1
+            return slot, offset
+
+    def live_slots(self) -> int:
+        """How many slots are held, for tests."""
+        with self._lock:
+            self._collect()
+            return sum(chunk.live for chunk in self._chunks)

@@ -1,0 +1,173 @@
+"""numpy arrays and tensors. numpy is imported when the first tensor comes or goes, never before."""
+
+from __future__ import annotations
+
+import sys
+
+from .errors import Refusal, type_name
+from .limits import MAX_DIMS
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_NUMPY_NAMES = {
+    "bool": "?",
+    "u8": "u1",
+    "u16": "<u2",
+    "u32": "<u4",
+    "u64": "<u8",
+    "s8": "i1",
+    "s16": "<i2",
+    "s32": "<i4",
+    "s64": "<i8",
+    "f16": "<f2",
+    "f32": "<f4",
+    "f64": "<f8",
+    "c64": "<c8",
+    "c128": "<c16",
+}
+_SIZES = {name: int(code[-1]) for name, code in _NUMPY_NAMES.items() if name not in ("bool", "c128")}
+_SIZES |= {"bool": 1, "bf16": 2, "c128": 16}
+_WIRE_NAMES = {
+    ("b", 1): "bool",
+    ("u", 1): "u8",
+    ("u", 2): "u16",
+    ("u", 4): "u32",
+    ("u", 8): "u64",
+    ("i", 1): "s8",
+    ("i", 2): "s16",
+    ("i", 4): "s32",
+    ("i", 8): "s64",
+    ("f", 2): "f16",
+    ("f", 4): "f32",
+    ("f", 8): "f64",
+    ("c", 8): "c64",
+    ("c", 16): "c128",
+}
+# Their `__array__` would lose names, index or nulls: they are tables, not tensors.
+_TABLES = frozenset({"pandas", "polars", "pyarrow"})
+
+_dtypes: dict[str, Any] = {}
+_wire: dict[Any, tuple[str, Any]] = {}
+
+
+def numpy_for(what: str) -> Any:
+    """numpy, or a refusal which says that it is missing."""
+    try:
+        import numpy
+    except ImportError:
+        raise Refusal("missing_numpy", f"{what} needs numpy, which {sys.executable} does not have") from None
+    return numpy
+
+
+def dtype_of(name: Any) -> Any:
+    """The numpy dtype for a dtype of the protocol."""
+    found = _dtypes.get(name) if type(name) is str else None
+    if found is None:
+        if type(name) is not str or name not in _SIZES:
+            raise Refusal("bad_tensor", f"unknown tensor type {name!r}")
+        numpy = numpy_for("a tensor")
+        if name == "bf16":
+            try:
+                import ml_dtypes
+            except ImportError:
+                raise Refusal(
+                    "missing_ml_dtypes", f"a bf16 tensor needs ml_dtypes, which {sys.executable} does not have"
+                ) from None
+            found = numpy.dtype(ml_dtypes.bfloat16)
+        else:
+            found = numpy.dtype(_NUMPY_NAMES[name])
+        _dtypes[name] = found
+    return found
+
+
+def tensor(dtype_name: Any, shape: Any, data: Any) -> Any:
+    """A read-only array over the bytes of an incoming tensor, without a copy."""
+    dtype = dtype_of(dtype_name)
+    if type(shape) is not list or len(shape) > MAX_DIMS:
+        raise Refusal("bad_tensor", f"a tensor's shape must be a list of at most {MAX_DIMS} sizes")
+    count = 1
+    for size in shape:
+        if type(size) is not int or size < 0:
+            raise Refusal("bad_tensor", f"a tensor's sizes must be integers from 0, got {size!r}")
+        count *= size
+    if type(data) is not bytes and type(data) is not memoryview:
+        raise Refusal("bad_tensor", "a tensor's data must be bytes")
+    needed = count * _SIZES[dtype_name]
+    if len(data) != needed:
+        raise Refusal("bad_tensor", f"a {dtype_name} tensor of shape {shape} has {needed} bytes, got {len(data)}")
+    numpy = sys.modules["numpy"]
+    try:
+        array = numpy.frombuffer(data, dtype) if count else numpy.empty(0, dtype)
+        array = array.reshape(shape)
+    except (ValueError, OverflowError) as error:
+        raise Refusal("bad_tensor", f"numpy cannot hold a tensor of shape {shape}: {error}") from None
+    array.flags.writeable = False
+    return array
+
+
+def wire_dtype(dtype: Any) -> tuple[str, Any]:
+    """The protocol's name for an array's dtype, and the little-endian dtype it travels as."""
+    found = _wire.get(dtype)
+    if found is None:
+        name = _WIRE_NAMES.get((dtype.kind, dtype.itemsize))
+        if dtype.name == "bfloat16":
+            name = "bf16"
+        if name is None or dtype.subdtype is not None:
+            raise Refusal(
+                "unsupported_dtype", f"an array of dtype {dtype} has no counterpart", f"numpy.ndarray[{dtype}]"
+            )
+        found = _wire[dtype] = (name, dtype.newbyteorder("<"))
+    return found
+
+
+def as_array(value: Any) -> Any:
+    """The value as a numpy array if it is one or offers itself as one; else `None`."""
+    numpy = sys.modules.get("numpy")
+    kind = type(value)
+    if numpy is not None and isinstance(value, numpy.ndarray):
+        if kind is numpy.ndarray or kind is numpy.memmap:
+            return value
+        raise Refusal(
+            "unsupported_type",
+            f"{type_name(kind)} is more than its numbers: return numpy.asarray of it",
+            type_name(kind),
+        )
+    if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:
+        return None
+    offers = hasattr(kind, "__dlpack__"), hasattr(kind, "__array__")
+    if not any(offers):
+        return None
+    numpy = numpy_for(f"a {type_name(kind)}")
+    failure: Exception | None = None
+    for convert, offered in zip((numpy.from_dlpack, numpy.asarray), offers, strict=True):
+        try:
+            array = convert(value) if offered else None
+        except Exception as error:
+            failure = error
+        else:
+            if type(array) is numpy.ndarray:
+                return array
+    raise Refusal("unsupported_type", f"{type_name(kind)} does not turn into an array: {failure}", type_name(kind))
+
+
+def scalar(value: Any) -> Any:
+    """The Python value that equals a numpy scalar; `None` if it is no numpy scalar."""
+    numpy = sys.modules.get("numpy")
+    if numpy is None or not isinstance(value, numpy.generic):
+        return None
+    if value.dtype.kind in "biufSU":
+        plain = value.item()
+        if type(plain) in (bool, int, float, bytes, str):
+            return plain
+    hint = "return an array" if value.dtype.kind == "c" else "it has no exact counterpart"
+    raise Refusal("unsupported_type", f"a {type_name(type(value))} cannot cross: {hint}", type_name(type(value)))
+
+
+def freeze(array: Any) -> None:
+    """Makes an array and what it is a view of read-only."""
+    numpy = sys.modules["numpy"]
+    while isinstance(array, numpy.ndarray):
+        array.flags.writeable = False
+        array = array.base

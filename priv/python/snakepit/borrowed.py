@@ -1,0 +1,86 @@
+"""Chunks of others that this worker reads, and the leases on parts of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+
+from .errors import CallError, ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .chunk_memory import Mapping
+    from .frames import Place
+
+# A frame may overtake the message that announces its chunk.
+_PATIENCE = 5.0
+
+
+class Borrowed:
+    """All foreign chunks of a worker."""
+
+    def __init__(self) -> None:
+        self._chunks: dict[int, Mapping] = {}
+        self._arrival = threading.Condition()
+        # Tokens whose views are gone; `Lease.__del__` fills it, whoever writes a frame next empties it.
+        self.gone: deque[int] = deque()
+        self._lent = 0
+        self._returned = 0
+
+    @property
+    def outstanding(self) -> int:
+        """Tokens that were not given back yet (an estimate where several lanes work)."""
+        return self._lent - self._returned
+
+    def add(self, chunk: int, fd: int, size: int) -> None:
+        """Maps a chunk that was announced. Raises `BadChunk` or `OSError`."""
+        from .chunk_memory import open_foreign
+
+        mapping = open_foreign(fd, size)
+        with self._arrival:
+            self._chunks[chunk] = mapping
+            self._arrival.notify_all()
+
+    def drop(self, chunk: int) -> None:
+        """Forgets a chunk; it is unmapped when the last view of it goes."""
+        self._chunks.pop(chunk, None)
+
+    def views(self, places: list[Place]) -> list[memoryview]:
+        """Read-only views of these places. Each token comes back exactly once, whatever happens."""
+        from .chunk_memory import lease
+
+        self._lent += len(places)
+        made = []
+        for number, (chunk, offset, length, token) in enumerate(places):
+            try:
+                mapping = self._chunks.get(chunk) or self._wait(chunk)
+            except CallError:
+                # Those made so far come back by themselves.
+                self.gone.extend(place[3] for place in places[number:])
+                raise
+            if offset + length > mapping.size:
+                raise ProtocolError("a buffer lies outside of its chunk")
+            made.append(lease(mapping, offset, length, token, self.gone).toreadonly())
+        return made
+
+    def _wait(self, chunk: int) -> Mapping:
+        deadline = time.monotonic() + _PATIENCE
+        with self._arrival:
+            while chunk not in self._chunks:
+                left = deadline - time.monotonic()
+                if left <= 0 or not self._arrival.wait(left):
+                    raise CallError("transfer", "unknown_chunk", f"chunk {chunk:#x} was never announced")
+            return self._chunks[chunk]
+
+    def take_released(self) -> list[int]:
+        """The tokens to give back now. Each is returned by exactly one call."""
+        tokens: list[int] = []
+        gone = self.gone
+        while gone:
+            try:
+                tokens.append(gone.popleft())
+            except IndexError:
+                break
+        self._returned += len(tokens)
+        return tokens

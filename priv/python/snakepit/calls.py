@@ -1,0 +1,311 @@
+"""Runs calls: from a request's frame to the reply's parts. One at a time for each lane.
+
+A call must leave no reference to its arguments behind: views of shared memory are given back by the reply that ends it.
+So locals are cleared as soon as they are not needed, and the frames that exceptions hold as well.
+"""
+
+from __future__ import annotations
+
+import types
+from time import perf_counter_ns
+
+from msgpack import packb
+
+from . import context
+from .decode import Decoder
+from .encode import Encoder
+from .errors import CallError, ProtocolError, did_you_mean, nearest
+from .frames import HEADER, REPLY, REQUEST, read_body, write_head
+from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, ZERO_COPY
+from .replies import Placer, bare_way
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+    from typing import Any
+
+    from .arena import Arena
+    from .borrowed import Borrowed
+    from .keeper import Keeper
+    from .signature import Tool
+
+# Way, everything up to the envelope's end, and the buffers that follow or go beside it.
+Reply = tuple[int, bytes, list[memoryview]]
+
+_NIL = b"\xc0"
+_NONE: list[memoryview] = []
+_LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
+# Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
+_COPY_LIMIT = 1 << 20
+
+
+class Service:
+    """What all lanes of a worker share."""
+
+    def __init__(
+        self,
+        tools: dict[str, Tool],
+        arena: Arena | None,
+        borrowed: Borrowed,
+        keeper: Keeper,
+        inline_limit: int,
+        max_result: int,
+    ) -> None:
+        self.tools = tools
+        self.arena = arena
+        self.borrowed = borrowed
+        self.keeper = keeper
+        self.inline_limit = inline_limit
+        self.max_result = max_result
+        self.stopping = False
+
+
+class Calls:
+    """The calls of one lane."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._tools = service.tools
+        self._borrowed = service.borrowed
+        self._gone = service.borrowed.gone
+        self._decoder = Decoder()
+        self._encoder = Encoder(service.inline_limit)
+        self._placer = Placer(service.arena, service.keeper)
+        self._max_result = service.max_result or 1 << 62
+        self._runner: Any = None
+        self._call_id = 0
+        self._mask = 0
+        self._forced = False
+
+    def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
+        """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""
+        nanoseconds = 0
+        try:
+            tool, arguments = self._open(frame, beside)
+            started = perf_counter_ns()
+            try:
+                value = tool.call(**arguments)
+                if type(value) in _LATE:
+                    value = self._collect(value)
+                nanoseconds = perf_counter_ns() - started
+            except BaseException as error:
+                nanoseconds = perf_counter_ns() - started
+                if self._service.stopping:
+                    raise
+                raise python_error(error) from None
+            arguments = tool = None  # type: ignore[assignment]
+            envelope = self._encoder.encode(value)
+            value = None
+            if self._encoder.buffers or len(envelope) > self._max_result:
+                return self._with_buffers(RESULT, nanoseconds, envelope)
+        except CallError as error:
+            failure = error
+            # What is still held, here and in the frames of the failure.
+            arguments = value = None  # type: ignore[assignment]
+            _forget(failure)
+            return self._failed(failure, nanoseconds)
+        if self._gone:
+            return self._bare(RESULT, nanoseconds, envelope)
+        # The common case, spelled out.
+        way = bare_way(self._mask)
+        head = REPLY.pack(RESULT, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0)
+        return way, head + envelope, _NONE
+
+    def stream(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Generator[Reply, None, None]:
+        """Runs a call whose caller takes a stream: items, then an end or an error."""
+        source: Any = None
+        started = perf_counter_ns()
+        try:
+            try:
+                tool, arguments = self._open(frame, beside)
+                started = perf_counter_ns()
+                source = self._guarded(tool.call, arguments)
+                arguments = tool = None  # type: ignore[assignment]
+                if type(source) is types.CoroutineType:
+                    source = self._guarded(self._run, {"coroutine": source})
+                advance = self._advancing(source)
+                while True:
+                    item = self._guarded(advance, {})
+                    nanoseconds = perf_counter_ns() - started
+                    if item is _END:
+                        break
+                    envelope = self._encoder.encode(item, "item")
+                    item = None
+                    yield self._with_buffers(ITEM, nanoseconds, envelope)
+                    started = perf_counter_ns()
+            except CallError as error:
+                failure = error
+                arguments = item = None  # type: ignore[assignment]
+                _forget(failure)
+                self._closed(source)
+                source = None
+                yield self._failed(failure, perf_counter_ns() - started)
+                return
+            source = advance = None  # type: ignore[assignment]
+            yield self._bare(END, nanoseconds, _NIL)
+        finally:
+            self._closed(source)
+
+    def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> tuple[Tool, dict[str, Any]]:
+        """Decodes a request and checks its arguments."""
+        if len(frame) < HEADER:
+            raise ProtocolError("a frame is shorter than a header")
+        kind, way, self._mask, flags, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
+        self._forced = bool(flags & FORCED)
+        if kind != CALL or way > GRPC:
+            raise ProtocolError(f"a request of kind {kind}, way {way}")
+        if count or freed:
+            body = read_body(frame, way, length, count, freed)
+            if body.freed and self._service.arena is not None:
+                self._service.arena.freed(body.freed)
+            command, arguments, session = self._decoder.request(body.envelope, self._views(way, body, beside))
+        else:
+            if len(frame) != HEADER + length:
+                raise ProtocolError("a frame's length differs from what its header says")
+            command, arguments, session = self._decoder.request(frame[HEADER:])
+        tool = self._tools.get(command)
+        if tool is None:
+            raise self._unknown(command)
+        tool.check(arguments)
+        if session is not context.session_id.get():
+            context.session_id.set(session)
+        return tool, arguments
+
+    def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:
+        if way == ZERO_COPY:
+            if body.places:
+                self._service.keeper.stir()
+            views: Sequence[memoryview] = self._borrowed.views(body.places)
+            return views
+        if way == INLINE:
+            inline: Sequence[memoryview] = body.inline
+            return inline
+        if tuple(map(len, beside or ())) != body.lengths:
+            raise ProtocolError("the buffers beside a frame are not those it lists")
+        return beside or ()
+
+    def _unknown(self, command: str) -> CallError:
+        known = list(self._tools)
+        message = f"no tool is named {command[:200]!r}{did_you_mean(command[:200], known)}"
+        return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
+
+    def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Calls the user's code; whatever it raises becomes a `CallError`."""
+        try:
+            return function(**arguments)
+        except BaseException as error:
+            if self._service.stopping:
+                raise
+            raise python_error(error) from None
+
+    def _run(self, coroutine: Any) -> Any:
+        """Runs a coroutine to its end in this thread. The loop lives as long as the lane, for what tools keep in it."""
+        import asyncio
+        import contextvars
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        return self._runner.run(coroutine, context=contextvars.copy_context())
+
+    def _collect(self, value: Any) -> Any:
+        """A generator's items as a list, a coroutine's result."""
+        if type(value) is types.GeneratorType:
+            return list(value)
+        if type(value) is types.AsyncGeneratorType:
+            return self._run(_listed(value))
+        result = self._run(value)
+        return self._collect(result) if type(result) in _LATE else result
+
+    def _advancing(self, source: Any) -> Callable[[], Any]:
+        """A function that returns the next item, or `_END`."""
+        if type(source) is types.GeneratorType:
+            return lambda: next(source, _END)
+        if type(source) is types.AsyncGeneratorType:
+            return lambda: self._run(_next(source))
+        once = iter((source,))
+        return lambda: next(once, _END)
+
+    def _closed(self, source: Any) -> None:
+        """Ends a generator that was not read to its end."""
+        try:
+            if type(source) is types.GeneratorType:
+                source.close()
+            elif type(source) is types.AsyncGeneratorType:
+                self._run(_close(source))
+        except Exception as error:
+            _forget(error)
+
+    def _failed(self, failure: CallError, nanoseconds: int) -> Reply:
+        return self._bare(ERROR, nanoseconds, packb(failure.as_map()))
+
+    def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        """A reply without buffers."""
+        way = bare_way(self._mask)
+        released = self._borrowed.take_released() if self._gone else ()
+        return way, write_head(kind, way, 0, self._call_id, nanoseconds, envelope, (), (), released), _NONE
+
+    def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        buffers = self._encoder.take_buffers()
+        total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
+        if total > self._max_result:
+            message = f"the result has {total} bytes, the limit is {self._max_result}"
+            raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
+        if not buffers:
+            return self._bare(kind, nanoseconds, envelope)
+        placement = self._placer.place(buffers, self._mask, self._forced)
+        del buffers
+        views = placement.views
+        if views and total <= _COPY_LIMIT and self._borrowed.outstanding:
+            placement.views = views = [memoryview(bytes(view)) for view in views]
+        released = self._borrowed.take_released() if self._gone else ()
+        lengths = [view.nbytes for view in views]
+        head = write_head(
+            kind,
+            placement.way,
+            placement.flags,
+            self._call_id,
+            nanoseconds,
+            envelope,
+            lengths,
+            placement.places,
+            released,
+        )
+        return placement.way, head, views
+
+    def no_way(self) -> Reply:
+        """The reply that stands for a stream's item which the lane may not carry."""
+        message = "a stream's large items cannot go by gRPC on a lane: call it by gRPC, or allow another way"
+        return self._failed(CallError("transfer", "no_way", message), 0)
+
+    def too_large(self, size: int, limit: int) -> Reply:
+        """The reply that stands for one which gRPC cannot carry."""
+        message = f"the reply has {size} bytes, a gRPC message at most {limit}"
+        return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
+
+
+_END = object()
+
+
+def python_error(error: BaseException) -> CallError:
+    """What a tool raised, as data."""
+    from .failures import python_error
+
+    return python_error(error)
+
+
+async def _listed(source: Any) -> list[Any]:
+    return [item async for item in source]
+
+
+async def _next(source: Any) -> Any:
+    return await anext(source, _END)
+
+
+async def _close(source: Any) -> None:
+    await source.aclose()
+
+
+def _forget(error: BaseException) -> None:
+    """Lets go of the frames an exception holds, and of what they hold."""
+    error.__traceback__ = None
+    error.__context__ = error.__cause__ = None

@@ -1,0 +1,124 @@
+"""Chunks of shared memory: sealed memfds, mapped writable by their owner and read-only by everybody else.
+
+memfds have no name, so nothing is left behind after a crash. `posix_fallocate` fails cleanly where touching a missing
+page would be SIGBUS. ctypes calls mmap because it lets other threads run while pages are prepared.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import fcntl
+import mmap
+import os
+from collections import deque
+from functools import cache
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_ADD_SEALS, _GET_SEALS = 1033, 1034
+# SHRINK, GROW and FUTURE_WRITE.
+SEALS = 0x2 | 0x4 | 0x10
+_POPULATE = 0x8000
+_FAILED = ctypes.c_void_p(-1).value
+
+_libc = ctypes.CDLL(None, use_errno=True)
+_libc.mmap.restype = ctypes.c_void_p
+_libc.mmap.argtypes = [
+    ctypes.c_void_p,
+    ctypes.c_size_t,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_int,
+    ctypes.c_long,
+]
+_libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+
+
+class BadChunk(Exception):
+    """A chunk that must not be mapped."""
+
+
+class Mapping:
+    """Mapped memory; unmapped when nothing refers to it any more."""
+
+    __slots__ = ("__weakref__", "address", "size")
+
+    def __init__(self, fd: int, size: int, writable: bool) -> None:
+        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        address = _libc.mmap(None, size, protection, mmap.MAP_SHARED | _POPULATE, fd, 0)
+        if address is None or address == _FAILED:
+            number = ctypes.get_errno()
+            raise OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")
+        self.address: int = address
+        self.size = size
+
+    def __del__(self, munmap: Any = _libc.munmap) -> None:
+        if hasattr(self, "address"):
+            munmap(self.address, self.size)
+
+
+def create(size: int) -> tuple[int, Mapping]:
+    """A new sealed chunk: its fd, and where it is mapped writable."""
+    fd = os.memfd_create("snakepit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        os.posix_fallocate(fd, 0, size)
+        mapping = Mapping(fd, size, writable=True)
+        fcntl.fcntl(fd, _ADD_SEALS, SEALS)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd, mapping
+
+
+def open_foreign(fd: int, size: int) -> Mapping:
+    """Maps another process's chunk read-only, once its seals, size and owner are as they must be."""
+    if fcntl.fcntl(fd, _GET_SEALS) & SEALS != SEALS:
+        raise BadChunk("a chunk lacks seals")
+    status = os.fstat(fd)
+    if size <= 0 or status.st_size != size:
+        raise BadChunk(f"a chunk of {size} bytes has {status.st_size}")
+    if status.st_uid != os.geteuid():
+        raise BadChunk(f"a chunk belongs to user {status.st_uid}")
+    return Mapping(fd, size, writable=False)
+
+
+class Lease:
+    """Mixed into a ctypes array over mapped memory.
+
+    Whatever shows its bytes (memoryview, slice, ndarray, reshape) keeps it alive. When the last of them goes, its token
+    is handed to `gone`. Nothing more: this may run in any thread, in the middle of anything.
+    """
+
+    token: Any
+    gone: deque[Any]
+    mapping: Mapping
+
+    def __del__(self) -> None:
+        self.gone.append(self.token)
+
+
+@cache
+def _lease_type(size: int) -> Any:
+    # One type for each size of a chunk, of which there are few: making a type is dear.
+    return type("ChunkLease", (Lease, ctypes.c_ubyte * size), {})
+
+
+@cache
+def _plain_type(size: int) -> Any:
+    return ctypes.c_ubyte * size
+
+
+def lease(mapping: Mapping, offset: int, length: int, token: Any, gone: deque[Any]) -> memoryview:
+    """A writable view of a part of a mapping that reports its end."""
+    exporter = _lease_type(mapping.size).from_address(mapping.address)
+    exporter.token = token
+    exporter.gone = gone
+    exporter.mapping = mapping
+    return memoryview(exporter).cast("B")[offset : offset + length]
+
+
+def whole(mapping: Mapping) -> memoryview:
+    """All of a mapping, writable. The caller keeps the mapping alive."""
+    return memoryview(_plain_type(mapping.size).from_address(mapping.address)).cast("B")

@@ -1,0 +1,93 @@
+"""The thread that reads the control socket. It answers at once, whatever the tools do: slow work is done elsewhere."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import threading
+
+from . import context
+from .errors import ProtocolError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .calls import Service
+    from .control import Control
+    from .lane import Lane
+
+
+class ControlLoop:
+    """Obeys the BEAM's control messages."""
+
+    def __init__(self, control: Control, service: Service, lanes: list[Lane], stop: threading.Event) -> None:
+        self._control = control
+        self._service = service
+        self._lanes = lanes
+        self._stop = stop
+        self._grpc: Any = None
+
+    def run(self) -> None:
+        try:
+            while True:
+                message = self._control.receive()
+                if message is None:
+                    break
+                self._obey(message)
+        except (ProtocolError, OSError, ValueError, TypeError) as error:
+            sys.stderr.write(f"snakepit: the control connection broke: {type(error).__name__}: {error}\n")
+        # Without the BEAM nobody needs this process; no cleanup of the user's may keep it.
+        context.caller_gone()
+        os._exit(0)
+
+    def _obey(self, message: list[Any]) -> None:
+        name, *rest = message
+        if name == "ping":
+            self._control.send(["pong", *rest[:1]])
+        elif name == "chunk":
+            self._chunk(*rest[:2])
+        elif name == "drop":
+            self._service.borrowed.drop(rest[0])
+        elif name == "free":
+            if self._service.arena is not None:
+                self._service.arena.freed(rest[0])
+        elif name == "grpc":
+            threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
+        elif name == "stop":
+            threading.Thread(target=self._finish, name="snakepit-stop", daemon=True).start()
+
+    def _chunk(self, chunk: int, size: int) -> None:
+        fd = self._control.take_fd()
+        try:
+            self._service.borrowed.add(chunk, fd, size)
+        except Exception as error:
+            # Calls that refer to it fail with a transfer error; the worker lives on.
+            sys.stderr.write(f"snakepit: chunk {chunk:#x} is not mapped: {error}\n")
+        finally:
+            os.close(fd)
+
+    def _serve_grpc(self, path: str) -> None:
+        try:
+            from .grpc_server import start
+
+            self._grpc = self._grpc or start(path, self._lanes)
+        except ImportError as error:
+            self._control.send(["grpc_failed", f"{sys.executable} lacks grpcio: {error}"])
+        except Exception as error:
+            self._control.send(["grpc_failed", f"{type(error).__name__}: {error}"])
+        else:
+            self._control.send(["grpc_ready", path])
+
+    def _finish(self) -> None:
+        self._service.stopping = True
+        for lane in self._lanes:
+            # Held by the call that runs there, if one does; never given back.
+            lane.lock.acquire()
+        self._stop.set()
+        for lane in self._lanes:
+            try:
+                lane.sock.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass

@@ -1,0 +1,175 @@
+"""Turns the envelope of a request and the buffers beside it into a command and its arguments."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from msgpack import unpackb
+
+from .arrays import tensor
+from .errors import CallError, Refusal
+from .limits import MAX_DEPTH, MAX_VALUES
+from .survey import LEAVES, Suspect, count_values, survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import Any
+
+_NO_LIMIT = 1 << 62
+
+
+class Fault:
+    """Stands for a value that could not be made, while its place is looked for."""
+
+    __slots__ = ("refusal",)
+
+    def __init__(self, refusal: Refusal) -> None:
+        self.refusal = refusal
+
+
+class Decoder:
+    """Decodes one request at a time; belongs to one lane."""
+
+    def __init__(self) -> None:
+        self._buffers: Sequence[memoryview] = ()
+        self._depth = 0
+        self._searching = False
+        self._unpack = partial(unpackb, ext_hook=self._extension, strict_map_key=False)
+
+    def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], str | None]:
+        """Command, arguments and session. Raises `CallError` (validation) for anything it does not like."""
+        self._buffers = buffers
+        self._depth = 0
+        try:
+            parts = self._unpack(envelope)
+            if type(parts) is not list or len(parts) != 3:
+                raise Refusal("bad_envelope", "a request must be [command, args, session]")
+            command, arguments, session = parts
+            if type(command) is not str or type(arguments) is not dict:
+                raise Refusal("bad_envelope", "a request needs the name of a command and a map of arguments")
+            if session is not None and type(session) is not str:
+                raise Refusal("bad_envelope", "a session must be a string or nil")
+            if not LEAVES.issuperset(map(type, arguments.values())):
+                survey(arguments, _NO_LIMIT)
+            if len(envelope) > MAX_VALUES and count_values(parts) > MAX_VALUES:
+                raise Refusal("too_many_values", f"a request has more than {MAX_VALUES} values")
+        except Exception as error:
+            # The error's frames hold what was decoded so far, views of shared memory among it.
+            error.__traceback__ = None
+            found = self._find(envelope) or _general(error)
+        else:
+            return command, arguments, session
+        finally:
+            self._buffers = ()
+        raise found
+
+    def _find(self, envelope: Any) -> CallError | None:
+        """Decodes once more, leaving a mark where a value cannot be made, and looks for the first."""
+        from .locate import explain
+
+        self._searching = True
+        self._depth = 0
+        try:
+            parts = self._unpack(envelope)
+            if type(parts) is not list or len(parts) != 3 or type(parts[1]) is not dict:
+                return None
+            return explain(parts[1], "args", _refuse_fault)
+        except Exception:
+            return None
+        finally:
+            self._searching = False
+
+    def _extension(self, code: int, payload: bytes) -> Any:
+        if not self._searching:
+            return self._value(code, payload)
+        try:
+            return self._value(code, payload)
+        except Refusal as refusal:
+            return Fault(refusal)
+        except Exception as error:
+            return Fault(Refusal("bad_value", f"extension {code}: {error}"))
+
+    def _value(self, code: int, payload: bytes) -> Any:
+        if code == 2:
+            return tuple(self._array(payload, "tuple"))
+        if code == 6:
+            parts = self._array(payload, "tensor")
+            if len(parts) != 3:
+                raise Refusal("bad_tensor", "a tensor must be [dtype, shape, data]")
+            return tensor(*parts)
+        if code == 4:
+            return self._buffer(payload)
+        if code == 5:
+            try:
+                return str(self._buffer(payload), "utf-8")
+            except UnicodeDecodeError:
+                raise Refusal("not_utf8", "a str that is not UTF-8") from None
+        if code == 3:
+            return _set(self._array(payload, "set"))
+        if code == 1:
+            return _integer(payload)
+        from .moments import makers
+
+        maker = makers.get(code)
+        if maker is None:
+            raise Refusal("unsupported_type", f"this worker does not know extension {code}")
+        return maker(self._inside(payload))
+
+    def _inside(self, payload: bytes) -> Any:
+        # Each level of this takes some 40 KiB of the C stack.
+        self._depth += 1
+        if self._depth > MAX_DEPTH:
+            raise Refusal("too_deep", f"values are nested deeper than {MAX_DEPTH}")
+        value = self._unpack(payload)
+        self._depth -= 1
+        return value
+
+    def _array(self, payload: bytes, what: str) -> list[Any]:
+        parts = self._inside(payload)
+        if type(parts) is not list:
+            raise Refusal("bad_value", f"a {what} must be an array")
+        return parts
+
+    def _buffer(self, payload: bytes) -> memoryview:
+        index = int.from_bytes(payload, "little")
+        if len(payload) != 4 or index >= len(self._buffers):
+            raise Refusal("bad_envelope", f"there is no buffer {index}: {len(self._buffers)} came")
+        return self._buffers[index]
+
+
+def _set(parts: list[Any]) -> set[Any]:
+    try:
+        made = set(parts)
+    except TypeError as error:
+        raise Refusal("set_elements", f"Python cannot have this in a set: {error}") from None
+    if len(made) != len(parts):
+        raise Refusal("set_elements", "elements of this set are equal in Python (1, 1.0 and True are)")
+    return made
+
+
+def _integer(payload: bytes) -> int:
+    magnitude = int.from_bytes(payload[1:], "little")
+    if not payload or payload[0] > 1 or (len(payload) > 1 and payload[-1] == 0):
+        raise Refusal("bad_value", "an integer's sign or magnitude is malformed")
+    value = -magnitude if payload[0] else magnitude
+    if -(1 << 63) <= value < 1 << 64:
+        raise Refusal("bad_value", "an integer of 64 bits does not travel as an extension")
+    return value
+
+
+def _refuse_fault(value: Any) -> None:
+    if type(value) is Fault:
+        raise value.refusal
+
+
+def _general(error: Exception) -> CallError:
+    if isinstance(error, CallError):
+        return error
+    if isinstance(error, Refusal):
+        return CallError("validation", error.reason, error.message, path=None)
+    if isinstance(error, Suspect):
+        return CallError("validation", "too_deep", f"args: values are nested deeper than {MAX_DEPTH}", path="args")
+    return CallError(
+        "validation", "bad_envelope", f"the request cannot be read: {type(error).__name__}: {error}"[:2000]
+    )

@@ -1,0 +1,168 @@
+"""Turns a result into an envelope and the buffers that travel beside it."""
+
+from __future__ import annotations
+
+import datetime
+import sys
+
+from msgpack import ExtType, Packer
+
+from .arrays import as_array, scalar, wire_dtype
+from .buffers import Array, Bytes
+from .errors import CallError, Refusal, type_name
+from .limits import MAX_BUFFERS, MAX_VALUES
+from .survey import PLAIN, SIZED, Suspect, count_values, length, survey
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+_MOMENTS = frozenset({datetime.date, datetime.time, datetime.datetime})
+_HINTS = {
+    int: "return int(x), or x.value of an enum",
+    float: "return float(x)",
+    str: "return str(x), or x.value of an enum",
+    list: "return list(x)",
+    tuple: "return tuple(x)",
+    set: "return set(x)",
+    frozenset: "return set(x)",
+    complex: "return an array",
+}
+
+
+class Encoder:
+    """Encodes one value at a time; belongs to one lane."""
+
+    def __init__(self, inline_limit: int) -> None:
+        self.limit = max(1, inline_limit)
+        self.buffers: list[Bytes | Array] = []
+        self._reset()
+
+    def _reset(self) -> None:
+        # A packer cannot be used again inside its own hook: one for each level of nested extensions.
+        self._level = 0
+        self._packers = [self._packer()]
+        self._pack = self._packers[0].pack
+        self.buffers = []
+
+    def _packer(self) -> Packer:
+        return Packer(default=self._default, strict_types=True)
+
+    def encode(self, value: Any, root: str = "result") -> bytes:
+        """The envelope. `take_buffers` has what travels beside it."""
+        kind = type(value)
+        try:
+            if kind in PLAIN or (kind is str and len(value) < self.limit):
+                packed: bytes = self._pack(value)
+                return packed
+            large = survey(value, self.limit)
+            packed = self._pack(self._split(value) if large else value)
+        except CallError:
+            self._reset()
+            raise
+        except Exception as error:
+            self._reset()
+            raise self._explain(value, root, error) from None
+        if len(packed) > MAX_VALUES and count_values(value) > MAX_VALUES:
+            self._reset()
+            raise CallError("validation", "too_many_values", f"{root} has more than {MAX_VALUES} values", path=root)
+        return packed
+
+    def take_buffers(self) -> list[Bytes | Array]:
+        buffers = self.buffers
+        if buffers:
+            self.buffers = []
+        return buffers
+
+    def _explain(self, value: Any, root: str, error: Exception) -> CallError:
+        from .locate import explain
+
+        found = explain(value, root, self._convert)
+        self._reset()
+        if found is not None:
+            return found
+        if isinstance(error, Suspect):
+            error = Refusal("unsupported_type", "the value changed while it was read")
+        reason = error.reason if isinstance(error, Refusal) else "unsupported_type"
+        return CallError("validation", reason, f"{root}: {type(error).__name__}: {error}"[:2000], path=root)
+
+    def _beside(self, code: int, buffer: Bytes | Array) -> ExtType:
+        index = len(self.buffers)
+        if index >= MAX_BUFFERS:
+            raise CallError("validation", "too_many_buffers", f"a value has more than {MAX_BUFFERS} large buffers")
+        self.buffers.append(buffer)
+        return ExtType(code, index.to_bytes(4, "little"))
+
+    def _split(self, value: Any) -> Any:
+        """The value with what is large replaced by references to buffers."""
+        kind = type(value)
+        if kind in PLAIN:
+            return value
+        if kind in SIZED:
+            if length(value) < self.limit:
+                return value
+            if kind is str:
+                return self._beside(5, Bytes(value.encode("utf-8")))
+            return self._beside(4, Bytes(value if kind is not memoryview or value.c_contiguous else bytes(value)))
+        if isinstance(value, dict):
+            return {key: self._split(item) for key, item in value.items()}
+        if kind is list:
+            return [self._split(item) for item in value]
+        if kind is tuple:
+            return tuple([self._split(item) for item in value])
+        if kind is set or kind is frozenset:
+            return ExtType(3, self._inner([self._split(item) for item in value]))
+        return value
+
+    def _inner(self, parts: Any) -> bytes:
+        self._level += 1
+        if self._level == len(self._packers):
+            self._packers.append(self._packer())
+        packed: bytes = self._packers[self._level].pack(parts)
+        self._level -= 1
+        return packed
+
+    def _default(self, value: Any) -> Any:
+        """What msgpack does not know by itself."""
+        kind = type(value)
+        if kind is tuple:
+            return ExtType(2, self._inner(list(value)))
+        if kind is set or kind is frozenset:
+            return ExtType(3, self._inner(list(value)))
+        return self._convert(value)
+
+    def _convert(self, value: Any) -> Any:
+        kind = type(value)
+        if kind is int:
+            magnitude = abs(value)
+            sign = b"\1" if value < 0 else b"\0"
+            return ExtType(1, sign + magnitude.to_bytes((magnitude.bit_length() + 7) // 8, "little"))
+        if isinstance(value, dict):
+            return dict(value)
+        if kind in _MOMENTS or ("decimal" in sys.modules and kind is sys.modules["decimal"].Decimal):
+            from .moments import parts_of
+
+            code, parts = parts_of(value)
+            return ExtType(code, self._inner(parts))
+        plain = scalar(value)
+        if plain is not None:
+            return plain
+        array = as_array(value)
+        if array is not None:
+            return self._tensor(array)
+        if isinstance(value, (bytes, bytearray)):
+            return self._beside(4, Bytes(value)) if len(value) >= self.limit else bytes(value)
+        raise _unsupported(value)
+
+    def _tensor(self, array: Any) -> ExtType:
+        name, dtype = wire_dtype(array.dtype)
+        buffer = Array(array, dtype)
+        data = self._beside(4, buffer) if buffer.nbytes >= self.limit else buffer.view()
+        return ExtType(6, self._inner([name, list(array.shape), data]))
+
+
+def _unsupported(value: Any) -> Refusal:
+    kind = type(value)
+    hint = next((text for base, text in _HINTS.items() if isinstance(value, base)), None)
+    message = f"a {type_name(kind)} cannot cross" + (f": {hint}" if hint else "")
+    return Refusal("unsupported_type", message, type_name(kind))

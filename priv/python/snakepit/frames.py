@@ -1,0 +1,99 @@
+"""Lane frames: reads requests, writes replies. Every count and length is checked against the frame."""
+
+from __future__ import annotations
+
+from struct import Struct, unpack_from
+
+from .errors import ProtocolError
+from .limits import ALIGN, INLINE, MAX_BUFFERS, ZERO_COPY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+PREFIX = Struct(">I")
+REQUEST = Struct("<BBBBIQIIII")
+REPLY = Struct("<BBBBIQQII")
+HEADER = 32
+PLACE = Struct("<QQQQ")
+
+# Chunk id, offset, length, token.
+Place = tuple[int, int, int, int]
+
+
+class Body:
+    """What follows a request's header."""
+
+    __slots__ = ("envelope", "freed", "inline", "lengths", "places")
+
+    def __init__(self) -> None:
+        self.places: list[Place] = []
+        self.lengths: tuple[int, ...] = ()
+        self.inline: list[memoryview] = []
+        self.freed: tuple[int, ...] = ()
+        self.envelope: memoryview
+
+
+def read_body(frame: memoryview, way: int, envelope_length: int, count: int, freed: int) -> Body:
+    """Takes apart what follows the header. The views it returns are parts of the frame."""
+    body = Body()
+    total = len(frame)
+    if count > MAX_BUFFERS:
+        raise ProtocolError("too many buffers")
+    entry = 32 if way == ZERO_COPY else 8
+    end = HEADER + count * entry + freed * 8 + envelope_length
+    if end > total:
+        raise ProtocolError("the frame is shorter than its header says")
+    at = HEADER + count * entry
+    if way == ZERO_COPY:
+        body.places = list(PLACE.iter_unpack(frame[HEADER:at]))
+    else:
+        body.lengths = unpack_from(f"<{count}Q", frame, HEADER)
+    body.freed = unpack_from(f"<{freed}Q", frame, at)
+    body.envelope = frame[at + freed * 8 : end]
+    if way == INLINE:
+        for length in body.lengths:
+            start = end + -end % ALIGN
+            end = start + length
+            if end > total:
+                raise ProtocolError("a buffer is longer than the frame")
+            body.inline.append(frame[start:end])
+    if end != total:
+        raise ProtocolError("the frame is longer than its header says")
+    return body
+
+
+def write_head(
+    kind: int,
+    way: int,
+    flags: int,
+    call_id: int,
+    nanoseconds: int,
+    envelope: bytes,
+    lengths: Sequence[int] = (),
+    places: Sequence[Place] = (),
+    released: Sequence[int] = (),
+) -> bytes:
+    """Everything of a reply up to its envelope's end."""
+    head = REPLY.pack(
+        kind, way, flags, 0, len(envelope), call_id, nanoseconds, len(lengths) + len(places), len(released)
+    )
+    table = b"".join([PLACE.pack(*place) for place in places]) if places else _quads(lengths)
+    return b"".join((head, table, _quads(released), envelope))
+
+
+def _quads(numbers: Sequence[int]) -> bytes:
+    return Struct(f"<{len(numbers)}Q").pack(*numbers) if numbers else b""
+
+
+def lay_out(head: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:
+    """The parts of an inline frame, gaps included."""
+    parts: list[bytes | memoryview] = [head]
+    at = len(head)
+    for buffer in buffers:
+        gap = -at % ALIGN
+        if gap:
+            parts.append(bytes(gap))
+        parts.append(buffer)
+        at += gap + buffer.nbytes
+    return parts

@@ -1,0 +1,86 @@
+"""The background thread: prepares memory, gives back what is idle, returns tokens that no reply took."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+
+from .errors import CallError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from .arena import Arena
+    from .borrowed import Borrowed
+
+_TICK = 0.1
+
+
+class Keeper:
+    """Sleeps without end while there is nothing to keep."""
+
+    def __init__(
+        self, arena: Arena | None, borrowed: Borrowed, idle_ms: int, send_released: Callable[[list[int]], None]
+    ) -> None:
+        self._arena = arena
+        self._borrowed = borrowed
+        self._idle = idle_ms / 1000
+        self._send_released = send_released
+        self._wanted: deque[int] = deque()
+        self._wake = threading.Event()
+        self._asleep = False
+        threading.Thread(target=self._run, name="snakepit-keeper", daemon=True).start()
+
+    def want(self, length: int) -> None:
+        """Have a slot of this length ready soon."""
+        if length not in self._wanted:
+            self._wanted.append(length)
+        self._wake.set()
+
+    def stir(self) -> None:
+        """There is something to look after from now on. Cheap where it looks already."""
+        if self._asleep:
+            self._wake.set()
+
+    def stir_now(self) -> None:
+        """There is something to prepare."""
+        self._wake.set()
+
+    def _pause(self) -> float | None:
+        if self._borrowed.outstanding or (self._arena and self._arena.leased):
+            return _TICK
+        if self._arena and self._arena.total:
+            return max(_TICK, min(self._idle / 2, 1.0))
+        return None
+
+    def _run(self) -> None:
+        while True:
+            # Asleep is set before looking, so that a stir in between is not lost.
+            self._asleep = True
+            pause = self._pause()
+            if pause is None:
+                self._wake.wait()
+            self._asleep = False
+            self._wake.wait(pause)
+            self._wake.clear()
+            self._work()
+
+    def _work(self) -> None:
+        try:
+            if self._arena:
+                while self._wanted:
+                    # It stays in the list while it is made: asking again meanwhile changes nothing.
+                    try:
+                        self._arena.prepare(self._wanted[0])
+                    finally:
+                        self._wanted.popleft()
+                if self._arena.wants_spare():
+                    self._arena.make_spare()
+                self._arena.drop_idle(self._idle)
+        except (CallError, OSError, MemoryError):
+            # No room: results go another way, and say so. Nobody waits for this.
+            pass
+        tokens = self._borrowed.take_released()
+        if tokens:
+            self._send_released(tokens)

@@ -1,0 +1,145 @@
+"""One lane: a socket on which one call at a time travels. The thread that reads it runs the tool."""
+
+from __future__ import annotations
+
+import socket
+import threading
+
+from .calls import Calls
+from .errors import ProtocolError
+from .frames import HEADER, PREFIX, REPLY, lay_out
+from .limits import GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STREAM, WAITS
+from .payload import payload_size, write_payload
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .calls import Reply, Service
+
+_ROOM = 64 << 10
+# The frame starts at a multiple of 16 in the buffer, so that tensors in it are aligned for numpy.
+_START = 16
+# Up to this many bytes are joined and sent by one call.
+_JOIN = 128 << 10
+_IOV_MAX = 512
+_NIL = b"\xc0"
+
+
+class Lane:
+    """The worker's end of a lane."""
+
+    def __init__(self, sock: socket.socket, service: Service) -> None:
+        self.sock = sock
+        # Held while a call runs, whichever way it came.
+        self.lock = threading.Lock()
+        self.calls = Calls(service)
+        self._service = service
+        # A reply that waits to be fetched by gRPC: call id and payload.
+        self.waiting: tuple[int, bytes] | None = None
+
+    def serve(self) -> None:
+        """Runs calls until the connection ends or the worker stops."""
+        buffer = bytearray(_START + _ROOM)
+        memory = memoryview(buffer)
+        window = memory[_START - 4 :]
+        receive, send = self.sock.recv_into, self.sock.sendall
+        unpack, pack = PREFIX.unpack_from, PREFIX.pack
+        lock, answer, service = self.lock, self.calls.answer, self._service
+        try:
+            while not service.stopping:
+                got = receive(window)
+                if got < 4:
+                    if not got or not self._fill(window, got, 4):
+                        return
+                    got = 4
+                length = unpack(buffer, _START - 4)[0]
+                if got == length + 4 and not buffer[_START + 20]:
+                    frame = memory[_START : _START + length]
+                else:
+                    # Large, or with buffers that may outlive the call: memory of its own.
+                    read = self._read(window, got, length)
+                    if read is None:
+                        return
+                    frame = read
+                with lock:
+                    self.waiting = None
+                    if length >= HEADER and frame[3] & STREAM:
+                        self._stream(frame)
+                        continue
+                    way, head, views = answer(frame)
+                    if views:
+                        self._send((way, head, views))
+                    else:
+                        send(pack(len(head)) + head)
+                    frame = way = head = views = None  # type: ignore[assignment]
+        except (ProtocolError, OSError):
+            # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
+            return
+        finally:
+            self.sock.close()
+
+    def _stream(self, frame: memoryview) -> None:
+        replies = self.calls.stream(frame)
+        try:
+            for reply in replies:
+                if reply[0] == GRPC and reply[2]:
+                    # A lane keeps one reply to be fetched; the items of a stream would be many.
+                    self._send(self.calls.no_way())
+                    return
+                self._send(reply)
+        finally:
+            # An unfinished generator of the user ends here, not when it happens to be collected.
+            replies.close()
+
+    def _fill(self, view: memoryview, got: int, need: int) -> bool:
+        while got < need:
+            more = self.sock.recv_into(view[got:need])
+            if not more:
+                return False
+            got += more
+        return True
+
+    def _read(self, window: memoryview, got: int, length: int) -> memoryview | None:
+        if got > length + 4:
+            raise ProtocolError("bytes after the end of a request")
+        frame = memoryview(bytearray(length))
+        have = got - 4
+        frame[:have] = window[4:got]
+        return frame.toreadonly() if self._fill(frame, have, length) else None
+
+    def _send(self, reply: Reply) -> None:
+        way, head, views = reply
+        if way == GRPC and views:
+            size = payload_size(head, views)
+            if size > MAX_GRPC_MESSAGE:
+                way, head, views = self.calls.too_large(size, MAX_GRPC_MESSAGE)
+            else:
+                head, views = self._keep(head, views), []
+        parts = lay_out(head, views) if way == INLINE else [head]
+        total = sum(len(part) for part in parts)
+        if total > MAX_FRAME:
+            raise ProtocolError("a reply is longer than a frame can be")
+        parts.insert(0, PREFIX.pack(total))
+        if total <= _JOIN:
+            self.sock.sendall(b"".join(parts))
+            return
+        for at in range(0, len(parts), _IOV_MAX):
+            batch = parts[at : at + _IOV_MAX]
+            sent = self.sock.sendmsg(batch)
+            for part in batch:
+                if sent >= len(part):
+                    sent -= len(part)
+                else:
+                    self.sock.sendall(memoryview(part)[sent:])
+                    sent = 0
+
+    def _keep(self, head: bytes, views: list[memoryview]) -> bytes:
+        """Keeps a reply until it is fetched; returns what the lane says instead.
+
+        The tokens go with what is sent now: a reply that nobody fetches must not take them away.
+        """
+        _, way, flags, _, length, call_id, nanoseconds, count, tokens = REPLY.unpack_from(head)
+        table, released = HEADER + 8 * count, HEADER + 8 * (count + tokens)
+        kept = REPLY.pack(head[0], way, flags, 0, length, call_id, nanoseconds, count, 0)
+        self.waiting = (call_id, write_payload(kept + head[HEADER:table] + head[released:], views))
+        note = REPLY.pack(WAITS, GRPC, flags, 0, 1, call_id, nanoseconds, 0, tokens)
+        return note + head[table:released] + _NIL

@@ -1,0 +1,22 @@
+"""The fixed numbers of the protocol (`native/PROTOCOL.md`)."""
+
+PROTOCOL = 1
+
+MAX_DEPTH = 128
+MAX_VALUES = 1 << 26
+MAX_DIMS = 64
+MAX_BUFFERS = 65_536
+MAX_CONTROL_FRAME = 16 << 20
+MAX_GRPC_MESSAGE = (1 << 31) - 1
+MAX_FRAME = (1 << 32) - 1
+
+# Longer error messages and tracebacks are cut here.
+MAX_TEXT = 64 << 10
+
+ALIGN = 64
+
+INLINE, ZERO_COPY, GRPC = 0, 1, 2
+CALL, FETCH = 1, 2
+RESULT, ERROR, ITEM, END, WAITS = 1, 2, 3, 4, 5
+FORCED, STREAM = 1, 2
+STARVED = 1

@@ -1,0 +1,41 @@
+"""`empty`: an array that can be returned without a copy."""
+
+from __future__ import annotations
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .arena import Arena
+
+# Set by the worker.
+arena: Arena | None = None
+
+
+def empty(shape: Any, dtype: Any = float) -> Any:
+    """A numpy array like `numpy.empty`, in memory that Elixir reads in place when a tool returns it, or part of it.
+
+    Once returned, the array is read-only: its bytes are the caller's result. Make a new one for the next.
+    Outside of a worker this is `numpy.empty`. Raises `MemoryError` when the pool's quota is used up.
+    """
+    import numpy
+
+    if arena is None:
+        return numpy.empty(shape, dtype)
+    wanted = numpy.dtype(dtype)
+    sizes = (shape,) if isinstance(shape, int) else tuple(map(int, shape))
+    if wanted.hasobject or any(size < 0 for size in sizes):
+        return numpy.empty(shape, dtype)
+    length = wanted.itemsize
+    for size in sizes:
+        length *= size
+    if not length:
+        return numpy.empty(shape, dtype)
+    from .errors import CallError
+
+    try:
+        slot = arena.force(length)
+    except (CallError, OSError) as error:
+        raise MemoryError(f"snakepit.empty: {error}") from None
+    view = arena.lend(slot, length)
+    return numpy.frombuffer(view, wanted).reshape(sizes)

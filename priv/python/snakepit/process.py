@@ -1,0 +1,148 @@
+"""The life of a worker: handshake, the user's modules, lanes, the end."""
+
+from __future__ import annotations
+
+import gc
+import os
+import signal
+import socket
+import sys
+import threading
+
+from . import __version__, context, memory_array
+from .borrowed import Borrowed
+from .calls import Service
+from .control import Control
+from .control_loop import ControlLoop
+from .keeper import Keeper
+from .lane import Lane
+from .limits import PROTOCOL
+from .registry import collect, describe
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from types import FrameType, ModuleType
+    from typing import Any
+
+    from .arena import Arena
+    from .signature import Tool
+
+# Nested extensions are decoded by nested C calls of some 40 KiB each.
+_STACK = 16 << 20
+
+
+def capabilities() -> list[str]:
+    """The ways this worker can take."""
+    from importlib.machinery import PathFinder
+
+    able = ["inline"]
+    if hasattr(os, "memfd_create") and hasattr(os, "posix_fallocate"):
+        able.append("zero_copy")
+    if PathFinder.find_spec("grpc") is not None:
+        able.append("grpc")
+    return able
+
+
+def run(path: str, token: str) -> None:
+    """Serves until the BEAM says stop or goes away."""
+    # Ctrl-C in a terminal reaches the whole process group; the BEAM decides what it means.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.stack_size(_STACK)
+    sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    sock.connect(path)
+    control = Control(sock)
+    able = capabilities()
+    control.send(
+        [
+            "hello",
+            {
+                "protocol": PROTOCOL,
+                "version": __version__,
+                "token": bytes.fromhex(token),
+                "pid": os.getpid(),
+                "python": sys.version.split()[0],
+                "capabilities": able,
+            },
+        ]
+    )
+    settings = _welcome(control)
+    tools: dict[str, Tool] = {}
+    borrowed = Borrowed()
+    arena = _arena(settings, control) if "zero_copy" in able else None
+    keeper = Keeper(arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens]))
+    service = Service(
+        tools, arena, borrowed, keeper, int(settings["inline_limit"]), int(settings.get("max_result") or 0)
+    )
+    memory_array.arena = arena
+    lanes = _lanes(int(settings["lanes"]), control, service)
+    stop = threading.Event()
+    threading.Thread(
+        target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
+    ).start()
+    _end_on_sigterm(service, lanes)
+    try:
+        tools.update(collect(_imported(settings["modules"])))
+        control.send(["ready", {"tools": describe(tools)}])
+    except BaseException as error:
+        from .failures import describe as describe_failure
+
+        control.send(["failed", describe_failure(error)])
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # Threads of a half imported module must not keep a worker that failed.
+        os._exit(1)
+    # What is here now stays: the collector need not look at it again.
+    gc.collect()
+    gc.freeze()
+    for lane in lanes[1:]:
+        threading.Thread(target=lane.serve, name="snakepit-lane", daemon=True).start()
+    lanes[0].serve()
+    if not service.stopping:
+        stop.wait()
+    context.caller_gone()
+
+
+def _welcome(control: Control) -> dict[str, Any]:
+    while True:
+        message = control.receive()
+        if message is None:
+            # The BEAM went away, or did not like the hello; it knows why.
+            sys.exit(1)
+        if message[0] == "welcome":
+            settings: dict[str, Any] = message[1]
+            return settings
+
+
+def _arena(settings: dict[str, Any], control: Control) -> Arena:
+    from .arena import Arena
+
+    return Arena(
+        int(settings["owner"]),
+        int(settings["chunk_size"]),
+        int(settings["quota"]),
+        lambda id, size, fd: control.send(["chunk", id, size], [fd]),
+        lambda id: control.send(["drop", id]),
+    )
+
+
+def _lanes(number: int, control: Control, service: Service) -> list[Lane]:
+    pairs = [socket.socketpair() for _ in range(number)]
+    control.send(["lanes", number], [theirs.fileno() for _, theirs in pairs])
+    for _, theirs in pairs:
+        theirs.close()
+    return [Lane(ours, service) for ours, _ in pairs]
+
+
+def _imported(names: list[str]) -> list[ModuleType]:
+    import importlib
+
+    return [importlib.import_module(name) for name in names]
+
+
+def _end_on_sigterm(service: Service, lanes: list[Lane]) -> None:
+    def end(number: int, frame: FrameType | None) -> None:
+        # Raised in the main thread, out of whatever it does; a tool's own cleanup runs on the way.
+        service.stopping = True
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, end)

@@ -1,0 +1,139 @@
+"""Chooses the way of a reply's buffers and brings them there."""
+
+from __future__ import annotations
+
+from .errors import CallError
+from .limits import GRPC, INLINE, MAX_FRAME, STARVED, ZERO_COPY
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .arena import Arena, Slot
+    from .buffers import Array, Bytes
+    from .frames import Place
+    from .keeper import Keeper
+
+    Buffers = list[Bytes | Array]
+
+_HEADROOM = 1 << 20
+
+
+def bare_way(mask: int) -> int:
+    """The way that a reply without buffers names."""
+    if mask & 1 << INLINE:
+        return INLINE
+    return ZERO_COPY if mask & 1 << ZERO_COPY else GRPC
+
+
+class Placement:
+    """Where the buffers of one reply went."""
+
+    __slots__ = ("flags", "places", "views", "way")
+
+    def __init__(self, way: int, flags: int = 0) -> None:
+        self.way = way
+        self.flags = flags
+        self.places: list[Place] = []
+        self.views: list[memoryview] = []
+
+
+class Placer:
+    """Shared memory where it is warm, the frame itself where it is not, gRPC where nothing else is allowed."""
+
+    def __init__(self, arena: Arena | None, keeper: Keeper) -> None:
+        self._arena = arena
+        self._keeper = keeper
+
+    def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
+        """Raises `CallError` (transfer) where no allowed way can take them."""
+        total = sum(buffer.nbytes for buffer in buffers)
+        if not total:
+            way = bare_way(mask)
+            if way == ZERO_COPY:
+                return self._shared(buffers)
+            return self._beside(buffers, way, 0)
+        fits_frame = total <= MAX_FRAME - _HEADROOM
+        may_frame = bool(mask & 1 << INLINE) and fits_frame
+        may_grpc = bool(mask & 1 << GRPC)
+        flags = 0
+        if mask & 1 << ZERO_COPY:
+            # Nothing else may take it: then memory is made, warm or not.
+            must = forced or not (may_frame or may_grpc)
+            if self._arena is not None:
+                slots = self._slots(self._arena, buffers, must)
+                if slots is not None:
+                    return self._fill(self._arena, buffers, slots)
+            elif must:
+                raise CallError("transfer", "unavailable", "this worker has no shared memory")
+            flags = STARVED
+        if may_frame:
+            return self._beside(buffers, INLINE, flags)
+        if may_grpc:
+            return self._beside(buffers, GRPC, flags)
+        if not fits_frame:
+            raise CallError("transfer", "too_large", f"a result of {total} bytes does not fit in a frame")
+        raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
+
+    @staticmethod
+    def _beside(buffers: Buffers, way: int, flags: int) -> Placement:
+        placement = Placement(way, flags)
+        placement.views = [buffer.view() for buffer in buffers]
+        return placement
+
+    def _shared(self, buffers: Buffers) -> Placement:
+        """Empty buffers have no slot; but each has a table entry."""
+        if self._arena is None:
+            raise CallError("transfer", "unavailable", "this worker has no shared memory")
+        slots = [(self._make(self._arena, 1), -1) for _ in buffers]
+        return self._fill(self._arena, buffers, slots)
+
+    def _slots(self, arena: Arena, buffers: Buffers, must: bool) -> list[tuple[Slot, int]] | None:
+        """For each buffer a slot, held once, and the offset where it lies already (-1: to be copied)."""
+        found: list[tuple[Slot, int]] = []
+        try:
+            for buffer in buffers:
+                there = arena.find(buffer.address(), buffer.nbytes)
+                if there is None:
+                    slot = arena.allocate(buffer.nbytes)
+                    if slot is None and must:
+                        slot = self._make(arena, buffer.nbytes)
+                    if slot is None:
+                        self._keeper.want(buffer.nbytes)
+                        self._give_back(arena, found)
+                        return None
+                    there = slot, -1
+                found.append(there)
+        except BaseException:
+            self._give_back(arena, found)
+            raise
+        return found
+
+    def _make(self, arena: Arena, length: int) -> Slot:
+        try:
+            slot = arena.force(length)
+        except (OSError, MemoryError) as error:
+            raise CallError("transfer", "no_memory", f"no shared memory for {length} bytes: {error}") from None
+        self._keeper.stir()
+        return slot
+
+    @staticmethod
+    def _give_back(arena: Arena, found: list[tuple[Slot, int]]) -> None:
+        for slot, _ in found:
+            arena.release(slot)
+
+    def _fill(self, arena: Arena, buffers: Buffers, slots: list[tuple[Slot, int]]) -> Placement:
+        placement = Placement(ZERO_COPY)
+        try:
+            for buffer, (slot, offset) in zip(buffers, slots, strict=True):
+                if offset < 0:
+                    offset = slot.offset
+                    if buffer.nbytes:
+                        buffer.copy_to(slot.view(buffer.nbytes))
+                else:
+                    buffer.freeze()
+                placement.places.append(arena.grant(slot, offset, buffer.nbytes))
+        finally:
+            # What was granted is held by its token now.
+            self._give_back(arena, slots)
+        if arena.wants_spare():
+            self._keeper.stir_now()
+        return placement

@@ -1,0 +1,89 @@
+"""Looks over a value before it is packed, or after it was read, at the speed of C where there is nothing to find.
+
+MessagePack would carry keys of any type and nest deeper than the protocol allows, and it copies what it packs: so
+containers are looked at first. `map(type, …)` visits a million plain elements in some 20 ms.
+"""
+
+from __future__ import annotations
+
+from msgpack import ExtType, Timestamp
+
+from .limits import MAX_DEPTH
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+
+class Suspect(Exception):
+    """Something in the value cannot cross; `locate` finds out what and where."""
+
+
+PLAIN = frozenset({int, float, bool, type(None)})
+SIZED = frozenset({str, bytes, bytearray, memoryview})
+LEAVES = PLAIN | SIZED
+KEYS = frozenset({str, int})
+# What msgpack would pass through as it is.
+_RAW = frozenset({ExtType, Timestamp})
+# Integer keys must be plain MessagePack integers.
+_FIRST, _LAST = -(1 << 63), (1 << 64) - 1
+_SEQUENCES = frozenset({list, tuple, set, frozenset})
+
+
+def length(value: Any) -> int:
+    """Bytes of a sized value (a lower bound for str)."""
+    return value.nbytes if type(value) is memoryview else len(value)
+
+
+def survey(value: Any, limit: int, depth: int = 1) -> bool:
+    """Whether anything of at least `limit` bytes is inside. Raises `Suspect` for keys, depth and raw extensions."""
+    kind = type(value)
+    if kind is dict:
+        kinds = set(map(type, value))
+        if not KEYS.issuperset(kinds):
+            raise Suspect
+        if int in kinds and not all(type(key) is str or _FIRST <= key <= _LAST for key in value):
+            raise Suspect
+        items = value.values()
+    elif kind in _SEQUENCES:
+        items = value
+        if kind is not list:
+            depth += 1  # an extension with an array in it
+    elif kind in SIZED:
+        return length(value) >= limit
+    elif kind in PLAIN:
+        return False
+    elif isinstance(value, dict):
+        return survey(dict(value), limit, depth)
+    else:
+        if kind in _RAW or depth + 2 > MAX_DEPTH:
+            raise Suspect
+        return False
+    if depth > MAX_DEPTH:
+        raise Suspect
+    kinds = set(map(type, items))
+    if PLAIN.issuperset(kinds):
+        return False
+    if len(kinds) == 1 and (str in kinds or bytes in kinds):
+        return max(map(len, items)) >= limit
+    large = False
+    for item in items:
+        kind = type(item)
+        if kind in SIZED:
+            if length(item) >= limit:
+                large = True
+        elif kind not in PLAIN and survey(item, limit, depth + 1):
+            large = True
+    return large
+
+
+def count_values(value: Any) -> int:
+    """How many values there are, containers, keys and the arrays of extensions included. Slow."""
+    if isinstance(value, dict):
+        return 1 + len(value) + sum(map(count_values, value.values()))
+    if type(value) in _SEQUENCES:
+        own = 1 if type(value) is list else 2
+        if LEAVES.issuperset(map(type, value)):
+            return own + len(value)
+        return own + sum(map(count_values, value))
+    return 1

@@ -1,0 +1,8 @@
+"""Fails to import."""
+
+
+def helper():
+    return {}["missing"]
+
+
+helper()

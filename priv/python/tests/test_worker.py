@@ -1,0 +1,312 @@
+"""A real worker process, with a stand-in for the BEAM on the other side."""
+
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import unittest
+
+import numpy as np
+
+from snakepit.payload import read_payload, write_payload
+from tests.beam import GRPC, INLINE, PACKAGE, ZERO_COPY, Beam, Reply, buffer, tensor
+
+DATA = np.arange(2000, dtype="<f8")
+X = tensor("f64", [2000], buffer(0))
+
+
+class Serving(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        cls.beam = Beam(lanes=2)
+        assert cls.beam.ready[0] == "ready", cls.beam.ready
+
+    @classmethod
+    def tearDownClass(cls):
+        cls.beam.__exit__()
+
+    def call(self, *args, **options):
+        return self.beam.call(*args, **options)
+
+    def failure(self, *args, **options):
+        reply = self.call(*args, **options)
+        self.assertEqual(reply.kind, 2, reply.envelope)
+        self.assertEqual(self.call("add", {"a": 1, "b": 1}).envelope, 2)
+        return reply.envelope
+
+    def test_tools_are_told(self):
+        tools = {t["name"]: t for t in self.beam.ready[1]["tools"]}
+        self.assertEqual(tools["add"]["signature"], "(a: int, b: int) -> int")
+        self.assertIn("renamed", tools)
+        self.assertNotIn("_private", tools)
+        self.assertIn("zero_copy", self.beam.hello["capabilities"])
+
+    def test_small_calls_and_both_lanes(self):
+        for lane in (0, 1):
+            reply = self.call("add", {"a": 2, "b": 40}, lane=lane)
+            self.assertEqual((reply.kind, reply.envelope, reply.way), (1, 42, 0))
+            self.assertGreater(reply.ns, 0)
+        self.assertEqual(self.call("later", {"x": "y"}, lane=1).envelope, "y")
+        self.assertEqual(self.call("noisy", {"x": 1}).envelope, 1)
+
+    def test_the_environment_is_clean(self):
+        self.assertEqual(self.call("environment").envelope, [])
+
+    def test_errors(self):
+        error = self.failure("fails", {"x": 1})
+        self.assertEqual((error["category"], error["type"], error["message"]), ("python_error", "LookupError", "outer"))
+        self.assertIn("in inner", error["traceback"])
+        self.assertIn("ValueError: no int", error["traceback"])
+        self.assertNotIn("snakepit/calls.py", error["traceback"])
+        for command, kind in [
+            ("leaves", "SystemExit"),
+            ("interrupts", "KeyboardInterrupt"),
+            ("recurses", "RecursionError"),
+        ]:
+            error = self.failure(command)
+            self.assertEqual((error["category"], error["type"]), ("python_error", kind))
+        error = self.failure("later_fails", {"x": 1})
+        self.assertNotIn("asyncio", error["traceback"])
+        error = self.failure("ad")
+        self.assertEqual((error["reason"], error["details"]["nearest"][0]), ("unknown_command", "add"))
+        self.assertEqual(self.failure("add", {"a": 1})["reason"], "missing_argument")
+        self.assertEqual(self.failure("add", {"a": 1, "b": True})["path"], 'args["b"]')
+        self.assertEqual(self.failure("unsupported")["path"], 'result["items"][2]["x"]')
+        self.assertEqual(self.failure("cyclic")["reason"], "cycle")
+        self.assertEqual(self.failure("x", envelope=b"\xc1")["reason"], "bad_envelope")
+        self.assertEqual(self.failure("visits")["type"], "LookupError")
+
+    def test_sessions(self):
+        for session, count in [("a", 1), ("a", 2), ("b", 1), ("a", 3)]:
+            self.assertEqual(self.call("visits", session=session).envelope, count)
+
+    def test_inline_buffers_both_ways(self):
+        reply = self.call("identity", {"x": X}, buffers=[DATA.tobytes()], mask=INLINE)
+        self.assertEqual((reply.way, reply.flags), (0, 0))
+        self.assertEqual(bytes(reply.buffers[0]), DATA.tobytes())
+        large = os.urandom(3_000_001)
+        both = [buffer(1), "x", buffer(0)]
+        reply = self.call("identity", {"x": both}, buffers=[large, b"ab" * 5000], mask=INLINE)
+        self.assertEqual([bytes(b) for b in reply.buffers], [b"ab" * 5000, large])
+
+    def returned(self, token):
+        self.beam.until(lambda: token in self.beam.tokens_back)
+        self.assertEqual(self.beam.tokens_back.count(token), 1)
+
+    def test_tokens_come_back_with_the_reply(self):
+        for command, options in [("total", {}), ("fails", {}), ("later", {}), ("later_fails", {}), ("identity", {}),
+                                 ("add", {}), ("nothing", {}), ("identity", {"mask": INLINE})]:  # fmt: skip
+            place = self.beam.share(DATA.tobytes())
+            reply = self.call(command, {"x": X}, places=[place], **options)
+            self.assertEqual(reply.released, [place[3]], command)
+            self.beam.call("let_go", freed=reply.tokens)
+
+    def test_tokens_of_what_a_tool_keeps_come_back_later(self):
+        place = self.beam.share(DATA.tobytes())
+        self.assertEqual(self.call("keep", {"x": X}, places=[place]).released, [])
+        self.assertEqual(self.call("let_go").released, [place[3]])
+        place = self.beam.share(DATA.tobytes())
+        self.assertEqual(self.call("keep_slice", {"x": X}, places=[place]).released, [])
+        self.call("let_go")
+        self.returned(place[3])
+
+    def test_streams(self):
+        def told(command, args):
+            return [(r.kind, r.envelope) for r in self.beam.stream(command, args)]
+
+        for command in ("count", "acount"):
+            self.assertEqual(told(command, {"n": 3}), [(3, 0), (3, 1), (3, 2), (4, None)])
+            self.assertEqual(self.call(command, {"n": 3}).envelope, [0, 1, 2])
+        self.assertEqual(told("identity", {"x": [1, 2]}), [(3, [1, 2]), (4, None)])
+        self.assertEqual(told("later", {"x": 1}), [(3, 1), (4, None)])
+        self.assertEqual([k for k, _ in told("breaks_after", {"n": 2})], [3, 3, 2])
+        self.assertEqual(told("add", {"a": 1})[0][1]["reason"], "missing_argument")
+        self.assertEqual([len(r.buffers) for r in self.beam.stream("count", {"n": 2, "size": 9000})], [1, 1, 0])
+        place = self.beam.share(DATA.tobytes())
+        replies = list(self.beam.stream("hold_stream", {"x": X}, places=[place]))
+        self.assertEqual([r.released for r in replies], [[], [], [place[3]]])
+
+    def test_zero_copy_is_cold_then_warm_then_by_reference(self):
+        n = 300_000
+        reply = self.call("zeros", {"n": n})
+        self.assertEqual((reply.way, reply.flags), (0, 1))
+        self.assertEqual(len(reply.buffers[0]), n)
+        deadline = time.monotonic() + 5
+        while reply.way == 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            reply = self.call("zeros", {"n": n})
+        self.assertEqual((reply.way, reply.flags), (1, 0))
+        first = reply.places[0]
+        again = self.call("zeros", {"n": n}, freed=reply.tokens)
+        self.assertEqual(again.places[0][:3], first[:3], "the slot just freed is the warmest")
+        made = self.call("make", {"n": 50_000}, freed=again.tokens)
+        self.assertEqual((made.way, bytes(made.buffers[0])), (1, b"\7" * 50_000))
+        part = self.call("make_part", {"n": 20_000}, freed=made.tokens)
+        self.assertEqual((part.way, bytes(part.buffers[0])), (1, b"\2" * 20_000))
+        self.assertIn("read-only", self.failure("write_again")["message"])
+        self.call("let_go", freed=part.tokens)
+
+    def test_forced_and_masks(self):
+        reply = self.call("zeros", {"n": 2_000_000}, mask=ZERO_COPY, flags=1)
+        self.assertEqual((reply.way, len(reply.buffers[0])), (1, 2_000_000))
+        strided = self.call("zeros", {"n": 2_000_000, "dtype": ">i2"}, mask=ZERO_COPY, freed=reply.tokens)
+        self.assertEqual((strided.way, strided.envelope.data[:5]), (1, b"\x93\xa3s16"))
+        self.call("let_go", freed=strided.tokens)
+        error = self.failure("zeros", {"n": 100_000_000}, mask=ZERO_COPY, flags=1)
+        self.assertEqual((error["category"], error["reason"]), ("transfer", "quota"))
+        for mask, way in [(ZERO_COPY, 1), (GRPC, 2), (INLINE | GRPC, 0)]:
+            self.assertEqual(self.call("add", {"a": 1, "b": 1}, mask=mask).way, way)
+        for text in (False, True):
+            reply = self.call("blob", {"n": 5000, "text": text}, mask=INLINE)
+            self.assertEqual((reply.envelope.code, bytes(reply.buffers[0])), (5 if text else 4, b"x" * 5000))
+
+    def test_ping_is_answered_while_a_tool_runs(self):
+        self.beam.write(self.beam.frame("sleeps", {"seconds": 0.3}))
+        self.beam.send(["ping", 5])
+        started = time.monotonic()
+        self.assertEqual(self.beam.message("pong"), ["pong", 5])
+        self.assertLess(time.monotonic() - started, 0.25)
+        self.assertEqual(self.beam.read().envelope, "done")
+
+    def test_grpc(self):
+        try:
+            import grpc
+        except ImportError:
+            self.skipTest("no grpcio")
+        path = os.path.join(self.beam.dir.name, "grpc")
+        self.beam.send(["grpc", path])
+        self.assertEqual(self.beam.message("grpc_ready", "grpc_failed"), ["grpc_ready", path])
+        options = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+        with grpc.insecure_channel(f"unix:{path}", options) as channel:
+            check = channel.unary_unary("/grpc.health.v1.Health/Check")
+            self.assertEqual(check(b""), b"\x08\x01")
+            call = channel.unary_unary("/snakepit.v1.Worker/Call")
+            stream = channel.unary_stream("/snakepit.v1.Worker/Stream")
+
+            def ask(rpc, command, args, beside=(), **options):
+                frame = self.beam.frame(command, args, **options)
+                return rpc(write_payload(frame, [memoryview(b) for b in beside]))
+
+            def reply(message):
+                frame, beside = read_payload(message)
+                return Reply(self.beam, frame, beside)
+
+            self.assertEqual(reply(ask(call, "add", {"a": 1, "b": 2}, lane=1, mask=GRPC)).envelope, 3)
+            sent = [DATA.tobytes()]
+            got = reply(ask(call, "identity", {"x": X}, sent, buffers=sent, way=2, mask=GRPC))
+            self.assertEqual((got.way, bytes(got.buffers[0])), (2, sent[0]))
+            got = reply(ask(call, "identity", {"x": X}, buffers=sent, mask=INLINE))
+            self.assertEqual((got.way, bytes(got.buffers[0])), (0, sent[0]))
+            items = [reply(m) for m in ask(stream, "count", {"n": 2, "size": 9000}, mask=GRPC, flags=2)]
+            self.assertEqual([(r.kind, len(r.buffers)) for r in items], [(3, 1), (3, 1), (4, 0)])
+            # On a lane, what may only go by gRPC waits to be fetched.
+            place = self.beam.share(DATA.tobytes())
+            waits = self.call("identity", {"x": X}, places=[place], mask=GRPC)
+            self.assertEqual((waits.kind, waits.way, waits.buffers), (5, 2, []))
+            self.returned(place[3])
+            fetch = bytearray(self.beam.frame("", {}, kind=2, envelope=b""))
+            fetch[8:16] = waits.call_id.to_bytes(8, "little")
+            got = reply(call(write_payload(bytes(fetch), [])))
+            self.assertEqual((got.kind, got.call_id, bytes(got.buffers[0])), (1, waits.call_id, sent[0]))
+            for bad in (b"", b"\x0a\xff", write_payload(b"x" * 31, []), write_payload(bytes(fetch), [])):
+                with self.assertRaises(grpc.RpcError):
+                    call(bad)
+
+
+class Life(unittest.TestCase):
+    def test_stop_lets_calls_finish(self):
+        with Beam() as beam:
+            beam.write(beam.frame("sleeps", {"seconds": 0.2}))
+            time.sleep(0.05)
+            beam.send(["stop"])
+            self.assertEqual(beam.read().envelope, "done")
+            self.assertEqual(beam.process.wait(5), 0)
+
+    def test_end_of_control_is_the_end_at_once(self):
+        with Beam() as beam:
+            beam.write(beam.frame("sleeps", {"seconds": 60.0}))
+            beam.control.shutdown(2)
+            self.assertEqual(beam.process.wait(5), 0)
+
+    def test_signals(self):
+        with Beam() as beam:
+            beam.process.send_signal(signal.SIGINT)
+            self.assertEqual(beam.call("add", {"a": 1, "b": 1}).envelope, 2)
+            beam.write(beam.frame("sleeps", {"seconds": 60.0}))
+            time.sleep(0.05)
+            beam.process.send_signal(signal.SIGTERM)
+            self.assertEqual(beam.process.wait(5), 0)
+
+    def test_modules_that_fail(self):
+        for module, kind, told in [
+            ("tests.broken_module", "KeyError", "in helper"),
+            ("tests.duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
+            ("tests.no_such_module", "ModuleNotFoundError", "no_such_module"),
+        ]:
+            with Beam([module]) as beam:
+                self.assertEqual((beam.ready[0], beam.ready[1]["type"]), ("failed", kind))
+                self.assertIn(told, beam.ready[1]["traceback"])
+                self.assertNotIn("snakepit/process.py", beam.ready[1]["traceback"])
+                self.assertEqual(beam.process.wait(5), 1)
+
+    def test_idle_chunks_are_dropped(self):
+        with Beam(idle_ms=100) as beam:
+            reply = beam.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
+            beam.call("let_go", freed=reply.tokens)
+            self.assertEqual(beam.message("drop"), ["drop", reply.places[0][0]])
+
+    def test_results_over_the_limit(self):
+        with Beam(max_result=10_000) as beam:
+            for command, args in [("zeros", {"n": 20_000}), ("count", {"n": 20_000})]:
+                error = beam.call(command, args).envelope
+                self.assertEqual((error["category"], error["reason"]), ("transfer", "too_large"))
+
+    def test_broken_frames_end_the_lane(self):
+        with Beam(lanes=4) as beam:
+            good = beam.frame("add", {"a": 1, "b": 2})
+            for lane, frame in enumerate([good[:20], good + b"x", bytes([9]) + good[1:]]):
+                beam.write(frame, lane)
+                with self.assertRaises((EOFError, ConnectionError)):
+                    beam.read(lane)
+            self.assertEqual(beam.call("add", {"a": 1, "b": 2}, lane=3).envelope, 3)
+
+    def test_what_is_missing_is_said(self):
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
+        with tempfile.TemporaryDirectory() as empty:
+            with open(os.path.join(empty, "msgpack.py"), "w") as stub:
+                stub.write("raise ImportError\n")
+            env = clean | {"PYTHONPATH": f"{empty}:{PACKAGE}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
+            done = subprocess.run(
+                [sys.executable, "-m", "snakepit.worker"], env=env, capture_output=True, text=True, cwd=empty
+            )
+        self.assertEqual(done.returncode, 78)
+        self.assertIn(sys.executable, done.stderr)
+        self.assertIn("mix snakepit.setup", done.stderr)
+        self.assertEqual(len(done.stderr.splitlines()), 1)
+
+
+class Payload(unittest.TestCase):
+    def test_round_trip_and_rubbish(self):
+        import random
+
+        from snakepit.errors import ProtocolError
+
+        rng = random.Random(2)
+        for _ in range(2000):
+            buffers = [rng.randbytes(rng.choice([0, 1, 127, 128, 300])) for _ in range(rng.randrange(4))]
+            message = write_payload(b"frame", [memoryview(b) for b in buffers])
+            frame, got = read_payload(message)
+            self.assertEqual((bytes(frame), [bytes(b) for b in got]), (b"frame", buffers))
+            broken = bytearray(message)
+            broken[rng.randrange(len(broken))] = rng.randrange(256)
+            for data in (bytes(broken), message[: rng.randrange(len(message))], rng.randbytes(20)):
+                try:
+                    read_payload(data)
+                except ProtocolError:
+                    pass
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,186 @@
+"""Tools for the tests."""
+
+import asyncio
+import sys
+
+import snakepit
+from snakepit import tool
+
+KEPT = []
+
+
+@tool
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@tool
+def identity(x):
+    return x
+
+
+@tool(name="renamed")
+def _private(x=1):
+    return x
+
+
+@tool
+def total(x):
+    return float(x.sum())
+
+
+@tool
+def keep(x):
+    KEPT.append(x)
+
+
+@tool
+def let_go():
+    KEPT.clear()
+
+
+@tool
+def keep_slice(x):
+    KEPT.append(memoryview(x)[10:20])
+
+
+@tool
+def make(n: int):
+    array = snakepit.empty(n, "u1")
+    array[:] = 7
+    return array
+
+
+@tool
+def make_part(n: int):
+    array = snakepit.empty((2, n), "u1")
+    array[0] = 1
+    array[1] = 2
+    KEPT.append(array)
+    return {"second": array[1]}
+
+
+@tool
+def write_again():
+    KEPT[-1][0] = 9
+
+
+@tool
+def zeros(n: int, dtype: str = "u1"):
+    import numpy
+
+    return numpy.zeros(n, dtype)
+
+
+@tool
+def blob(n: int, text: bool = False):
+    return "x" * n if text else b"x" * n
+
+
+@tool
+async def later(x):
+    await asyncio.sleep(0.001)
+    return x
+
+
+@tool
+async def later_fails(x):
+    await asyncio.sleep(0)
+    raise KeyError("later")
+
+
+@tool
+def count(n: int, size: int = 0):
+    for i in range(n):
+        yield b"z" * size if size else i
+
+
+@tool
+async def acount(n: int):
+    for i in range(n):
+        await asyncio.sleep(0)
+        yield i
+
+
+@tool
+def breaks_after(n: int):
+    yield from range(n)
+    raise ValueError("broken")
+
+
+@tool
+def hold_stream(x):
+    yield len(x)
+    yield len(x)
+
+
+@tool
+def fails(x=None):
+    def inner(y):
+        raise ValueError(f"no {type(y).__name__}")
+
+    try:
+        inner(x)
+    except ValueError as error:
+        raise LookupError("outer") from error
+
+
+@tool
+def leaves():
+    sys.exit(3)
+
+
+@tool
+def interrupts():
+    raise KeyboardInterrupt
+
+
+@tool
+def recurses():
+    return recurses()
+
+
+@tool
+def cyclic():
+    x = {"a": []}
+    x["a"].append(x)
+    return x
+
+
+@tool
+def unsupported():
+    return {"items": [1, 2, {"x": object()}]}
+
+
+@tool
+def noisy(x):
+    print("to stdout", x)
+    print("to stderr", x, file=sys.stderr)
+    return x
+
+
+@tool
+def visits():
+    state = snakepit.session()
+    state["n"] = state.get("n", 0) + 1
+    return state["n"]
+
+
+@tool
+def environment():
+    import os
+
+    return [name for name in os.environ if name.startswith("SNAKEPIT_")]
+
+
+@tool
+def sleeps(seconds: float):
+    import time
+
+    time.sleep(seconds)
+    return "done"
+
+
+@tool
+def is_cancelled():
+    return snakepit.cancelled()
