@@ -31,8 +31,8 @@ defmodule Snakepit.Call do
   @spec run(String.t() | atom(), map(), keyword()) :: {result(), Observation.t()}
   def run(command, args, opts) do
     with {:ok, call} <- prepare(command, args, opts, false),
-         {:ok, lane, ref, queued} <- checkout(call) do
-      guarded(call, lane, ref, fn -> finish(call, lane, ref, queued, Exchange.run(call, lane)) end)
+         {:ok, lane, ticket, queued} <- checkout(call) do
+      guarded(lane, ticket, fn -> finish(call, lane, ticket, queued, Exchange.run(call, lane)) end)
     else
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end
@@ -47,9 +47,9 @@ defmodule Snakepit.Call do
         when acc: term()
   def stream(command, args, opts, acc, fun) do
     with {:ok, call} <- prepare(command, args, opts, true),
-         {:ok, lane, ref, queued} <- checkout(call) do
-      guarded(call, lane, ref, fn ->
-        {result, _observation} = finish(call, lane, ref, queued, Exchange.stream(call, lane, acc, fun))
+         {:ok, lane, ticket, queued} <- checkout(call) do
+      guarded(lane, ticket, fn ->
+        {result, _observation} = finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
         result
       end)
     end
@@ -180,8 +180,8 @@ defmodule Snakepit.Call do
     before = now_ns()
 
     case Pool.checkout(handle, call.deadline, affinity(options, handle), options.affinity == :prefer) do
-      {:ok, lane, ref} ->
-        {:ok, lane, ref, now_ns() - before}
+      {:ok, lane, ticket} ->
+        {:ok, lane, ticket, now_ns() - before}
 
       {:error, error} ->
         Counters.add(handle.counters, :errors, 1)
@@ -193,18 +193,18 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(call, lane, ref, fun) do
+  defp guarded(lane, ticket, fun) do
     fun.()
   catch
     kind, reason ->
-      Pool.discard(call.handle, ref, lane, "a call ended abnormally")
+      Pool.discard(ticket, lane, "a call ended abnormally")
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp finish(call, lane, ref, queued, {result, lane_state, exchange}) do
+  defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do
-      :at_rest -> Pool.checkin(call.handle, ref)
-      {:lost, why} -> Pool.discard(call.handle, ref, lane, why)
+      :at_rest -> Pool.checkin(ticket)
+      {:lost, why} -> Pool.discard(ticket, lane, why)
     end
 
     result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}

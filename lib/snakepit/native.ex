@@ -8,6 +8,8 @@ defmodule Snakepit.Native do
 
   @type arena :: reference()
   @type worker :: reference()
+  @type desk :: reference()
+  @type ticket :: reference()
   @type token :: non_neg_integer()
   @type chunk_id :: non_neg_integer()
   @type head :: {kind :: 1..2, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF, lane :: non_neg_integer()}
@@ -173,6 +175,51 @@ defmodule Snakepit.Native do
   @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
   @spec memcpy_floor(bytes :: pos_integer(), rounds :: pos_integer()) :: [pos_integer()]
   def memcpy_floor(_bytes, _rounds), do: stub()
+
+  @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
+  @spec desk_new(owner :: pid(), workers :: pos_integer(), per_worker :: pos_integer(), max_waiting :: non_neg_integer()) ::
+          desk()
+  def desk_new(_owner, _workers, _per_worker, _max_waiting), do: stub()
+
+  @doc """
+  A lane, or a place in line: then `{:snakepit_lane, key, answer}` comes, where the answer is as here. `worker` is -1
+  for any; with `prefer`, another will do when that one is busy.
+  """
+  @spec desk_checkout(desk(), worker :: integer(), prefer :: boolean()) ::
+          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), ticket()}
+          | {:wait, key :: non_neg_integer()}
+          | :full
+          | {:closed, code :: non_neg_integer()}
+  def desk_checkout(_desk, _worker, _prefer), do: stub()
+
+  @doc "To be called by a waiter that was handed a lane, before it uses it."
+  @spec desk_take(ticket()) :: :ok
+  def desk_take(_ticket), do: stub()
+
+  @doc "Leaves the line; false if a lane was handed over already, and its message is there."
+  @spec desk_cancel(desk(), key :: non_neg_integer()) :: boolean()
+  def desk_cancel(_desk, _key), do: stub()
+
+  @doc "The lane is at rest: it goes to whoever waited longest."
+  @spec desk_checkin(ticket()) :: :ok
+  def desk_checkin(_ticket), do: stub()
+
+  @doc "The lane may be in the middle of a call: it does not come back."
+  @spec desk_forget(ticket()) :: :ok
+  def desk_forget(_ticket), do: stub()
+
+  @spec desk_up(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
+  def desk_up(_desk, _worker, _epoch), do: stub()
+
+  @spec desk_down(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
+  def desk_down(_desk, _worker, _epoch), do: stub()
+
+  @doc "No more calls; those who wait are told the code."
+  @spec desk_close(desk(), code :: non_neg_integer()) :: :ok
+  def desk_close(_desk, _code), do: stub()
+
+  @spec desk_counts(desk()) :: {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
+  def desk_counts(_desk), do: stub()
 
   @doc "Frames for the companion (native/snakepit_core/src/companion.rs)."
   @spec companion_start(non_neg_integer(), String.t(), [String.t()], [{String.t(), String.t()}], [String.t()], String.t() | nil) ::

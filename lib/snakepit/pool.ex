@@ -1,18 +1,21 @@
 defmodule Snakepit.Pool do
   @moduledoc """
-  Keeps the books of a pool: which lanes are idle, who has which, who waits.
+  A pool's lanes: who has which, who waits.
 
-  No call's data passes through this process. A caller checks a lane out, talks to the worker itself, and checks the
-  lane in again. Callers that wait do so in a bounded queue, each until its own deadline; callers that die give their
-  lane back by way of a new worker.
+  No call passes through a process. A caller checks a lane out at the pool's desk (in the library), talks to the worker
+  itself, and checks the lane in again, which hands it to whoever has waited longest. Callers wait in a bounded line,
+  each until its own deadline. A caller that dies in the middle of a call costs its worker, for the lane's state is
+  unknown.
+
+  The process of a pool only hears of workers that come and go, and of lanes whose caller died.
   """
 
   use GenServer
-  alias Snakepit.{Error, Worker}
-  alias Snakepit.Pool.{Handle, Options, Queue}
+  alias Snakepit.{Error, Native, Worker}
+  alias Snakepit.Pool.{Handle, Options}
   alias Snakepit.Worker.Lane
 
-  @type checkout :: {:ok, Lane.t(), reference()} | {:error, Error.t()}
+  @type checkout :: {:ok, Lane.t(), Native.ticket()} | {:error, Error.t()}
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -28,19 +31,81 @@ defmodule Snakepit.Pool do
   # A lane, at the latest at `deadline` (monotonic ms). `affinity`: the worker's index, or nil for any; `prefer?`: any
   # other will do when that one is busy.
   @spec checkout(Handle.t(), integer() | :infinity, non_neg_integer() | nil, boolean()) :: checkout()
-  def checkout(%Handle{} = handle, deadline, affinity, prefer?) do
-    safely(handle, fn -> GenServer.call(handle.pool, {:checkout, deadline, affinity, prefer?}, :infinity) end)
+  def checkout(%Handle{desk: desk} = handle, deadline, affinity, prefer?) do
+    case Native.desk_checkout(desk, affinity || -1, prefer?) do
+      {:wait, key} -> wait(handle, key, deadline, affinity, prefer?)
+      answer -> answered(handle, answer, deadline, affinity, prefer?)
+    end
   end
 
+  defp wait(handle, key, deadline, affinity, prefer?) do
+    receive do
+      {:snakepit_lane, ^key, answer} -> handed(handle, answer, deadline, affinity, prefer?)
+    after
+      wait_ms(deadline) ->
+        if Native.desk_cancel(handle.desk, key) do
+          {:error, waited_in_vain(handle)}
+        else
+          # A lane was handed over in this moment: its message is there.
+          receive do
+            {:snakepit_lane, ^key, answer} -> handed(handle, answer, deadline, affinity, prefer?)
+          end
+        end
+    end
+  end
+
+  defp handed(handle, {:ok, _, _, ticket} = answer, deadline, affinity, prefer?) do
+    Native.desk_take(ticket)
+    answered(handle, answer, deadline, affinity, prefer?)
+  end
+
+  defp handed(handle, answer, deadline, affinity, prefer?), do: answered(handle, answer, deadline, affinity, prefer?)
+
+  defp answered(handle, {:ok, id, epoch, ticket}, deadline, affinity, prefer?) do
+    case lane(handle, id, epoch) do
+      %Lane{} = lane ->
+        {:ok, lane, ticket}
+
+      nil ->
+        # Its worker went down in this moment.
+        Native.desk_forget(ticket)
+        checkout(handle, deadline, affinity, prefer?)
+    end
+  end
+
+  defp answered(handle, :full, _deadline, _affinity, _prefer?), do: {:error, saturated(handle)}
+
+  defp answered(handle, {:closed, _code}, _deadline, _affinity, _prefer?) do
+    with {:ok, nil} <- safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
+      {:error, stopping(handle)}
+    else
+      {:ok, error} -> {:error, error}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp lane(%Handle{lanes: lanes}, id, epoch) do
+    case :ets.lookup(lanes, {id, epoch}) do
+      [{_, lane}] -> lane
+      [] -> nil
+    end
+  rescue
+    # The pool's process, and its table with it, is gone.
+    ArgumentError -> nil
+  end
+
+  defp wait_ms(:infinity), do: :infinity
+  defp wait_ms(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
+
   @doc false
-  @spec checkin(Handle.t(), reference()) :: :ok
-  def checkin(%Handle{pool: pool}, ref), do: GenServer.cast(pool, {:checkin, ref})
+  @spec checkin(Native.ticket()) :: :ok
+  def checkin(ticket), do: Native.desk_checkin(ticket)
 
   @doc false
   # The lane may be in the middle of a call: it is not used again.
-  @spec discard(Handle.t(), reference(), Lane.t(), String.t()) :: :ok
-  def discard(%Handle{pool: pool}, ref, lane, why) do
-    GenServer.cast(pool, {:forget, ref})
+  @spec discard(Native.ticket(), Lane.t(), String.t()) :: :ok
+  def discard(ticket, lane, why) do
+    Native.desk_forget(ticket)
     Worker.discard(lane, why)
   end
 
@@ -90,54 +155,30 @@ defmodule Snakepit.Pool do
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @doc false
-  @spec start_link(Handle.t()) :: GenServer.on_start()
-  def start_link(%Handle{} = handle), do: GenServer.start_link(__MODULE__, handle, name: handle.pool)
+  @spec start_link(Options.t()) :: GenServer.on_start()
+  def start_link(%Options{name: name} = options),
+    do: GenServer.start_link(__MODULE__, options, name: Handle.name(:pool, name))
+
+  # Codes a closed desk gives its callers; they ask this process for the words.
+  @failed 1
+  @stopping 2
 
   @impl true
-  def init(handle) do
+  def init(options) do
     Process.flag(:trap_exit, true)
+    handle = Handle.new(options)
     Handle.publish(handle)
-
-    {:ok,
-     %{
-       handle: handle,
-       # Lanes nobody has, last used first: its worker's caches are warm.
-       idle: [],
-       # Monitor of the caller => its lane.
-       busy: %{},
-       queue: Queue.new(),
-       # Index => epoch of the run whose lanes may be used.
-       up: %{},
-       awaiting: [],
-       failure: nil,
-       draining: nil
-     }}
+    # up: index => epoch of the run whose lanes may be used.
+    {:ok, %{handle: handle, up: %{}, awaiting: [], failure: nil, draining: nil}}
   end
 
   @impl true
-  def handle_call({:checkout, _, _, _}, _from, %{failure: %Error{} = error} = state) do
-    {:reply, {:error, error}, state}
-  end
-
-  def handle_call({:checkout, _, _, _}, _from, %{draining: draining} = state) when draining != nil do
-    {:reply, {:error, error(state.handle, :pool, :stopping, "pool #{inspect(state.handle.name)} is stopping")}, state}
-  end
-
-  def handle_call({:checkout, deadline, affinity, prefer?}, {pid, _} = from, state) do
-    case take_idle(state.idle, affinity) || (prefer? && take_idle(state.idle, nil)) do
-      {lane, idle} ->
-        ref = Process.monitor(pid)
-        {:reply, {:ok, lane, ref}, %{state | idle: idle, busy: Map.put(state.busy, ref, lane)}}
-
-      _none ->
-        {:noreply, enqueue(state, from, deadline, if(prefer?, do: nil, else: affinity))}
-    end
-  end
+  def handle_call(:failure, _from, state), do: {:reply, state.failure, state}
 
   def handle_call(:await_ready, from, state) do
     cond do
       state.failure -> {:reply, {:error, state.failure}, state}
-      map_size(state.up) == state.handle.options.size -> {:reply, :ok, state}
+      all_up?(state) -> {:reply, :ok, state}
       true -> {:noreply, %{state | awaiting: [from | state.awaiting]}}
     end
   end
@@ -147,41 +188,29 @@ defmodule Snakepit.Pool do
       cond do
         state.failure -> :failed
         state.draining -> :stopping
-        map_size(state.up) == state.handle.options.size -> :ready
+        all_up?(state) -> :ready
         true -> :starting
       end
 
-    {:reply,
-     %{
-       status: status,
-       failure: state.failure,
-       workers_up: map_size(state.up),
-       idle: length(state.idle),
-       busy: map_size(state.busy),
-       queued: Queue.size(state.queue)
-     }, state}
+    {idle, busy, queued} = Native.desk_counts(state.handle.desk)
+    up = map_size(state.up)
+    {:reply, %{status: status, failure: state.failure, workers_up: up, idle: idle, busy: busy, queued: queued}, state}
   end
 
   def handle_call({:drain, timeout}, from, state) do
-    stopping = error(state.handle, :pool, :stopping, "pool #{inspect(state.handle.name)} is stopping")
-    state = refuse_all(state, stopping)
-    Process.send_after(self(), :drained, timeout)
-    {:noreply, drained(%{state | draining: from})}
+    Process.send_after(self(), :drain_timeout, timeout)
+    Native.desk_close(state.handle.desk, @stopping)
+    {:noreply, %{state | draining: from}}
   end
 
   @impl true
-  def handle_cast({:checkin, ref}, state), do: {:noreply, ref |> release(state) |> drained()}
+  def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
+    per_worker = length(lanes)
+    for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
+    Native.desk_up(state.handle.desk, index, epoch)
+    state = %{state | up: Map.put(state.up, index, epoch)}
 
-  def handle_cast({:forget, ref}, state) do
-    Process.demonitor(ref, [:flush])
-    {:noreply, drained(%{state | busy: Map.delete(state.busy, ref)})}
-  end
-
-  def handle_cast({:worker_up, index, [lane | _] = lanes}, state) do
-    state = %{state | up: Map.put(state.up, index, lane.epoch)}
-    state = Enum.reduce(lanes, state, &offer/2)
-
-    if map_size(state.up) == state.handle.options.size do
+    if all_up?(state) do
       Enum.each(state.awaiting, &GenServer.reply(&1, :ok))
       {:noreply, %{state | awaiting: []}}
     else
@@ -190,117 +219,36 @@ defmodule Snakepit.Pool do
   end
 
   def handle_cast({:worker_down, index, epoch}, state) do
-    case state.up do
-      %{^index => ^epoch} ->
-        idle = Enum.reject(state.idle, &(&1.epoch == epoch))
-        {:noreply, %{state | up: Map.delete(state.up, index), idle: idle}}
-
-      _ ->
-        {:noreply, state}
-    end
+    Native.desk_down(state.handle.desk, index, epoch)
+    :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
+    up = if state.up[index] == epoch, do: Map.delete(state.up, index), else: state.up
+    {:noreply, %{state | up: up}}
   end
 
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
     Enum.each(state.awaiting, &GenServer.reply(&1, {:error, failure}))
-    {:noreply, refuse_all(%{state | failure: failure, awaiting: []}, failure)}
+    Native.desk_close(state.handle.desk, @failed)
+    {:noreply, %{state | failure: failure, awaiting: []}}
   end
 
   @impl true
-  def handle_info({:expired, key}, state) do
-    case Queue.take(state.queue, key) do
-      {nil, _} ->
-        {:noreply, state}
+  # A caller died in the middle of a call.
+  def handle_info({:lane_lost, id, epoch}, state) do
+    with %Lane{} = lane <- lane(state.handle, id, epoch),
+         do: Worker.discard(lane, "its caller died in the middle of a call")
 
-      {waiter, queue} ->
-        Process.demonitor(key, [:flush])
-        GenServer.reply(waiter.from, {:error, waited_in_vain(state.handle)})
-        {:noreply, %{state | queue: queue}}
-    end
+    {:noreply, state}
   end
 
-  # A caller died: waiting, or in the middle of a call.
-  def handle_info({:DOWN, ref, :process, _pid, _reason}, state) do
-    case Map.pop(state.busy, ref) do
-      {nil, _} ->
-        {waiter, queue} = Queue.take(state.queue, ref)
-        if waiter, do: cancel(waiter.timer)
-        {:noreply, %{state | queue: queue}}
-
-      {lane, busy} ->
-        Worker.discard(lane, "its caller died in the middle of a call")
-        {:noreply, drained(%{state | busy: busy})}
-    end
-  end
-
-  def handle_info(:drained, state), do: {:noreply, answer_drain(state, :timeout)}
+  def handle_info(:lanes_at_rest, state), do: {:noreply, answer_drain(state, :ok)}
+  def handle_info(:drain_timeout, state), do: {:noreply, answer_drain(state, :timeout)}
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
   def terminate(_reason, state), do: Handle.withdraw(state.handle.name)
 
-  # ---- the books --------------------------------------------------------------------------------------------------
-
-  defp take_idle([lane | idle], nil), do: {lane, idle}
-  defp take_idle([], nil), do: nil
-
-  defp take_idle(idle, index) do
-    with %Lane{} = lane <- Enum.find(idle, &(&1.index == index)), do: {lane, List.delete(idle, lane)}
-  end
-
-  defp enqueue(state, {pid, _} = from, deadline, affinity) do
-    wait = if deadline == :infinity, do: :infinity, else: deadline - now()
-
-    cond do
-      Queue.size(state.queue) >= state.handle.options.max_queue ->
-        GenServer.reply(from, {:error, saturated(state.handle)})
-        state
-
-      wait != :infinity and wait <= 0 ->
-        GenServer.reply(from, {:error, waited_in_vain(state.handle)})
-        state
-
-      true ->
-        key = Process.monitor(pid)
-        timer = if wait != :infinity, do: Process.send_after(self(), {:expired, key}, wait)
-        %{state | queue: Queue.push(state.queue, key, affinity, %{from: from, timer: timer})}
-    end
-  end
-
-  defp release(ref, state) do
-    Process.demonitor(ref, [:flush])
-
-    case Map.pop(state.busy, ref) do
-      {nil, _} -> state
-      {lane, busy} -> offer(lane, %{state | busy: busy})
-    end
-  end
-
-  # To the caller who waited longest, else to the idle ones. A lane of a run that ended is dropped.
-  defp offer(lane, state) do
-    with true <- state.up[lane.index] == lane.epoch,
-         {key, waiter, queue} <- Queue.pop(state.queue, lane.index) do
-      cancel(waiter.timer)
-      GenServer.reply(waiter.from, {:ok, lane, key})
-      %{state | queue: queue, busy: Map.put(state.busy, key, lane)}
-    else
-      false -> state
-      :empty -> %{state | idle: [lane | state.idle]}
-    end
-  end
-
-  defp refuse_all(state, error) do
-    for {key, waiter} <- Queue.all(state.queue) do
-      Process.demonitor(key, [:flush])
-      cancel(waiter.timer)
-      GenServer.reply(waiter.from, {:error, error})
-    end
-
-    %{state | queue: Queue.new()}
-  end
-
-  defp drained(%{draining: {_, _}, busy: busy} = state) when map_size(busy) == 0, do: answer_drain(state, :ok)
-  defp drained(state), do: state
+  defp all_up?(state), do: map_size(state.up) == state.handle.options.size
 
   defp answer_drain(%{draining: {_, _} = from} = state, answer) do
     GenServer.reply(from, answer)
@@ -309,11 +257,13 @@ defmodule Snakepit.Pool do
 
   defp answer_drain(state, _answer), do: state
 
-  defp cancel(nil), do: false
-  defp cancel(timer), do: Process.cancel_timer(timer)
+  # ---- words ------------------------------------------------------------------------------------------------------
 
   defp saturated(handle) do
-    words = "pool #{inspect(handle.name)} is saturated: all #{lanes(handle)} lanes are busy and #{handle.options.max_queue} callers wait"
+    lanes = handle.options.size * Options.lanes(handle.options)
+    waiting = handle.options.max_queue
+
+    words = "pool #{inspect(handle.name)} is saturated: #{lanes} calls run (:size), #{waiting} callers wait (:max_queue)"
     error(handle, :pool, :pool_saturated, words)
   end
 
@@ -321,9 +271,7 @@ defmodule Snakepit.Pool do
     error(handle, :timeout, :queue_timeout, "pool #{inspect(handle.name)}: no worker was free before the deadline")
   end
 
-  defp lanes(handle), do: handle.options.size * Options.lanes(handle.options)
+  defp stopping(handle), do: error(handle, :pool, :stopping, "pool #{inspect(handle.name)} is stopping")
 
   defp error(handle, category, reason, message), do: Error.new(category, reason, message, pool: handle.name)
-
-  defp now, do: System.monotonic_time(:millisecond)
 end

@@ -14,12 +14,12 @@ defmodule Snakepit.Worker do
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @spec start_link({Pool.Handle.t(), non_neg_integer()}) :: GenServer.on_start()
-  def start_link({%Pool.Handle{} = pool, index}), do: GenServer.start_link(__MODULE__, {pool, index})
+  @spec start_link({Pool.Options.t(), non_neg_integer()}) :: GenServer.on_start()
+  def start_link({%Pool.Options{} = options, index}), do: GenServer.start_link(__MODULE__, {options.name, index})
 
-  def child_spec({pool, index}) do
-    shutdown = pool.options.shutdown_timeout + @max_grace_ms + 1_000
-    %{id: {__MODULE__, index}, start: {__MODULE__, :start_link, [{pool, index}]}, shutdown: shutdown}
+  def child_spec({options, index}) do
+    shutdown = options.shutdown_timeout + @max_grace_ms + 1_000
+    %{id: {__MODULE__, index}, start: {__MODULE__, :start_link, [{options, index}]}, shutdown: shutdown}
   end
 
   @doc "Waits until a chunk that a reply refers to has been mapped, or is known not to come."
@@ -58,6 +58,7 @@ defmodule Snakepit.Worker do
   @impl true
   def init({pool, index}) do
     Process.flag(:trap_exit, true)
+    pool = Pool.Handle.fetch!(pool)
     state = %{pool: pool, index: index, name: "#{pool.name}-#{index}", run: nil, backoff: Backoff.new()}
     state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: []})
     {:ok, state, {:continue, :start}}
@@ -167,7 +168,6 @@ defmodule Snakepit.Worker do
 
   defp start(state) do
     options = state.pool.options
-    epoch = make_ref()
     path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.sock")
     token = :crypto.strong_rand_bytes(32)
 
@@ -178,14 +178,13 @@ defmodule Snakepit.Worker do
       id = Companion.run(python, ["-m", "snakepit.worker"], env: env)
 
       run = %Run{
-        epoch: epoch,
+        epoch: owner,
         id: id,
         memory: memory,
-        owner: owner,
         control: control,
         token: token,
         started_at: now(),
-        timer: Process.send_after(self(), {:startup_timeout, epoch}, options.startup_timeout)
+        timer: Process.send_after(self(), {:startup_timeout, owner}, options.startup_timeout)
       }
 
       accept(%{state | run: run})
@@ -339,7 +338,7 @@ defmodule Snakepit.Worker do
     capabilities = hello["capabilities"] || []
 
     settings = %{
-      owner: run.owner,
+      owner: run.epoch,
       lanes: Pool.Options.lanes(options),
       inline_limit: options.inline_limit,
       chunk_size: options.chunk_size,

@@ -10,6 +10,8 @@ defmodule Snakepit.Grpc.Native do
   # Binaries of at least 4 KiB are sent from where they are, without a copy; received buffers of at least 64 KiB are
   # binaries over the memory they were received in. `copy: true` is the business of whoever hands them on.
   @on_load :load
+  # Compiling it must not load it: the library may not be in its place yet.
+  @compile {:autoload, false}
 
   @type channel :: reference
   @type call :: reference

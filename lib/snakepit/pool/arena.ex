@@ -10,8 +10,8 @@ defmodule Snakepit.Pool.Arena do
   @tend_ms 500
   @collect_ms 100
 
-  @spec start_link(Handle.t()) :: GenServer.on_start()
-  def start_link(%Handle{} = handle), do: GenServer.start_link(__MODULE__, handle, name: handle.arena_keeper)
+  @spec start_link(atom()) :: GenServer.on_start()
+  def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:arena, pool))
 
   @doc "Prepares memory for a buffer of this size, for the next call: this one went another way."
   @spec warm(Handle.t(), pos_integer()) :: :ok
@@ -38,7 +38,8 @@ defmodule Snakepit.Pool.Arena do
   end
 
   @impl true
-  def init(handle) do
+  def init(pool) do
+    handle = Handle.fetch!(pool)
     Process.send_after(self(), :tend, @tend_ms)
     state = %{handle: handle, collected: nil}
     if :zero_copy in handle.options.transfers, do: {:ok, state, {:continue, :first}}, else: {:ok, state}

@@ -5,18 +5,17 @@ defmodule Snakepit.Pool.Drain do
   use GenServer
   alias Snakepit.Pool
 
-  def child_spec(handle) do
-    shutdown = handle.options.shutdown_timeout + 1_000
-    %{id: __MODULE__, start: {__MODULE__, :start_link, [handle]}, shutdown: shutdown}
+  def child_spec(options) do
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [options]}, shutdown: options.shutdown_timeout + 1_000}
   end
 
-  @spec start_link(Pool.Handle.t()) :: GenServer.on_start()
-  def start_link(handle), do: GenServer.start_link(__MODULE__, handle)
+  @spec start_link(Pool.Options.t()) :: GenServer.on_start()
+  def start_link(options), do: GenServer.start_link(__MODULE__, options)
 
   @impl true
-  def init(handle) do
+  def init(options) do
     Process.flag(:trap_exit, true)
-    {:ok, handle}
+    {:ok, Pool.Handle.fetch!(options.name)}
   end
 
   @impl true

@@ -4,8 +4,8 @@ defmodule Snakepit.Pool.Handle do
 
   alias Snakepit.{Error, Native, Pool}
 
-  @enforce_keys [:name, :options, :arena, :quota, :counters]
-  defstruct [:name, :options, :arena, :quota, :counters, :pool, :arena_keeper]
+  @enforce_keys [:name, :options, :arena, :quota, :counters, :desk, :lanes, :pool, :arena_keeper]
+  defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           name: atom(),
@@ -13,10 +13,13 @@ defmodule Snakepit.Pool.Handle do
           arena: Native.arena(),
           quota: pos_integer(),
           counters: :counters.counters_ref(),
+          desk: Native.desk(),
+          lanes: :ets.table(),
           pool: GenServer.name(),
           arena_keeper: GenServer.name()
         }
 
+  # By the pool's process: it owns the desk and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
   def new(%Pool.Options{} = options) do
     quota = options.memory_quota || max(div(Snakepit.Machine.memory(), 4), 4 * options.chunk_size)
@@ -28,16 +31,27 @@ defmodule Snakepit.Pool.Handle do
       arena: arena,
       quota: quota,
       counters: Pool.Counters.new(),
-      pool: {:via, Registry, {Snakepit.Registry, {:pool, options.name}}},
-      arena_keeper: {:via, Registry, {Snakepit.Registry, {:arena, options.name}}}
+      desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
+      # {{lane id, epoch}, %Lane{}}
+      lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
+      pool: name(:pool, options.name),
+      arena_keeper: name(:arena, options.name)
     }
   end
+
+  @doc "The registered name of one of a pool's processes."
+  @spec name(atom(), atom()) :: GenServer.name()
+  def name(role, pool), do: {:via, Registry, {Snakepit.Registry, {role, pool}}}
 
   @spec publish(t()) :: :ok
   def publish(%__MODULE__{name: name} = handle), do: :persistent_term.put({__MODULE__, name}, handle)
 
   @spec withdraw(atom()) :: boolean()
   def withdraw(name), do: :persistent_term.erase({__MODULE__, name})
+
+  @doc "As `fetch/1`, for the pool's own processes, which start after it was published."
+  @spec fetch!(atom()) :: t()
+  def fetch!(name), do: :persistent_term.get({__MODULE__, name})
 
   @spec fetch(atom()) :: {:ok, t()} | {:error, Error.t()}
   def fetch(name) do

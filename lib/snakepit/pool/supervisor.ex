@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Supervisor do
 
   @spec start_link(Pool.Options.t()) :: Supervisor.on_start()
   def start_link(%Pool.Options{name: name} = options) do
-    Supervisor.start_link(__MODULE__, options, name: via({:pool_supervisor, name}))
+    Supervisor.start_link(__MODULE__, options, name: Pool.Handle.name(:pool_supervisor, name))
   end
 
   def child_spec(options) do
@@ -22,23 +22,20 @@ defmodule Snakepit.Pool.Supervisor do
 
   @impl true
   def init(options) do
-    handle = Pool.Handle.new(options)
-
     children = [
-      %{id: Pool, start: {Pool, :start_link, [handle]}},
-      %{id: Pool.Arena, start: {Pool.Arena, :start_link, [handle]}},
-      %{id: :workers, start: {__MODULE__, :start_workers, [handle]}, type: :supervisor},
-      Pool.Drain.child_spec(handle)
+      %{id: Pool, start: {Pool, :start_link, [options]}},
+      %{id: Pool.Arena, start: {Pool.Arena, :start_link, [options.name]}},
+      %{id: :workers, start: {__MODULE__, :start_workers, [options]}, type: :supervisor},
+      Pool.Drain.child_spec(options)
     ]
 
     Supervisor.init(children, strategy: :one_for_all)
   end
 
   @doc false
-  def start_workers(handle) do
-    children = for index <- 0..(handle.options.size - 1), do: Worker.child_spec({handle, index})
-    name = via({:workers, handle.name})
-    Supervisor.start_link(children, strategy: :one_for_one, name: name)
+  def start_workers(options) do
+    children = for index <- 0..(options.size - 1), do: Worker.child_spec({options, index})
+    Supervisor.start_link(children, strategy: :one_for_one, name: Pool.Handle.name(:workers, options.name))
   end
 
   @doc "The worker processes of a pool."
@@ -63,6 +60,4 @@ defmodule Snakepit.Pool.Supervisor do
       [] -> nil
     end
   end
-
-  defp via(key), do: {:via, Registry, {Snakepit.Registry, key}}
 end

@@ -7,7 +7,7 @@ defmodule Snakepit.Worker.Lane do
 
   @type t :: %__MODULE__{
           worker: pid(),
-          epoch: reference(),
+          epoch: pos_integer(),
           name: String.t(),
           index: non_neg_integer(),
           number: non_neg_integer(),

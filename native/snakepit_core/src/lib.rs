@@ -9,6 +9,7 @@ pub mod companion;
 pub mod frame;
 pub mod free_list;
 pub mod holds;
+pub mod lanes;
 pub mod reader;
 mod sync;
 pub mod writer;

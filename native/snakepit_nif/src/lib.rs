@@ -8,6 +8,7 @@ mod atoms;
 mod chunk;
 mod companion;
 mod decode;
+mod desk;
 mod encode;
 mod memory;
 mod slot;

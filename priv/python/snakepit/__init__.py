@@ -9,6 +9,14 @@
 A pool names the modules whose tools it serves; only functions decorated with `tool` are.
 """
 
+import sys
+
+if sys.version_info < (3, 11):  # noqa: UP036
+    # Before anything that an old Python cannot even read.
+    _PROBLEM = "snakepit: Python 3.11 or newer is needed, this is %d.%d (%s): set `config :snakepit, python:` to one\n"
+    sys.stderr.write(_PROBLEM % (sys.version_info[0], sys.version_info[1], sys.executable))
+    sys.exit(78)
+
 from .context import cancelled, session
 from .memory_array import empty
 from .registry import tool

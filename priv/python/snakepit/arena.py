@@ -19,6 +19,7 @@ from .size_classes import class_size
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from .chunk_memory import Mapping
     from .frames import Place
@@ -46,13 +47,15 @@ class Chunk:
 class Slot:
     """A part of a chunk that is handed out as a whole."""
 
-    __slots__ = ("chunk", "holders", "offset", "size")
+    __slots__ = ("array", "chunk", "holders", "offset", "size")
 
     def __init__(self, chunk: Chunk, offset: int, size: int) -> None:
         self.chunk = chunk
         self.offset = offset
         self.size = size
         self.holders = 0
+        # A weak reference to the array that `empty` made here.
+        self.array: Callable[[], Any] | None = None
 
     def view(self, length: int) -> memoryview:
         """A writable view, to be used while the slot is held."""
@@ -271,6 +274,7 @@ class Arena:
         slot.holders -= 1
         if slot.holders:
             return
+        slot.array = None
         self._free.setdefault(slot.size, []).append(slot)
         slot.chunk.live -= 1
         if not slot.chunk.live:

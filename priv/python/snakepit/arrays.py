@@ -166,7 +166,7 @@ def scalar(value: Any) -> Any:
 
 
 def freeze(array: Any) -> None:
-    """Makes an array and what it is a view of read-only."""
+    """Makes an array and what it is a view of read-only. Other views made before stay as they are: numpy knows none."""
     numpy = sys.modules["numpy"]
     while isinstance(array, numpy.ndarray):
         array.flags.writeable = False

@@ -25,13 +25,9 @@ class Borrowed:
         self._arrival = threading.Condition()
         # Tokens whose views are gone; `Lease.__del__` fills it, whoever writes a frame next empties it.
         self.gone: deque[int] = deque()
-        self._lent = 0
-        self._returned = 0
-
-    @property
-    def outstanding(self) -> int:
-        """Tokens that were not given back yet (an estimate where several lanes work)."""
-        return self._lent - self._returned
+        self.outstanding = 0
+        """Tokens that were not given back yet."""
+        self._counting = threading.Lock()
 
     def add(self, chunk: int, fd: int, size: int) -> None:
         """Maps a chunk that was announced. Raises `BadChunk` or `OSError`."""
@@ -50,7 +46,8 @@ class Borrowed:
         """Read-only views of these places. Each token comes back exactly once, whatever happens."""
         from .chunk_memory import lease
 
-        self._lent += len(places)
+        with self._counting:
+            self.outstanding += len(places)
         made = []
         for number, (chunk, offset, length, token) in enumerate(places):
             try:
@@ -82,5 +79,6 @@ class Borrowed:
                 tokens.append(gone.popleft())
             except IndexError:
                 break
-        self._returned += len(tokens)
+        with self._counting:
+            self.outstanding -= len(tokens)
         return tokens

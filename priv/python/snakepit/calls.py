@@ -16,7 +16,7 @@ from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest
 from .frames import HEADER, REPLY, REQUEST, read_body, write_head
-from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, ZERO_COPY
+from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, ZERO_COPY
 from .replies import Placer, bare_way
 
 TYPE_CHECKING = False
@@ -72,6 +72,7 @@ class Calls:
         self._encoder = Encoder(service.inline_limit)
         self._placer = Placer(service.arena, service.keeper)
         self._max_result = service.max_result or 1 << 62
+        self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
         self._runner: Any = None
         self._call_id = 0
         self._mask = 0
@@ -96,13 +97,12 @@ class Calls:
             arguments = tool = None  # type: ignore[assignment]
             envelope = self._encoder.encode(value)
             value = None
-            if self._encoder.buffers or len(envelope) > self._max_result:
+            if self._encoder.buffers or len(envelope) > self._max_envelope:
                 return self._with_buffers(RESULT, nanoseconds, envelope)
-        except CallError as error:
-            failure = error
-            # What is still held, here and in the frames of the failure.
+        except Exception as error:
+            failure = self._as_failure(error)
+            # What is still held here.
             arguments = value = None  # type: ignore[assignment]
-            _forget(failure)
             return self._failed(failure, nanoseconds)
         if self._gone:
             return self._bare(RESULT, nanoseconds, envelope)
@@ -133,10 +133,9 @@ class Calls:
                     item = None
                     yield self._with_buffers(ITEM, nanoseconds, envelope)
                     started = perf_counter_ns()
-            except CallError as error:
-                failure = error
+            except Exception as error:
+                failure = self._as_failure(error)
                 arguments = item = None  # type: ignore[assignment]
-                _forget(failure)
                 self._closed(source)
                 source = None
                 yield self._failed(failure, perf_counter_ns() - started)
@@ -235,6 +234,16 @@ class Calls:
         except Exception as error:
             _forget(error)
 
+    def _as_failure(self, error: Exception) -> CallError:
+        """What went wrong, without the frames and buffers that it holds. What nobody foresaw is a failure as well."""
+        if isinstance(error, ProtocolError):
+            raise error
+        self._encoder.take_buffers()
+        if not isinstance(error, CallError):
+            error = CallError("worker", "internal", f"{type(error).__name__}: {error}"[:2000])
+        _forget(error)
+        return error
+
     def _failed(self, failure: CallError, nanoseconds: int) -> Reply:
         return self._bare(ERROR, nanoseconds, packb(failure.as_map()))
 
@@ -247,7 +256,7 @@ class Calls:
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         buffers = self._encoder.take_buffers()
         total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
-        if total > self._max_result:
+        if total > self._max_result or len(envelope) > self._max_envelope:
             message = f"the result has {total} bytes, the limit is {self._max_result}"
             raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
         if not buffers:

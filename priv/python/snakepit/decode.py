@@ -20,12 +20,15 @@ _NO_LIMIT = 1 << 62
 
 
 class Fault:
-    """Stands for a value that could not be made, while its place is looked for."""
+    """Stands for a value that could not be made, while its place is looked for.
 
-    __slots__ = ("refusal",)
+    It keeps the words, not the exception: that holds frames, and those hold views of the arguments.
+    """
+
+    __slots__ = ("words",)
 
     def __init__(self, refusal: Refusal) -> None:
-        self.refusal = refusal
+        self.words = (refusal.reason, refusal.message, refusal.type)
 
 
 class Decoder:
@@ -160,7 +163,7 @@ def _integer(payload: bytes) -> int:
 
 def _refuse_fault(value: Any) -> None:
     if type(value) is Fault:
-        raise value.refusal
+        raise Refusal(*value.words)
 
 
 def _general(error: Exception) -> CallError:

@@ -11,7 +11,7 @@ from .arrays import as_array, scalar, wire_dtype
 from .buffers import Array, Bytes
 from .errors import CallError, Refusal, type_name
 from .limits import MAX_BUFFERS, MAX_VALUES
-from .survey import PLAIN, SIZED, Suspect, count_values, length, survey
+from .survey import PLAIN, SIZED, Suspect, apart, count_values, survey
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -99,11 +99,12 @@ class Encoder:
         if kind in PLAIN:
             return value
         if kind in SIZED:
-            if length(value) < self.limit:
+            if not apart(value, self.limit):
                 return value
             if kind is str:
                 return self._beside(5, Bytes(value.encode("utf-8")))
-            return self._beside(4, Bytes(value if kind is not memoryview or value.c_contiguous else bytes(value)))
+            run = value if kind is not memoryview or value.c_contiguous else bytes(value)
+            return self._beside(4, Bytes(run)) if len(run) >= self.limit else run
         if isinstance(value, dict):
             return {key: self._split(item) for key, item in value.items()}
         if kind is list:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 from collections import deque
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from .borrowed import Borrowed
 
 _TICK = 0.1
+# Ticks after which views that nobody gave back may be garbage in a cycle.
+_SUSPICIOUS = 10
 
 
 class Keeper:
@@ -30,6 +33,8 @@ class Keeper:
         self._wanted: deque[int] = deque()
         self._wake = threading.Event()
         self._asleep = False
+        self._held = 0
+        self._unchanged = 0
         threading.Thread(target=self._run, name="snakepit-keeper", daemon=True).start()
 
     def want(self, length: int) -> None:
@@ -81,6 +86,15 @@ class Keeper:
         except (CallError, OSError, MemoryError):
             # No room: results go another way, and say so. Nobody waits for this.
             pass
+        self._collect_garbage()
         tokens = self._borrowed.take_released()
         if tokens:
             self._send_released(tokens)
+
+    def _collect_garbage(self) -> None:
+        """Once for each time that the same number of views is held for long: a tool's cycle may hold them."""
+        held = self._borrowed.outstanding + (self._arena.leased if self._arena else 0)
+        self._unchanged = self._unchanged + 1 if held and held == self._held else 0
+        self._held = held
+        if self._unchanged == _SUSPICIOUS:
+            gc.collect()

@@ -42,7 +42,7 @@ class Lane:
         memory = memoryview(buffer)
         window = memory[_START - 4 :]
         receive, send = self.sock.recv_into, self.sock.sendall
-        unpack, pack = PREFIX.unpack_from, PREFIX.pack
+        unpack, pack, count = PREFIX.unpack_from, PREFIX.pack, PREFIX.unpack_from
         lock, answer, service = self.lock, self.calls.answer, self._service
         try:
             while not service.stopping:
@@ -52,7 +52,7 @@ class Lane:
                         return
                     got = 4
                 length = unpack(buffer, _START - 4)[0]
-                if got == length + 4 and not buffer[_START + 20]:
+                if got == length + 4 and not count(buffer, _START + 20)[0]:
                     frame = memory[_START : _START + length]
                 else:
                     # Large, or with buffers that may outlive the call: memory of its own.

@@ -31,6 +31,8 @@ def empty(shape: Any, dtype: Any = float) -> Any:
         length *= size
     if not length:
         return numpy.empty(shape, dtype)
+    import weakref
+
     from .errors import CallError
 
     try:
@@ -38,4 +40,6 @@ def empty(shape: Any, dtype: Any = float) -> Any:
     except (CallError, OSError) as error:
         raise MemoryError(f"snakepit.empty: {error}") from None
     view = arena.lend(slot, length)
-    return numpy.frombuffer(view, wanted).reshape(sizes)
+    array = numpy.frombuffer(view, wanted).reshape(sizes)
+    slot.array = weakref.ref(array)
+    return array

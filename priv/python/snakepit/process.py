@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -84,6 +85,8 @@ def run(path: str, token: str) -> None:
         tools.update(collect(_imported(settings["modules"])))
         control.send(["ready", {"tools": describe(tools)}])
     except BaseException as error:
+        if service.stopping:
+            _leave()
         from .failures import describe as describe_failure
 
         control.send(["failed", describe_failure(error)])
@@ -96,10 +99,26 @@ def run(path: str, token: str) -> None:
     gc.freeze()
     for lane in lanes[1:]:
         threading.Thread(target=lane.serve, name="snakepit-lane", daemon=True).start()
-    lanes[0].serve()
-    if not service.stopping:
-        stop.wait()
+    try:
+        lanes[0].serve()
+        if not service.stopping:
+            # Only this lane ended.
+            stop.wait()
+    except SystemExit:
+        # SIGTERM; what a tool raises does not come here.
+        pass
+    _leave()
+
+
+def _leave() -> None:
+    """Ends the process with status 0. The user's exit handlers run; threads that do not end cannot hold it up."""
     context.caller_gone()
+    try:
+        atexit._run_exitfuncs()
+        sys.stdout.flush()
+        sys.stderr.flush()
+    finally:
+        os._exit(0)
 
 
 def _welcome(control: Control) -> dict[str, Any]:

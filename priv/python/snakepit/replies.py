@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .arrays import freeze
 from .errors import CallError
 from .limits import GRPC, INLINE, MAX_FRAME, STARVED, ZERO_COPY
 
@@ -46,11 +47,6 @@ class Placer:
     def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
         """Raises `CallError` (transfer) where no allowed way can take them."""
         total = sum(buffer.nbytes for buffer in buffers)
-        if not total:
-            way = bare_way(mask)
-            if way == ZERO_COPY:
-                return self._shared(buffers)
-            return self._beside(buffers, way, 0)
         fits_frame = total <= MAX_FRAME - _HEADROOM
         may_frame = bool(mask & 1 << INLINE) and fits_frame
         may_grpc = bool(mask & 1 << GRPC)
@@ -78,13 +74,6 @@ class Placer:
         placement = Placement(way, flags)
         placement.views = [buffer.view() for buffer in buffers]
         return placement
-
-    def _shared(self, buffers: Buffers) -> Placement:
-        """Empty buffers have no slot; but each has a table entry."""
-        if self._arena is None:
-            raise CallError("transfer", "unavailable", "this worker has no shared memory")
-        slots = [(self._make(self._arena, 1), -1) for _ in buffers]
-        return self._fill(self._arena, buffers, slots)
 
     def _slots(self, arena: Arena, buffers: Buffers, must: bool) -> list[tuple[Slot, int]] | None:
         """For each buffer a slot, held once, and the offset where it lies already (-1: to be copied)."""
@@ -126,10 +115,12 @@ class Placer:
             for buffer, (slot, offset) in zip(buffers, slots, strict=True):
                 if offset < 0:
                     offset = slot.offset
-                    if buffer.nbytes:
-                        buffer.copy_to(slot.view(buffer.nbytes))
+                    buffer.copy_to(slot.view(buffer.nbytes))
                 else:
                     buffer.freeze()
+                    array = slot.array and slot.array()
+                    if array is not None:
+                        freeze(array)
                 placement.places.append(arena.grant(slot, offset, buffer.nbytes))
         finally:
             # What was granted is held by its token now.

@@ -30,9 +30,11 @@ _FIRST, _LAST = -(1 << 63), (1 << 64) - 1
 _SEQUENCES = frozenset({list, tuple, set, frozenset})
 
 
-def length(value: Any) -> int:
-    """Bytes of a sized value (a lower bound for str)."""
-    return value.nbytes if type(value) is memoryview else len(value)
+def apart(value: Any, limit: int) -> bool:
+    """Whether a sized value cannot stay in the envelope as it is. A str counts by characters, which is close enough."""
+    if type(value) is memoryview:
+        return value.nbytes >= limit or not value.c_contiguous
+    return len(value) >= limit
 
 
 def survey(value: Any, limit: int, depth: int = 1) -> bool:
@@ -50,7 +52,7 @@ def survey(value: Any, limit: int, depth: int = 1) -> bool:
         if kind is not list:
             depth += 1  # an extension with an array in it
     elif kind in SIZED:
-        return length(value) >= limit
+        return apart(value, limit)
     elif kind in PLAIN:
         return False
     elif isinstance(value, dict):
@@ -70,7 +72,7 @@ def survey(value: Any, limit: int, depth: int = 1) -> bool:
     for item in items:
         kind = type(item)
         if kind in SIZED:
-            if length(item) >= limit:
+            if apart(item, limit):
                 large = True
         elif kind not in PLAIN and survey(item, limit, depth + 1):
             large = True

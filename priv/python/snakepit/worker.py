@@ -8,20 +8,17 @@ from __future__ import annotations
 import os
 import sys
 
-# sysexits.h: something in the configuration is wrong.
+# sysexits.h: something in the configuration is wrong. The package exits with the same where Python is too old.
 EX_CONFIG = 78
 
 
 def _unfit(problem: str, mend: str) -> None:
-    sys.stderr.write("snakepit: %s (%s): %s\n" % (problem, sys.executable, mend))  # noqa: UP031
+    sys.stderr.write(f"snakepit: {problem} ({sys.executable}): {mend}\n")
     sys.exit(EX_CONFIG)
 
 
 def main() -> None:
-    """Checks the interpreter before anything that needs a new one is loaded."""
-    if sys.version_info < (3, 11):  # noqa: UP036
-        version = "%d.%d" % sys.version_info[:2]  # noqa: UP031
-        _unfit("Python 3.11 or newer is needed, this is " + version, "set `config :snakepit, python:` to one")
+    """Checks that the interpreter has what is needed, then serves. (Its version was checked by the package itself.)"""
     try:
         import msgpack  # noqa: F401
     except ImportError:

@@ -73,7 +73,9 @@ class Beam:
         listener.bind(path)
         listener.listen(1)
         listener.settimeout(20)
-        environ = dict(os.environ, SNAKEPIT_SOCKET=path, SNAKEPIT_TOKEN="ab" * 16, PYTHONPATH=PACKAGE, **(env or {}))
+        environ = (
+            os.environ | {"SNAKEPIT_SOCKET": path, "SNAKEPIT_TOKEN": "ab" * 16, "PYTHONPATH": PACKAGE} | (env or {})
+        )
         self.process = subprocess.Popen(
             [python, "-m", "snakepit.worker"],
             env=environ,

@@ -60,11 +60,8 @@ class Serving(unittest.TestCase):
         self.assertIn("in inner", error["traceback"])
         self.assertIn("ValueError: no int", error["traceback"])
         self.assertNotIn("snakepit/calls.py", error["traceback"])
-        for command, kind in [
-            ("leaves", "SystemExit"),
-            ("interrupts", "KeyboardInterrupt"),
-            ("recurses", "RecursionError"),
-        ]:
+        raised = {"leaves": "SystemExit", "interrupts": "KeyboardInterrupt", "recurses": "RecursionError"}
+        for command, kind in raised.items():
             error = self.failure(command)
             self.assertEqual((error["category"], error["type"]), ("python_error", kind))
         error = self.failure("later_fails", {"x": 1})
@@ -103,6 +100,13 @@ class Serving(unittest.TestCase):
             self.assertEqual(reply.released, [place[3]], command)
             self.beam.call("let_go", freed=reply.tokens)
 
+    def test_tokens_come_back_when_arguments_are_refused(self):
+        short = tensor("f64", [2001], buffer(0))
+        for args in ({"x": short}, {"x": [{"k": short}]}, {"x": X, "y": 1}, {1.5: X}, {"x": {1.5: X}}):
+            place = self.beam.share(DATA.tobytes())
+            reply = self.call("identity", args, places=[place])
+            self.assertEqual((reply.envelope["category"], reply.released), ("validation", [place[3]]), args)
+
     def test_tokens_of_what_a_tool_keeps_come_back_later(self):
         place = self.beam.share(DATA.tobytes())
         self.assertEqual(self.call("keep", {"x": X}, places=[place]).released, [])
@@ -110,6 +114,9 @@ class Serving(unittest.TestCase):
         place = self.beam.share(DATA.tobytes())
         self.assertEqual(self.call("keep_slice", {"x": X}, places=[place]).released, [])
         self.call("let_go")
+        self.returned(place[3])
+        place = self.beam.share(DATA.tobytes())
+        self.assertEqual(self.call("knot", {"x": X}, places=[place]).released, [])
         self.returned(place[3])
 
     def test_streams(self):
@@ -127,26 +134,6 @@ class Serving(unittest.TestCase):
         place = self.beam.share(DATA.tobytes())
         replies = list(self.beam.stream("hold_stream", {"x": X}, places=[place]))
         self.assertEqual([r.released for r in replies], [[], [], [place[3]]])
-
-    def test_zero_copy_is_cold_then_warm_then_by_reference(self):
-        n = 300_000
-        reply = self.call("zeros", {"n": n})
-        self.assertEqual((reply.way, reply.flags), (0, 1))
-        self.assertEqual(len(reply.buffers[0]), n)
-        deadline = time.monotonic() + 5
-        while reply.way == 0 and time.monotonic() < deadline:
-            time.sleep(0.02)
-            reply = self.call("zeros", {"n": n})
-        self.assertEqual((reply.way, reply.flags), (1, 0))
-        first = reply.places[0]
-        again = self.call("zeros", {"n": n}, freed=reply.tokens)
-        self.assertEqual(again.places[0][:3], first[:3], "the slot just freed is the warmest")
-        made = self.call("make", {"n": 50_000}, freed=again.tokens)
-        self.assertEqual((made.way, bytes(made.buffers[0])), (1, b"\7" * 50_000))
-        part = self.call("make_part", {"n": 20_000}, freed=made.tokens)
-        self.assertEqual((part.way, bytes(part.buffers[0])), (1, b"\2" * 20_000))
-        self.assertIn("read-only", self.failure("write_again")["message"])
-        self.call("let_go", freed=part.tokens)
 
     def test_forced_and_masks(self):
         reply = self.call("zeros", {"n": 2_000_000}, mask=ZERO_COPY, flags=1)
@@ -215,6 +202,32 @@ class Serving(unittest.TestCase):
                     call(bad)
 
 
+class Warmth(unittest.TestCase):
+    def test_cold_then_warm_then_by_reference(self):
+        with Beam() as beam:
+            self.follow(beam)
+
+    def follow(self, beam):
+        n = 300_000
+        reply = beam.call("zeros", {"n": n})
+        self.assertEqual((reply.way, reply.flags), (0, 1))
+        self.assertEqual(len(reply.buffers[0]), n)
+        deadline = time.monotonic() + 5
+        while reply.way == 0 and time.monotonic() < deadline:
+            time.sleep(0.02)
+            reply = beam.call("zeros", {"n": n})
+        self.assertEqual((reply.way, reply.flags), (1, 0))
+        first = reply.places[0]
+        again = beam.call("zeros", {"n": n}, freed=reply.tokens)
+        self.assertEqual(again.places[0][:3], first[:3], "the slot just freed is the warmest")
+        made = beam.call("make", {"n": 50_000}, freed=again.tokens)
+        self.assertEqual((made.way, bytes(made.buffers[0])), (1, b"\7" * 50_000))
+        part = beam.call("make_part", {"n": 20_000}, freed=made.tokens)
+        self.assertEqual((part.way, bytes(part.buffers[0])), (1, b"\2" * 20_000))
+        self.assertIn("read-only", beam.call("write_again").envelope["message"])
+        beam.call("let_go", freed=part.tokens)
+
+
 class Life(unittest.TestCase):
     def test_stop_lets_calls_finish(self):
         with Beam() as beam:
@@ -223,6 +236,7 @@ class Life(unittest.TestCase):
             beam.send(["stop"])
             self.assertEqual(beam.read().envelope, "done")
             self.assertEqual(beam.process.wait(5), 0)
+            self.assertIn(b"exit handlers run", beam.process.stdout.read())
 
     def test_end_of_control_is_the_end_at_once(self):
         with Beam() as beam:
@@ -272,15 +286,27 @@ class Life(unittest.TestCase):
                     beam.read(lane)
             self.assertEqual(beam.call("add", {"a": 1, "b": 2}, lane=3).envelope, 3)
 
+    def test_without_numpy(self):
+        with tempfile.TemporaryDirectory() as stubs:
+            with open(os.path.join(stubs, "numpy.py"), "w") as stub:
+                stub.write("raise ImportError\n")
+            with Beam(env={"PYTHONPATH": f"{stubs}:{PACKAGE}"}) as beam:
+                place = beam.share(DATA.tobytes())
+                reply = beam.call("identity", {"x": [X]}, places=[place])
+                self.assertEqual((reply.envelope["reason"], reply.envelope["path"]), ("missing_numpy", 'args["x"][0]'))
+                self.assertEqual(reply.released, [place[3]])
+                place = beam.share(b"z" * 9000)
+                reply = beam.call("identity", {"x": buffer(0)}, places=[place], mask=ZERO_COPY)
+                self.assertEqual((reply.way, bytes(reply.buffers[0])), (1, b"z" * 9000))
+
     def test_what_is_missing_is_said(self):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
         with tempfile.TemporaryDirectory() as empty:
             with open(os.path.join(empty, "msgpack.py"), "w") as stub:
                 stub.write("raise ImportError\n")
             env = clean | {"PYTHONPATH": f"{empty}:{PACKAGE}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
-            done = subprocess.run(
-                [sys.executable, "-m", "snakepit.worker"], env=env, capture_output=True, text=True, cwd=empty
-            )
+            command = [sys.executable, "-m", "snakepit.worker"]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=empty)
         self.assertEqual(done.returncode, 78)
         self.assertIn(sys.executable, done.stderr)
         self.assertIn("mix snakepit.setup", done.stderr)

@@ -1,12 +1,17 @@
 """Tools for the tests."""
 
 import asyncio
+import atexit
 import sys
+import threading
 
 import snakepit
 from snakepit import tool
 
 KEPT = []
+# A thread of the user's that never ends must not keep a worker which was told to stop.
+threading.Thread(target=threading.Event().wait, daemon="unittest" in sys.modules).start()
+atexit.register(print, "exit handlers run")
 
 
 @tool
@@ -32,6 +37,12 @@ def total(x):
 @tool
 def keep(x):
     KEPT.append(x)
+
+
+@tool
+def knot(x):
+    cycle = [x]
+    cycle.append(cycle)
 
 
 @tool

@@ -1,0 +1,320 @@
+//! Who has which lane of a pool, and who waits for one. Pure bookkeeping, meant to be held under a lock for the
+//! length of a few loads.
+//!
+//! A lane is idle only while nobody waits who could take it: a freed lane goes straight to whoever has waited longest.
+//! A waiter may insist on one worker (a session's), so there is a line for each worker and one for everybody else.
+
+use std::collections::{HashMap, VecDeque};
+
+/// A place to run one call, on one run (epoch) of a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lane {
+    /// `worker * lanes per worker + lane of the worker`.
+    pub id: u32,
+    pub epoch: u64,
+}
+
+/// The answer to a request for a lane.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Checkout {
+    Lane(Lane),
+    /// The caller is in line under this key.
+    Waiting(u64),
+    /// As many wait as may.
+    Full,
+    /// No more calls; the number is the closer's.
+    Closed(u32),
+}
+
+/// Which workers will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Want {
+    Any,
+    /// This one and no other.
+    Only(u32),
+    /// This one if it is idle, else any.
+    Rather(u32),
+}
+
+/// The lanes of a pool. `W` is whatever it takes to reach a waiter.
+pub struct Lanes<W> {
+    per_worker: u32,
+    max_waiting: usize,
+    /// Each worker's current run; `None` while it is down.
+    up: Vec<Option<u64>>,
+    /// Last used last: its worker's caches are warm.
+    idle: Vec<Lane>,
+    busy: usize,
+    /// One line per worker, and the last for those who take any; keys in order of arrival.
+    lines: Vec<VecDeque<u64>>,
+    waiting: HashMap<u64, W>,
+    next_key: u64,
+    closed: Option<u32>,
+}
+
+impl<W> Lanes<W> {
+    /// The lanes of `workers` workers, all of them down.
+    pub fn new(workers: u32, per_worker: u32, max_waiting: usize) -> Self {
+        Self {
+            per_worker: per_worker.max(1),
+            max_waiting,
+            up: vec![None; workers as usize],
+            idle: Vec::new(),
+            busy: 0,
+            lines: (0..=workers).map(|_| VecDeque::new()).collect(),
+            waiting: HashMap::new(),
+            next_key: 0,
+            closed: None,
+        }
+    }
+
+    fn worker(&self, lane: Lane) -> usize {
+        (lane.id / self.per_worker) as usize
+    }
+
+    /// A lane, or a place in line; `waiter` is given its key.
+    pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> Checkout {
+        if let Some(code) = self.closed {
+            return Checkout::Closed(code);
+        }
+        let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
+        let found = match want {
+            Want::Any => self.idle.len().checked_sub(1),
+            Want::Only(w) => own(self, w),
+            Want::Rather(w) => own(self, w).or(self.idle.len().checked_sub(1)),
+        };
+        if let Some(at) = found {
+            self.busy += 1;
+            return Checkout::Lane(self.idle.remove(at));
+        }
+        if self.waiting.len() >= self.max_waiting {
+            return Checkout::Full;
+        }
+        let key = self.next_key;
+        self.next_key += 1;
+        let any = self.up.len();
+        let line = match want {
+            Want::Only(w) => (w as usize).min(any),
+            Want::Any | Want::Rather(_) => any,
+        };
+        self.lines[line].push_back(key);
+        self.waiting.insert(key, waiter(key));
+        Checkout::Waiting(key)
+    }
+
+    /// The waiter who gets this busy lane now; it stays busy. `None`: nobody wants it, and it is idle; or its run is
+    /// over, and it is gone. Called again with the same lane if the waiter turns out to be dead.
+    pub fn checkin(&mut self, lane: Lane) -> Option<W> {
+        let worker = self.worker(lane);
+        if self.up.get(worker).copied().flatten() != Some(lane.epoch) {
+            self.busy -= 1;
+            return None;
+        }
+        let (own, any) = (self.head(worker), self.head(self.up.len()));
+        let key = match (own, any) {
+            (Some(a), Some(b)) => Some(a.min(b)),
+            (a, b) => a.or(b),
+        };
+        let Some(key) = key else {
+            self.busy -= 1;
+            self.idle.push(lane);
+            return None;
+        };
+        let line = if own == Some(key) { worker } else { self.up.len() };
+        self.lines[line].pop_front();
+        self.waiting.remove(&key)
+    }
+
+    /// The first in line who still waits.
+    fn head(&mut self, line: usize) -> Option<u64> {
+        let line = self.lines.get_mut(line)?;
+        while let Some(key) = line.front() {
+            if self.waiting.contains_key(key) {
+                return Some(*key);
+            }
+            line.pop_front();
+        }
+        None
+    }
+
+    /// A busy lane will not come back: its caller died, or left it in the middle of a call.
+    pub fn forget(&mut self) {
+        self.busy -= 1;
+    }
+
+    /// A waiter leaves; false if it was given a lane already.
+    pub fn cancel(&mut self, key: u64) -> bool {
+        self.waiting.remove(&key).is_some()
+    }
+
+    /// Removes the waiters of whom `gone` is true.
+    pub fn purge(&mut self, gone: impl Fn(&W) -> bool) {
+        self.waiting.retain(|_, w| !gone(w));
+        let waiting = &self.waiting;
+        self.lines.iter_mut().for_each(|line| line.retain(|key| waiting.contains_key(key)));
+    }
+
+    /// A worker's run began: its lanes, each to be checked in once, count as busy until then.
+    #[must_use]
+    pub fn up(&mut self, worker: u32, epoch: u64) -> Vec<Lane> {
+        let Some(slot) = self.up.get_mut(worker as usize) else { return Vec::new() };
+        *slot = Some(epoch);
+        self.busy += self.per_worker as usize;
+        (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
+    }
+
+    /// A worker's run ended: its idle lanes are gone, its busy ones go when they are checked in.
+    pub fn down(&mut self, worker: u32, epoch: u64) {
+        if self.up.get(worker as usize).copied().flatten() == Some(epoch) {
+            self.up[worker as usize] = None;
+            self.idle.retain(|l| l.epoch != epoch);
+        }
+    }
+
+    /// No more calls. Returns those who waited.
+    pub fn close(&mut self, code: u32) -> Vec<W> {
+        self.closed.get_or_insert(code);
+        self.lines.iter_mut().for_each(VecDeque::clear);
+        std::mem::take(&mut self.waiting).into_values().collect()
+    }
+
+    /// Whether the pool is closed and its last call is done.
+    pub fn at_rest(&self) -> bool {
+        self.closed.is_some() && self.busy == 0
+    }
+
+    /// `(idle, busy, waiting)`.
+    pub fn counts(&self) -> (usize, usize, usize) {
+        (self.idle.len(), self.busy, self.waiting.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn up(lanes: &mut Lanes<u32>, worker: u32, epoch: u64) {
+        for lane in lanes.up(worker, epoch) {
+            assert_eq!(lanes.checkin(lane), None);
+        }
+    }
+
+    fn lane(answer: Checkout) -> Lane {
+        match answer {
+            Checkout::Lane(lane) => lane,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_one_who_waited_longest_gets_a_freed_lane() {
+        let mut lanes = Lanes::new(2, 1, 10);
+        up(&mut lanes, 0, 100);
+        up(&mut lanes, 1, 101);
+        let (a, b) = (lane(lanes.checkout(Want::Any, |_| 0)), lane(lanes.checkout(Want::Any, |_| 0)));
+        assert_eq!((a.id, b.id), (1, 0));
+        assert_eq!(lanes.checkout(Want::Any, |_| 1), Checkout::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), Checkout::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Rather(0), |_| 3), Checkout::Waiting(2));
+        assert_eq!(lanes.checkin(b), Some(1));
+        assert_eq!(lanes.checkin(a), Some(3), "worker 1 does not serve the session of worker 0");
+        assert_eq!(lanes.checkin(b), Some(2));
+        assert_eq!(lanes.checkin(b), None);
+        assert_eq!(lanes.counts(), (1, 1, 0));
+    }
+
+    #[test]
+    fn full_cancelled_closed() {
+        let mut lanes: Lanes<u32> = Lanes::new(1, 2, 2);
+        assert_eq!(lanes.checkout(Want::Any, |_| 1), Checkout::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Any, |_| 2), Checkout::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Any, |_| 3), Checkout::Full);
+        lanes.purge(|w| *w == 1);
+        assert!(!lanes.cancel(0));
+        assert_eq!(lanes.checkout(Want::Any, |_| 4), Checkout::Waiting(2));
+        assert!(lanes.cancel(1) && !lanes.cancel(1));
+        assert_eq!(lanes.close(7), [4]);
+        assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Closed(7));
+        assert!(lanes.at_rest());
+    }
+
+    #[test]
+    fn a_lane_of_an_earlier_run_is_dropped() {
+        let mut lanes: Lanes<u32> = Lanes::new(1, 1, 2);
+        up(&mut lanes, 0, 1);
+        let old = lane(lanes.checkout(Want::Any, |_| 0));
+        lanes.down(0, 1);
+        up(&mut lanes, 0, 2);
+        assert_eq!(lanes.checkin(old), None);
+        assert_eq!(lanes.counts(), (1, 0, 0));
+        assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 2);
+        lanes.down(0, 1);
+        lanes.forget();
+        assert_eq!(lanes.counts(), (0, 0, 0));
+    }
+
+    proptest! {
+        /// No lane is held twice, no waiter is forgotten, and no lane idles while somebody waits for it.
+        #[test]
+        fn agrees_with_the_naive_view(steps in prop::collection::vec((0u8..6, 0u32..3), 1..300)) {
+            let mut lanes: Lanes<(u32, Want)> = Lanes::new(3, 2, 8);
+            let (mut epoch, mut alive) = (0u64, [None; 3]);
+            let mut held: Vec<Lane> = Vec::new();
+            let mut waiting: Vec<(u32, Want)> = Vec::new();
+            let mut next = 0;
+            for (step, w) in steps {
+                match step {
+                    0..=2 => {
+                        let want = [Want::Any, Want::Only(w), Want::Rather(w)][step as usize];
+                        next += 1;
+                        match lanes.checkout(want, |_| (next, want)) {
+                            Checkout::Lane(lane) => {
+                                prop_assert!(!held.contains(&lane));
+                                prop_assert_eq!(alive[(lane.id / 2) as usize], Some(lane.epoch));
+                                if let Want::Only(w) = want {
+                                    prop_assert_eq!(lane.id / 2, w);
+                                }
+                                held.push(lane);
+                            }
+                            Checkout::Waiting(_) => waiting.push((next, want)),
+                            Checkout::Full => prop_assert_eq!(waiting.len(), 8),
+                            Checkout::Closed(_) => prop_assert!(false),
+                        }
+                    }
+                    3 if !held.is_empty() => {
+                        let lane = held.swap_remove(w as usize % held.len());
+                        if let Some(waiter) = lanes.checkin(lane) {
+                            waiting.retain(|x| *x != waiter);
+                            held.push(lane);
+                        }
+                    }
+                    4 => {
+                        if alive[w as usize].is_none() {
+                            epoch += 1;
+                            alive[w as usize] = Some(epoch);
+                            for lane in lanes.up(w, epoch) {
+                                if let Some(waiter) = lanes.checkin(lane) {
+                                    waiting.retain(|x| *x != waiter);
+                                    held.push(lane);
+                                }
+                            }
+                        }
+                    }
+                    _ => {
+                        if let Some(e) = alive[w as usize].take() {
+                            lanes.down(w, e);
+                        }
+                    }
+                }
+                let (idle, busy, queued) = lanes.counts();
+                prop_assert_eq!(busy, held.len());
+                prop_assert_eq!(queued, waiting.len());
+                let up = alive.iter().flatten().count();
+                let held_alive = held.iter().filter(|l| alive[(l.id / 2) as usize] == Some(l.epoch)).count();
+                prop_assert_eq!(idle + held_alive, up * 2);
+                prop_assert!(idle == 0 || waiting.iter().all(|(_, want)| matches!(want, Want::Only(_))));
+            }
+        }
+    }
+}

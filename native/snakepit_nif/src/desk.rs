@@ -1,0 +1,186 @@
+//! The desk of a pool: where callers get a lane and give it back, without a process in between.
+//!
+//! A caller that waits is woken by the one who frees the lane, with a message. A lane is held by way of a *ticket*; if
+//! its process dies, the ticket is collected with its heap, and its destructor says so.
+
+use crate::atoms;
+use rustler::{Encoder, Env, LocalPid, Resource, ResourceArc, Term};
+use snakepit_core::lanes::{Checkout, Lane, Lanes, Want};
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+struct Waiter {
+    pid: LocalPid,
+    key: u64,
+}
+
+/// One pool's desk. `owner` is told of lanes whose holder died, and when a closed desk comes to rest.
+pub struct Desk {
+    lanes: Mutex<Lanes<Waiter>>,
+    owner: LocalPid,
+}
+
+#[rustler::resource_impl]
+impl Resource for Desk {}
+
+/// Handed to a waiter that may be dead before it reads the message.
+const HANDED: u8 = 0;
+/// In use: the lane may be in the middle of a call.
+const TAKEN: u8 = 1;
+/// Given back.
+const SETTLED: u8 = 2;
+
+/// The right to use a lane, once.
+pub struct Ticket {
+    desk: ResourceArc<Desk>,
+    lane: Lane,
+    state: AtomicU8,
+}
+
+#[rustler::resource_impl]
+impl Resource for Ticket {
+    const IMPLEMENTS_DESTRUCTOR: bool = true;
+
+    fn destructor(self, env: Env<'_>) {
+        match self.state.load(Ordering::Acquire) {
+            HANDED => self.desk.checkin(env, self.lane, &self.desk),
+            TAKEN => {
+                self.desk.forget(env);
+                let _ = env.send(&self.desk.owner, (atoms::lane_lost(), self.lane.id, self.lane.epoch));
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Desk {
+    /// Bookkeeping only under this lock. Every operation leaves the books whole, so that a poisoned lock still serves.
+    fn lock(&self) -> MutexGuard<'_, Lanes<Waiter>> {
+        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn ticket(this: &ResourceArc<Self>, lane: Lane, state: u8) -> ResourceArc<Ticket> {
+        ResourceArc::new(Ticket { desk: this.clone(), lane, state: AtomicU8::new(state) })
+    }
+
+    /// Gives the lane to whoever waited longest and is still alive.
+    fn checkin(&self, env: Env, lane: Lane, this: &ResourceArc<Self>) {
+        loop {
+            let next = self.lock().checkin(lane);
+            let Some(waiter) = next else { break };
+            let ticket = Self::ticket(this, lane, HANDED);
+            let message = (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, &ticket));
+            if env.send(&waiter.pid, message).is_ok() {
+                return;
+            }
+            // Nobody got it: this ticket must not give the lane back a second time.
+            ticket.state.store(SETTLED, Ordering::Release);
+        }
+        self.tell_if_at_rest(env);
+    }
+
+    fn forget(&self, env: Env) {
+        self.lock().forget();
+        self.tell_if_at_rest(env);
+    }
+
+    fn tell_if_at_rest(&self, env: Env) {
+        if self.lock().at_rest() {
+            let _ = env.send(&self.owner, atoms::lanes_at_rest());
+        }
+    }
+}
+
+#[rustler::nif]
+fn desk_new(owner: LocalPid, workers: u32, per_worker: u32, max_waiting: usize) -> ResourceArc<Desk> {
+    ResourceArc::new(Desk { lanes: Mutex::new(Lanes::new(workers, per_worker, max_waiting)), owner })
+}
+
+/// `worker`: -1 for any.
+#[rustler::nif]
+fn desk_checkout<'a>(env: Env<'a>, desk: ResourceArc<Desk>, worker: i64, prefer: bool) -> Term<'a> {
+    let want = match u32::try_from(worker) {
+        Ok(w) if prefer => Want::Rather(w),
+        Ok(w) => Want::Only(w),
+        Err(_) => Want::Any,
+    };
+    let pid = env.pid();
+    let answer = {
+        let mut lanes = desk.lock();
+        match lanes.checkout(want, |key| Waiter { pid, key }) {
+            Checkout::Full => {
+                // Callers that were killed while they waited still stand in line.
+                lanes.purge(|w| !env.is_process_alive(w.pid));
+                lanes.checkout(want, |key| Waiter { pid, key })
+            }
+            answer => answer,
+        }
+    };
+    match answer {
+        Checkout::Lane(lane) => (atoms::ok(), lane.id, lane.epoch, Desk::ticket(&desk, lane, TAKEN)).encode(env),
+        Checkout::Waiting(key) => (atoms::wait(), key).encode(env),
+        Checkout::Full => atoms::full().encode(env),
+        Checkout::Closed(code) => (atoms::closed(), code).encode(env),
+    }
+}
+
+/// A waiter read its message: the lane is in use from now on.
+#[rustler::nif]
+fn desk_take(ticket: ResourceArc<Ticket>) -> rustler::Atom {
+    ticket.state.store(TAKEN, Ordering::Release);
+    atoms::ok()
+}
+
+/// False if a lane was handed over already: then its message is there.
+#[rustler::nif]
+fn desk_cancel(desk: ResourceArc<Desk>, key: u64) -> bool {
+    desk.lock().cancel(key)
+}
+
+/// The lane is at rest.
+#[rustler::nif]
+fn desk_checkin(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
+    if ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
+        ticket.desk.checkin(env, ticket.lane, &ticket.desk);
+    }
+    atoms::ok()
+}
+
+/// The lane may be in the middle of something: it does not come back.
+#[rustler::nif]
+fn desk_forget(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
+    if ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
+        ticket.desk.forget(env);
+    }
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn desk_up(env: Env, desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
+    let lanes = desk.lock().up(worker, epoch);
+    lanes.into_iter().for_each(|lane| desk.checkin(env, lane, &desk));
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn desk_down(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
+    desk.lock().down(worker, epoch);
+    atoms::ok()
+}
+
+/// No more calls: those who wait, and all who come, are told `code`.
+#[rustler::nif]
+fn desk_close(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
+    let waiters = desk.lock().close(code);
+    for waiter in waiters {
+        let _ = env.send(&waiter.pid, (atoms::snakepit_lane(), waiter.key, (atoms::closed(), code)));
+    }
+    desk.tell_if_at_rest(env);
+    atoms::ok()
+}
+
+/// `{idle, busy, waiting}`
+#[rustler::nif]
+fn desk_counts(desk: ResourceArc<Desk>) -> (usize, usize, usize) {
+    desk.lock().counts()
+}

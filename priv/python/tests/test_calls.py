@@ -1,0 +1,166 @@
+"""Arguments are checked before a tool runs; frames of any bytes do not break a worker."""
+
+import datetime
+import random
+import typing
+import unittest
+from decimal import Decimal
+
+import numpy as np
+from msgpack import packb
+
+from snakepit import registry, tool
+from snakepit.borrowed import Borrowed
+from snakepit.calls import Calls, Service
+from snakepit.errors import CallError, ProtocolError
+from snakepit.keeper import Keeper
+from snakepit.registry import collect
+from snakepit.signature import Tool
+from tests import tools
+from tests.beam import REQUEST, buffer, tensor
+
+
+def accepts(annotation, value):
+    def function(x):
+        pass
+
+    function.__annotations__["x"] = annotation
+    try:
+        Tool("function", function).check({"x": value})
+    except CallError as error:
+        assert (error.category, error.reason) == ("validation", "wrong_type")
+        return error.path
+    return True
+
+
+class Annotations(unittest.TestCase):
+    def test_what_passes_and_what_does_not(self):
+        array = np.zeros(3)
+        noon = datetime.datetime(2024, 1, 1, 12)
+        for annotation, good, bad in [
+            (int, [1, 2**70], [True, 1.0, "1", None]),
+            (float, [1.5, 1], [True, "1", None]),
+            (bool, [True], [1, 0]),
+            (str, ["a"], [b"a", 1]),
+            (bytes, [b"a", memoryview(b"a")], ["a", [1]]),
+            (None, [None], [0]),
+            (int | None, [1, None], ["a"]),
+            (typing.Optional[str], ["a", None], [1]),  # noqa: UP045
+            (typing.Union[int, str], [1, "a"], [1.0]),  # noqa: UP007
+            (list, [[], [1]], [(), {}]),
+            (list[int], [[], [1, 2]], [[1, "a"], (1,), [True]]),
+            (dict[str, list[int]], [{}, {"a": [1]}], [{1: [1]}, {"a": [None]}]),
+            (tuple[int, str], [(1, "a")], [(1,), ("a", 1), [1, "a"]]),
+            (tuple[int, ...], [(), (1, 2)], [(1, "a")]),
+            (set[str], [set(), {"a"}], [{1}, ["a"]]),
+            (typing.Literal["a", 1], ["a", 1], ["b", True, [1]]),
+            (typing.Any, [1, object()], []),
+            (np.ndarray, [array], [[1.0], 1]),
+            ("np.ndarray", [array], [[1.0]]),
+            ("NoSuchName", [1], []),
+            (datetime.date, [noon.date(), noon], [noon.time(), "2024-01-01"]),
+            (datetime.datetime, [noon], [noon.date()]),
+            (Decimal, [Decimal(1)], [1, 1.0]),
+            (typing.Annotated[int, "unit"], [1], ["a"]),
+            (object, [1], []),
+            (type("Own", (), {}), [1], []),
+        ]:
+            for value in good:
+                self.assertIs(accepts(annotation, value), True, (annotation, value))
+            for value in bad:
+                self.assertNotEqual(accepts(annotation, value), True, (annotation, value))
+
+    def test_paths(self):
+        self.assertEqual(accepts(list[int], [1, "a"]), 'args["x"][1]')
+        self.assertEqual(accepts(dict[str, list[int]], {"k": [1, None]}), 'args["x"]["k"][1]')
+        self.assertEqual(accepts(list[int] | None, ["a"]), 'args["x"][0]')
+
+    def test_names(self):
+        def function(a, /, b, c=3, *rest, d, e=5):
+            return a, b, c, d, e
+
+        checked = Tool("f", function)
+        checked.check({"a": 1, "b": 2, "d": 4})
+        self.assertEqual(checked.call(a=1, b=2, d=4), (1, 2, 3, 4, 5))
+        for arguments, reason, path in [
+            ({"a": 1, "b": 2}, "missing_argument", 'args["d"]'),
+            ({}, "missing_argument", 'args["a"]'),
+            ({"a": 1, "b": 2, "d": 4, "rest": 5}, "unknown_argument", 'args["rest"]'),
+            ({"a": 1, "b": 2, "d": 4, 7: 5}, "unknown_argument", "args[7]"),
+        ]:
+            with self.assertRaises(CallError) as caught:
+                checked.check(arguments)
+            self.assertEqual((caught.exception.reason, caught.exception.path), (reason, path))
+
+        open_ended = Tool("g", lambda x, **more: more)
+        open_ended.check({"x": 1, "y": 2})
+        with self.assertRaises(CallError):
+            open_ended.check({"y": 2})
+
+    def test_the_decorator(self):
+        @tool
+        def plain():
+            return 1
+
+        self.assertEqual(plain(), 1)
+        for wrong in (3, len):
+            with self.assertRaises(TypeError):
+                tool(wrong)
+        with self.assertRaises(TypeError):
+            tool(name="")(plain)
+
+        class Module:
+            __name__ = "m"
+
+        module = Module()
+        module.a = module.b = plain
+        self.assertEqual(list(collect([module])), ["plain"])
+        module.c = tool(name="plain")(lambda: 2)
+        with self.assertRaises(registry.DuplicateTool):
+            collect([module])
+
+
+def calls():
+    borrowed = Borrowed()
+    keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
+    return Calls(Service(collect([tools]), None, borrowed, keeper, 256, 0))
+
+
+class Frames(unittest.TestCase):
+    def test_random_and_mutated_frames(self):
+        rng = random.Random(11)
+        lane = calls()
+        good = []
+        for command, args, sizes in [
+            ("add", {"a": 1, "b": 2}, []),
+            ("identity", {"x": tensor("u8", [300], buffer(0))}, [300]),
+            ("identity", {"x": [buffer(0), buffer(1, 5)]}, [5, 700]),
+            ("count", {"n": 3}, []),
+        ]:
+            envelope = packb([command, args, None])
+            frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, len(sizes), 1, 0)
+            frame += b"".join(n.to_bytes(8, "little") for n in (*sizes, 77)) + envelope
+            for size in sizes:
+                frame += bytes(-len(frame) % 64) + b"a" * size
+            head = lane.answer(memoryview(frame))[1]
+            self.assertEqual(head[0], 1, head)
+            good.append(frame)
+        for _ in range(20_000):
+            data = bytearray(rng.choice(good))
+            for _ in range(rng.randrange(1, 4)):
+                data[rng.randrange(min(len(data), rng.choice([32, 60, 2000])))] = rng.choice(
+                    [0, 1, 255, rng.randrange(256)]
+                )
+            if rng.random() < 0.2:
+                del data[rng.randrange(len(data)) :]
+            frame = memoryview(bytes(data))
+            try:
+                replies = list(lane.stream(frame)) if rng.random() < 0.2 else [lane.answer(frame)]
+            except ProtocolError:
+                continue
+            self.assertIn(replies[-1][1][0], (1, 2, 4))
+        self.assertEqual(lane.answer(memoryview(good[0]))[1][0], 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
