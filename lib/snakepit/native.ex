@@ -35,11 +35,12 @@ defmodule Snakepit.Native do
 
   @doc """
   Writes a request's frame. By `zero_copy`, the buffers are copied into the arena, but for those that lie in a segment
-  already; `tell` lists the chunks whose descriptors the worker must be sent. `:cold` when there is no memory at hand.
+  already; `tell` lists the chunks whose descriptors the worker must be sent. `:cold`, with the
+  lengths that are to be copied, when there is no memory at hand.
   """
   @spec request(worker(), arena(), head(), binary(), [binary()]) ::
           {:ok, call_id :: pos_integer(), iodata(), tell :: [chunk_id()], copied :: non_neg_integer()}
-          | {:cold, bytes :: pos_integer()}
+          | {:cold, lengths :: [non_neg_integer()]}
   def request(worker, arena, head, envelope, buffers) do
     case request_clean(worker, arena, head, envelope, buffers) do
       :dirty -> request_dirty(worker, arena, head, envelope, buffers)
@@ -87,18 +88,15 @@ defmodule Snakepit.Native do
   @spec arena_new(chunk_size :: pos_integer(), quota :: pos_integer()) :: {arena(), owner :: pos_integer()}
   def arena_new(_chunk_size, _quota), do: stub()
 
-  @doc "Adds a chunk that can serve a buffer of `bytes`. Makes every page of it: slow."
-  @spec arena_grow(arena(), bytes :: pos_integer()) ::
-          {:ok, chunk_id(), size :: pos_integer()}
-          | {:error, {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}}
-  def arena_grow(_arena, _bytes), do: stub()
+  @type refusal :: {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}
 
-  @doc "As `arena_grow/2`, unless there is memory for such a buffer at hand."
-  @spec arena_ensure(arena(), bytes :: pos_integer()) ::
-          :there
-          | {:ok, chunk_id(), size :: pos_integer()}
-          | {:error, {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}}
-  def arena_ensure(_arena, _bytes), do: stub()
+  @doc "Makes sure that buffers of all these lengths find warm memory at once. Makes every page of new chunks: slow."
+  @spec arena_ensure(arena(), lengths :: [non_neg_integer()]) :: {:ok, made :: [chunk_id()]} | {:error, refusal()}
+  def arena_ensure(_arena, _lengths), do: stub()
+
+  @doc "Adds an ordinary chunk, wanted or not."
+  @spec arena_grow(arena()) :: {:ok, made :: [chunk_id()]} | {:error, refusal()}
+  def arena_grow(_arena), do: stub()
 
   @doc "Drops idle chunks, unmaps forgotten ones; also says whether a spare chunk is due."
   @spec arena_tend(arena(), idle_ms :: non_neg_integer()) :: {dropped :: [chunk_id()], spare? :: boolean()}
@@ -119,7 +117,7 @@ defmodule Snakepit.Native do
   @spec arena_leases(arena()) :: [{pid(), bytes :: pos_integer()}]
   def arena_leases(_arena), do: stub()
 
-  @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:cold, pos_integer()}
+  @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:cold, [non_neg_integer()]}
   def arena_share(_arena, _binary), do: stub()
 
   @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."

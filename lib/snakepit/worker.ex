@@ -26,7 +26,11 @@ defmodule Snakepit.Worker do
   @spec await_chunk(Lane.t(), Native.chunk_id()) :: :ok | :error
   def await_chunk(%Lane{worker: worker, epoch: epoch}, id), do: call(worker, {:await_chunk, epoch, id}, :error)
 
-  @doc "Sends the worker descriptors of chunks it is about to be referred to."
+  @doc "Sends the worker the descriptors of chunks, unless it has them."
+  @spec announce(pid(), [Native.chunk_id()]) :: :ok
+  def announce(worker, ids), do: GenServer.cast(worker, {:announce, ids})
+
+  @doc "Sends the worker the descriptors that a request, written for it, says it must be told."
   @spec tell(pid(), [Native.chunk_id()]) :: :ok
   def tell(_worker, []), do: :ok
   def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
@@ -107,9 +111,12 @@ defmodule Snakepit.Worker do
   end
 
   @impl true
-  # A worker that is not ready yet is sent all chunks when it is.
   def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
     do: {:noreply, send_chunks(state, run, ids)}
+
+  def handle_cast({:announce, ids}, %{run: %Run{phase: :ready}} = state), do: {:noreply, announce_chunks(state, ids)}
+  # A worker that is not ready yet is sent all chunks when it is.
+  def handle_cast({:announce, _ids}, state), do: {:noreply, state}
 
   def handle_cast({:tell, _ids}, state), do: {:noreply, state}
 
@@ -367,7 +374,7 @@ defmodule Snakepit.Worker do
   defp ready(%{run: run} = state, tools) do
     Process.cancel_timer(run.timer)
     state = put_run(state, phase: :ready, tools: tools)
-    state = send_chunks(state, state.run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0)))
+    state = announce_chunks(state, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0)))
 
     lanes =
       for {socket, number} <- Enum.with_index(run.lanes) do
@@ -388,10 +395,12 @@ defmodule Snakepit.Worker do
     %{state | was_ready: true}
   end
 
+  defp announce_chunks(%{run: run} = state, ids),
+    do: send_chunks(state, run, Enum.filter(ids, &Native.worker_must_be_told(run.memory, &1)))
+
   defp send_chunks(state, run, ids) do
     Enum.reduce_while(ids, state, fn id, state ->
-      with true <- Native.worker_must_be_told(run.memory, id) or :told,
-           {:ok, fd, size, _keeps_it_open} <- Native.chunk_fd(id),
+      with {:ok, fd, size, _keeps_it_open} <- Native.chunk_fd(id),
            {:error, reason} <- Control.send_message(run.control, ["chunk", id, size], [fd]) do
         {:halt, finish(state, "the control socket: #{inspect(reason)}")}
       else

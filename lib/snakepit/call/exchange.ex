@@ -72,13 +72,13 @@ defmodule Snakepit.Call.Exchange do
         Worker.tell(lane.worker, tell)
         send_frame(call, lane, call_id, frame, copied)
 
-      {:cold, bytes} when others? ->
+      {:cold, lengths} when others? ->
         # Fresh memory is dearer than any other way: the next call will find it warm.
-        Pool.Arena.warm(call.handle, bytes)
+        Pool.Arena.warm(call.handle, lengths)
         {:next, :cold}
 
-      {:cold, bytes} ->
-        make_room(call, lane, bytes)
+      {:cold, lengths} ->
+        make_room(call, lane, lengths)
     end
   end
 
@@ -106,24 +106,24 @@ defmodule Snakepit.Call.Exchange do
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
 
   # Forced, or the only way: the caller pays for the memory. Another may take it before us, so a few times.
-  defp make_room(call, lane, bytes, tries \\ 3) do
-    with answer when answer == :there or elem(answer, 0) == :ok <- Native.arena_ensure(call.handle.arena, bytes),
+  defp make_room(call, lane, lengths, tries \\ 3) do
+    with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths),
          head = head(call, lane, :zero_copy),
          {:ok, call_id, frame, tell, copied} <-
            Native.request(lane.memory, call.handle.arena, head, call.envelope, call.buffers) do
       Worker.tell(lane.worker, tell)
       send_frame(call, lane, call_id, frame, copied)
     else
-      {:cold, bytes} when tries > 0 -> make_room(call, lane, bytes, tries - 1)
-      {:cold, bytes} -> no_room(bytes, "other calls took it as fast as it was made")
-      {:error, {:quota, held, quota}} -> no_room(bytes, "#{held} of #{quota} bytes of the pool's quota are held", :quota)
-      {:error, :too_large} -> no_room(bytes, "no segment is that large")
-      {:error, {:errno, what}} -> no_room(bytes, what)
+      {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
+      {:cold, lengths} -> no_room(lengths, "other calls took it as fast as it was made")
+      {:error, {:quota, held, quota}} -> no_room(lengths, "#{held} of the pool's #{quota} bytes are held", :quota)
+      {:error, :too_large} -> no_room(lengths, "no segment is that large")
+      {:error, {:errno, what}} -> no_room(lengths, what)
     end
   end
 
-  defp no_room(bytes, why, reason \\ :no_memory) do
-    {:error, Error.new(:transfer, reason, "no shared memory for #{bytes} bytes: #{why}"), :at_rest}
+  defp no_room(lengths, why, reason \\ :no_memory) do
+    {:error, Error.new(:transfer, reason, "no shared memory for #{Enum.sum(lengths)} bytes: #{why}"), :at_rest}
   end
 
   # {kind, way, reply mask, flags, timeout ms, lane}

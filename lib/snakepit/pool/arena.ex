@@ -13,9 +13,9 @@ defmodule Snakepit.Pool.Arena do
   @spec start_link(atom()) :: GenServer.on_start()
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:arena, pool))
 
-  @doc "Prepares memory for a buffer of this size, for the next call: this one went another way."
-  @spec warm(Handle.t(), pos_integer()) :: :ok
-  def warm(%Handle{arena_keeper: keeper}, bytes), do: GenServer.cast(keeper, {:warm, bytes})
+  @doc "Prepares memory for buffers of these lengths, for the next call: this one went another way."
+  @spec warm(Handle.t(), [non_neg_integer()]) :: :ok
+  def warm(%Handle{arena_keeper: keeper}, lengths), do: GenServer.cast(keeper, {:warm, lengths})
 
   @doc "A worker had no room for a reply: whoever holds most is made to collect."
   @spec starved(Handle.t()) :: :ok
@@ -24,8 +24,8 @@ defmodule Snakepit.Pool.Arena do
   @doc "The same bytes, living in the pool's arena. The caller pays for memory that is not there yet."
   @spec share(Handle.t(), binary()) :: {:ok, binary()} | {:error, Error.t()}
   def share(%Handle{} = handle, data, tries \\ 3) do
-    with {:cold, bytes} when tries > 0 <- Native.arena_share(handle.arena, data),
-         answer when answer == :there or elem(answer, 0) == :ok <- Native.arena_ensure(handle.arena, bytes) do
+    with {:cold, lengths} when tries > 0 <- Native.arena_share(handle.arena, data),
+         {:ok, made} when is_list(made) <- Native.arena_ensure(handle.arena, lengths) do
       share(handle, data, tries - 1)
     else
       {:ok, shared} ->
@@ -47,14 +47,14 @@ defmodule Snakepit.Pool.Arena do
 
   @impl true
   def handle_continue(:first, state) do
-    announce(state, Native.arena_ensure(state.handle.arena, 1))
+    announce(state, Native.arena_ensure(state.handle.arena, [1]))
     {:noreply, state}
   end
 
   @impl true
-  def handle_cast({:warm, bytes}, state) do
+  def handle_cast({:warm, lengths}, state) do
     # Of several callers that asked for the same, the first one's chunk serves the others.
-    announce(state, Native.arena_ensure(state.handle.arena, bytes))
+    announce(state, Native.arena_ensure(state.handle.arena, lengths))
     {:noreply, state}
   end
 
@@ -76,7 +76,7 @@ defmodule Snakepit.Pool.Arena do
   def handle_info(:tend, state) do
     {dropped, spare?} = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
     if dropped != [], do: to_workers(state, {:chunks_dropped, dropped})
-    if spare?, do: announce(state, Native.arena_grow(state.handle.arena, 1))
+    if spare?, do: announce(state, Native.arena_grow(state.handle.arena))
     to_workers(state, :free)
     Process.send_after(self(), :tend, @tend_ms)
     {:noreply, state}
@@ -86,7 +86,7 @@ defmodule Snakepit.Pool.Arena do
   def handle_info({:garbage_collect, _ref, _result}, state), do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp announce(state, {:ok, id, _size}), do: for(pid <- workers(state), do: Snakepit.Worker.tell(pid, [id]))
+  defp announce(state, {:ok, ids}), do: for(pid <- workers(state), do: Snakepit.Worker.announce(pid, ids))
   # No room within the quota, or in the machine: calls go another way.
   defp announce(_state, _none), do: []
 

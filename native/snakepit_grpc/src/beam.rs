@@ -17,7 +17,7 @@ rustler::atoms! { ok, error, item, done, snakepit_grpc }
 const REFER_FROM: usize = 64 << 10;
 
 /// Giving back this much memory takes longer than a scheduler should stop for.
-const QUEUE_DROP_FROM: usize = 1 << 20;
+const QUEUE_DROP_FROM: usize = 8 << 20;
 
 /// Binaries of a caller, kept alive without copying while they are sent.
 #[derive(Default)]

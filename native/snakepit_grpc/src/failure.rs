@@ -26,18 +26,19 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-/// The message, with the causes that tonic keeps to itself ("transport error" alone helps nobody).
+/// The message, with the causes that tonic keeps to itself: its own "transport error" alone helps nobody.
 pub fn describe(status: &Status) -> String {
-    let mut text = status.message().to_string();
+    let mut parts = vec![status.message().to_string()];
     let mut cause = status.source();
     while let Some(error) = cause {
         let message = error.to_string();
-        if !text.contains(&message) {
-            text = if text.is_empty() { message } else { format!("{text}: {message}") };
+        if message != "transport error" && !parts.contains(&message) {
+            parts.push(message);
         }
         cause = error.source();
     }
-    text
+    parts.retain(|part| !part.is_empty());
+    parts.join(": ")
 }
 
 #[cfg(test)]

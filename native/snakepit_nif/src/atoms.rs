@@ -26,7 +26,6 @@ rustler::atoms! {
     quota,
     result,
     snakepit_lane,
-    there,
     unknown_chunk,
     value,
     wait,

@@ -125,7 +125,8 @@ fn write_request<'a>(
     let mut copied = 0;
     if way == Way::ZeroCopy {
         let found: Vec<_> = buffers.iter().map(|b| Chunk::find(b.as_slice())).collect();
-        copied = lens.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(l, _)| l).sum();
+        let missing: Vec<u64> = lens.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(l, _)| *l).collect();
+        copied = missing.iter().sum();
         if clean && copied > CLEAN_COPY {
             return Ok(atoms::dirty().encode(env));
         }
@@ -136,7 +137,7 @@ fn write_request<'a>(
                 None => match arena.alloc(*len) {
                     Some(piece) => targets.push(Target::Copy(piece)),
                     // Pieces allocated so far go back as they are dropped.
-                    None => return Ok((atoms::cold(), *len).encode(env)),
+                    None => return Ok((atoms::cold(), missing).encode(env)),
                 },
             }
         }
@@ -371,26 +372,43 @@ fn arena_new(chunk_size: u64, quota: u64) -> (OutboundArc, u32) {
     (ResourceArc::new(arena), owner)
 }
 
+/// Makes sure that buffers of all these lengths find warm memory at once; `{:ok, ids of the chunks it took}`.
 #[rustler::nif(schedule = "DirtyIo")]
-fn arena_ensure<'a>(env: Env<'a>, arena: OutboundArc, len: u64) -> Term<'a> {
-    // A piece that is dropped at once was free, and is again.
-    if arena.alloc(len).is_some() { atoms::there().encode(env) } else { grow(env, &arena, len) }
-}
-
-#[rustler::nif(schedule = "DirtyIo")]
-fn arena_grow<'a>(env: Env<'a>, arena: OutboundArc, len: u64) -> Term<'a> {
-    grow(env, &arena, len)
-}
-
-fn grow<'a>(env: Env<'a>, arena: &Outbound, len: u64) -> Term<'a> {
+fn arena_ensure<'a>(env: Env<'a>, arena: OutboundArc, lens: Vec<u64>) -> Term<'a> {
     chunk::bury();
-    match arena.grow(len) {
-        Ok(chunk) => (atoms::ok(), chunk.id(), chunk.size()).encode(env),
-        Err(GrowError::Refused(Refused::Quota { held, quota })) => {
+    let mut made = Vec::new();
+    // Held until all are there, and then given back, warm, for the caller's next try.
+    let mut pieces = Vec::with_capacity(lens.len());
+    for len in lens {
+        loop {
+            match arena.alloc(len) {
+                Some(piece) => break pieces.push(piece),
+                None => match arena.grow(len) {
+                    Ok(chunk) => made.push(chunk.id()),
+                    Err(error) => return refused(env, error),
+                },
+            }
+        }
+    }
+    (atoms::ok(), made).encode(env)
+}
+
+/// Adds an ordinary chunk, wanted or not.
+#[rustler::nif(schedule = "DirtyIo")]
+fn arena_grow<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
+    match arena.grow(1) {
+        Ok(chunk) => (atoms::ok(), vec![chunk.id()]).encode(env),
+        Err(error) => refused(env, error),
+    }
+}
+
+fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
+    match error {
+        GrowError::Refused(Refused::Quota { held, quota }) => {
             (atoms::error(), (atoms::quota(), held, quota)).encode(env)
         }
-        Err(GrowError::Refused(Refused::TooLarge)) => (atoms::error(), atoms::too_large()).encode(env),
-        Err(GrowError::Chunk(error)) => (atoms::error(), (atoms::errno(), error.to_string())).encode(env),
+        GrowError::Refused(Refused::TooLarge) => (atoms::error(), atoms::too_large()).encode(env),
+        GrowError::Chunk(error) => (atoms::error(), (atoms::errno(), error.to_string())).encode(env),
     }
 }
 
@@ -428,7 +446,7 @@ fn arena_leases(arena: OutboundArc) -> Vec<(LocalPid, u64)> {
 #[rustler::nif(schedule = "DirtyCpu")]
 fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term<'a> {
     match arena.alloc(binary.len() as u64) {
-        None => (atoms::cold(), binary.len()).encode(env),
+        None => (atoms::cold(), vec![binary.len()]).encode(env),
         Some(piece) => {
             piece.fill(binary.as_slice());
             (atoms::ok(), slot::binary(env, piece.into_slot(true)).to_term(env)).encode(env)

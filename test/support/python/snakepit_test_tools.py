@@ -1,0 +1,208 @@
+"""Tools of the test suite: small, and real."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from typing import Any
+
+import snakepit
+from snakepit import tool
+
+KEPT: list[Any] = []
+
+
+@tool
+def identity(x: Any) -> Any:
+    return x
+
+
+@tool
+def fresh(x: Any) -> Any:
+    """The same value in memory of its own, as an ordinary result is."""
+    return _fresh(x)
+
+
+def _fresh(x: Any) -> Any:
+    if isinstance(x, memoryview):
+        return bytes(x)
+    if type(x) in (list, tuple, set):
+        return type(x)(_fresh(i) for i in x)
+    if isinstance(x, dict):
+        return {k: _fresh(v) for k, v in x.items()}
+    if hasattr(x, "dtype"):
+        return x.copy()
+    return x
+
+
+@tool
+def type_name(x: Any) -> str:
+    return type(x).__name__
+
+
+@tool
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@tool
+async def add_later(a: int, b: int) -> int:
+    await asyncio.sleep(0)
+    return a + b
+
+
+@tool
+def total(x: Any) -> Any:
+    return x.sum()
+
+
+@tool
+def length(x: Any) -> int:
+    return len(x)
+
+
+@tool
+def flags(x: Any) -> dict[str, Any]:
+    return {"writeable": x.flags.writeable, "shape": tuple(x.shape), "dtype": str(x.dtype)}
+
+
+@tool
+def numpy_value(code: str) -> Any:
+    """Whatever numpy makes of an expression."""
+    import numpy as np
+
+    return eval(code, {"np": np, "snakepit": snakepit})
+
+
+@tool
+def python_value(code: str) -> Any:
+    scope: dict[str, Any] = {}
+    exec("import datetime, decimal, collections, enum, zoneinfo\n" + code, scope)
+    return scope["x"]
+
+
+@tool
+def ones(n: int) -> Any:
+    import numpy as np
+
+    return np.ones(n, dtype=np.uint8)
+
+
+@tool
+def in_place(n: int) -> Any:
+    array = snakepit.empty((n,), "uint8")
+    array[:] = 7
+    return array
+
+
+@tool
+def keep(x: Any) -> int:
+    KEPT.append(x)
+    return len(KEPT)
+
+
+@tool
+def kept_sum() -> int:
+    return sum(int(memoryview(x)[0]) for x in KEPT)
+
+
+@tool
+def forget() -> int:
+    KEPT.clear()
+    return 0
+
+
+@tool
+def fail(message: str = "no") -> None:
+    raise ValueError(message)
+
+
+@tool
+def leave() -> None:
+    raise SystemExit(3)
+
+
+@tool
+def die(signum: int = signal.SIGKILL) -> None:
+    os.kill(os.getpid(), signum)
+    time.sleep(30)
+
+
+@tool
+def pid() -> int:
+    return os.getpid()
+
+
+@tool
+def thread() -> int:
+    return threading.get_ident()
+
+
+@tool
+def wait_for_file(path: str) -> bool:
+    """Runs until somebody makes the file: a call that lasts exactly as long as a test wants."""
+    while not os.path.exists(path):
+        time.sleep(0.002)
+    return True
+
+
+@tool
+def touch_and_wait(started: str, go_on: str) -> bool:
+    open(started, "w").close()
+    return wait_for_file(go_on)
+
+
+@tool
+def count(n: int) -> Any:
+    for i in range(n):
+        yield i
+
+
+@tool
+async def count_later(n: int) -> Any:
+    for i in range(n):
+        await asyncio.sleep(0)
+        yield i
+
+
+@tool
+def blocks(n: int, size: int) -> Any:
+    for i in range(n):
+        yield bytes([i % 256]) * size
+
+
+@tool
+def count_and_fail(n: int) -> Any:
+    yield from range(n)
+    raise ValueError("after " + str(n))
+
+
+@tool
+def remember(key: str, value: Any) -> Any:
+    snakepit.session()[key] = value
+    return dict(snakepit.session())
+
+
+@tool
+def typed(
+    i: int = 0,
+    f: float = 0.0,
+    s: str = "",
+    b: bytes = b"",
+    items: list[int] | None = None,
+    table: dict[str, int] | None = None,
+) -> str:
+    return "fine"
+
+
+@tool
+def environment(name: str) -> str | None:
+    return os.environ.get(name)
+
+
+@tool
+def say(text: str) -> None:
+    print(text)

@@ -1,0 +1,14 @@
+# PropEr is a Debian package (erlang-proper); newer Mix versions prune code paths that no application lists.
+with path when is_list(path) <- :code.lib_dir(:proper), do: Code.append_path(Path.join(path, "ebin"))
+
+unless Code.ensure_loaded?(:proper) do
+  IO.puts(:stderr, "PropEr is missing: apt-get install erlang-proper")
+  System.halt(1)
+end
+
+unless File.exists?(Snakepit.Python.venv_python()) do
+  IO.puts(:stderr, "no Python environment: run `mix snakepit.setup --with test`")
+  System.halt(1)
+end
+
+ExUnit.start(capture_log: true)
