@@ -1,7 +1,6 @@
 defmodule Snakepit do
-  @moduledoc """
-  Calls Python from the BEAM.
-  """
+  @external_resource "README.md"
+  @moduledoc "README.md" |> File.read!() |> String.split("<!-- moduledoc -->") |> Enum.at(1)
 
   alias Snakepit.{Call, Error, Observation, Pool}
 

@@ -114,7 +114,9 @@ defmodule Snakepit.Worker do
   def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
     do: {:noreply, send_chunks(state, run, ids)}
 
-  def handle_cast({:announce, ids}, %{run: %Run{phase: :ready}} = state), do: {:noreply, announce_chunks(state, ids)}
+  def handle_cast({:announce, ids}, %{run: %Run{phase: :ready}} = state),
+    do: {:noreply, announce_chunks(state, ids)}
+
   # A worker that is not ready yet is sent all chunks when it is.
   def handle_cast({:announce, _ids}, state), do: {:noreply, state}
 

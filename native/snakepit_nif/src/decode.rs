@@ -113,7 +113,6 @@ impl<'a> Decoder<'a, '_> {
             Token::Str(s) => Ok((NewBinary::from_slice(env, s.as_bytes()).into(), format!("[{s:?}]"))),
             Token::Int(n) => Ok((n.encode(env), format!("[{n}]"))),
             Token::Uint(n) => Ok((n.encode(env), format!("[{n}]"))),
-            Token::Ext(ext::BIG_INT, payload) => Ok((self.big_int(payload)?, "[a large integer]".into())),
             _ => Err(Failure::Protocol("a map's key is neither a str nor an integer")),
         }
     }

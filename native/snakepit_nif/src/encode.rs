@@ -231,9 +231,9 @@ impl<'a> Encoder<'a> {
                     texts_seen = true;
                     self.key(key)?;
                 }
-                TermType::Integer => self.integer(key)?,
+                TermType::Integer if key.decode::<i64>().is_ok() || key.decode::<u64>().is_ok() => self.integer(key)?,
                 _ => {
-                    let detail = format!("the key {}: keys are strings, atoms or integers", shown(key));
+                    let detail = format!("the key {}: keys are strings, atoms or 64-bit integers", shown(key));
                     return refuse(atoms::unsupported_key(), detail);
                 }
             }

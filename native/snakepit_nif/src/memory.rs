@@ -28,6 +28,16 @@ fn chunk_id(owner: u32, number: u32) -> u64 {
 struct State {
     arena: Arena,
     chunks: HashMap<u32, Arc<Chunk>>,
+    /// Dropped to make room, and not told to the workers yet.
+    dropped: Vec<u64>,
+}
+
+impl State {
+    fn drop_idle(&mut self, idle_ms: u64) {
+        for number in self.arena.drop_idle(now_ms(), idle_ms) {
+            self.dropped.extend(self.chunks.remove(&number).map(|c| c.id()));
+        }
+    }
 }
 
 /// The memory a pool's callers write requests into.
@@ -50,7 +60,11 @@ impl Outbound {
     pub fn new(chunk_size: u64, quota: u64) -> Self {
         Self {
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
-            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new() }),
+            state: Mutex::new(State {
+                arena: Arena::new(chunk_size, quota),
+                chunks: HashMap::new(),
+                dropped: Vec::new(),
+            }),
             returned: Arc::default(),
         }
     }
@@ -72,7 +86,15 @@ impl Outbound {
 
     /// Adds a chunk that can serve `len` bytes. Slow: every page of it is made.
     pub fn grow(&self, len: u64) -> Result<Arc<Chunk>, GrowError> {
-        let (number, size) = self.state().arena.reserve(len).map_err(GrowError::Refused)?;
+        let reserved = {
+            let mut state = self.state();
+            // Chunks nobody uses stand back for one that somebody wants.
+            state.arena.reserve(len).or_else(|_| {
+                state.drop_idle(0);
+                state.arena.reserve(len)
+            })
+        };
+        let (number, size) = reserved.map_err(GrowError::Refused)?;
         match Chunk::create(chunk_id(self.owner, number), size) {
             Ok(chunk) => {
                 let mut state = self.state();
@@ -92,11 +114,11 @@ impl Outbound {
         self.state().chunks.values().map(|c| (c.id(), c.size())).collect()
     }
 
-    /// Drops chunks idle for `idle_ms`; returns their ids.
+    /// Drops chunks idle for `idle_ms`; returns the ids of all dropped since the last time.
     pub fn drop_idle(&self, idle_ms: u64) -> Vec<u64> {
         let mut state = self.state();
-        let gone = state.arena.drop_idle(now_ms(), idle_ms);
-        gone.iter().filter_map(|number| state.chunks.remove(number)).map(|c| c.id()).collect()
+        state.drop_idle(idle_ms);
+        std::mem::take(&mut state.dropped)
     }
 
     pub fn wants_spare(&self) -> bool {

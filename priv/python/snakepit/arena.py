@@ -87,6 +87,8 @@ class Arena:
         # By address, for looking up what lies here.
         self._chunks: list[Chunk] = []
         self._addresses: list[int] = []
+        # By id, for reading what the BEAM sends back by reference.
+        self.mappings: dict[int, Mapping] = {}
         self.total = 0
         # Slots whose Python views are gone; filled from destructors, which must not take the lock.
         self.abandoned: deque[Slot] = deque()
@@ -193,6 +195,7 @@ class Arena:
             at = bisect_right(self._addresses, mapping.address)
             self._addresses.insert(at, mapping.address)
             self._chunks.insert(at, chunk)
+            self.mappings[chunk.id] = mapping
             if not large:
                 if self._spare is None:
                     self._spare = chunk
@@ -238,6 +241,7 @@ class Arena:
         at = self._chunks.index(chunk)
         del self._chunks[at]
         del self._addresses[at]
+        del self.mappings[chunk.id]
         self.total -= chunk.mapping.size
         if chunk is self._current:
             self._current = None

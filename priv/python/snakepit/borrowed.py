@@ -1,4 +1,4 @@
-"""Chunks of others that this worker reads, and the leases on parts of them."""
+"""Chunks that this worker reads: of others, and of its own when a result comes back; the leases on parts of them."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ _PATIENCE = 5.0
 
 
 class Borrowed:
-    """All foreign chunks of a worker."""
+    """All chunks that requests may refer to."""
 
-    def __init__(self) -> None:
+    def __init__(self, own: dict[int, Mapping]) -> None:
+        self._own = own
         self._chunks: dict[int, Mapping] = {}
         self._arrival = threading.Condition()
         # Tokens whose views are gone; `Lease.__del__` fills it, whoever writes a frame next empties it.
@@ -51,7 +52,7 @@ class Borrowed:
         made = []
         for number, (chunk, offset, length, token) in enumerate(places):
             try:
-                mapping = self._chunks.get(chunk) or self._wait(chunk)
+                mapping = self._chunks.get(chunk) or self._own.get(chunk) or self._wait(chunk)
             except CallError:
                 # Those made so far come back by themselves.
                 self.gone.extend(place[3] for place in places[number:])

@@ -68,8 +68,8 @@ def run(path: str, token: str) -> None:
     )
     settings = _welcome(control)
     tools: dict[str, Tool] = {}
-    borrowed = Borrowed()
     arena = _arena(settings, control) if "zero_copy" in able else None
+    borrowed = Borrowed(arena.mappings if arena else {})
     keeper = Keeper(arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens]))
     service = Service(
         tools, arena, borrowed, keeper, int(settings["inline_limit"]), int(settings.get("max_result") or 0)

@@ -151,7 +151,7 @@ class Allocation(unittest.TestCase):
 class Foreign(unittest.TestCase):
     def setUp(self):
         self.fd, self.mapping = create(CHUNK)
-        self.borrowed = Borrowed()
+        self.borrowed = Borrowed({})
         self.borrowed.add(1, self.fd, CHUNK)
 
     def tearDown(self):

@@ -121,7 +121,7 @@ class Annotations(unittest.TestCase):
 
 
 def calls():
-    borrowed = Borrowed()
+    borrowed = Borrowed({})
     keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
     return Calls(Service(collect([tools]), None, borrowed, keeper, 256, 0))
 

@@ -1,0 +1,311 @@
+defmodule Mix.Tasks.Snakepit.Setup do
+  @shortdoc "Makes the Python environment of Snakepit's workers"
+
+  @usage """
+      mix snakepit.setup [--with numpy,grpc,ml_dtypes,test] [--python PATH] [--force]
+
+  Options:
+
+    * `--with LIST` - what to install beside the package itself, separated by commas: `numpy` (tensors), `grpc` (the
+      gRPC way), `ml_dtypes` (bf16 tensors), `test` (all that `bin/test` needs, in fixed versions). May be repeated.
+    * `--python PATH` - the interpreter to make the environment from; by default the first `python3` in the path that
+      is new enough
+    * `--force` - make the environment anew, even if it is complete
+    * `--help` - print this text
+  """
+
+  @moduledoc """
+  Makes a virtual environment and installs Snakepit's Python package into it. Workers use it, unless
+  `config :snakepit, python:` or a pool names another interpreter.
+
+  #{@usage}
+  It lies at `.snakepit/venv`; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
+  installs it where present, else `venv` and `pip` do.
+
+  A second run does nothing, as long as the package, the interpreter and what was asked for are the same. Less than what
+  is installed already is installed too: nothing is ever taken out, except by `--force`.
+  """
+  use Mix.Task
+
+  # What the file beside the environment records is compared with what is wanted, so that a run with nothing to do costs
+  # the start of one interpreter.
+  @extras ~w(numpy grpc ml_dtypes test)
+  @oldest {3, 11}
+  @names ["python3" | Enum.map(14..11//-1, &"python3.#{&1}")]
+  @tail 12
+
+  @impl true
+  def run(argv) do
+    case OptionParser.parse(argv, strict: [with: :keep, python: :string, force: :boolean, help: :boolean]) do
+      {opts, [], []} ->
+        if opts[:help], do: Mix.shell().info(@usage), else: setup(opts)
+
+      {_, [word | _], []} ->
+        fail("unexpected argument #{inspect(word)}; see `mix help snakepit.setup`")
+
+      {_, _, [{option, nil} | _]} ->
+        fail("unknown option #{option}, or no value; see `mix help snakepit.setup`")
+
+      {_, _, [{option, value} | _]} ->
+        fail("#{option}: unexpected value #{inspect(value)}")
+    end
+  end
+
+  defp setup(opts) do
+    asked = extras(opts)
+    python = Snakepit.Python.venv_python()
+    venv = python |> Path.dirname() |> Path.dirname()
+    base = if path = opts[:python], do: named!(path)
+    installed = read_stamp(venv)
+
+    if !opts[:force] && complete?(installed, asked, python, base) do
+      Mix.shell().info("The Python environment #{shown(venv)} is complete#{with_words(installed.extras)}")
+    else
+      remake? = opts[:force] || broken?(python) || (base && installed && installed.base != base.prefix)
+      extras = if opts[:force] || !installed, do: asked, else: complete(installed.extras ++ asked)
+      if remake?, do: make(venv, base || find!())
+      install(venv, python, extras)
+    end
+
+    :ok
+  end
+
+  defp extras(opts) do
+    extras =
+      opts |> Keyword.get_values(:with) |> Enum.flat_map(&String.split(&1, ",", trim: true)) |> Enum.uniq()
+
+    case extras -- @extras do
+      [] -> complete(extras)
+      [other | _] -> fail("--with #{other}: expected one of #{Enum.join(@extras, ", ")}")
+    end
+  end
+
+  # The tests need all of them.
+  defp complete(extras), do: if("test" in extras, do: @extras, else: Enum.filter(@extras, &(&1 in extras)))
+
+  # ---- what is there ----------------------------------------------------------------------------------------------
+
+  defp complete?(nil, _asked, _python, _base), do: false
+
+  defp complete?(installed, asked, python, base) do
+    asked -- installed.extras == [] and installed.package == package_hash() and
+      (base == nil or base.prefix == installed.base) and
+      match?({:ok, %{version: version}} when version == installed.version, probe(python))
+  end
+
+  defp broken?(python) do
+    case probe(python) do
+      {:ok, %{release: release}} -> release < @oldest
+      {:error, _} -> true
+    end
+  end
+
+  defp stamp(venv), do: Path.join(venv, "snakepit.stamp")
+
+  defp read_stamp(venv) do
+    with {:ok, text} <- File.read(stamp(venv)),
+         [package, version, base, extras] <- String.split(text, "\n", trim: true) do
+      %{package: package, version: version, base: base, extras: complete(String.split(extras, ","))}
+    else
+      _ -> nil
+    end
+  end
+
+  defp write_stamp(venv, python, extras) do
+    {:ok, %{version: version, prefix: prefix}} = probe(python)
+    # "-" keeps the line when there are no extras.
+    lines = [package_hash(), version, prefix, Enum.join(["-" | extras], ",")]
+    File.write!(stamp(venv), Enum.map(lines, &[&1, "\n"]))
+  end
+
+  # The package's own modules are not part of it: workers import them from where they are, not from the environment.
+  defp package_hash do
+    parts =
+      for name <- ["pyproject.toml", "requirements-test.txt"], do: File.read!(Path.join(package(), name))
+
+    :crypto.hash(:sha256, parts) |> Base.encode16(case: :lower)
+  end
+
+  defp package, do: Path.join(:code.priv_dir(:snakepit), "python")
+
+  # ---- interpreters -----------------------------------------------------------------------------------------------
+
+  @probe "import sys; print(*sys.version_info[:2], sys.base_prefix, sys.version.replace(chr(10), ' '), sep=chr(10))"
+
+  defp probe(python) do
+    with {text, 0} <- command(python, ["-c", @probe]),
+         [major, minor, prefix, version] <- String.split(text, "\n", trim: true) do
+      {:ok,
+       %{
+         path: python,
+         release: {String.to_integer(major), String.to_integer(minor)},
+         prefix: prefix,
+         version: version
+       }}
+    else
+      {text, _status} -> {:error, text}
+      _ -> {:error, "it did not answer as a Python 3 does"}
+    end
+  end
+
+  defp named!(path) do
+    found = if String.contains?(path, "/"), do: Path.expand(path), else: System.find_executable(path)
+    unless found && File.regular?(found), do: fail("--python #{path}: there is no such program")
+
+    case probe(found) do
+      {:ok, %{release: release} = base} when release >= @oldest -> base
+      {:ok, %{version: version}} -> fail("--python #{path} is Python #{version}; #{needed()}")
+      {:error, text} -> fail("--python #{path} does not run: #{last_lines(text, 3)}")
+    end
+  end
+
+  defp find! do
+    found = for name <- @names, path = System.find_executable(name), {:ok, base} <- [probe(path)], do: base
+
+    case {Enum.find(found, &(&1.release >= @oldest)), found} do
+      {nil, []} ->
+        fail("no python3 in the path; #{needed()}: sudo apt-get install python3 python3-venv")
+
+      {nil, [old | _]} ->
+        fail("#{old.path} is Python #{old.version}; #{needed()}. Name another with --python PATH")
+
+      {base, _} ->
+        base
+    end
+  end
+
+  defp needed, do: "Python #{elem(@oldest, 0)}.#{elem(@oldest, 1)} or later is needed"
+
+  # ---- making -----------------------------------------------------------------------------------------------------
+
+  defp make(venv, base) do
+    clear!(venv)
+    File.mkdir_p!(Path.dirname(venv))
+    Mix.shell().info("Making a virtual environment in #{shown(venv)} (#{base.path})")
+
+    if uv = System.find_executable("uv") do
+      run!(uv, ["venv", "--quiet", "--python", base.path, venv], "uv could not make it", fn ->
+        File.rm_rf(venv)
+      end)
+    else
+      check_venv!(base)
+      run!(base.path, ["-m", "venv", venv], "it could not be made", fn -> File.rm_rf(venv) end)
+    end
+  end
+
+  # Only what is a virtual environment is ever removed: the configured place may be a slip of the pen.
+  defp clear!(venv) do
+    cond do
+      not File.exists?(venv) or File.ls(venv) == {:ok, []} ->
+        :ok
+
+      File.exists?(Path.join(venv, "pyvenv.cfg")) or File.exists?(stamp(venv)) ->
+        File.rm_rf!(venv)
+
+      true ->
+        fail("#{venv} is there and is no virtual environment; remove it, or set `config :snakepit, venv:`")
+    end
+  end
+
+  # Debian ships Python without these, in a package of its own.
+  defp check_venv!(%{release: {major, minor}} = base) do
+    case command(base.path, ["-c", "import venv, ensurepip"]) do
+      {_, 0} ->
+        :ok
+
+      {_, _} ->
+        name =
+          if base.path in ["/usr/bin/python3", "/bin/python3"], do: "python3", else: "python#{major}.#{minor}"
+
+        fail("#{base.path} cannot make virtual environments; run: sudo apt-get install #{name}-venv")
+    end
+  end
+
+  defp install(venv, python, extras) do
+    File.rm(stamp(venv))
+    Mix.shell().info("Installing snakepit#{with_words(extras)}")
+
+    with_copy(fn package ->
+      wanted = wanted(package, extras)
+
+      case System.find_executable("uv") do
+        nil ->
+          check_pip!(venv, python)
+          pip = ["-m", "pip", "--disable-pip-version-check", "install", "--no-input", "--progress-bar", "off"]
+          run!(python, pip ++ wanted, "pip failed")
+
+        uv ->
+          run!(uv, ["pip", "install", "--python", python | wanted], "uv failed")
+      end
+    end)
+
+    write_stamp(venv, python, extras)
+    Mix.shell().info("The Python environment #{shown(venv)} is complete#{with_words(extras)}")
+  end
+
+  # An environment that uv made has no pip.
+  defp check_pip!(venv, python) do
+    unless match?({_, 0}, command(python, ["-m", "pip", "--version"])) do
+      fail("#{shown(venv)} has no pip; run again with --force, which makes it anew")
+    end
+  end
+
+  defp wanted(package, extras) do
+    of_package = Enum.filter(extras, &(&1 in ["numpy", "grpc"]))
+    named = if of_package == [], do: package, else: "#{package}[#{Enum.join(of_package, ",")}]"
+    [named] ++ if("ml_dtypes" in extras, do: ["ml_dtypes"], else: []) ++ pins(package, extras)
+  end
+
+  defp pins(package, extras) do
+    if "test" in extras, do: ["-r", Path.join(package, "requirements-test.txt")], else: []
+  end
+
+  # A build leaves files beside the sources; these may be another's, or not writable.
+  defp with_copy(fun) do
+    dir = Path.join(System.tmp_dir!(), "snakepit-setup-#{System.pid()}")
+    File.rm_rf!(dir)
+
+    try do
+      File.cp_r!(package(), dir)
+      fun.(dir)
+    after
+      File.rm_rf(dir)
+    end
+  end
+
+  # ---- commands and words -----------------------------------------------------------------------------------------
+
+  defp run!(program, args, what, undo \\ fn -> :ok end) do
+    case command(program, args) do
+      {_, 0} ->
+        :ok
+
+      {text, _status} ->
+        undo.()
+        fail("#{what}; its last lines:\n\n#{last_lines(text, @tail)}")
+    end
+  end
+
+  # Neither a module path nor another environment of the user's may lead it astray.
+  defp command(program, args) do
+    System.cmd(program, args,
+      stderr_to_stdout: true,
+      env: [{"PYTHONPATH", nil}, {"PYTHONHOME", nil}, {"VIRTUAL_ENV", nil}]
+    )
+  rescue
+    error in [ErlangError, File.Error] -> {Exception.message(error), 127}
+  end
+
+  defp last_lines(text, count) do
+    lines = text |> String.split("\n") |> Enum.map(&String.trim_trailing/1) |> Enum.reject(&(&1 == ""))
+    lines |> Enum.take(-count) |> Enum.map_join("\n", &("  " <> &1))
+  end
+
+  defp with_words([]), do: ""
+  defp with_words(extras), do: ", with " <> Enum.join(extras, ", ")
+
+  defp shown(venv), do: Path.relative_to_cwd(venv)
+
+  @spec fail(String.t()) :: no_return()
+  defp fail(message), do: Mix.raise("snakepit.setup: " <> message)
+end

@@ -1,0 +1,63 @@
+defmodule Snakepit.Bench.Floor do
+  @moduledoc false
+  # What a call cannot be faster than, measured beside it: a bare echo on a Unix socket, a bare gRPC echo, a memcpy.
+
+  alias Snakepit.{Companion, Grpc, Python, Runtime}
+
+  @doc "A socket to a bare Python echo, which ends with this process."
+  @spec echo() :: :gen_tcp.socket()
+  def echo do
+    path = path()
+    {:ok, listen} = :gen_tcp.listen(0, [:binary, packet: 4, active: false, ifaddr: {:local, path}])
+    python("snakepit_bench.echo", [path])
+    {:ok, socket} = :gen_tcp.accept(listen, 10_000)
+    :gen_tcp.close(listen)
+    File.rm(path)
+    socket
+  end
+
+  @doc "One round trip."
+  @spec echo(:gen_tcp.socket(), binary()) :: :ok
+  def echo(socket, payload) do
+    :ok = :gen_tcp.send(socket, payload)
+    {:ok, ^payload} = :gen_tcp.recv(socket, 0)
+    :ok
+  end
+
+  @doc "A channel to a bare gRPC echo, which ends with this process."
+  @spec grpc() :: reference()
+  def grpc do
+    path = path()
+    python("snakepit_bench.grpc_echo", [path])
+    {:ok, channel} = Grpc.connect("unix:" <> path)
+    wait_for(channel, 100)
+    channel
+  end
+
+  defp wait_for(channel, tries) do
+    case Grpc.call(channel, "hello", [], 1_000) do
+      {:ok, "hello", []} -> :ok
+      _ when tries > 0 -> Process.sleep(50) && wait_for(channel, tries - 1)
+      other -> raise "the gRPC echo does not answer: #{inspect(other)}"
+    end
+  end
+
+  @doc "One round trip of a buffer."
+  @spec grpc(reference(), binary()) :: :ok
+  def grpc(channel, buffer) do
+    {:ok, "", [^buffer]} = Grpc.call(channel, "", [buffer], 60_000)
+    :ok
+  end
+
+  @doc "Nanoseconds of one warm memcpy of so many bytes: each of `rounds`, the first of them dropped."
+  @spec memcpy(pos_integer(), pos_integer()) :: [pos_integer()]
+  def memcpy(bytes, rounds), do: bytes |> Snakepit.Native.memcpy_floor(rounds + 1) |> tl()
+
+  defp python(module, args) do
+    {:ok, options} = Snakepit.Pool.Options.new(name: :floor, python_module: module)
+    {:ok, python} = Python.interpreter(options)
+    Companion.run(python, ["-m", module | args], env: Python.env(options))
+  end
+
+  defp path, do: Path.join(Runtime.dir(), "floor-#{System.unique_integer([:positive])}.sock")
+end

@@ -1,0 +1,32 @@
+defmodule Snakepit.Bench.Result do
+  @moduledoc """
+  One figure of a bench: a median with its interval, and the target it is held against, if it has one.
+  """
+
+  @enforce_keys [:name, :value, :unit]
+  defstruct [:name, :value, :unit, :low, :high, :target]
+
+  @type target :: {:at_most | :at_least, number()}
+  @type t :: %__MODULE__{
+          name: String.t(),
+          value: number(),
+          unit: String.t(),
+          low: number() | nil,
+          high: number() | nil,
+          target: target() | nil
+        }
+
+  @doc "The median of samples, with a 95 % bootstrap interval."
+  @spec new(String.t(), String.t(), [number()], target() | nil) :: t()
+  def new(name, unit, samples, target \\ nil) do
+    {low, high} = Snakepit.Bench.Stats.interval(samples)
+    value = Snakepit.Bench.Stats.median(samples)
+    %__MODULE__{name: name, value: value, unit: unit, low: low, high: high, target: target}
+  end
+
+  @doc "Whether the target is met; nil without one."
+  @spec met?(t()) :: boolean() | nil
+  def met?(%__MODULE__{target: nil}), do: nil
+  def met?(%__MODULE__{target: {:at_most, limit}, value: value}), do: value <= limit
+  def met?(%__MODULE__{target: {:at_least, limit}, value: value}), do: value >= limit
+end

@@ -1,0 +1,24 @@
+defmodule Snakepit.Bench.Suite do
+  @moduledoc """
+  One suite of `mix snakepit.bench`.
+
+  A suite measures floors in the same run as what it compares with them, interleaved, checks the result of everything it
+  times, and reports medians with a bootstrap interval.
+  """
+
+  alias Snakepit.Bench.Result
+
+  @type context :: %{quick?: boolean(), progress: (String.t() -> any())}
+
+  @doc "The word on the command line."
+  @callback name() :: String.t()
+
+  @doc "One line on what it measures."
+  @callback about() :: String.t()
+
+  @doc "About how many seconds it takes."
+  @callback seconds(quick? :: boolean()) :: pos_integer()
+
+  @doc "Measures. `progress` is told what is being done; results may come in any order. Raises when a result is wrong."
+  @callback run(context()) :: [Result.t()]
+end

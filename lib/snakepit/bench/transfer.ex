@@ -1,0 +1,163 @@
+defmodule Snakepit.Bench.Transfer do
+  @moduledoc "Tensors there and back: against a memcpy, against gRPC, in place, by reference, and the memory they take."
+  @behaviour Snakepit.Bench.Suite
+
+  alias Snakepit.{Bench, Tensor}
+  alias Snakepit.Bench.{Floor, Memory, Result, Stats}
+
+  @mib 1024 * 1024
+
+  @impl true
+  def name, do: "transfer"
+
+  @impl true
+  def about, do: "tensors over a memcpy and over gRPC, in place, by reference, and their memory"
+
+  @impl true
+  def seconds(quick?), do: if(quick?, do: 30, else: 120)
+
+  @impl true
+  def run(%{quick?: quick?, progress: progress}) do
+    rounds = if quick?, do: 7, else: 25
+
+    Bench.with_pool([size: 1, memory_quota: "6GB", timeout: 300_000], fn pool ->
+      Enum.flat_map(
+        [
+          {"100 MiB to Python", fn -> to_python(pool, rounds) end},
+          {"100 MiB from Python, in place", fn -> in_place(pool, rounds) end},
+          {"1 GiB by reference", fn -> by_reference(pool, rounds) end},
+          {"1 MiB there and back", fn -> roundtrip(pool, 1, 10, rounds * 4) end},
+          {"100 MiB there and back", fn -> roundtrip(pool, 100, 30, max(div(rounds, 2), 5)) end},
+          {"memory of a 1 GiB call", fn -> memory(pool) end}
+        ],
+        fn {what, measure} ->
+          progress.(what)
+          :erlang.garbage_collect()
+          measure.()
+        end
+      )
+    end)
+  end
+
+  # A tensor in, its shape back: the time beyond a small call is one copy into warm memory.
+  defp to_python(pool, rounds) do
+    tensor = tensor(100 * @mib, 5)
+    call = fn -> {:ok, {104_857_600}} = Snakepit.execute("shape", %{x: tensor}, pool: pool, transfer: :zero_copy) end
+    small = small(pool)
+    Bench.times(3, call)
+
+    samples =
+      for _ <- 1..rounds do
+        [memcpy] = Floor.memcpy(100 * @mib, 1)
+        [took] = Bench.times(1, call)
+        {took - Stats.median(Bench.times(20, small)), memcpy}
+      end
+
+    {took, floor} = Enum.unzip(samples)
+
+    [
+      Result.new("transfer.100MiB.to_python.over_memcpy", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 1.15}),
+      Result.new("transfer.100MiB.to_python", "ms", Enum.map(took, &(&1 / 1.0e6))),
+      Result.new("floor.memcpy.100MiB", "ms", Enum.map(floor, &(&1 / 1.0e6)))
+    ]
+  end
+
+  # A result made with snakepit.empty, the tool's own time taken out.
+  defp in_place(pool, rounds) do
+    small = small(pool)
+    call = fn -> without_tool("in_place", %{n: 100 * @mib, value: 7}, [pool: pool], &large?(&1, 100 * @mib, 7)) end
+    for _ <- 1..3, do: call.()
+    samples = for _ <- 1..(rounds * 2), do: {call.() / 1000, Stats.median(Bench.times(20, small)) / 1000}
+    {took, floor} = Enum.unzip(samples)
+
+    [
+      Result.new("transfer.100MiB.from_python.in_place", "µs", took, {:at_most, 3 * Stats.median(floor)}),
+      Result.new("transfer.100MiB.from_python.in_place.over_small_call", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 3}),
+      Result.new("floor.small_call", "µs", floor)
+    ]
+  end
+
+  defp by_reference(pool, rounds) do
+    {:ok, %Tensor{} = tensor} = Snakepit.execute("in_place", %{n: 1024 * @mib, value: 9}, pool: pool)
+    small = small(pool)
+    call = fn -> {:ok, {9, 9, 1_073_741_824}} = Snakepit.execute("ends", %{x: tensor}, pool: pool) end
+    Bench.times(3, call)
+    samples = for _ <- 1..(rounds * 2), do: {Stats.median(Bench.times(20, call)), Stats.median(Bench.times(20, small))}
+    {took, floor} = Enum.unzip(samples)
+
+    [
+      Result.new("transfer.1GiB.by_reference.over_small_call", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 2}),
+      Result.new("transfer.1GiB.by_reference", "µs", Enum.map(took, &(&1 / 1000)))
+    ]
+  end
+
+  # A new array back, as numpy makes them; forced each way; the tool's time taken out of both.
+  defp roundtrip(pool, mib, target, rounds) do
+    bytes = mib * @mib
+    tensor = tensor(bytes, 3)
+    channel = Floor.grpc()
+    time = fn way -> without_tool("fresh", %{x: tensor}, [pool: pool, transfer: way], &large?(&1, bytes, 3)) end
+    # The result of a bare echo is checked, and its bytes are compared, by the floor itself.
+    floor = fn -> Bench.times(1, fn -> Floor.grpc(channel, tensor.data) end) |> hd() end
+    for _ <- 1..3, do: (time.(:zero_copy); time.(:inline))
+    time.(:grpc)
+    floor.()
+
+    samples =
+      for _ <- 1..rounds do
+        {time.(:zero_copy), time.(:grpc), time.(:inline), floor.()}
+      end
+
+    zero = Enum.map(samples, &elem(&1, 0))
+    grpc = Enum.map(samples, &elem(&1, 1))
+    label = "transfer.#{mib}MiB.roundtrip"
+
+    [
+      Result.new("#{label}.grpc_over_zero_copy", "ratio", Enum.zip_with(grpc, zero, &(&1 / &2)), {:at_least, target}),
+      Result.new("#{label}.zero_copy", "ms", Enum.map(zero, &(&1 / 1.0e6))),
+      Result.new("#{label}.inline", "ms", Enum.map(samples, &(elem(&1, 2) / 1.0e6))),
+      Result.new("#{label}.grpc", "ms", Enum.map(grpc, &(&1 / 1.0e6))),
+      Result.new("floor.grpc_echo.#{mib}MiB", "ms", Enum.map(samples, &(elem(&1, 3) / 1.0e6)))
+    ]
+  end
+
+  # While the tool holds 1 GiB that it has read, how much more memory do all processes have than before?
+  defp memory(pool) do
+    gib = 1024 * @mib
+    data = :binary.copy(<<1>>, gib)
+    tensor = Tensor.new(data, :u8)
+    dir = Snakepit.Runtime.dir()
+    {started, go_on} = {Path.join(dir, "bench.started"), Path.join(dir, "bench.go_on")}
+    before = Memory.pss()
+    args = %{x: tensor, started: started, go_on: go_on}
+    task = Task.async(fn -> Snakepit.execute("hold", args, pool: pool, transfer: :zero_copy) end)
+    Bench.wait(fn -> File.exists?(started) end)
+    during = Memory.pss()
+    File.write!(go_on, "")
+    {:ok, ^gib} = Task.await(task, :infinity)
+    File.rm(started)
+    File.rm(go_on)
+
+    [Result.new("transfer.1GiB.memory.extra_bytes_ratio", "ratio", [(during - before) / gib], {:at_most, 1.1})]
+  end
+
+  defp small(pool), do: fn -> {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool) end
+
+  defp tensor(bytes, value), do: Tensor.new(:binary.copy(<<value>>, bytes), :u8)
+
+  # First, last and middle byte, and the length: reading all of it would warm what is to be measured.
+  defp large?(%Tensor{data: data, shape: {n}}, bytes, value) do
+    n == bytes and byte_size(data) == bytes and
+      Enum.all?([0, div(bytes, 2), bytes - 1], &(:binary.at(data, &1) == value))
+  end
+
+  defp without_tool(command, args, opts, right?) do
+    {result, seen} = Snakepit.observe(command, args, opts)
+    {:ok, value} = result
+    right?.(value) || raise "#{command} returned something else"
+    if way = opts[:transfer], do: {^way, ^way} = {seen.request_way, seen.reply_way}
+    # As a caller would: the result is dropped before the next call, and its memory is warm again.
+    Snakepit.release(value)
+    seen.total_ns - seen.tool_ns
+  end
+end

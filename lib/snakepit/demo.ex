@@ -1,0 +1,156 @@
+defmodule Snakepit.Demo do
+  @moduledoc false
+  # `mix snakepit.demo`: Python tools on every file under some paths, and what it cost to bring the bytes there.
+  #
+  #     scan → examine every file (as many at once as there are workers) → compare the ways → report
+  #
+  # Output goes to stdout, problems go to stderr, one line each; a problem costs its file, not the others.
+
+  alias Snakepit.Demo.{Compare, Examine, Progress, Report, Scan, Units}
+
+  @pool :snakepit_demo
+  # Files up to this size are read as many at once as there are workers, larger ones one at a time: what is in memory
+  # stays within a few hundred MiB, or one file.
+  @together 32 * 1024 * 1024
+  @most_workers 8
+  # What a file costs beside its bytes, for the bar.
+  @per_file 64 * 1024
+  @most_skipped 20
+
+  @type options :: %{paths: [binary()], cwd: binary(), limit: pos_integer() | nil}
+
+  @doc "Runs it with a pool of its own. The exit status: 0 if everything that was asked for was done."
+  @spec run(options()) :: 0 | 1
+  def run(options) do
+    pool = %{name: @pool, size: workers(), python_module: "snakepit_demo", max_queue: 10_000}
+
+    case Snakepit.run_as_script(fn -> with_pool(options) end, pools: [pool]) do
+      {:error, error} ->
+        complain(Exception.message(error))
+        1
+
+      status ->
+        status
+    end
+  end
+
+  defp workers, do: System.schedulers_online() |> max(2) |> min(@most_workers)
+
+  defp with_pool(options) do
+    case numpy() do
+      {:ok, directories} ->
+        paths = if options.paths == [], do: [to_string(:code.root_dir()) | directories], else: options.paths
+        demo(Scan.run(paths, options.cwd), options.limit)
+
+      {:error, message} ->
+        complain(message)
+        1
+    end
+  end
+
+  defp numpy do
+    case Snakepit.execute("numpy_directories", %{}, pool: @pool) do
+      {:ok, []} -> {:error, "the demo needs numpy in the workers' Python: mix snakepit.setup --with numpy"}
+      {:ok, directories} -> {:ok, directories}
+      {:error, error} -> {:error, Exception.message(error)}
+    end
+  end
+
+  defp demo(scan, limit) do
+    Enum.each(scan.problems, &complain/1)
+    skipped(scan.skipped)
+
+    case Scan.limit(scan.files, limit) do
+      [] ->
+        complain("there is no file to read")
+        1
+
+      files ->
+        problems = length(scan.problems) + show(files)
+        if problems == 0, do: 0, else: 1
+    end
+  end
+
+  defp skipped(lines) do
+    {now, rest} = Enum.split(lines, @most_skipped)
+    Enum.each(now, &complain/1)
+    if rest != [], do: complain("#{Units.count(length(rest))} more such entries were skipped")
+  end
+
+  # The number of problems.
+  defp show(files) do
+    started = System.monotonic_time(:millisecond)
+    bytes = files |> Enum.map(& &1.size) |> Enum.sum()
+    IO.puts("#{Units.count(length(files))} files, #{Units.bytes(bytes)}; #{workers()} Python workers\n")
+
+    bar = Progress.new()
+    {examined, errors} = examine(files, bar)
+    if examined != [], do: IO.puts([Report.classes(examined), "\n", Report.largest(examined)])
+    if examined != [], do: IO.puts(compare(files, bar))
+
+    seconds = (System.monotonic_time(:millisecond) - started) / 1000
+    wrong = Enum.count(errors, &String.contains?(&1, "WRONG DATA"))
+    IO.write(Report.closing(examined, wrong, seconds))
+    length(errors)
+  end
+
+  # ---- every file -------------------------------------------------------------------------------------------------
+
+  defp examine(files, bar) do
+    {together, alone} = Enum.split_with(files, &(&1.size <= @together))
+    total = files |> Enum.map(&(&1.size + @per_file)) |> Enum.sum()
+
+    state = %{
+      bar: Progress.begin(bar, "Reading", total),
+      count: length(files),
+      done: 0,
+      bytes: 0,
+      ok: [],
+      errors: []
+    }
+
+    state = together |> results(workers()) |> Enum.reduce(state, &collect/2)
+    state = alone |> results(1) |> Enum.reduce(state, &collect/2)
+    Progress.clear(state.bar)
+    {Enum.reverse(state.ok), Enum.reverse(state.errors)}
+  end
+
+  defp results(files, at_once) do
+    largest = div(Snakepit.Machine.memory(), 4)
+    one = fn file -> {file, Examine.file(file, @pool, largest)} end
+    Task.async_stream(files, one, max_concurrency: at_once, ordered: false, timeout: :infinity)
+  end
+
+  defp collect({:ok, {file, answer}}, state) do
+    state = %{state | done: state.done + 1, bytes: state.bytes + file.size}
+    text = Progress.files(state.done, state.count, state.bytes)
+
+    case answer do
+      {:ok, examined} ->
+        %{state | ok: [examined | state.ok], bar: Progress.advance(state.bar, file.size + @per_file, text)}
+
+      {:error, message} ->
+        bar = Progress.clear(state.bar)
+        complain(message)
+        %{state | errors: [message | state.errors], bar: Progress.advance(bar, file.size + @per_file, text)}
+    end
+  end
+
+  # ---- every way --------------------------------------------------------------------------------------------------
+
+  defp compare(files, bar) do
+    sample = Compare.sample(files)
+    {ways, missing} = Compare.ways(@pool)
+
+    {measured, bar} =
+      Enum.map_reduce(sample, Progress.begin(bar, "Comparing the ways", length(sample)), fn {class, files},
+                                                                                            bar ->
+        {{class, length(files), Compare.measure(files, ways, @pool)}, Progress.advance(bar, 1, class)}
+      end)
+
+    Progress.clear(bar)
+    Report.ways(measured, ways, missing)
+  end
+
+  defp complain(message), do: IO.puts(:stderr, message)
+end

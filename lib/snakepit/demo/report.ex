@@ -1,0 +1,134 @@
+defmodule Snakepit.Demo.Report do
+  @moduledoc false
+  # What was seen, as text of at most 100 columns. Pure.
+
+  alias Snakepit.Demo.{Compare, Examine, Name, SizeClass, Table, Units}
+
+  @largest 10
+  @name_width 43
+
+  @doc "Files, ways and transfer times by size class."
+  @spec classes([Examine.t()]) :: iodata()
+  def classes(examined) do
+    by_class = Enum.group_by(examined, &SizeClass.of(&1.size))
+    rows = for class <- SizeClass.all(), files = by_class[class], do: class_row(class, files)
+
+    [
+      "By size. Transfer: a call's time less waiting for a worker and the tool's own; medians of three calls a file.\n\n",
+      Table.format(
+        [
+          {"size", :left},
+          {"files", :right},
+          {"bytes", :right},
+          {"calls by way", :left},
+          {"transfer", :right},
+          {"MB/s", :right}
+        ],
+        rows
+      )
+    ]
+  end
+
+  defp class_row(class, files) do
+    calls = Enum.flat_map(files, & &1.calls)
+    rates = for file <- files, call <- file.calls, file.size > 0, do: file.size / max(call.ns, 1) * 1000
+    bytes = files |> Enum.map(& &1.size) |> Enum.sum()
+
+    [
+      class,
+      Units.count(length(files)),
+      Units.bytes(bytes),
+      ways(calls),
+      calls |> Enum.map(& &1.ns) |> Units.median() |> Units.time(),
+      if(rates == [], do: "–", else: Units.digits(Units.median(rates)))
+    ]
+  end
+
+  defp ways(calls) do
+    calls
+    |> Enum.frequencies_by(& &1.way)
+    |> Enum.sort_by(fn {_, count} -> -count end)
+    |> Enum.map_join(", ", fn {way, count} -> "#{way} #{Units.count(count)}" end)
+  end
+
+  @doc "The largest files, one by one."
+  @spec largest([Examine.t()]) :: iodata()
+  def largest(examined) do
+    files = examined |> Enum.sort_by(&{-&1.size, &1.shown}) |> Enum.take(@largest)
+    sampled? = Enum.any?(files, &(&1.sampled < &1.size))
+
+    [
+      "The #{if length(files) < @largest, do: "", else: "ten "}largest files.\n\n",
+      Table.format(
+        [
+          {"name", :left},
+          {"bytes", :right},
+          {"bits/byte", :right},
+          {"zlib", :right},
+          {"way", :left},
+          {"transfer", :right}
+        ],
+        Enum.map(files, &file_row/1)
+      ),
+      if(sampled?,
+        do: "~ zlib on a sample of #{Units.bytes(sampled(files))}, evenly spread over the file\n",
+        else: ""
+      )
+    ]
+  end
+
+  defp sampled(files),
+    do: files |> Enum.filter(&(&1.sampled < &1.size)) |> Enum.map(& &1.sampled) |> Enum.max()
+
+  defp file_row(file) do
+    mark = if file.sampled < file.size, do: "~", else: ""
+
+    [
+      Name.shorten(file.shown, @name_width),
+      Units.count(file.size),
+      Units.decimal(file.entropy, 3),
+      if(file.ratio, do: mark <> Units.decimal(file.ratio, 3), else: "–"),
+      file.calls |> Enum.map(& &1.way) |> Enum.uniq() |> Enum.join(", "),
+      file.calls |> Enum.map(& &1.ns) |> Units.median() |> Units.time()
+    ]
+  end
+
+  @doc "What the same bytes cost by each way."
+  @spec ways([{SizeClass.t(), non_neg_integer(), Compare.times()}], [atom()], [{atom(), String.t()}]) ::
+          iodata()
+  def ways(measured, ways, missing) do
+    columns = Enum.flat_map(ways, &[{to_string(&1), :right}, {"", :right}])
+
+    [
+      "The same bytes by each way: some files of each size, every way in turn, warm; × is the ratio to the best.\n\n",
+      Table.format(
+        [{"size", :left}, {"files", :right} | columns],
+        for({class, files, times} <- measured, do: [class, Units.count(files) | cells(times, ways)])
+      ),
+      for({way, why} <- missing, do: "#{way} is not available: #{Name.show(why)}\n")
+    ]
+  end
+
+  defp cells(times, ways) do
+    medians = for way <- ways, do: Units.median(Map.get(times, way, []))
+    best = medians |> Enum.reject(&is_nil/1) |> Enum.min(fn -> nil end)
+
+    Enum.flat_map(medians, fn
+      nil -> ["–", ""]
+      ns -> [Units.time(ns), "×" <> ratio(ns / max(best, 1))]
+    end)
+  end
+
+  defp ratio(number) when number < 99.95, do: Units.decimal(number, 1)
+  defp ratio(number), do: Units.count(round(number))
+
+  @doc "One line that says it all."
+  @spec closing([Examine.t()], non_neg_integer(), float()) :: iodata()
+  def closing(examined, failed, seconds) do
+    bytes = examined |> Enum.map(& &1.size) |> Enum.sum()
+    ways = examined |> Enum.flat_map(& &1.calls) |> ways()
+    agree = if failed == 0, do: "all SHA-256 agree: yes", else: "all SHA-256 agree: no (#{failed} wrong)"
+    files = "#{Units.count(length(examined))} #{if length(examined) == 1, do: "file", else: "files"}"
+    ["#{files}, #{Units.bytes(bytes)}, calls #{ways}, #{Units.decimal(seconds, 1)} s, #{agree}\n"]
+  end
+end

@@ -1,0 +1,54 @@
+defmodule Snakepit.Demo.Units do
+  @moduledoc false
+  # Numbers as people read them: three digits that matter, and a unit.
+
+  @sizes [{1024 ** 4, "TiB"}, {1024 ** 3, "GiB"}, {1024 ** 2, "MiB"}, {1024, "KiB"}]
+
+  @doc """
+      iex> Snakepit.Demo.Units.bytes(1536)
+      "1.5 KiB"
+  """
+  @spec bytes(non_neg_integer()) :: String.t()
+  def bytes(count) do
+    case Enum.find(@sizes, fn {size, _} -> count >= size end) do
+      nil -> "#{count} B"
+      {size, unit} -> decimal(count / size, 1) <> " " <> unit
+    end
+  end
+
+  @doc """
+      iex> Snakepit.Demo.Units.time(1_234_567)
+      "1.23 ms"
+  """
+  @spec time(nanoseconds :: number()) :: String.t()
+  def time(ns) when ns >= 999_500_000, do: digits(ns / 1.0e9) <> " s"
+  def time(ns) when ns >= 999_500, do: digits(ns / 1.0e6) <> " ms"
+  def time(ns), do: digits(ns / 1.0e3) <> " µs"
+
+  @doc """
+      iex> Snakepit.Demo.Units.count(1234567)
+      "1,234,567"
+  """
+  @spec count(integer()) :: String.t()
+  def count(number), do: number |> Integer.to_string() |> String.replace(~r/(?<=\d)(?=(\d{3})+$)/, ",")
+
+  @doc "A number with three digits, or all that stand before the point."
+  @spec digits(number()) :: String.t()
+  def digits(number) when number >= 99.95, do: count(round(number))
+  def digits(number) when number >= 9.995, do: decimal(number, 1)
+  def digits(number), do: decimal(number, 2)
+
+  @spec decimal(number(), non_neg_integer()) :: String.t()
+  def decimal(number, places), do: :erlang.float_to_binary(number / 1, decimals: places)
+
+  @doc "The middle one of a list, or the mean of the middle two; `nil` of none."
+  @spec median([number()]) :: number() | nil
+  def median([]), do: nil
+
+  def median(numbers) do
+    sorted = Enum.sort(numbers)
+    count = length(sorted)
+    middle = Enum.slice(sorted, div(count - 1, 2)..div(count, 2))
+    Enum.sum(middle) / length(middle)
+  end
+end

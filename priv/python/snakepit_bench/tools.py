@@ -1,0 +1,50 @@
+"""Tools the bench calls. Importing them imports nothing large."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any
+
+import snakepit
+from snakepit import tool
+
+
+@tool
+def add(a: int, b: int) -> int:
+    return a + b
+
+
+@tool
+def shape(x: Any) -> tuple[int, ...]:
+    """Looks at no item: what is left is the transfer."""
+    return tuple(x.shape)
+
+
+@tool
+def fresh(x: Any) -> Any:
+    """A new array, as numpy makes them."""
+    return x.copy()
+
+
+@tool
+def in_place(n: int, value: int) -> Any:
+    """An array in shared memory, filled there."""
+    array = snakepit.empty((n,), "uint8")
+    array[:] = value
+    return array
+
+
+@tool
+def ends(x: Any) -> tuple[int, int, int]:
+    return int(x[0]), int(x[-1]), len(x)
+
+
+@tool
+def hold(x: Any, started: str, go_on: str) -> int:
+    """Reads every byte, then keeps all of it until told to go on."""
+    total = int(x.sum())
+    open(started, "w").close()
+    while not os.path.exists(go_on):
+        time.sleep(0.005)
+    return total

@@ -1,0 +1,199 @@
+defmodule Snakepit.ErrorTest do
+  # What the caller did wrong is :validation and says where; what Python did wrong says what Python said.
+  use Snakepit.Case, async: true
+
+  setup_all do
+    %{pool: pool!()}
+  end
+
+  # Each must leave the worker usable.
+  setup %{pool: pool} do
+    before = Snakepit.execute!("pid", %{}, pool: pool)
+    on_exit(fn -> assert Snakepit.execute!("pid", %{}, pool: pool) == before end)
+  end
+
+  defp error(pool, command, args, opts \\ []) do
+    assert {:error, %Error{} = error} = Snakepit.execute(command, args, [pool: pool] ++ opts)
+    assert error.category in Error.categories()
+    assert error.message != "" and String.valid?(error.message)
+    error
+  end
+
+  describe "commands and pools" do
+    test "an unknown command suggests the nearest", %{pool: pool} do
+      error = error(pool, "identty", %{x: 1})
+      assert {error.category, error.reason} == {:validation, :unknown_command}
+      assert error.message =~ "did you mean"
+      assert error.message =~ "identity"
+    end
+
+    test "an unknown pool suggests the nearest" do
+      assert %{category: :validation, reason: :unknown_pool} = error(:no_such_pool, "identity", %{x: 1})
+      name = pool!(name: :a_well_known_pool)
+      assert name == :a_well_known_pool
+      assert error(:a_well_known_pol, "identity", %{x: 1}).message =~ "did you mean :a_well_known_pool?"
+    end
+
+    test "a command that is no name, arguments that are no map, options that are none", %{pool: pool} do
+      assert %{category: :validation, reason: :invalid_command} = error(pool, 12, %{})
+      assert %{category: :validation, reason: :invalid_command} = error(pool, <<255>>, %{})
+      assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", [1])
+      assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", ~D[2024-01-01])
+      assert %{category: :validation, reason: :invalid_option, message: message} = error(pool, "pid", %{}, timout: 1)
+      assert message =~ "did you mean :timeout?"
+      assert %{reason: :invalid_option} = error(pool, "pid", %{}, timeout: -1)
+      assert %{reason: :invalid_option} = error(pool, "pid", %{}, transfer: :pigeon)
+      assert {:error, %Error{reason: :invalid_option}} = Snakepit.execute("pid", %{}, [1])
+    end
+  end
+
+  describe "arguments" do
+    test "missing, unknown and wrongly typed ones are refused before the tool runs", %{pool: pool} do
+      assert %{category: :validation, reason: :missing_argument} = e = error(pool, "add", %{a: 1})
+      assert e.message =~ "b"
+      assert %{category: :validation, reason: :unknown_argument} = error(pool, "add", %{a: 1, b: 2, c: 3})
+
+      for {name, value, path} <- [
+            {:i, "1", ~s(args["i"])},
+            {:i, true, ~s(args["i"])},
+            {:i, 1.0, ~s(args["i"])},
+            {:f, "x", ~s(args["f"])},
+            {:s, 1, ~s(args["s"])},
+            {:b, "text", ~s(args["b"])},
+            {:items, [1, "2"], ~s(args["items"][1])},
+            {:table, %{"k" => "v"}, ~s(args["table"]["k"])}
+          ] do
+        assert %{category: :validation, reason: :wrong_type, details: details} = error(pool, "typed", %{name => value})
+        assert details.path == path
+      end
+
+      fine = %{i: 1, f: 1, s: "s", b: Snakepit.bytes("b"), items: [1], table: %{"k" => 1}}
+      assert Snakepit.execute("typed", fine, pool: pool) == {:ok, "fine"}
+      assert Snakepit.execute("typed", %{"i" => 1, b: Snakepit.bytes(:binary.copy("b", 5000))}, pool: pool) == {:ok, "fine"}
+    end
+
+    test "an unsupported value is named with its place", %{pool: pool} do
+      for {value, what} <- [
+            {self(), "pid"},
+            {make_ref(), "reference"},
+            {fn -> 1 end, "function"},
+            {<<1::3>>, "bitstring"},
+            {1..2, "Range"},
+            {[1 | 2], "improper list"},
+            {%URI{}, "URI"}
+          ] do
+        error = error(pool, "identity", %{"x" => %{"items" => [0, 1, 2, %{x: value}]}})
+        assert {:unsupported_type, ~s(args["x"]["items"][3].x), _} = error.reason
+        assert error.category == :validation
+        assert error.message =~ what
+        assert error.details.path == ~s(args["x"]["items"][3].x)
+      end
+    end
+
+    test "a binary that is not UTF-8 asks for Snakepit.bytes/1", %{pool: pool} do
+      error = error(pool, "identity", %{x: [<<0xFF>>]})
+      assert {error.category, error.reason, error.details.path} == {:validation, :not_utf8, "args.x[0]"}
+      assert error.message =~ "Snakepit.bytes/1"
+      assert %{reason: :not_utf8} = error(pool, "identity", %{x: :binary.copy(<<0xFF>>, 2_000_000)})
+    end
+
+    test "keys that Python would merge, or cannot have", %{pool: pool} do
+      assert %{category: :validation, reason: :key_collision} = error(pool, "identity", %{x: %{"a" => 2, a: 1}})
+
+      for key <- [1.5, [1], {1}, <<255>>, self(), Integer.pow(2, 70)] do
+        assert %{category: :validation, reason: :unsupported_key} = error(pool, "identity", %{x: %{key => 1}})
+      end
+    end
+
+    test "sets that Python would shrink", %{pool: pool} do
+      for set <- [[1, 1.0], [1, true], [0, false], [[1]], [%{}]] do
+        error = error(pool, "identity", %{x: MapSet.new(set)})
+        assert error.category == :validation
+        assert error.details.path =~ "x"
+      end
+    end
+
+    test "tensors whose data are shorter or longer than their shape", %{pool: pool} do
+      for {shape, type, data} <- [{{3}, {:u, 8}, <<1, 2>>}, {{1}, {:u, 8}, <<1, 2>>}, {{-1}, {:u, 8}, ""}, {{2}, {:x, 8}, <<1, 2>>}, {[2], {:u, 8}, <<1, 2>>}] do
+        tensor = %Tensor{type: type, shape: shape, data: data}
+        error = error(pool, "identity", %{x: tensor})
+        assert {error.category, error.reason} == {:validation, :bad_tensor}
+        assert error.details.path =~ "args.x."
+      end
+    end
+
+    test "too deep", %{pool: pool} do
+      deep = fn n -> Enum.reduce(1..n, 1, fn _, acc -> [acc] end) end
+      assert {:ok, _} = Snakepit.execute("identity", %{x: deep.(120)}, pool: pool)
+      assert %{category: :validation, reason: :too_deep} = error(pool, "identity", %{x: deep.(200)})
+      assert %{category: :validation, reason: :too_deep} = error(pool, "identity", %{x: deep.(100_000)})
+    end
+
+    test "dates Python cannot hold", %{pool: pool} do
+      assert %{category: :validation, reason: :bad_date} = error(pool, "identity", %{x: ~D[0000-01-01]})
+      unknown_zone = %{~U[2024-01-01 00:00:00Z] | time_zone: "Mars/Olympus"}
+      assert %{category: :validation} = error(pool, "identity", %{x: unknown_zone})
+    end
+  end
+
+  describe "results" do
+    test "what Elixir cannot hold is an error with its place", %{pool: pool} do
+      for {code, path} <- [
+            {"x = {'items': [1, object()]}", ~s(result["items"][1])},
+            {"x = [1, 2j]", "result[1]"},
+            {"x = collections.namedtuple('P', 'x')(1)", "result"},
+            {"x = {'a': {1.5: 1}}", ~s(result["a"])},
+            {"x = {float('nan'): 1}", "result"},
+            {"x = {None: 1}", "result"},
+            {"x = {(1, 2): 1}", "result"},
+            {"x = {b'k': 1}", "result"},
+            {"x = {True: 1}", "result"},
+            {"x = ['\\ud800']", "result[0]"},
+            {"x = []; x.append(x)", "result[0]"},
+            {"x = {}; x['me'] = [x]", ~s(result["me"][0])},
+            {"x = enum.Enum('E', 'A').A", "result"},
+            {"x = datetime.time(1, tzinfo=datetime.timezone.utc)", "result"}
+          ] do
+        error = error(pool, "python_value", %{code: code})
+        assert error.category == :python_error, code
+        assert error.details.path == path, "#{code}: #{inspect(error)}"
+      end
+
+      deep = error(pool, "python_value", %{code: "x = 1\nfor _ in range(5000): x = [x]"})
+      assert deep.reason == :too_deep
+    end
+
+    test "arrays that are no numbers", %{pool: pool} do
+      for code <- ["np.array(['a'])", "np.array([object()])", "np.zeros(2, 'M8[s]')", "np.zeros(2, 'i4,f4')", "np.complex64(1)"] do
+        assert error(pool, "numpy_value", %{code: code}).category == :python_error
+      end
+    end
+
+    test "a set that Elixir would shrink", %{pool: pool} do
+      assert %{category: :python_error, reason: :key_collision} = error(pool, "python_value", %{code: "x = {'a', b'a'}"})
+    end
+
+    test "a result over the limit" do
+      pool = pool!(max_result: 10_000)
+      assert %{category: :transfer, reason: :too_large} = error(pool, "ones", %{n: 20_000})
+      assert %{category: :transfer, reason: :too_large} = error(pool, "python_value", %{code: "x = list(range(20000))"})
+      assert {:ok, _} = Snakepit.execute("ones", %{n: 5_000}, pool: pool)
+    end
+  end
+
+  describe "tools" do
+    test "an exception keeps its type, message and traceback", %{pool: pool} do
+      error = error(pool, "fail", %{message: "boom ☃"})
+      assert %{category: :python_error, python_type: "ValueError", message: "boom ☃", pool: ^pool} = error
+      assert error.python_traceback =~ "in fail"
+      assert error.python_traceback =~ "snakepit_test_tools.py"
+      refute error.python_traceback =~ "snakepit/calls.py"
+      assert error.worker =~ "-0"
+      assert_raise Error, ~r/boom/, fn -> Snakepit.execute!("fail", %{message: "boom"}, pool: pool) end
+    end
+
+    test "SystemExit is the tool's, not the worker's", %{pool: pool} do
+      assert %{category: :python_error, python_type: "SystemExit"} = error(pool, "leave", %{})
+    end
+  end
+end
