@@ -34,12 +34,12 @@ has_proper() {
 
 python_can() { command -v python3 >/dev/null && python3 -c "$1" >/dev/null 2>&1; }
 
-# install_missing [tests]: the Debian packages that are not there.
+# install_missing demo|tests: the Debian packages that are not there.
 install_missing() {
   local missing=() install
   command -v elixir >/dev/null && command -v mix >/dev/null || missing+=(elixir)
   has_erlang_headers || missing+=(erlang-dev)
-  if [ "${1:-}" = tests ]; then has_proper || missing+=(erlang-proper); fi
+  if [ "$1" = tests ]; then has_proper || missing+=(erlang-proper); fi
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   # uv makes environments by itself.
@@ -96,6 +96,7 @@ elixir_version() {
   fi
 }
 
+# setup demo|tests
 setup() {
   install_missing "$@"
   check_versions

@@ -70,7 +70,7 @@ defmodule Snakepit.Config do
     end
   end
 
-  defp pools(pools) when is_list(pools) do
+  defp pools(pools) when length(pools) >= 0 do
     with {:ok, checked} <- each(pools, []) do
       case checked -- Enum.uniq_by(checked, & &1.name) do
         [] -> {:ok, checked}

@@ -22,9 +22,15 @@ defmodule Snakepit.Demo do
   @doc "Runs it with a pool of its own. The exit status: 0 if everything that was asked for was done."
   @spec run(options()) :: 0 | 1
   def run(options) do
-    pool = %{name: @pool, size: workers(), python_module: "snakepit_demo", max_queue: 10_000}
+    pool = %{
+      name: @pool,
+      size: System.schedulers_online() |> max(2) |> min(@most_workers),
+      python_module: "snakepit_demo",
+      # Half of it is for requests, and holds the largest file.
+      memory_quota: div(Snakepit.Machine.memory(), 2)
+    }
 
-    case Snakepit.run_as_script(fn -> with_pool(options) end, pools: [pool]) do
+    case Snakepit.run_as_script(fn -> run(options, @pool) end, pools: [pool]) do
       {:error, error} ->
         complain(Exception.message(error))
         1
@@ -34,13 +40,13 @@ defmodule Snakepit.Demo do
     end
   end
 
-  defp workers, do: System.schedulers_online() |> max(2) |> min(@most_workers)
-
-  defp with_pool(options) do
-    case numpy() do
+  @doc "As `run/1`, with a pool of the demo's tools that is there already."
+  @spec run(options(), atom()) :: 0 | 1
+  def run(options, pool) do
+    case numpy(pool) do
       {:ok, directories} ->
         paths = if options.paths == [], do: [to_string(:code.root_dir()) | directories], else: options.paths
-        demo(Scan.run(paths, options.cwd), options.limit)
+        demo(Scan.run(paths, options.cwd), options.limit, pool)
 
       {:error, message} ->
         complain(message)
@@ -48,15 +54,15 @@ defmodule Snakepit.Demo do
     end
   end
 
-  defp numpy do
-    case Snakepit.execute("numpy_directories", %{}, pool: @pool) do
+  defp numpy(pool) do
+    case Snakepit.execute("numpy_directories", %{}, pool: pool) do
       {:ok, []} -> {:error, "the demo needs numpy in the workers' Python: mix snakepit.setup --with numpy"}
       {:ok, directories} -> {:ok, directories}
       {:error, error} -> {:error, Exception.message(error)}
     end
   end
 
-  defp demo(scan, limit) do
+  defp demo(scan, limit, pool) do
     Enum.each(scan.problems, &complain/1)
     skipped(scan.skipped)
 
@@ -66,7 +72,7 @@ defmodule Snakepit.Demo do
         1
 
       files ->
-        problems = length(scan.problems) + show(files)
+        problems = length(scan.problems) + show(files, pool)
         if problems == 0, do: 0, else: 1
     end
   end
@@ -77,16 +83,21 @@ defmodule Snakepit.Demo do
     if rest != [], do: complain("#{Units.count(length(rest))} more such entries were skipped")
   end
 
+  defp workers(pool) do
+    {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+    handle.options.size
+  end
+
   # The number of problems.
-  defp show(files) do
+  defp show(files, pool) do
     started = System.monotonic_time(:millisecond)
     bytes = files |> Enum.map(& &1.size) |> Enum.sum()
-    IO.puts("#{Units.count(length(files))} files, #{Units.bytes(bytes)}; #{workers()} Python workers\n")
+    IO.puts("#{Units.count(length(files))} files, #{Units.bytes(bytes)}; #{workers(pool)} Python workers\n")
 
     bar = Progress.new()
-    {examined, errors} = examine(files, bar)
+    {examined, errors} = examine(files, pool, bar)
     if examined != [], do: IO.puts([Report.classes(examined), "\n", Report.largest(examined)])
-    if examined != [], do: IO.puts(compare(files, bar))
+    if examined != [], do: IO.puts(compare(files, pool, bar))
 
     seconds = (System.monotonic_time(:millisecond) - started) / 1000
     wrong = Enum.count(errors, &String.contains?(&1, "WRONG DATA"))
@@ -96,7 +107,7 @@ defmodule Snakepit.Demo do
 
   # ---- every file -------------------------------------------------------------------------------------------------
 
-  defp examine(files, bar) do
+  defp examine(files, pool, bar) do
     {together, alone} = Enum.split_with(files, &(&1.size <= @together))
     total = files |> Enum.map(&(&1.size + @per_file)) |> Enum.sum()
 
@@ -109,15 +120,15 @@ defmodule Snakepit.Demo do
       errors: []
     }
 
-    state = together |> results(workers()) |> Enum.reduce(state, &collect/2)
-    state = alone |> results(1) |> Enum.reduce(state, &collect/2)
+    state = together |> results(pool, workers(pool)) |> Enum.reduce(state, &collect/2)
+    state = alone |> results(pool, 1) |> Enum.reduce(state, &collect/2)
     Progress.clear(state.bar)
     {Enum.reverse(state.ok), Enum.reverse(state.errors)}
   end
 
-  defp results(files, at_once) do
-    largest = div(Snakepit.Machine.memory(), 4)
-    one = fn file -> {file, Examine.file(file, @pool, largest)} end
+  defp results(files, pool, at_once) do
+    largest = div(Snakepit.Machine.memory(), 5)
+    one = fn file -> {file, Examine.file(file, pool, largest)} end
     Task.async_stream(files, one, max_concurrency: at_once, ordered: false, timeout: :infinity)
   end
 
@@ -138,14 +149,16 @@ defmodule Snakepit.Demo do
 
   # ---- every way --------------------------------------------------------------------------------------------------
 
-  defp compare(files, bar) do
+  defp compare(files, pool, bar) do
     sample = Compare.sample(files)
-    {ways, missing} = Compare.ways(@pool)
+    {ways, missing} = Compare.ways(pool)
+
+    bar = Progress.begin(bar, "Comparing the ways", length(sample))
 
     {measured, bar} =
-      Enum.map_reduce(sample, Progress.begin(bar, "Comparing the ways", length(sample)), fn {class, files},
-                                                                                            bar ->
-        {{class, length(files), Compare.measure(files, ways, @pool)}, Progress.advance(bar, 1, class)}
+      Enum.map_reduce(sample, bar, fn {class, files}, bar ->
+        times = Compare.measure(files, ways, pool)
+        {{class, length(files), times}, Progress.advance(bar, 1, class)}
       end)
 
     Progress.clear(bar)

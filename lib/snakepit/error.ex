@@ -59,9 +59,8 @@ defmodule Snakepit.Error do
   @worker_reasons Map.new(
                     ~w(unknown_command missing_argument unknown_argument wrong_type unsupported_type
                        unsupported_key not_utf8 too_deep too_large too_many_values too_many_buffers cycle
-                       bad_date bad_time bad_zone bad_tensor bad_set key_collision nan_key surrogate
-                       missing_numpy missing_ml_dtypes missing_module quota unknown_chunk raised
-                       recursion memory exit cancelled protocol no_memory unknown_call)a,
+                       bad_value bad_envelope bad_tensor bad_set key_collision missing_numpy missing_ml_dtypes quota no_memory
+                       unknown_chunk unavailable no_way internal raised)a,
                     &{to_string(&1), &1}
                   )
 

@@ -121,12 +121,13 @@ defmodule Snakepit.Options do
   def cast(:bytes, value), do: bytes(value)
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
-  def cast({:list_of, type}, values) when is_list(values) do
+  # `length` in a guard: an improper list is no list.
+  def cast({:list_of, type}, values) when length(values) >= 0 do
     cast = Enum.map(values, &cast(type, &1))
     if Enum.any?(cast, &(&1 == :error)), do: :error, else: {:ok, Enum.map(cast, &elem(&1, 1))}
   end
 
-  def cast({:subset, list}, [_ | _] = values) do
+  def cast({:subset, list}, values) when length(values) > 0 do
     if Enum.all?(values, &(&1 in list)) and values == Enum.uniq(values), do: {:ok, values}, else: :error
   end
 

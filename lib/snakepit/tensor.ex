@@ -15,6 +15,8 @@ defmodule Snakepit.Tensor do
   call moves no payload.
   """
 
+  import Bitwise
+
   @enforce_keys [:type, :shape, :data]
   defstruct [:type, :shape, :names, :data]
 
@@ -58,6 +60,11 @@ defmodule Snakepit.Tensor do
     type = type!(type)
     data = if is_list(data), do: pack(data, type), else: data
     shape = shape || {div(byte_size(data), item_size(type))}
+
+    unless is_tuple(shape) and Enum.all?(Tuple.to_list(shape), &(is_integer(&1) and &1 >= 0)) do
+      raise ArgumentError, "a tensor's shape is a tuple of non-negative integers, got: #{inspect(shape)}"
+    end
+
     bytes = shape |> Tuple.to_list() |> Enum.product() |> Kernel.*(item_size(type))
 
     if bytes != byte_size(data) do
@@ -107,30 +114,36 @@ defmodule Snakepit.Tensor do
 
   defp item(true, :bool, 8), do: <<1>>
   defp item(false, :bool, 8), do: <<0>>
-  defp item(n, :u, bits) when is_integer(n), do: <<n::unsigned-native-size(bits)>>
-  defp item(n, :s, bits) when is_integer(n), do: <<n::signed-native-size(bits)>>
+  # A number that does not fit is refused: a bit syntax would cut it.
+  defp item(n, :u, bits) when is_integer(n) and bsr(n, bits) == 0, do: <<n::unsigned-native-size(bits)>>
+  defp item(n, :s, bits) when is_integer(n) and bsr(n, bits - 1) in [0, -1], do: <<n::signed-native-size(bits)>>
   defp item({re, im}, :c, bits), do: item(re, :f, div(bits, 2)) <> item(im, :f, div(bits, 2))
-  defp item(x, :bf, 16), do: bfloat(x)
-  defp item(x, :f, bits) when is_number(x), do: <<x::float-native-size(bits)>>
+  defp item(x, :f, bits) when is_number(x), do: finite(<<x::float-native-size(bits)>>, x, :f, bits)
   defp item(x, :f, bits) when x in [:nan, :infinity, :neg_infinity], do: special(x, bits)
 
-  defp item(x, kind, bits),
-    do: raise(ArgumentError, "#{inspect(x)} is no item of a tensor of type #{inspect({kind, bits})}")
-
-  # A bfloat16 is the upper half of a float32.
-  defp bfloat(x) do
-    <<whole::32>> = <<float32(x)::32>>
-    <<Bitwise.bsr(whole, 16)::16-native>>
+  # A bfloat16 is the upper half of a float32, rounded to the nearest, ties to even.
+  defp item(x, :bf, 16) when is_number(x) do
+    <<n::32>> = <<x::float-32>>
+    finite(<<bsr(n + 0x7FFF + (bsr(n, 16) &&& 1), 16)::16-native>>, x, :bf, 16)
   end
 
-  defp float32(x) when is_number(x) do
-    <<bits::32>> = <<x::float-32>>
-    bits
+  defp item(x, :bf, 16) when x in [:nan, :infinity, :neg_infinity] do
+    <<n::32-native>> = special(x, 32)
+    <<bsr(n, 16)::16-native>>
   end
 
-  defp float32(x) do
-    <<bits::32-native>> = special(x, 32)
-    bits
+  defp item(x, kind, bits), do: no_item(x, kind, bits)
+
+  # A finite number beyond the type's range became an infinity.
+  defp finite(bytes, x, kind, bits) do
+    if kind |> infinities(bits) |> Enum.member?(bytes), do: no_item(x, kind, bits), else: bytes
+  end
+
+  defp infinities(:bf, 16), do: [<<0x7F80::16-native>>, <<0xFF80::16-native>>]
+  defp infinities(:f, bits), do: [special(:infinity, bits), special(:neg_infinity, bits)]
+
+  defp no_item(x, kind, bits) do
+    raise ArgumentError, "#{inspect(x)} is no item of a tensor of type #{inspect({kind, bits})}"
   end
 
   defp special(:nan, 16), do: <<0x7E00::16-native>>
@@ -148,7 +161,7 @@ defmodule Snakepit.Tensor do
   defp unpack(data, :s, bits), do: for(<<n::signed-native-size(bits) <- data>>, do: n)
 
   defp unpack(data, :bf, 16) do
-    for <<half::16-native <- data>>, do: float(<<Bitwise.bsl(half, 16)::32-native>>, 32)
+    for <<half::16-native <- data>>, do: float(<<bsl(half, 16)::32-native>>, 32)
   end
 
   defp unpack(data, :c, bits) do

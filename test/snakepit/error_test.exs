@@ -39,7 +39,10 @@ defmodule Snakepit.ErrorTest do
       assert %{category: :validation, reason: :invalid_command} = error(pool, <<255>>, %{})
       assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", [1])
       assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", ~D[2024-01-01])
-      assert %{category: :validation, reason: :invalid_option, message: message} = error(pool, "pid", %{}, timout: 1)
+
+      assert %{category: :validation, reason: :invalid_option, message: message} =
+               error(pool, "pid", %{}, timout: 1)
+
       assert message =~ "did you mean :timeout?"
       assert %{reason: :invalid_option} = error(pool, "pid", %{}, timeout: -1)
       assert %{reason: :invalid_option} = error(pool, "pid", %{}, transfer: :pigeon)
@@ -63,13 +66,17 @@ defmodule Snakepit.ErrorTest do
             {:items, [1, "2"], ~s(args["items"][1])},
             {:table, %{"k" => "v"}, ~s(args["table"]["k"])}
           ] do
-        assert %{category: :validation, reason: :wrong_type, details: details} = error(pool, "typed", %{name => value})
+        assert %{category: :validation, reason: :wrong_type, details: details} =
+                 error(pool, "typed", %{name => value})
+
         assert details.path == path
       end
 
       fine = %{i: 1, f: 1, s: "s", b: Snakepit.bytes("b"), items: [1], table: %{"k" => 1}}
       assert Snakepit.execute("typed", fine, pool: pool) == {:ok, "fine"}
-      assert Snakepit.execute("typed", %{"i" => 1, b: Snakepit.bytes(:binary.copy("b", 5000))}, pool: pool) == {:ok, "fine"}
+
+      assert Snakepit.execute("typed", %{"i" => 1, b: Snakepit.bytes(:binary.copy("b", 5000))}, pool: pool) ==
+               {:ok, "fine"}
     end
 
     test "an unsupported value is named with its place", %{pool: pool} do
@@ -98,7 +105,8 @@ defmodule Snakepit.ErrorTest do
     end
 
     test "keys that Python would merge, or cannot have", %{pool: pool} do
-      assert %{category: :validation, reason: :key_collision} = error(pool, "identity", %{x: %{"a" => 2, a: 1}})
+      assert %{category: :validation, reason: :key_collision} =
+               error(pool, "identity", %{x: %{"a" => 2, a: 1}})
 
       for key <- [1.5, [1], {1}, <<255>>, self(), Integer.pow(2, 70)] do
         assert %{category: :validation, reason: :unsupported_key} = error(pool, "identity", %{x: %{key => 1}})
@@ -114,7 +122,13 @@ defmodule Snakepit.ErrorTest do
     end
 
     test "tensors whose data are shorter or longer than their shape", %{pool: pool} do
-      for {shape, type, data} <- [{{3}, {:u, 8}, <<1, 2>>}, {{1}, {:u, 8}, <<1, 2>>}, {{-1}, {:u, 8}, ""}, {{2}, {:x, 8}, <<1, 2>>}, {[2], {:u, 8}, <<1, 2>>}] do
+      for {shape, type, data} <- [
+            {{3}, {:u, 8}, <<1, 2>>},
+            {{1}, {:u, 8}, <<1, 2>>},
+            {{-1}, {:u, 8}, ""},
+            {{2}, {:x, 8}, <<1, 2>>},
+            {[2], {:u, 8}, <<1, 2>>}
+          ] do
         tensor = %Tensor{type: type, shape: shape, data: data}
         error = error(pool, "identity", %{x: tensor})
         assert {error.category, error.reason} == {:validation, :bad_tensor}
@@ -142,12 +156,12 @@ defmodule Snakepit.ErrorTest do
             {"x = {'items': [1, object()]}", ~s(result["items"][1])},
             {"x = [1, 2j]", "result[1]"},
             {"x = collections.namedtuple('P', 'x')(1)", "result"},
-            {"x = {'a': {1.5: 1}}", ~s(result["a"])},
-            {"x = {float('nan'): 1}", "result"},
-            {"x = {None: 1}", "result"},
-            {"x = {(1, 2): 1}", "result"},
-            {"x = {b'k': 1}", "result"},
-            {"x = {True: 1}", "result"},
+            {"x = {'a': {1.5: 1}}", ~s(result["a"][1.5])},
+            {"x = {float('nan'): 1}", "result[nan]"},
+            {"x = {None: 1}", "result[None]"},
+            {"x = {(1, 2): 1}", "result[<tuple>]"},
+            {"x = {b'k': 1}", "result[b'k']"},
+            {"x = {True: 1}", "result[True]"},
             {"x = ['\\ud800']", "result[0]"},
             {"x = []; x.append(x)", "result[0]"},
             {"x = {}; x['me'] = [x]", ~s(result["me"][0])},
@@ -164,19 +178,29 @@ defmodule Snakepit.ErrorTest do
     end
 
     test "arrays that are no numbers", %{pool: pool} do
-      for code <- ["np.array(['a'])", "np.array([object()])", "np.zeros(2, 'M8[s]')", "np.zeros(2, 'i4,f4')", "np.complex64(1)"] do
+      for code <- [
+            "np.array(['a'])",
+            "np.array([object()])",
+            "np.zeros(2, 'M8[s]')",
+            "np.zeros(2, 'i4,f4')",
+            "np.complex64(1)"
+          ] do
         assert error(pool, "numpy_value", %{code: code}).category == :python_error
       end
     end
 
     test "a set that Elixir would shrink", %{pool: pool} do
-      assert %{category: :python_error, reason: :key_collision} = error(pool, "python_value", %{code: "x = {'a', b'a'}"})
+      assert %{category: :python_error, reason: :key_collision} =
+               error(pool, "python_value", %{code: "x = {'a', b'a'}"})
     end
 
     test "a result over the limit" do
       pool = pool!(max_result: 10_000)
       assert %{category: :transfer, reason: :too_large} = error(pool, "ones", %{n: 20_000})
-      assert %{category: :transfer, reason: :too_large} = error(pool, "python_value", %{code: "x = list(range(20000))"})
+
+      assert %{category: :transfer, reason: :too_large} =
+               error(pool, "python_value", %{code: "x = list(range(20000))"})
+
       assert {:ok, _} = Snakepit.execute("ones", %{n: 5_000}, pool: pool)
     end
   end

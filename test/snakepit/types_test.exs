@@ -63,7 +63,9 @@ defmodule Snakepit.TypesTest do
   end
 
   test "times in zones keep the instant and the offset", %{pool: pool} do
-    fixed = python(pool, "datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))")
+    fixed =
+      python(pool, "datetime.datetime(2024, 7, 1, 12, tzinfo=datetime.timezone(datetime.timedelta(hours=2)))")
+
     assert fixed.utc_offset + fixed.std_offset == 7200
     assert DateTime.to_iso8601(fixed) == "2024-07-01T12:00:00.000000+02:00"
     assert {:ok, ^fixed} = Snakepit.execute("identity", %{x: fixed}, pool: pool)

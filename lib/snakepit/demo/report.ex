@@ -1,11 +1,11 @@
 defmodule Snakepit.Demo.Report do
   @moduledoc false
-  # What was seen, as text of at most 100 columns. Pure.
+  # What was seen, as text of at most @width columns. Pure.
 
   alias Snakepit.Demo.{Compare, Examine, Name, SizeClass, Table, Units}
 
   @largest 10
-  @name_width 43
+  @width 100
 
   @doc "Files, ways and transfer times by size class."
   @spec classes([Examine.t()]) :: iodata()
@@ -14,7 +14,7 @@ defmodule Snakepit.Demo.Report do
     rows = for class <- SizeClass.all(), files = by_class[class], do: class_row(class, files)
 
     [
-      "By size. Transfer: a call's time less waiting for a worker and the tool's own; medians of three calls a file.\n\n",
+      "By size: three calls a file, medians. Transfer is a call less its wait for a worker and its tool.\n\n",
       Table.format(
         [
           {"size", :left},
@@ -57,19 +57,18 @@ defmodule Snakepit.Demo.Report do
     files = examined |> Enum.sort_by(&{-&1.size, &1.shown}) |> Enum.take(@largest)
     sampled? = Enum.any?(files, &(&1.sampled < &1.size))
 
+    columns = [
+      {"name", :left},
+      {"bytes", :right},
+      {"bits/byte", :right},
+      {"zlib", :right},
+      {"way", :left},
+      {"transfer", :right}
+    ]
+
     [
       "The #{if length(files) < @largest, do: "", else: "ten "}largest files.\n\n",
-      Table.format(
-        [
-          {"name", :left},
-          {"bytes", :right},
-          {"bits/byte", :right},
-          {"zlib", :right},
-          {"way", :left},
-          {"transfer", :right}
-        ],
-        Enum.map(files, &file_row/1)
-      ),
+      Table.format(columns, Table.fit(columns, Enum.map(files, &file_row/1), @width)),
       if(sampled?,
         do: "~ zlib on a sample of #{Units.bytes(sampled(files))}, evenly spread over the file\n",
         else: ""
@@ -84,7 +83,7 @@ defmodule Snakepit.Demo.Report do
     mark = if file.sampled < file.size, do: "~", else: ""
 
     [
-      Name.shorten(file.shown, @name_width),
+      file.shown,
       Units.count(file.size),
       Units.decimal(file.entropy, 3),
       if(file.ratio, do: mark <> Units.decimal(file.ratio, 3), else: "–"),
@@ -100,7 +99,7 @@ defmodule Snakepit.Demo.Report do
     columns = Enum.flat_map(ways, &[{to_string(&1), :right}, {"", :right}])
 
     [
-      "The same bytes by each way: some files of each size, every way in turn, warm; × is the ratio to the best.\n\n",
+      "The same bytes by each way: a few files of each size, warm, in turn; × is the ratio to the best.\n\n",
       Table.format(
         [{"size", :left}, {"files", :right} | columns],
         for({class, files, times} <- measured, do: [class, Units.count(files) | cells(times, ways)])
@@ -124,6 +123,8 @@ defmodule Snakepit.Demo.Report do
 
   @doc "One line that says it all."
   @spec closing([Examine.t()], non_neg_integer(), float()) :: iodata()
+  def closing([], 0, seconds), do: "no file could be examined, #{Units.decimal(seconds, 1)} s\n"
+
   def closing(examined, failed, seconds) do
     bytes = examined |> Enum.map(& &1.size) |> Enum.sum()
     ways = examined |> Enum.flat_map(& &1.calls) |> ways()

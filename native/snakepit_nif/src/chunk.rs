@@ -189,21 +189,28 @@ impl Chunk {
     /// The live slot that holds all of `bytes`, and where in its chunk they start; `None` for ordinary memory.
     pub fn find(bytes: &[u8]) -> Option<(Arc<Slot>, u64)> {
         let start = bytes.as_ptr() as usize;
+        // What is upgraded here may be the last reference by now, and its destructor takes the lock under which it was
+        // found: every one is let go after the lock, never under it.
         let chunk = {
             let registry = REGISTRY.read().expect("registry");
-            let (base, chunk) = registry.by_base.range(..=start).next_back()?;
-            let chunk = chunk.upgrade()?;
-            (start + bytes.len() <= base + chunk.size() as usize).then_some(chunk)?
+            registry.by_base.range(..=start).next_back()?.1.upgrade()?
         };
         let offset = (start - chunk.map().base.as_ptr() as usize) as u64;
-        let live = chunk.live();
+        let end = offset.checked_add(bytes.len() as u64).filter(|end| *end <= chunk.size())?;
         // Overlapping slots are rare (a tool that returned views of one array): a few looks back are enough, and a
         // miss only costs a copy.
+        let mut passed = Vec::new();
+        let live = chunk.live();
         let near = live.range(..=(offset, u64::MAX)).rev().take(16);
-        let slot = near
-            .filter_map(|(_, slot)| slot.upgrade())
-            .find(|slot| offset + bytes.len() as u64 <= slot.offset() + slot.len())?;
-        Some((slot, offset))
+        let slot = near.filter_map(|(_, slot)| slot.upgrade()).find_map(|slot| {
+            if end <= slot.offset() + slot.len() {
+                return Some(slot);
+            }
+            passed.push(slot);
+            None
+        });
+        drop(live);
+        slot.map(|slot| (slot, offset))
     }
 
     pub fn live(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Weak<Slot>>> {

@@ -159,7 +159,8 @@ fn write_request<'a>(
         }
     }
 
-    let freed = worker.take_freed();
+    // A request by gRPC may turn out not to be sendable: its tokens go by the control socket, which returns each once.
+    let freed = if way == Way::Grpc { Vec::new() } else { worker.take_freed() };
     let mut out =
         Vec::with_capacity(frame::HEADER + places.len() * 32 + lens.len() * 8 + freed.len() * 8 + envelope.len());
     request.write(&mut out, envelope.len(), &lens, &places, &freed);

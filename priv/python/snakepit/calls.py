@@ -7,17 +7,19 @@ So locals are cleared as soon as they are not needed, and the frames that except
 from __future__ import annotations
 
 import types
+from functools import partial
 from time import perf_counter_ns
 
-from msgpack import packb
+from msgpack import packb, unpackb
 
 from . import context
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest
-from .frames import HEADER, REPLY, REQUEST, read_body, write_head
-from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, ZERO_COPY
+from .frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, read_body, write_head
+from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
 from .replies import Placer, bare_way
+from .survey import LEAVES
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,6 +35,9 @@ if TYPE_CHECKING:
 Reply = tuple[int, bytes, list[memoryview]]
 
 _NIL = b"\xc0"
+_ENVELOPE = FRAME_START + HEADER
+_unpack_request = REQUEST.unpack_from
+_unpack_prefix = PREFIX.unpack_from
 _NONE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 # Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
@@ -73,16 +78,53 @@ class Calls:
         self._placer = Placer(service.arena, service.keeper)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
+        self._unpack = partial(unpackb, strict_map_key=False)
         self._runner: Any = None
         self._call_id = 0
         self._mask = 0
         self._forced = False
 
+    def quick(self, memory: memoryview, length: int) -> Reply | None:
+        """The common small call in one go: plain arguments of a known tool, no buffers.
+
+        `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. Returns `None`, before any tool ran,
+        for whatever is not so simple: `answer` then does all of it, and explains what is wrong.
+        """
+        kind, _, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
+        if kind != CALL or flags & STREAM or count or freed or size + HEADER != length:
+            return None
+        try:
+            if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
+                return None
+            command, arguments, session = self._unpack(memory[_ENVELOPE : FRAME_START + length])
+            tool = self._tools[command]
+            kinds = tool.kinds
+            for name, value in arguments.items():
+                allowed = kinds[name]
+                found = type(value)
+                if found not in LEAVES or (allowed is not None and found not in allowed):
+                    return None
+        except Exception:
+            return None
+        if len(arguments) != tool.complete or session is not context.session_id.get():
+            return None
+        self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
+        return self._run_tool([tool, arguments])
+
     def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
         """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""
-        nanoseconds = 0
         try:
-            tool, arguments = self._open(frame, beside)
+            opened = self._open(frame, beside)
+        except Exception as error:
+            return self._failed(self._as_failure(error), 0)
+        return self._run_tool(opened)
+
+    def _run_tool(self, opened: list[Any]) -> Reply:
+        """Runs a tool and makes the reply. Takes tool and arguments out of `opened`, so that nobody else holds them."""
+        nanoseconds = 0
+        arguments = opened.pop()
+        tool = opened.pop()
+        try:
             started = perf_counter_ns()
             try:
                 value = tool.call(**arguments)
@@ -94,7 +136,7 @@ class Calls:
                 if self._service.stopping:
                     raise
                 raise python_error(error) from None
-            arguments = tool = None  # type: ignore[assignment]
+            arguments = tool = None
             envelope = self._encoder.encode(value)
             value = None
             if self._encoder.buffers or len(envelope) > self._max_envelope:
@@ -102,7 +144,7 @@ class Calls:
         except Exception as error:
             failure = self._as_failure(error)
             # What is still held here.
-            arguments = value = None  # type: ignore[assignment]
+            arguments = value = None
             return self._failed(failure, nanoseconds)
         if self._gone:
             return self._bare(RESULT, nanoseconds, envelope)
@@ -120,7 +162,7 @@ class Calls:
                 tool, arguments = self._open(frame, beside)
                 started = perf_counter_ns()
                 source = self._guarded(tool.call, arguments)
-                arguments = tool = None  # type: ignore[assignment]
+                arguments = tool = None
                 if type(source) is types.CoroutineType:
                     source = self._guarded(self._run, {"coroutine": source})
                 advance = self._advancing(source)
@@ -135,7 +177,7 @@ class Calls:
                     started = perf_counter_ns()
             except Exception as error:
                 failure = self._as_failure(error)
-                arguments = item = None  # type: ignore[assignment]
+                arguments = item = None
                 self._closed(source)
                 source = None
                 yield self._failed(failure, perf_counter_ns() - started)
@@ -145,8 +187,8 @@ class Calls:
         finally:
             self._closed(source)
 
-    def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> tuple[Tool, dict[str, Any]]:
-        """Decodes a request and checks its arguments."""
+    def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> list[Any]:
+        """Decodes a request and checks its arguments; tool and arguments, as `_run_tool` takes them."""
         if len(frame) < HEADER:
             raise ProtocolError("a frame is shorter than a header")
         kind, way, self._mask, flags, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
@@ -168,7 +210,7 @@ class Calls:
         tool.check(arguments)
         if session is not context.session_id.get():
             context.session_id.set(session)
-        return tool, arguments
+        return [tool, arguments]
 
     def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:
         if way == ZERO_COPY:

@@ -145,9 +145,9 @@ def _set(parts: list[Any]) -> set[Any]:
     try:
         made = set(parts)
     except TypeError as error:
-        raise Refusal("set_elements", f"Python cannot have this in a set: {error}") from None
+        raise Refusal("bad_set", f"Python cannot have this in a set: {error}") from None
     if len(made) != len(parts):
-        raise Refusal("set_elements", "elements of this set are equal in Python (1, 1.0 and True are)")
+        raise Refusal("bad_set", "elements of this set are equal in Python (1, 1.0 and True are)")
     return made
 
 

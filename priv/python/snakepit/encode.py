@@ -65,7 +65,7 @@ class Encoder:
             raise self._explain(value, root, error) from None
         if len(packed) > MAX_VALUES and count_values(value) > MAX_VALUES:
             self._reset()
-            raise CallError("validation", "too_many_values", f"{root} has more than {MAX_VALUES} values", path=root)
+            raise CallError("python_error", "too_many_values", f"{root} has more than {MAX_VALUES} values", path=root)
         return packed
 
     def take_buffers(self) -> list[Bytes | Array]:
@@ -77,19 +77,19 @@ class Encoder:
     def _explain(self, value: Any, root: str, error: Exception) -> CallError:
         from .locate import explain
 
-        found = explain(value, root, self._convert)
+        found = explain(value, root, self._convert, "python_error")
         self._reset()
         if found is not None:
             return found
         if isinstance(error, Suspect):
             error = Refusal("unsupported_type", "the value changed while it was read")
         reason = error.reason if isinstance(error, Refusal) else "unsupported_type"
-        return CallError("validation", reason, f"{root}: {type(error).__name__}: {error}"[:2000], path=root)
+        return CallError("python_error", reason, f"{root}: {type(error).__name__}: {error}"[:2000], path=root)
 
     def _beside(self, code: int, buffer: Bytes | Array) -> ExtType:
         index = len(self.buffers)
         if index >= MAX_BUFFERS:
-            raise CallError("validation", "too_many_buffers", f"a value has more than {MAX_BUFFERS} large buffers")
+            raise CallError("python_error", "too_many_buffers", f"a value has more than {MAX_BUFFERS} large buffers")
         self.buffers.append(buffer)
         return ExtType(code, index.to_bytes(4, "little"))
 

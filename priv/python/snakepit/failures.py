@@ -20,7 +20,7 @@ def python_error(error: BaseException) -> CallError:
     told = describe(error)
     _forget_frames(error)
     return CallError(
-        "python_error", "exception", told["message"] or told["type"], type=told["type"], traceback=told["traceback"]
+        "python_error", "raised", told["message"] or told["type"], type=told["type"], traceback=told["traceback"]
     )
 
 

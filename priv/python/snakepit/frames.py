@@ -15,6 +15,8 @@ PREFIX = Struct(">I")
 REQUEST = Struct("<BBBBIQIIII")
 REPLY = Struct("<BBBBIQQII")
 HEADER = 32
+# Where a lane's buffer has a frame start: after its prefix, and so that tensors in it are aligned for numpy.
+FRAME_START = 16
 PLACE = Struct("<QQQQ")
 
 # Chunk id, offset, length, token.

@@ -14,14 +14,16 @@ if TYPE_CHECKING:
     from typing import Any
 
 
-def explain(value: Any, root: str, leaf: Callable[[Any], object]) -> CallError | None:
+def explain(value: Any, root: str, leaf: Callable[[Any], object], category: str = "validation") -> CallError | None:
     """The first thing that cannot cross, as an error; `None` if there is nothing.
 
     `leaf` is called with everything that is no container of the fast path; it raises `Refusal`.
+    `category` says whose mistake the value is: the caller's, or the tool's that returned it.
     """
     try:
         _walk(value, root, 1, {}, leaf)
     except CallError as error:
+        error.category = category
         return error
     return None
 
@@ -80,9 +82,9 @@ def _key(key: Any, path: str) -> None:
     elif type(key) is not int:
         kind = type_name(type(key))
         shown = "NaN" if key != key else kind
-        raise _fail(path, "bad_key", f"keys must be str or int, this one is {shown}", kind)
+        raise _fail(path, "unsupported_key", f"keys must be str or int, this one is {shown}", kind)
     elif not -(1 << 63) <= key < 1 << 64:
-        raise _fail(path, "bad_key", "an int key must fit in 64 bits", "int")
+        raise _fail(path, "unsupported_key", "an int key must fit in 64 bits", "int")
 
 
 def _text(text: str, path: str) -> None:

@@ -32,7 +32,7 @@ class Tool:
         # What a call looks at: the types that pass at once, or None for an argument that is not checked.
         self.kinds = {name: None if check is None else check.kinds for name, check in self.checks.items()}
         # With this many known arguments none is missing.
-        self._complete = -1 if self.open else len(named)
+        self.complete = -1 if self.open else len(named)
         self.call = function
         leading = [p for p in named if p.kind is _POSITIONAL_ONLY]
         if leading:
@@ -58,7 +58,7 @@ class Tool:
                     self._look_closer(name, value)
         except KeyError:
             self._check_open(arguments)
-        if len(arguments) != self._complete and not self.required <= arguments.keys():
+        if len(arguments) != self.complete and not self.required <= arguments.keys():
             missing = [name for name in all_kinds if name in self.required and name not in arguments]
             raise CallError(
                 "validation",

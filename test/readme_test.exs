@@ -1,0 +1,64 @@
+defmodule Snakepit.ReadmeTest do
+  # Every example of the README works as typed, in the order of the page.
+  # Not async: it starts the pool that calls without a pool's name go to.
+  use Snakepit.Case, async: false
+
+  @readme File.read!("README.md")
+
+  defp blocks(language) do
+    for [_, code] <- Regex.scan(~r/```#{language}\n(.*?)```/s, @readme), do: code
+  end
+
+  @tag :tmp_dir
+  test "the first tool and the first pool", %{tmp_dir: dir} do
+    [python] = blocks("python")
+    File.write!(Path.join(dir, "my_tools.py"), python)
+    # In place of the working directory's priv/python.
+    before = System.get_env("PYTHONPATH")
+    System.put_env("PYTHONPATH", dir)
+
+    on_exit(fn ->
+      if before, do: System.put_env("PYTHONPATH", before), else: System.delete_env("PYTHONPATH")
+      Snakepit.stop_pool(:tools)
+    end)
+
+    examples = for block <- blocks("elixir"), block =~ "iex>", example <- examples(block), do: example
+    assert length(examples) > 10
+
+    Enum.reduce(examples, [], fn {code, expected}, binding ->
+      {value, binding} = Code.eval_string(code, binding)
+
+      if expected != "" do
+        {wanted, _} = Code.eval_string(expected, binding)
+        assert value == wanted, "#{code}\ngives #{inspect(value)}, the README says #{expected}"
+      end
+
+      binding
+    end)
+  end
+
+  # [{expression, expected value or ""}]
+  defp examples(block) do
+    for part <- String.split(block, ~r/^iex> /m, trim: true) do
+      [code | rest] = String.split(part, "\n", trim: true)
+      {more, expected} = Enum.split_while(rest, &String.starts_with?(&1, "...>"))
+      code = Enum.join([code | Enum.map(more, &String.trim_leading(&1, "...>"))], "\n")
+      {code, Enum.join(expected, "\n")}
+    end
+  end
+
+  test "the configuration is valid" do
+    for block <- blocks("elixir"), block =~ "config :snakepit" do
+      [snakepit: env] = Config.Reader.eval!("README.md", "import Config\n" <> block)
+      assert {:ok, %Snakepit.Config{pools: [%{name: :tools, size: 2}]}} = Snakepit.Config.validate(env)
+    end
+  end
+
+  test "the version is the project's, and the page is the module's documentation" do
+    version = Mix.Project.config()[:version]
+    assert File.read!("CHANGELOG.md") =~ "## #{version}"
+    assert File.read!("priv/python/pyproject.toml") =~ ~s(version = "#{version}")
+    {:docs_v1, _, _, _, %{"en" => doc}, _, _} = Code.fetch_docs(Snakepit)
+    assert doc =~ "## A first tool"
+  end
+end

@@ -1,0 +1,33 @@
+defmodule Snakepit.Properties do
+  @moduledoc false
+  # PropEr in ExUnit: a property that does not hold fails the test and shows its counterexample.
+
+  @doc """
+  Fails unless `fun` is true for `runs` values of `type`.
+
+  `fun` must answer and not raise: PropEr of Debian 12 catches with a function that OTP 25 lacks.
+  """
+  def holds(type, runs, fun) do
+    property =
+      :proper.forall(type, fn value ->
+        Process.put(__MODULE__, value)
+        fun.(value) == true
+      end)
+
+    answer = :proper.quickcheck(property, [:quiet, :noshrink, {:numtests, runs}, {:max_size, 30}])
+
+    unless answer == true do
+      value = inspect(Process.get(__MODULE__), limit: 20, printable_limit: 200)
+      ExUnit.Assertions.flunk("it does not hold for #{value} (#{inspect(answer)})")
+    end
+  end
+
+  @doc "The answer of `fun`, or what it raised: for properties that say nothing is raised."
+  def answer_of(fun) do
+    fun.()
+  rescue
+    error -> {:raised, error}
+  catch
+    kind, reason -> {kind, reason}
+  end
+end
