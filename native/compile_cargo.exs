@@ -10,8 +10,10 @@ unless Code.ensure_loaded?(Mix.Tasks.Compile.Cargo) do
     @root Path.expand("..", __DIR__)
     @out Path.join(@root, "priv/native")
     @artifacts [
-      {"libsnakepit_nif.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}", "libsnakepit_nif.so"},
-      {"libsnakepit_grpc.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}", "libsnakepit_grpc.so"},
+      {"libsnakepit_nif.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}",
+       "libsnakepit_nif.so"},
+      {"libsnakepit_grpc.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}",
+       "libsnakepit_grpc.so"},
       {"snakepit_companion", "snakepit_companion"}
     ]
 

@@ -23,7 +23,8 @@ defmodule Snakepit.Application do
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 
-    with {:ok, supervisor} <- Supervisor.start_link(children, strategy: :rest_for_one, name: Snakepit.Supervisor) do
+    with {:ok, supervisor} <-
+           Supervisor.start_link(children, strategy: :rest_for_one, name: Snakepit.Supervisor) do
       Enum.each(config.pools, &start_pool/1)
       {:ok, supervisor}
     end
@@ -34,7 +35,8 @@ defmodule Snakepit.Application do
     {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options))
 
     Task.start(fn ->
-      with {:error, error} <- Pool.await_ready(options.name, :infinity), do: Logger.error(Exception.message(error))
+      with {:error, error} <- Pool.await_ready(options.name, :infinity),
+           do: Logger.error(Exception.message(error))
     end)
   end
 

@@ -92,14 +92,21 @@ defmodule Snakepit.Call do
 
   defp bad_command(command) do
     shown = inspect(command, printable_limit: 100)
-    invalid(:invalid_command, "expected a command to be a string of at most 1024 bytes or an atom, got: #{shown}")
+
+    invalid(
+      :invalid_command,
+      "expected a command to be a string of at most 1024 bytes or an atom, got: #{shown}"
+    )
   end
 
   defp arguments(args, _handle) when is_map(args) and not is_struct(args), do: :ok
 
   defp arguments(args, _handle) do
     shown = inspect(args, limit: 5, printable_limit: 100)
-    invalid(:invalid_arguments, "expected the arguments to be a map of names to values, got: #{shown}", %{path: "args"})
+
+    invalid(:invalid_arguments, "expected the arguments to be a map of names to values, got: #{shown}", %{
+      path: "args"
+    })
   end
 
   defp encode(command, args, options, handle) do
@@ -115,7 +122,9 @@ defmodule Snakepit.Call do
         invalid({:unsupported_type, path, what}, error, %{path: path})
 
       {:error, path, :not_utf8, what} ->
-        invalid(:not_utf8, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes", %{path: path})
+        invalid(:not_utf8, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes", %{
+          path: path
+        })
 
       {:error, path, reason, what} ->
         invalid(reason, "#{path}: #{what}", %{path: path})
@@ -128,7 +137,8 @@ defmodule Snakepit.Call do
 
   # What a forced way, the pool and `zero_copy: false` leave.
   defp ways(%{options: options, handle: handle} = call) do
-    allowed = if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
+    allowed =
+      if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
 
     with {:ok, for_request} <- choice(options.request, allowed, handle),
          {:ok, for_reply} <- choice(options.reply, allowed, handle) do
@@ -169,7 +179,8 @@ defmodule Snakepit.Call do
     end
   end
 
-  defp invalid(reason, message, details \\ %{}), do: {:error, Error.new(:validation, reason, message, details: details)}
+  defp invalid(reason, message, details \\ %{}),
+    do: {:error, Error.new(:validation, reason, message, details: details)}
 
   defp deadline(:infinity), do: :infinity
   defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
@@ -212,7 +223,11 @@ defmodule Snakepit.Call do
   end
 
   defp named(error, call, lane) do
-    error = if error.category == :worker and error.reason == :lost, do: %{error | message: Worker.why(lane)}, else: error
+    error =
+      if error.category == :worker and error.reason == :lost,
+        do: %{error | message: Worker.why(lane)},
+        else: error
+
     %{error | pool: call.handle.name, worker: lane.name}
   end
 

@@ -67,7 +67,10 @@ defmodule Snakepit.Companion do
   end
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
-    Logger.error("Snakepit's companion exited with status #{status}; its workers are gone and are started again")
+    Logger.error(
+      "Snakepit's companion exited with status #{status}; its workers are gone and are started again"
+    )
+
     {:noreply, reopen(state)}
   end
 

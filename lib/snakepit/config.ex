@@ -73,15 +73,22 @@ defmodule Snakepit.Config do
   defp pools(pools) when length(pools) >= 0 do
     with {:ok, checked} <- each(pools, []) do
       case checked -- Enum.uniq_by(checked, & &1.name) do
-        [] -> {:ok, checked}
-        [twice | _] -> {:error, Error.new(:validation, :invalid_config, "pool #{inspect(twice.name)}: configured twice")}
+        [] ->
+          {:ok, checked}
+
+        [twice | _] ->
+          {:error, Error.new(:validation, :invalid_config, "pool #{inspect(twice.name)}: configured twice")}
       end
     end
   end
 
   defp pools(other) do
     {:error,
-     Error.new(:validation, :invalid_config, "config :snakepit: expected :pools to be a list, got: #{inspect(other)}")}
+     Error.new(
+       :validation,
+       :invalid_config,
+       "config :snakepit: expected :pools to be a list, got: #{inspect(other)}"
+     )}
   end
 
   defp each([], done), do: {:ok, Enum.reverse(done)}

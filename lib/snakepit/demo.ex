@@ -6,7 +6,8 @@ defmodule Snakepit.Demo do
   #
   # Output goes to stdout, problems go to stderr, one line each; a problem costs its file, not the others.
 
-  alias Snakepit.Demo.{Compare, Examine, Progress, Report, Scan, Units}
+  alias Snakepit.Demo.{Compare, Examine, Report, Scan}
+  alias Snakepit.Terminal.{Progress, Units}
 
   @pool :snakepit_demo
   # Files up to this size are read as many at once as there are workers, larger ones one at a time: what is in memory

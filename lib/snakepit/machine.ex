@@ -7,7 +7,12 @@ defmodule Snakepit.Machine do
   def memory do
     host = with_number("/proc/meminfo", ~r/MemTotal:\s+(\d+) kB/, 1024) || 1024 ** 3
     limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-    limits |> Enum.map(&with_number(&1, ~r/\A(\d+)/, 1)) |> Enum.reject(&is_nil/1) |> Enum.min(fn -> host end) |> min(host)
+
+    limits
+    |> Enum.map(&with_number(&1, ~r/\A(\d+)/, 1))
+    |> Enum.reject(&is_nil/1)
+    |> Enum.min(fn -> host end)
+    |> min(host)
   end
 
   @doc "Words and figures that a measurement is worth nothing without."
@@ -27,10 +32,16 @@ defmodule Snakepit.Machine do
   end
 
   defp with_number(path, regex, factor) do
-    with {:ok, text} <- File.read(path), [_, number] <- Regex.run(regex, text), do: String.to_integer(number) * factor, else: (_ -> nil)
+    with {:ok, text} <- File.read(path),
+         [_, number] <- Regex.run(regex, text),
+         do: String.to_integer(number) * factor,
+         else: (_ -> nil)
   end
 
   defp text(path, regex) do
-    with {:ok, text} <- File.read(path), [_, found] <- Regex.run(regex, text), do: found, else: (_ -> "unknown")
+    with {:ok, text} <- File.read(path),
+         [_, found] <- Regex.run(regex, text),
+         do: found,
+         else: (_ -> "unknown")
   end
 end

@@ -12,7 +12,9 @@ defmodule Snakepit.Native do
   @type ticket :: reference()
   @type token :: non_neg_integer()
   @type chunk_id :: non_neg_integer()
-  @type head :: {kind :: 1..2, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF, lane :: non_neg_integer()}
+  @type head ::
+          {kind :: 1..2, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF,
+           lane :: non_neg_integer()}
   @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), starved :: boolean()}
 
   @doc false
@@ -88,10 +90,12 @@ defmodule Snakepit.Native do
   @spec arena_new(chunk_size :: pos_integer(), quota :: pos_integer()) :: {arena(), owner :: pos_integer()}
   def arena_new(_chunk_size, _quota), do: stub()
 
-  @type refusal :: {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}
+  @type refusal ::
+          {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}
 
   @doc "Makes sure that buffers of all these lengths find warm memory at once. Makes every page of new chunks: slow."
-  @spec arena_ensure(arena(), lengths :: [non_neg_integer()]) :: {:ok, made :: [chunk_id()]} | {:error, refusal()}
+  @spec arena_ensure(arena(), lengths :: [non_neg_integer()]) ::
+          {:ok, made :: [chunk_id()]} | {:error, refusal()}
   def arena_ensure(_arena, _lengths), do: stub()
 
   @doc "Adds an ordinary chunk, wanted or not."
@@ -125,7 +129,8 @@ defmodule Snakepit.Native do
   def worker_new(_arena), do: stub()
 
   @doc "Checks and maps a worker's chunk. Takes the descriptor over."
-  @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) :: :ok | {:error, String.t()}
+  @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) ::
+          :ok | {:error, String.t()}
   def worker_adopt(_worker, _id, _size, _fd), do: stub()
 
   @spec worker_forget(worker(), chunk_id()) :: boolean()
@@ -175,7 +180,12 @@ defmodule Snakepit.Native do
   def memcpy_floor(_bytes, _rounds), do: stub()
 
   @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
-  @spec desk_new(owner :: pid(), workers :: pos_integer(), per_worker :: pos_integer(), max_waiting :: non_neg_integer()) ::
+  @spec desk_new(
+          owner :: pid(),
+          workers :: pos_integer(),
+          per_worker :: pos_integer(),
+          max_waiting :: non_neg_integer()
+        ) ::
           desk()
   def desk_new(_owner, _workers, _per_worker, _max_waiting), do: stub()
 
@@ -216,11 +226,19 @@ defmodule Snakepit.Native do
   @spec desk_close(desk(), code :: non_neg_integer()) :: :ok
   def desk_close(_desk, _code), do: stub()
 
-  @spec desk_counts(desk()) :: {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
+  @spec desk_counts(desk()) ::
+          {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
   def desk_counts(_desk), do: stub()
 
   @doc "Frames for the companion (native/snakepit_core/src/companion.rs)."
-  @spec companion_start(non_neg_integer(), String.t(), [String.t()], [{String.t(), String.t()}], [String.t()], String.t() | nil) ::
+  @spec companion_start(
+          non_neg_integer(),
+          String.t(),
+          [String.t()],
+          [{String.t(), String.t()}],
+          [String.t()],
+          String.t() | nil
+        ) ::
           binary()
   def companion_start(_id, _program, _args, _env, _unset_env, _cwd), do: stub()
 

@@ -9,7 +9,8 @@ defmodule Snakepit.Options do
   @type schema :: keyword(keyword())
 
   @doc "The options as a map with defaults filled in, or a message that names the key."
-  @spec validate(map() | keyword(), schema()) :: {:ok, map()} | {:error, key :: atom() | nil, message :: String.t()}
+  @spec validate(map() | keyword(), schema()) ::
+          {:ok, map()} | {:error, key :: atom() | nil, message :: String.t()}
   def validate(given, schema) when is_list(given) do
     if Keyword.keyword?(given),
       do: given |> Map.new() |> validate(schema),
@@ -99,8 +100,11 @@ defmodule Snakepit.Options do
     case Map.fetch(given, key) do
       {:ok, value} ->
         case cast(spec[:type], value) do
-          {:ok, value} -> {:ok, value}
-          :error -> {:error, "expected #{inspect(key)} to be #{type_words(spec[:type])}, got: #{inspect(value)}"}
+          {:ok, value} ->
+            {:ok, value}
+
+          :error ->
+            {:error, "expected #{inspect(key)} to be #{type_words(spec[:type])}, got: #{inspect(value)}"}
         end
 
       :error ->
@@ -155,7 +159,10 @@ defmodule Snakepit.Options do
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
   defp type_words({:list_of, type}), do: "a list of #{type_words(type)}"
-  defp type_words({:subset, list}), do: "a list of some of #{Enum.map_join(list, ", ", &inspect/1)}, each once"
+
+  defp type_words({:subset, list}),
+    do: "a list of some of #{Enum.map_join(list, ", ", &inspect/1)}, each once"
+
   defp type_words({:map_of, k, v}), do: "a map of #{type_words(k)} to #{type_words(v)}"
   defp type_words({:or, types}), do: Enum.map_join(types, " or ", &type_words/1)
 end

@@ -59,7 +59,8 @@ defmodule Snakepit.Pool do
     answered(handle, answer, deadline, affinity, prefer?)
   end
 
-  defp handed(handle, answer, deadline, affinity, prefer?), do: answered(handle, answer, deadline, affinity, prefer?)
+  defp handed(handle, answer, deadline, affinity, prefer?),
+    do: answered(handle, answer, deadline, affinity, prefer?)
 
   defp answered(handle, {:ok, id, epoch, ticket}, deadline, affinity, prefer?) do
     case lane(handle, id, epoch) do
@@ -150,7 +151,8 @@ defmodule Snakepit.Pool do
 
   @doc false
   @spec worker_failed(Handle.t(), non_neg_integer(), Error.t()) :: :ok
-  def worker_failed(%Handle{pool: pool}, index, error), do: GenServer.cast(pool, {:worker_failed, index, error})
+  def worker_failed(%Handle{pool: pool}, index, error),
+    do: GenServer.cast(pool, {:worker_failed, index, error})
 
   # ---- the process ------------------------------------------------------------------------------------------------
 
@@ -194,7 +196,9 @@ defmodule Snakepit.Pool do
 
     {idle, busy, queued} = Native.desk_counts(state.handle.desk)
     up = map_size(state.up)
-    {:reply, %{status: status, failure: state.failure, workers_up: up, idle: idle, busy: busy, queued: queued}, state}
+
+    {:reply,
+     %{status: status, failure: state.failure, workers_up: up, idle: idle, busy: busy, queued: queued}, state}
   end
 
   def handle_call({:drain, timeout}, from, state) do
@@ -263,12 +267,19 @@ defmodule Snakepit.Pool do
     lanes = handle.options.size * Options.lanes(handle.options)
     waiting = handle.options.max_queue
 
-    words = "pool #{inspect(handle.name)} is saturated: #{lanes} calls run (:size), #{waiting} callers wait (:max_queue)"
+    words =
+      "pool #{inspect(handle.name)} is saturated: #{lanes} calls run (:size), #{waiting} callers wait (:max_queue)"
+
     error(handle, :pool, :pool_saturated, words)
   end
 
   defp waited_in_vain(handle) do
-    error(handle, :timeout, :queue_timeout, "pool #{inspect(handle.name)}: no worker was free before the deadline")
+    error(
+      handle,
+      :timeout,
+      :queue_timeout,
+      "pool #{inspect(handle.name)}: no worker was free before the deadline"
+    )
   end
 
   defp stopping(handle), do: error(handle, :pool, :stopping, "pool #{inspect(handle.name)} is stopping")

@@ -23,8 +23,11 @@ defmodule Snakepit.Python do
     if File.exists?(path) do
       {:ok, path}
     else
-      missing(pool, "no Python environment at #{path}: run `mix snakepit.setup`, or name an interpreter with " <>
-        "`config :snakepit, python: \"…\"`")
+      missing(
+        pool,
+        "no Python environment at #{path}: run `mix snakepit.setup`, or name an interpreter with " <>
+          "`config :snakepit, python: \"…\"`"
+      )
     end
   end
 

@@ -28,10 +28,17 @@ defmodule Snakepit.Stream do
         end)
 
       case result do
-        {:ok, {:cont, acc}} -> {:done, acc}
-        {:ok, {:halted, acc}} -> {:halted, acc}
-        {:ok, {:suspend, _acc}} -> raise ArgumentError, "a Snakepit.stream/3 cannot be suspended (as by Stream.zip/2)"
-        {:error, error} -> raise error
+        {:ok, {:cont, acc}} ->
+          {:done, acc}
+
+        {:ok, {:halted, acc}} ->
+          {:halted, acc}
+
+        {:ok, {:suspend, _acc}} ->
+          raise ArgumentError, "a Snakepit.stream/3 cannot be suspended (as by Stream.zip/2)"
+
+        {:error, error} ->
+          raise error
       end
     end
   end

@@ -116,7 +116,10 @@ defmodule Snakepit.Tensor do
   defp item(false, :bool, 8), do: <<0>>
   # A number that does not fit is refused: a bit syntax would cut it.
   defp item(n, :u, bits) when is_integer(n) and bsr(n, bits) == 0, do: <<n::unsigned-native-size(bits)>>
-  defp item(n, :s, bits) when is_integer(n) and bsr(n, bits - 1) in [0, -1], do: <<n::signed-native-size(bits)>>
+
+  defp item(n, :s, bits) when is_integer(n) and bsr(n, bits - 1) in [0, -1],
+    do: <<n::signed-native-size(bits)>>
+
   defp item({re, im}, :c, bits), do: item(re, :f, div(bits, 2)) <> item(im, :f, div(bits, 2))
   defp item(x, :f, bits) when is_number(x), do: finite(<<x::float-native-size(bits)>>, x, :f, bits)
   defp item(x, :f, bits) when x in [:nan, :infinity, :neg_infinity], do: special(x, bits)
@@ -166,7 +169,9 @@ defmodule Snakepit.Tensor do
 
   defp unpack(data, :c, bits) do
     half = div(bits, 16)
-    for <<re::binary-size(half), im::binary-size(half) <- data>>, do: {float(re, half * 8), float(im, half * 8)}
+
+    for <<re::binary-size(half), im::binary-size(half) <- data>>,
+      do: {float(re, half * 8), float(im, half * 8)}
   end
 
   defp unpack(data, :f, bits) do

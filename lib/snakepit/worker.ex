@@ -15,7 +15,8 @@ defmodule Snakepit.Worker do
   # ---- for callers ------------------------------------------------------------------------------------------------
 
   @spec start_link({Pool.Options.t(), non_neg_integer()}) :: GenServer.on_start()
-  def start_link({%Pool.Options{} = options, index}), do: GenServer.start_link(__MODULE__, {options.name, index})
+  def start_link({%Pool.Options{} = options, index}),
+    do: GenServer.start_link(__MODULE__, {options.name, index})
 
   def child_spec({options, index}) do
     shutdown = options.shutdown_timeout + @max_grace_ms + 1_000
@@ -24,7 +25,8 @@ defmodule Snakepit.Worker do
 
   @doc "Waits until a chunk that a reply refers to has been mapped, or is known not to come."
   @spec await_chunk(Lane.t(), Native.chunk_id()) :: :ok | :error
-  def await_chunk(%Lane{worker: worker, epoch: epoch}, id), do: call(worker, {:await_chunk, epoch, id}, :error)
+  def await_chunk(%Lane{worker: worker, epoch: epoch}, id),
+    do: call(worker, {:await_chunk, epoch, id}, :error)
 
   @doc "Sends the worker the descriptors of chunks, unless it has them."
   @spec announce(pid(), [Native.chunk_id()]) :: :ok
@@ -298,7 +300,8 @@ defmodule Snakepit.Worker do
       failure
       |> Map.merge(%{
         "category" => "python_error",
-        "message" => "pool #{inspect(state.pool.name)}: #{modules} could not be imported: #{failure["type"]}: #{failure["message"]}"
+        "message" =>
+          "pool #{inspect(state.pool.name)}: #{modules} could not be imported: #{failure["type"]}: #{failure["message"]}"
       })
       |> Error.from_worker()
 
@@ -368,7 +371,14 @@ defmodule Snakepit.Worker do
 
   defp lane_socket(fd) do
     {:ok, socket} =
-      :gen_tcp.fdopen(fd, [:local, :binary, packet: 4, active: false, buffer: 65_536, high_watermark: 1_048_576])
+      :gen_tcp.fdopen(fd, [
+        :local,
+        :binary,
+        packet: 4,
+        active: false,
+        buffer: 65_536,
+        high_watermark: 1_048_576
+      ])
 
     socket
   end

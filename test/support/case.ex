@@ -32,7 +32,10 @@ defmodule Snakepit.Case do
     File.write!(Path.join(dir, module <> ".py"), source)
     name = :"test_#{System.unique_integer([:positive])}"
     on_exit(fn -> Snakepit.stop_pool(name) end)
-    Snakepit.start_pool(Map.merge(%{name: name, size: 1, python_module: module, python_path: [dir]}, Map.new(options)))
+
+    Snakepit.start_pool(
+      Map.merge(%{name: name, size: 1, python_module: module, python_path: [dir]}, Map.new(options))
+    )
     |> case do
       {:ok, _} -> {:ok, name}
       error -> error

@@ -1,5 +1,7 @@
 defmodule Snakepit.Properties do
   @moduledoc false
+
+  import :proper, only: [forall: 2, quickcheck: 2]
   # PropEr in ExUnit: a property that does not hold fails the test and shows its counterexample.
 
   @doc """
@@ -9,12 +11,12 @@ defmodule Snakepit.Properties do
   """
   def holds(type, runs, fun) do
     property =
-      :proper.forall(type, fn value ->
+      forall(type, fn value ->
         Process.put(__MODULE__, value)
         fun.(value) == true
       end)
 
-    answer = :proper.quickcheck(property, [:quiet, :noshrink, {:numtests, runs}, {:max_size, 30}])
+    answer = quickcheck(property, [:quiet, :noshrink, {:numtests, runs}, {:max_size, 30}])
 
     unless answer == true do
       value = inspect(Process.get(__MODULE__), limit: 20, printable_limit: 200)

@@ -57,7 +57,8 @@ defmodule Snakepit.Terms do
   end
 
   defp tensor(edges) do
-    bind({oneof(Keyword.values(Tensor.types()) -- [{:bf, 16}]), size(edges), integer(0, 4)}, fn {type, bytes, kind} ->
+    bind({oneof(Keyword.values(Tensor.types()) -- [{:bf, 16}]), size(edges), integer(0, 4)}, fn {type, bytes,
+                                                                                                 kind} ->
       items = div(bytes, Tensor.item_size(type))
       data = tensor_data(type, items)
 

@@ -106,7 +106,15 @@ defmodule Mix.Tasks.Snakepit.Bench do
         [r.name, Units.digits(r.value), r.unit, interval, target(r), met(r)]
       end
 
-    columns = [{suite.name(), :left}, {"median", :right}, {"", :left}, {"95 %", :left}, {"target", :left}, {"", :left}]
+    columns = [
+      {suite.name(), :left},
+      {"median", :right},
+      {"", :left},
+      {"95 %", :left},
+      {"target", :left},
+      {"", :left}
+    ]
+
     Mix.shell().info(["\n" | Table.format(columns, rows)])
   end
 

@@ -22,8 +22,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
   It lies at `.snakepit/venv`; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
   installs it where present, else `venv` and `pip` do.
 
-  A second run does nothing, as long as the package, the interpreter and what was asked for are the same. Less than what
-  is installed already is installed too: nothing is ever taken out, except by `--force`.
+  A second run does nothing, as long as the package, the interpreter and what was asked for are the same. To ask for
+  less is fine: nothing is ever taken out, except by `--force`.
   """
   use Mix.Task
 
@@ -297,7 +297,9 @@ defmodule Mix.Tasks.Snakepit.Setup do
   end
 
   defp last_lines(text, count) do
-    lines = text |> String.split("\n") |> Enum.map(&String.trim_trailing/1) |> Enum.reject(&(&1 == ""))
+    lines = text |> String.split("\n") |> Enum.map(&String.trim_trailing/1)
+    # pip says the same of each of its tries, before it says what is wrong.
+    lines = Enum.reject(lines, &(&1 == "" or &1 =~ "WARNING: Retrying"))
     lines |> Enum.take(-count) |> Enum.map_join("\n", &("  " <> &1))
   end
 

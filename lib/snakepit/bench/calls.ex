@@ -2,8 +2,8 @@ defmodule Snakepit.Bench.Calls do
   @moduledoc "Small calls against a bare socket, their throughput, and the start of a worker."
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.Bench
-  alias Snakepit.Bench.{Floor, Result, Stats}
+  alias Snakepit.{Bench, Stats}
+  alias Snakepit.Bench.{Floor, Result}
 
   @impl true
   def name, do: "calls"
@@ -35,7 +35,9 @@ defmodule Snakepit.Bench.Calls do
       Bench.times(2_000, call)
       Bench.times(2_000, floor)
 
-      {floors, calls} = Enum.unzip(for _ <- 1..rounds, do: {Bench.times(each, floor), Bench.times(each, call)})
+      {floors, calls} =
+        Enum.unzip(for _ <- 1..rounds, do: {Bench.times(each, floor), Bench.times(each, call)})
+
       :gen_tcp.close(socket)
       p50s = Enum.map(calls, &Stats.median/1)
       floor_p50s = Enum.map(floors, &Stats.median/1)
@@ -72,7 +74,12 @@ defmodule Snakepit.Bench.Calls do
       {floors, calls} = Enum.unzip(pairs)
 
       [
-        Result.new("call.throughput.over_socket_floor", "ratio", Enum.zip_with(calls, floors, &(&1 / &2)), {:at_least, 0.5}),
+        Result.new(
+          "call.throughput.over_socket_floor",
+          "ratio",
+          Enum.zip_with(calls, floors, &(&1 / &2)),
+          {:at_least, 0.5}
+        ),
         Result.new("call.throughput", "calls/s", calls),
         Result.new("floor.socket.throughput", "calls/s", floors)
       ]

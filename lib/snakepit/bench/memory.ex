@@ -9,7 +9,8 @@ defmodule Snakepit.Bench.Memory do
   @doc "Pss in bytes of one process; 0 if it is gone."
   @spec pss(String.t()) :: non_neg_integer()
   def pss(pid) do
-    with {:ok, text} <- File.read("/proc/#{pid}/smaps_rollup"), [_, kb] <- Regex.run(~r/^Pss:\s+(\d+) kB/m, text) do
+    with {:ok, text} <- File.read("/proc/#{pid}/smaps_rollup"),
+         [_, kb] <- Regex.run(~r/^Pss:\s+(\d+) kB/m, text) do
       String.to_integer(kb) * 1024
     else
       _ -> 0
@@ -20,7 +21,9 @@ defmodule Snakepit.Bench.Memory do
     children =
       "/proc/#{pid}/task/*/children"
       |> Path.wildcard()
-      |> Enum.flat_map(fn path -> with({:ok, text} <- File.read(path), do: String.split(text), else: (_ -> [])) end)
+      |> Enum.flat_map(fn path ->
+        with({:ok, text} <- File.read(path), do: String.split(text), else: (_ -> []))
+      end)
 
     [pid | Enum.flat_map(children, &tree/1)]
   end

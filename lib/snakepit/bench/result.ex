@@ -19,8 +19,8 @@ defmodule Snakepit.Bench.Result do
   @doc "The median of samples, with a 95 % bootstrap interval."
   @spec new(String.t(), String.t(), [number()], target() | nil) :: t()
   def new(name, unit, samples, target \\ nil) do
-    {low, high} = Snakepit.Bench.Stats.interval(samples)
-    value = Snakepit.Bench.Stats.median(samples)
+    {low, high} = Snakepit.Stats.interval(samples)
+    value = Snakepit.Stats.median(samples)
     %__MODULE__{name: name, value: value, unit: unit, low: low, high: high, target: target}
   end
 

@@ -2,8 +2,8 @@ defmodule Snakepit.Bench.Transfer do
   @moduledoc "Tensors there and back: against a memcpy, against gRPC, in place, by reference, and the memory they take."
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.{Bench, Tensor}
-  alias Snakepit.Bench.{Floor, Memory, Result, Stats}
+  alias Snakepit.{Bench, Stats, Tensor}
+  alias Snakepit.Bench.{Floor, Memory, Result}
 
   @mib 1024 * 1024
 
@@ -42,7 +42,11 @@ defmodule Snakepit.Bench.Transfer do
   # A tensor in, its shape back: the time beyond a small call is one copy into warm memory.
   defp to_python(pool, rounds) do
     tensor = tensor(100 * @mib, 5)
-    call = fn -> {:ok, {104_857_600}} = Snakepit.execute("shape", %{x: tensor}, pool: pool, transfer: :zero_copy) end
+
+    call = fn ->
+      {:ok, {104_857_600}} = Snakepit.execute("shape", %{x: tensor}, pool: pool, transfer: :zero_copy)
+    end
+
     small = small(pool)
     Bench.times(3, call)
 
@@ -56,7 +60,12 @@ defmodule Snakepit.Bench.Transfer do
     {took, floor} = Enum.unzip(samples)
 
     [
-      Result.new("transfer.100MiB.to_python.over_memcpy", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 1.15}),
+      Result.new(
+        "transfer.100MiB.to_python.over_memcpy",
+        "ratio",
+        Enum.zip_with(took, floor, &(&1 / &2)),
+        {:at_most, 1.15}
+      ),
       Result.new("transfer.100MiB.to_python", "ms", Enum.map(took, &(&1 / 1.0e6))),
       Result.new("floor.memcpy.100MiB", "ms", Enum.map(floor, &(&1 / 1.0e6)))
     ]
@@ -65,14 +74,31 @@ defmodule Snakepit.Bench.Transfer do
   # A result made with snakepit.empty, the tool's own time taken out.
   defp in_place(pool, rounds) do
     small = small(pool)
-    call = fn -> without_tool("in_place", %{n: 100 * @mib, value: 7}, [pool: pool], &large?(&1, 100 * @mib, 7)) end
-    for _ <- 1..3, do: call.()
-    samples = for _ <- 1..(rounds * 2), do: {call.() / 1000, Stats.median(Bench.times(20, small)) / 1000}
+    # Another mark each time, so that an earlier result cannot pass for this one.
+    call = fn n ->
+      value = rem(n, 251) + 1
+      args = %{n: 100 * @mib, value: value}
+      without_tool("in_place", args, [pool: pool, reply_transfer: :zero_copy], &large?(&1, 100 * @mib, value))
+    end
+
+    for n <- 1..20, do: call.(n)
+
+    samples =
+      for round <- 1..rounds do
+        took = for n <- 1..20, do: call.(round * 20 + n) / 1000
+        {Stats.median(took), Stats.median(Bench.times(20, small)) / 1000}
+      end
+
     {took, floor} = Enum.unzip(samples)
 
     [
       Result.new("transfer.100MiB.from_python.in_place", "µs", took, {:at_most, 3 * Stats.median(floor)}),
-      Result.new("transfer.100MiB.from_python.in_place.over_small_call", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 3}),
+      Result.new(
+        "transfer.100MiB.from_python.in_place.over_small_call",
+        "ratio",
+        Enum.zip_with(took, floor, &(&1 / &2)),
+        {:at_most, 3}
+      ),
       Result.new("floor.small_call", "µs", floor)
     ]
   end
@@ -82,11 +108,20 @@ defmodule Snakepit.Bench.Transfer do
     small = small(pool)
     call = fn -> {:ok, {9, 9, 1_073_741_824}} = Snakepit.execute("ends", %{x: tensor}, pool: pool) end
     Bench.times(3, call)
-    samples = for _ <- 1..(rounds * 2), do: {Stats.median(Bench.times(20, call)), Stats.median(Bench.times(20, small))}
+
+    samples =
+      for _ <- 1..(rounds * 2),
+          do: {Stats.median(Bench.times(20, call)), Stats.median(Bench.times(20, small))}
+
     {took, floor} = Enum.unzip(samples)
 
     [
-      Result.new("transfer.1GiB.by_reference.over_small_call", "ratio", Enum.zip_with(took, floor, &(&1 / &2)), {:at_most, 2}),
+      Result.new(
+        "transfer.1GiB.by_reference.over_small_call",
+        "ratio",
+        Enum.zip_with(took, floor, &(&1 / &2)),
+        {:at_most, 2}
+      ),
       Result.new("transfer.1GiB.by_reference", "µs", Enum.map(took, &(&1 / 1000)))
     ]
   end
@@ -96,7 +131,11 @@ defmodule Snakepit.Bench.Transfer do
     bytes = mib * @mib
     tensor = tensor(bytes, 3)
     channel = Floor.grpc()
-    time = fn way -> without_tool("fresh", %{x: tensor}, [pool: pool, transfer: way], &large?(&1, bytes, 3)) end
+
+    time = fn way ->
+      without_tool("fresh", %{x: tensor}, [pool: pool, transfer: way], &large?(&1, bytes, 3))
+    end
+
     # The floor compares all bytes itself.
     floor = fn -> Bench.times(1, fn -> Floor.grpc(channel, tensor.data) end) |> hd() end
     ways = [fn -> time.(:zero_copy) end, fn -> time.(:inline) end, fn -> time.(:grpc) end, floor]
@@ -111,7 +150,12 @@ defmodule Snakepit.Bench.Transfer do
     label = "transfer.#{mib}MiB.roundtrip"
 
     [
-      Result.new("#{label}.grpc_over_zero_copy", "ratio", Enum.zip_with(grpc, zero, &(&1 / &2)), {:at_least, target}),
+      Result.new(
+        "#{label}.grpc_over_zero_copy",
+        "ratio",
+        Enum.zip_with(grpc, zero, &(&1 / &2)),
+        {:at_least, target}
+      ),
       Result.new("#{label}.zero_copy", "ms", Enum.map(zero, &(&1 / 1.0e6))),
       Result.new("#{label}.inline", "ms", Enum.map(inline, &(&1 / 1.0e6))),
       Result.new("#{label}.grpc", "ms", Enum.map(grpc, &(&1 / 1.0e6))),
@@ -136,7 +180,14 @@ defmodule Snakepit.Bench.Transfer do
     File.rm(started)
     File.rm(go_on)
 
-    [Result.new("transfer.1GiB.memory.extra_bytes_ratio", "ratio", [(during - before) / gib], {:at_most, 1.1})]
+    [
+      Result.new(
+        "transfer.1GiB.memory.extra_bytes_ratio",
+        "ratio",
+        [(during - before) / gib],
+        {:at_most, 1.1}
+      )
+    ]
   end
 
   defp small(pool), do: fn -> {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool) end
@@ -154,6 +205,7 @@ defmodule Snakepit.Bench.Transfer do
     {:ok, value} = result
     right?.(value) || raise "#{command} returned something else"
     if way = opts[:transfer], do: {^way, ^way} = {seen.request_way, seen.reply_way}
+    if way = opts[:reply_transfer], do: ^way = seen.reply_way
     # As a caller would: the result is dropped before the next call, and its memory is warm again.
     Snakepit.release(value)
     seen.total_ns - seen.tool_ns

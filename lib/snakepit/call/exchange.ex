@@ -67,7 +67,13 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp attempt(:zero_copy, call, lane, others?) do
-    case Native.request(lane.memory, call.handle.arena, head(call, lane, :zero_copy), call.envelope, call.buffers) do
+    case Native.request(
+           lane.memory,
+           call.handle.arena,
+           head(call, lane, :zero_copy),
+           call.envelope,
+           call.buffers
+         ) do
       {:ok, call_id, frame, tell, copied} ->
         Worker.tell(lane.worker, tell)
         send_frame(call, lane, call_id, frame, copied)
@@ -114,16 +120,26 @@ defmodule Snakepit.Call.Exchange do
       Worker.tell(lane.worker, tell)
       send_frame(call, lane, call_id, frame, copied)
     else
-      {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
-      {:cold, lengths} -> no_room(lengths, "other calls took it as fast as it was made")
-      {:error, {:quota, held, quota}} -> no_room(lengths, "#{held} of the pool's #{quota} bytes are held", :quota)
-      {:error, :too_large} -> no_room(lengths, "no segment is that large")
-      {:error, {:errno, what}} -> no_room(lengths, what)
+      {:cold, lengths} when tries > 0 ->
+        make_room(call, lane, lengths, tries - 1)
+
+      {:cold, lengths} ->
+        no_room(lengths, "other calls took it as fast as it was made")
+
+      {:error, {:quota, held, quota}} ->
+        no_room(lengths, "#{held} of the pool's #{quota} bytes are held", :quota)
+
+      {:error, :too_large} ->
+        no_room(lengths, "no segment is that large")
+
+      {:error, {:errno, what}} ->
+        no_room(lengths, what)
     end
   end
 
   defp no_room(lengths, why, reason \\ :no_memory) do
-    {:error, Error.new(:transfer, reason, "no shared memory for #{Enum.sum(lengths)} bytes: #{why}"), :at_rest}
+    {:error, Error.new(:transfer, reason, "no shared memory for #{Enum.sum(lengths)} bytes: #{why}"),
+     :at_rest}
   end
 
   # {kind, way, reply mask, flags, timeout ms, lane}
@@ -169,7 +185,9 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp no_reply(call, :timeout, ex), do: {{:error, timeout(call)}, {:lost, "its tool ran beyond the deadline"}, ex}
+  defp no_reply(call, :timeout, ex),
+    do: {{:error, timeout(call)}, {:lost, "its tool ran beyond the deadline"}, ex}
+
   defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, "its lane is closed"}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
@@ -202,7 +220,10 @@ defmodule Snakepit.Call.Exchange do
 
   # The reply waits in the worker, and comes by gRPC.
   defp fetch(call, lane, call_id, ex) do
-    head = {@fetch, Transfer.number(:grpc), Transfer.mask([:grpc]), @flag_forced, remaining_or_zero(call), lane.number}
+    head =
+      {@fetch, Transfer.number(:grpc), Transfer.mask([:grpc]), @flag_forced, remaining_or_zero(call),
+       lane.number}
+
     {:ok, _own_id, frame, [], 0} = Native.request(lane.memory, call.handle.arena, head, "", [])
     # A fetch names the call whose reply it wants (native/PROTOCOL.md).
     <<before::binary-size(8), _id::64, rest::binary>> = frame

@@ -13,7 +13,8 @@ defmodule Snakepit.Call.Options do
     transfer: [
       type: {:in, @choices},
       default: :auto,
-      doc: "The way both request and reply must take; `request_transfer:` and `reply_transfer:` force one of them."
+      doc:
+        "The way both request and reply must take; `request_transfer:` and `reply_transfer:` force one of them."
     ],
     request_transfer: [type: {:in, @choices}, default: :auto, doc: "The way the arguments must take."],
     reply_transfer: [type: {:in, @choices}, default: :auto, doc: "The way the result must take."],

@@ -2,7 +2,9 @@ defmodule Snakepit.Demo.Report do
   @moduledoc false
   # What was seen, as text of at most @width columns. Pure.
 
-  alias Snakepit.Demo.{Compare, Examine, Name, SizeClass, Table, Units}
+  alias Snakepit.Demo.{Compare, Examine, SizeClass}
+  alias Snakepit.Stats
+  alias Snakepit.Terminal.{Name, Table, Units}
 
   @largest 10
   @width 100
@@ -39,8 +41,8 @@ defmodule Snakepit.Demo.Report do
       Units.count(length(files)),
       Units.bytes(bytes),
       ways(calls),
-      calls |> Enum.map(& &1.ns) |> Units.median() |> Units.time(),
-      if(rates == [], do: "–", else: Units.digits(Units.median(rates)))
+      calls |> Enum.map(& &1.ns) |> Stats.median() |> Units.time(),
+      if(rates == [], do: "–", else: Units.digits(Stats.median(rates)))
     ]
   end
 
@@ -88,7 +90,7 @@ defmodule Snakepit.Demo.Report do
       Units.decimal(file.entropy, 3),
       if(file.ratio, do: mark <> Units.decimal(file.ratio, 3), else: "–"),
       file.calls |> Enum.map(& &1.way) |> Enum.uniq() |> Enum.join(", "),
-      file.calls |> Enum.map(& &1.ns) |> Units.median() |> Units.time()
+      file.calls |> Enum.map(& &1.ns) |> Stats.median() |> Units.time()
     ]
   end
 
@@ -109,7 +111,7 @@ defmodule Snakepit.Demo.Report do
   end
 
   defp cells(times, ways) do
-    medians = for way <- ways, do: Units.median(Map.get(times, way, []))
+    medians = for way <- ways, do: with([_ | _] = ns <- times[way], do: Stats.median(ns), else: (_ -> nil))
     best = medians |> Enum.reject(&is_nil/1) |> Enum.min(fn -> nil end)
 
     Enum.flat_map(medians, fn

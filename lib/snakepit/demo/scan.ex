@@ -5,7 +5,7 @@ defmodule Snakepit.Demo.Scan do
   # A link to a file counts as that file. A link to a directory is followed only where it was named by the user: else a
   # loop, or the whole machine, may lie behind it.
 
-  alias Snakepit.Demo.Name
+  alias Snakepit.Terminal.Name
 
   defstruct files: [], problems: [], skipped: []
 

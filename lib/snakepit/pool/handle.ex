@@ -66,7 +66,11 @@ defmodule Snakepit.Pool.Handle do
   def names, do: for({{__MODULE__, name}, _} <- :persistent_term.get(), do: name)
 
   defp unknown(nil) do
-    Error.new(:validation, :unknown_pool, "no pool is configured: see Snakepit.start_pool/1, or config :snakepit, pools: […]")
+    Error.new(
+      :validation,
+      :unknown_pool,
+      "no pool is configured: see Snakepit.start_pool/1, or config :snakepit, pools: […]"
+    )
   end
 
   defp unknown(name) do

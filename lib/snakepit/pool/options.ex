@@ -70,7 +70,8 @@ defmodule Snakepit.Pool.Options do
     memory_quota: [
       type: {:or, [{:in, [nil]}, :bytes]},
       default: nil,
-      doc: "Shared memory the pool may hold, half of it for each direction; by default a quarter of the machine's memory."
+      doc:
+        "Shared memory the pool may hold, half of it for each direction; by default a quarter of the machine's memory."
     ],
     idle_chunk_ms: [
       type: :pos_integer,

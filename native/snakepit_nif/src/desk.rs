@@ -127,7 +127,8 @@ fn desk_checkout<'a>(env: Env<'a>, desk: ResourceArc<Desk>, worker: i64, prefer:
 /// A waiter read its message: the lane is in use from now on.
 #[rustler::nif]
 fn desk_take(ticket: ResourceArc<Ticket>) -> rustler::Atom {
-    ticket.state.store(TAKEN, Ordering::Release);
+    // A ticket that was given back stays given back.
+    let _ = ticket.state.compare_exchange(HANDED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
     atoms::ok()
 }
 

@@ -1,7 +1,7 @@
-defmodule Snakepit.Demo.ProgressTest do
+defmodule Snakepit.Terminal.ProgressTest do
   use ExUnit.Case, async: true
   import ExUnit.CaptureIO
-  alias Snakepit.Demo.Progress
+  alias Snakepit.Terminal.Progress
 
   defp bar(fields), do: struct!(%Progress{width: 80, label: "Reading", total: 100}, fields)
 

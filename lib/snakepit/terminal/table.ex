@@ -1,8 +1,8 @@
-defmodule Snakepit.Demo.Table do
+defmodule Snakepit.Terminal.Table do
   @moduledoc false
   # Rows of text under a header, in columns as wide as their widest cell.
 
-  alias Snakepit.Demo.Name
+  alias Snakepit.Terminal.Name
 
   @type column :: {title :: String.t(), :left | :right}
 

@@ -1,11 +1,11 @@
-defmodule Snakepit.Demo.Name do
+defmodule Snakepit.Terminal.Name do
   @moduledoc false
   # File names as text. A name is bytes: it need not be UTF-8, and may hold what would drive a terminal.
 
   @doc """
   The name with everything that cannot be shown written as an escape.
 
-      iex> Snakepit.Demo.Name.show(<<"caf", 233, "\\n">>)
+      iex> Snakepit.Terminal.Name.show(<<"caf", 233, "\\n">>)
       "caf\\\\xE9\\\\n"
   """
   @spec show(binary()) :: String.t()
@@ -28,7 +28,7 @@ defmodule Snakepit.Demo.Name do
   @doc """
   The end of a name that is longer than `width`.
 
-      iex> Snakepit.Demo.Name.shorten("numpy/core/umath.so", 10)
+      iex> Snakepit.Terminal.Name.shorten("numpy/core/umath.so", 10)
       "…/umath.so"
   """
   @spec shorten(String.t(), pos_integer()) :: String.t()

@@ -1,11 +1,11 @@
-defmodule Snakepit.Demo.Units do
+defmodule Snakepit.Terminal.Units do
   @moduledoc false
   # Numbers as people read them: three digits that matter, and a unit.
 
   @sizes [{1024 ** 4, "TiB"}, {1024 ** 3, "GiB"}, {1024 ** 2, "MiB"}, {1024, "KiB"}]
 
   @doc """
-      iex> Snakepit.Demo.Units.bytes(1536)
+      iex> Snakepit.Terminal.Units.bytes(1536)
       "1.5 KiB"
   """
   @spec bytes(non_neg_integer()) :: String.t()
@@ -17,7 +17,7 @@ defmodule Snakepit.Demo.Units do
   end
 
   @doc """
-      iex> Snakepit.Demo.Units.time(1_234_567)
+      iex> Snakepit.Terminal.Units.time(1_234_567)
       "1.23 ms"
   """
   @spec time(nanoseconds :: number()) :: String.t()
@@ -26,7 +26,7 @@ defmodule Snakepit.Demo.Units do
   def time(ns), do: digits(ns / 1.0e3) <> " µs"
 
   @doc """
-      iex> Snakepit.Demo.Units.count(1234567)
+      iex> Snakepit.Terminal.Units.count(1234567)
       "1,234,567"
   """
   @spec count(integer()) :: String.t()
@@ -40,15 +40,4 @@ defmodule Snakepit.Demo.Units do
 
   @spec decimal(number(), non_neg_integer()) :: String.t()
   def decimal(number, places), do: :erlang.float_to_binary(number / 1, decimals: places)
-
-  @doc "The middle one of a list, or the mean of the middle two; `nil` of none."
-  @spec median([number()]) :: number() | nil
-  def median([]), do: nil
-
-  def median(numbers) do
-    sorted = Enum.sort(numbers)
-    count = length(sorted)
-    middle = Enum.slice(sorted, div(count - 1, 2)..div(count, 2))
-    Enum.sum(middle) / length(middle)
-  end
 end

@@ -1,8 +1,8 @@
-defmodule Snakepit.Demo.Progress do
+defmodule Snakepit.Terminal.Progress do
   @moduledoc false
   # A bar on the last line of a terminal. Where stdout is none, nothing is ever written.
 
-  alias Snakepit.Demo.Units
+  alias Snakepit.Terminal.Units
 
   defstruct width: nil, colour?: false, label: "", total: 0, done: 0, shown_at: nil
 

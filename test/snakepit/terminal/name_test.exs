@@ -1,6 +1,6 @@
-defmodule Snakepit.Demo.NameTest do
+defmodule Snakepit.Terminal.NameTest do
   use ExUnit.Case, async: true
-  alias Snakepit.Demo.Name
+  alias Snakepit.Terminal.Name
   doctest Name
 
   test "what would drive a terminal is escaped, letters of any script are not" do

@@ -1,6 +1,6 @@
-defmodule Snakepit.Demo.UnitsTest do
+defmodule Snakepit.Terminal.UnitsTest do
   use ExUnit.Case, async: true
-  alias Snakepit.Demo.Units
+  alias Snakepit.Terminal.Units
   doctest Units
 
   test "bytes have the largest unit that leaves at least one" do
@@ -19,12 +19,5 @@ defmodule Snakepit.Demo.UnitsTest do
   test "counts are grouped in threes" do
     assert Enum.map([0, 999, 1000, 123_456, -1_234_567], &Units.count/1) ==
              ["0", "999", "1,000", "123,456", "-1,234,567"]
-  end
-
-  test "the median is the middle one, or between the middle two" do
-    assert Units.median([]) == nil
-    assert Units.median([7]) == 7
-    assert Units.median([9, 1, 5]) == 5
-    assert Units.median([4, 1, 2, 9]) == 3
   end
 end

@@ -1,4 +1,4 @@
-defmodule Snakepit.Bench.Stats do
+defmodule Snakepit.Stats do
   @moduledoc false
   # Medians, percentiles and bootstrap intervals. Pure; the resampling is seeded, so that the same samples always give
   # the same interval.

@@ -1,0 +1,732 @@
+defmodule Snakepit.NativeTest do
+  # The stubs keep the promises of their specs (Dialyzer believes them), and no bytes from outside harm the VM.
+  use ExUnit.Case, async: true
+  import Snakepit.Case, only: [eventually: 1]
+  import Snakepit.Properties
+  alias Snakepit.{Bytes, Native, Tensor}
+
+  @chunk 64 * 1024
+  @plain {false, false, MapSet.new()}
+  @copy {true, false, MapSet.new()}
+  # Ways and kinds on the wire (native/PROTOCOL.md).
+  @inline 0
+  @zero_copy 1
+  @grpc 2
+  @result 1
+
+  defp arena(quota \\ 16 * @chunk) do
+    {arena, _owner} = Native.arena_new(@chunk, quota)
+    arena
+  end
+
+  # A worker without a process, with one chunk of its own: made as an arena's, and adopted by a descriptor of its own.
+  defp worker_with_chunk do
+    arena = arena()
+    {:ok, [id]} = Native.arena_ensure(arena, [100])
+    {:ok, fd, size, keeper} = Native.chunk_fd(id)
+    {worker, owner} = Native.worker_new(arena)
+    chunk = Bitwise.bsl(owner, 32) + 1
+    :ok = Native.worker_adopt(worker, chunk, size, duplicate(fd))
+    %{arena: arena, worker: worker, chunk: chunk, size: size, keeper: keeper}
+  end
+
+  # A descriptor of the same file: sent over a socket, as from a worker.
+  defp duplicate(fd) do
+    path = Path.join(System.tmp_dir!(), "snakepit-test-#{System.unique_integer([:positive])}.sock")
+    {:ok, listening} = :socket.open(:local, :stream)
+    :ok = :socket.bind(listening, %{family: :local, path: path})
+    :ok = :socket.listen(listening)
+    {:ok, there} = :socket.open(:local, :stream)
+    :ok = :socket.connect(there, %{family: :local, path: path})
+    {:ok, here} = :socket.accept(listening)
+    File.rm!(path)
+    rights = [%{level: :socket, type: :rights, data: <<fd::32-native>>}]
+    :ok = :socket.sendmsg(there, %{iov: ["x"], ctrl: rights})
+    {:ok, %{ctrl: [%{data: <<copy::32-native>>}]}} = :socket.recvmsg(here)
+    Enum.each([listening, there, here], &:socket.close/1)
+    copy
+  end
+
+  # A reply as a worker writes it.
+  defp frame(call_id, way, table, envelope, opts \\ []) do
+    tokens = opts[:released] || []
+
+    entries =
+      for entry <- table, into: <<>> do
+        case entry do
+          {chunk, offset, length, token} ->
+            <<chunk::64-little, offset::64-little, length::64-little, token::64-little>>
+
+          buffer when is_binary(buffer) ->
+            <<byte_size(buffer)::64-little>>
+        end
+      end
+
+    head =
+      <<opts[:kind] || @result, way, 0, 0, byte_size(envelope)::32-little, call_id::64-little, 5::64-little,
+        length(table)::32-little,
+        length(tokens)::32-little>> <>
+        entries <> for(t <- tokens, into: <<>>, do: <<t::64-little>>) <> envelope
+
+    if way == @inline, do: Enum.reduce(table, head, &(pad(&2) <> &1)), else: head
+  end
+
+  defp pad(bytes), do: bytes <> :binary.copy(<<0>>, rem(64 - rem(byte_size(bytes), 64), 64))
+
+  # A bin of the buffer with this index.
+  defp ref(index), do: <<0xD6, 4, index::32-little>>
+
+  describe "encode" do
+    test "an envelope and the large binaries beside it" do
+      large = :binary.copy("b", 100)
+      args = %{"a" => large, b: %Bytes{data: large}, c: Tensor.new(large, :u8), d: "small"}
+      assert {:ok, envelope, buffers, 300} = Native.encode("cmd", args, nil, 100)
+      assert is_binary(envelope)
+      assert buffers == [large, large, large]
+      assert {:ok, _, [], 0} = Native.encode("cmd", args, "session", 101)
+    end
+
+    test "as much as one likes: the dirty twin answers alike" do
+      args = %{"x" => Enum.to_list(1..100_000)}
+      assert {:ok, envelope, [], 0} = Native.encode("cmd", args, nil, 4096)
+      assert {:ok, ["cmd", ^args, nil]} = Native.unpack(envelope, MapSet.new())
+      assert Native.encode_clean("cmd", args, nil, 4096) == :dirty
+
+      assert {:error, "args.x[100000]", :unsupported_type, "a pid"} =
+               Native.encode("cmd", %{x: Enum.to_list(1..100_000) ++ [self()]}, nil, 4096)
+    end
+
+    test "refusals say where, why and in words" do
+      assert {:error, path, :unsupported_type, what} = Native.encode("cmd", %{"x" => [1, self()]}, nil, 10)
+      assert {path, what} == {~s(args["x"][1]), "a pid"}
+      assert {:error, "session_id", :not_utf8, _} = Native.encode("cmd", %{}, <<255>>, 10)
+      assert :convert = Native.encode("cmd", %{x: %{__struct__: Nx.Tensor}}, nil, 10)
+    end
+  end
+
+  describe "request and reply" do
+    setup do
+      worker_with_chunk()
+    end
+
+    defp head(way), do: {1, way, 7, 0, 0, 0}
+
+    test "a request by every way", %{worker: worker, arena: arena} do
+      {:ok, _} = Native.arena_ensure(arena, [@chunk])
+      buffers = [:binary.copy("x", 5000)]
+
+      for way <- [@inline, @zero_copy, @grpc] do
+        assert {:ok, call_id, frame, tell, copied} = Native.request(worker, arena, head(way), "e", buffers)
+        assert is_integer(call_id) and call_id > 0
+        frame = IO.iodata_to_binary(frame)
+
+        assert <<1, ^way, 7, 0, 1::32-little, ^call_id::64-little, 0::32-little, 1::32-little, _::binary>> =
+                 frame
+
+        assert copied == if(way == @zero_copy, do: 5000, else: 0)
+        assert length(tell) == if(way == @zero_copy, do: 1, else: 0)
+      end
+
+      assert {:ok, _, _, [], 5000} = Native.request(worker, arena, head(@zero_copy), "e", buffers)
+      assert Native.worker_held(worker) == 2
+    end
+
+    test "without memory at hand it is cold, and says for which lengths", %{worker: worker} do
+      assert {:cold, [5000, 6000]} =
+               Native.request(worker, arena(), head(@zero_copy), "e", [
+                 :binary.copy("x", 5000),
+                 :binary.copy("x", 6000)
+               ])
+    end
+
+    test "replies of every kind and way", %{worker: worker, chunk: chunk} do
+      for {kind, name} <- [{1, :result}, {2, :error}, {3, :item}] do
+        frame = frame(9, @inline, [], <<0x92, 1, 2>>, kind: kind)
+        assert Native.reply(worker, 9, frame, [], @plain) == {:ok, name, [1, 2], {@inline, 3, 5, false}}
+      end
+
+      for {kind, name} <- [{4, :end}, {5, :fetch}] do
+        frame = frame(9, @inline, [], <<0xC0>>, kind: kind)
+        assert {:ok, ^name, nil, _} = Native.reply(worker, 9, frame, [], @plain)
+      end
+
+      data = :binary.copy("d", 5000)
+      inline = frame(9, @inline, [data, "second"], <<0x92, ref(1)::binary, ref(0)::binary>>)
+
+      assert {:ok, :result, ["second", ^data], {@inline, _, 5, false}} =
+               Native.reply(worker, 9, inline, [], @plain)
+
+      beside = frame(9, @grpc, [data], ref(0))
+      assert {:ok, :result, ^data, {@grpc, _, 5, false}} = Native.reply(worker, 9, beside, [data], @plain)
+      assert {:error, :protocol, _} = Native.reply(worker, 9, beside, [data, data], @plain)
+      assert {:error, :protocol, _} = Native.reply(worker, 9, beside, ["short"], @plain)
+
+      shared = frame(9, @zero_copy, [{chunk, 64, 1000, 1}], ref(0))
+      assert {:ok, :result, there, {@zero_copy, _, 5, false}} = Native.reply(worker, 9, shared, [], @plain)
+      assert byte_size(there) == 1000 and Native.in_segment(there)
+      assert {:ok, :result, ^there, _} = answer = Native.reply(worker, 9, shared, [], @copy)
+      refute Native.in_segment(elem(answer, 2))
+    end
+
+    test "a chunk that was not announced, places outside of one, tokens nobody gave", context do
+      %{worker: worker, chunk: chunk, size: size} = context
+      reply = fn place -> Native.reply(worker, 9, frame(9, @zero_copy, [place], ref(0)), [], @plain) end
+      assert reply.({chunk + 1, 0, 1, 1}) == {:error, :unknown_chunk, chunk + 1}
+      assert {:ok, _, _, _} = reply.({chunk, size - 1, 1, 1})
+      max = 2 ** 64 - 1
+
+      for {offset, length} <- [{size, 1}, {0, size + 1}, {max, 1}, {1, max}, {max, max}] do
+        assert {:error, :protocol, _} = reply.({chunk, offset, length, 1})
+      end
+
+      stray = frame(9, @inline, [], <<1>>, released: [12])
+      assert {:error, :protocol, _} = Native.reply(worker, 9, stray, [], @plain)
+      assert {:error, :protocol, _} = Native.reply(worker, 8, frame(9, @inline, [], <<1>>), [], @plain)
+    end
+
+    test "a value that Elixir cannot hold is named with its place", %{worker: worker} do
+      # A set of "a" and b"a".
+      set = <<0x91, 0xC7, 6, 3, 0x92, 0xA1, ?a, 0xC4, 1, ?a>>
+      frame = frame(9, @inline, [], set)
+      assert {:error, :value, "result[0]", :key_collision, words} = Native.reply(worker, 9, frame, [], @plain)
+      assert words =~ "set"
+    end
+
+    # What an honest worker may send, by every way.
+    defp honest(term, chunk, size) do
+      {:ok, envelope, buffers, _} = Native.encode("c", %{"x" => term}, nil, 64)
+
+      places =
+        for {b, i} <- Enum.with_index(buffers),
+            do: {chunk, rem(64 * i, size - byte_size(b)), byte_size(b), i + 1}
+
+      [
+        {frame(9, @inline, buffers, envelope), []},
+        {frame(9, @zero_copy, places, envelope), []},
+        {frame(9, @grpc, buffers, envelope), buffers}
+      ]
+    end
+
+    defp expected?({:ok, kind, _term, {way, bytes, ns, starved}}),
+      do:
+        kind in [:result, :error, :item, :end, :fetch] and way in 0..2 and bytes >= 0 and ns >= 0 and
+          is_boolean(starved)
+
+    defp expected?({:error, :protocol, what}), do: String.valid?(what)
+    defp expected?({:error, :unknown_chunk, id}), do: is_integer(id)
+    defp expected?({:error, :value, path, reason, what}), do: is_atom(reason) and String.valid?(path <> what)
+    defp expected?(_other), do: false
+
+    test "random frames are refused, and do no harm", %{worker: worker} do
+      holds(:proper_types.binary(), 3_000, fn bytes ->
+        match?({:error, :protocol, _}, answer_of(fn -> Native.reply(worker, 9, bytes, [], @plain) end))
+      end)
+    end
+
+    test "a sound header around random envelopes", %{worker: worker} do
+      holds(:proper_types.binary(), 5_000, fn bytes ->
+        expected?(
+          answer_of(fn -> Native.reply(worker, 9, frame(9, @inline, ["buffer"], bytes), [], @plain) end)
+        ) and
+          case answer_of(fn -> Native.unpack(bytes, MapSet.new()) end) do
+            {:ok, _term} -> true
+            {:error, what} -> String.valid?(what)
+            _ -> false
+          end
+      end)
+    end
+
+    test "frames that were changed on the way", %{worker: worker, chunk: chunk, size: size} do
+      change = {:proper_types.integer(0, 1_000_000), :proper_types.integer(0, 255)}
+      cut = :proper_types.integer(0, 4)
+      type = {Snakepit.Terms.term([64, 1000]), :proper_types.list(change), cut}
+
+      holds(type, 1_500, fn {term, changes, cut} ->
+        Enum.all?(honest(term, chunk, size), fn {frame, beside} ->
+          sound = Native.reply(worker, 9, frame, beside, @plain)
+          changed = Enum.reduce(changes, frame, &change/2)
+          changed = if cut == 0, do: binary_part(changed, 0, div(byte_size(changed), 2)), else: changed
+
+          match?({:ok, :result, ["c", _, nil], _}, sound) and
+            Enum.all?(
+              [@plain, @copy],
+              &expected?(answer_of(fn -> Native.reply(worker, 9, changed, beside, &1) end))
+            )
+        end)
+      end)
+    end
+
+    defp change({at, byte}, frame) do
+      # Often in the header and the table, where it tells most.
+      at = if rem(at, 2) == 0, do: rem(at, min(byte_size(frame), 64)), else: rem(at, byte_size(frame))
+      <<before::binary-size(at), _, rest::binary>> = frame
+      <<before::binary, byte, rest::binary>>
+    end
+
+    test "numbers that claim more than there is", %{worker: worker} do
+      for envelope <- [
+            <<0xDD, 0xFFFFFFFF::32>>,
+            <<0xDF, 0xFFFFFFFF::32>>,
+            <<0xC6, 0xFFFFFFFF::32>>,
+            <<0xC9, 0xFFFFFFFF::32, 2>>,
+            <<0xD6, 4, 0xFFFFFFFF::32>>,
+            :binary.copy(<<0x91>>, 100_000),
+            # A tensor whose dimensions multiply to more than 2^64, or to none.
+            <<0xC7, 28, 6, 0x93, 0xA2, "u8", 0x92, 0xCF, 2 ** 63::64, 0xCF, 2 ** 63::64, 0xC4, 0, 0, 0>>
+          ] do
+        assert {:error, :protocol, _} = Native.reply(worker, 9, frame(9, @inline, [], envelope), [], @plain)
+      end
+
+      <<before::binary-size(24), _counts::64, rest::binary>> = frame(9, @inline, [], <<1>>)
+      frame = <<before::binary, 0xFFFFFFFFFFFFFFFF::64, rest::binary>>
+      assert {:error, :protocol, _} = Native.reply(worker, 9, frame, [], @plain)
+    end
+  end
+
+  describe "control messages" do
+    test "come back equal" do
+      message = [
+        "welcome",
+        %{"owner" => 1, "modules" => ["a"], "token" => "t"},
+        [1, 2 ** 63, -1],
+        nil,
+        true,
+        1.5
+      ]
+
+      assert {:ok, packed} = Native.pack(message)
+      assert Native.unpack(packed, MapSet.new()) == {:ok, message}
+      assert Native.pack([self()]) == :error
+      assert {:error, what} = Native.unpack(packed <> <<0>>, MapSet.new())
+      assert is_binary(what)
+    end
+  end
+
+  describe "arenas and workers" do
+    test "chunks are made, used, listed, and dropped when idle" do
+      assert {arena, owner} = Native.arena_new(@chunk, 4 * @chunk)
+      assert is_reference(arena) and owner > 0
+      assert Native.arena_chunks(arena) == []
+      assert {:cold, [10]} = Native.arena_share(arena, "0123456789")
+      assert {:ok, [id]} = Native.arena_ensure(arena, [10, 20])
+      assert Bitwise.bsr(id, 32) == owner
+      assert [{^id, @chunk}] = Native.arena_chunks(arena)
+      assert {:ok, shared} = Native.arena_share(arena, "0123456789")
+      assert shared == "0123456789" and Native.in_segment(shared)
+      assert %{chunks: 1, held_bytes: @chunk, live_slots: 1, live_bytes: live} = Native.arena_usage(arena)
+      assert live >= 10
+      assert {[], spare?} = Native.arena_tend(arena, 0)
+      assert is_boolean(spare?)
+      assert {:ok, [other]} = Native.arena_grow(arena)
+      assert {[^other], _} = Native.arena_tend(arena, 0)
+      assert Native.arena_leases(arena) == []
+      assert byte_size(shared) == 10
+    end
+
+    test "a quota, and sizes that no segment has" do
+      arena = arena(2 * @chunk)
+      assert {:error, {:quota, held, quota}} = Native.arena_ensure(arena, [10 * @chunk])
+      assert is_integer(held) and quota == 2 * @chunk
+      assert {:error, refusal} = Native.arena_ensure(arena, [2 ** 63])
+      assert refusal == :too_large or match?({:quota, _, _}, refusal)
+      assert {:ok, _} = Native.arena_grow(arena)
+      assert {:ok, _} = Native.arena_grow(arena)
+      # A third is made in place of what nobody uses.
+      assert {:ok, [third]} = Native.arena_grow(arena)
+      assert {third, @chunk} in Native.arena_chunks(arena)
+      assert Native.arena_usage(arena).held_bytes <= 2 * @chunk
+    end
+
+    test "a worker's chunks are checked before they are mapped" do
+      %{worker: worker, arena: arena, chunk: chunk, size: size} = worker_with_chunk()
+      [{id, _}] = Native.arena_chunks(arena)
+      {:ok, fd, ^size, keeper} = Native.chunk_fd(id)
+      assert is_integer(fd) and is_reference(keeper)
+
+      for {claimed, bytes, words} <- [
+            {chunk, size, "twice"},
+            {id, size, "not this worker's"},
+            {chunk + 1, size + 4096, "announced"},
+            {chunk + 1, 0, "announced"}
+          ] do
+        assert {:error, why} = Native.worker_adopt(worker, claimed, bytes, duplicate(fd))
+        assert why =~ words
+      end
+
+      {:ok, socket} = :socket.open(:local, :stream)
+      {:ok, no_memory} = :socket.getopt(socket, {:otp, :fd})
+      assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, duplicate(no_memory))
+      :socket.close(socket)
+      assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, -1)
+      assert Native.worker_forget(worker, chunk)
+      refute Native.worker_forget(worker, chunk)
+      assert Native.chunk_fd(2 ** 64 - 1) == :error
+      assert Native.close_fd(duplicate(fd)) == :ok
+      # Still open: what was closed were the duplicates.
+      assert Native.close_fd(duplicate(fd)) == :ok
+    end
+
+    test "what a worker is told, holds and gives back" do
+      %{worker: worker, arena: arena} = worker_with_chunk()
+      [{id, _}] = Native.arena_chunks(arena)
+      assert Native.worker_must_be_told(worker, id)
+      refute Native.worker_must_be_told(worker, id)
+      assert Native.worker_untell(worker, id) == :ok
+      assert Native.worker_must_be_told(worker, id)
+
+      assert {:ok, _, frame, [], 100} =
+               Native.request(worker, arena, head(@zero_copy), "e", [:binary.copy("x", 100)])
+
+      <<_::binary-size(32), _::binary-size(24), token::64-little, _::binary>> = frame
+      assert Native.worker_held(worker) == 1
+      refute Native.worker_released(worker, [token + 100])
+      assert Native.worker_released(worker, [token])
+      refute Native.worker_released(worker, [token])
+      assert Native.worker_held(worker) == 0
+      assert Native.worker_freed(worker) == []
+      assert Native.worker_close(worker) == :ok
+      assert Native.arena_usage(arena).live_slots == 0
+    end
+
+    test "results are leased to who called, and their tokens come back once" do
+      %{worker: worker, arena: arena, chunk: chunk} = worker_with_chunk()
+      me = self()
+      frame = frame(9, @zero_copy, [{chunk, 0, 1000, 77}], ref(0))
+      {:ok, :result, there, _} = Native.reply(worker, 9, frame, [], @plain)
+      assert [{^me, 1000}] = Native.arena_leases(arena)
+      watch = Native.watch(%{list: [there, {"plain", there}]})
+      assert Native.watch_freed(watch) == 0
+      assert byte_size(there) == 1000
+      :erlang.garbage_collect()
+      assert eventually(fn -> Native.worker_freed(worker) == [77] end)
+      assert Native.worker_freed(worker) == []
+      assert Native.watch_freed(watch) >= 1000
+      assert Native.arena_leases(arena) == []
+      refute Native.in_segment("plain")
+    end
+
+    test "a request that may not be sendable takes no tokens along" do
+      %{worker: worker, arena: arena, chunk: chunk} = worker_with_chunk()
+
+      use_and_drop = fn ->
+        {:ok, :result, _there, _} =
+          Native.reply(worker, 9, frame(9, @zero_copy, [{chunk, 0, 10, 5}], ref(0)), [], @plain)
+
+        :ok
+      end
+
+      use_and_drop.()
+      :erlang.garbage_collect()
+      assert eventually(fn -> Native.arena_leases(arena) == [] end)
+      {:ok, _, by_grpc, [], 0} = Native.request(worker, arena, head(@grpc), "e", [])
+      assert <<_::binary-size(24), 0::32-little, _::binary>> = by_grpc
+
+      assert eventually(fn ->
+               {:ok, _, inline, [], 0} = Native.request(worker, arena, head(@inline), "e", [])
+               match?(<<_::binary-size(24), 1::32-little, _::32, 5::64-little, "e">>, inline)
+             end)
+    end
+
+    test "looking a binary up while others let go of theirs" do
+      # Whoever looks may turn out to hold the last reference: it must not be let go under the lock it was found by.
+      %{worker: worker, chunk: chunk} = worker_with_chunk()
+      places = for i <- 0..15, do: {chunk, 0, 100 + i, i + 1}
+      envelope = <<0xDC, 16::16, Enum.map_join(0..15, &ref/1)::binary>>
+      frame = frame(9, @zero_copy, places, envelope)
+      wide = frame(9, @zero_copy, [{chunk, 0, 4000, 99}], ref(0))
+      {:ok, :result, whole, _} = Native.reply(worker, 9, wide, [], @plain)
+
+      workers =
+        for _ <- 1..4 do
+          Task.async(fn ->
+            for _ <- 1..3000 do
+              {:ok, :result, all, _} = Native.reply(worker, 9, frame, [], @plain)
+              # Only `whole` is as long; the others are looked at on the way to it.
+              Native.in_segment(whole)
+              length(all)
+            end
+          end)
+        end
+
+      assert workers |> Task.await_many(60_000) |> List.flatten() |> Enum.uniq() == [16]
+      assert byte_size(whole) == 4000
+    end
+
+    test "a floor to measure against" do
+      times = Native.memcpy_floor(4096, 3)
+      assert length(times) == 3 and Enum.all?(times, &(is_integer(&1) and &1 >= 0))
+    end
+  end
+
+  describe "the companion's frames" do
+    test "are what the companion reads, and events are what it may write" do
+      start = Native.companion_start(1, "/bin/true", ["a"], [{"K", "V"}], ["U"], nil)
+      assert is_binary(start) and start != Native.companion_start(1, "/bin/true", ["a"], [], [], "/")
+      assert is_binary(Native.companion_stop(1, 100))
+      assert is_binary(Native.companion_kill(1))
+      assert {:bad_frame, words} = Native.companion_event("")
+      assert is_binary(words)
+
+      holds(:proper_types.binary(), 3_000, fn bytes ->
+        case answer_of(fn -> Native.companion_event(bytes) end) do
+          {:started, id, pid} ->
+            is_integer(id) and is_integer(pid)
+
+          {:start_failed, id, why} ->
+            is_integer(id) and String.valid?(why)
+
+          {:output, id, stream, line, cut} ->
+            is_integer(id) and stream in [:stdout, :stderr] and is_binary(line) and is_boolean(cut)
+
+          {:exited, id, {how, n}, tail} ->
+            is_integer(id) and how in [:status, :signal] and is_integer(n) and is_binary(tail)
+
+          {:dropped, id, lines} ->
+            is_integer(id) and is_integer(lines)
+
+          {:bad_frame, why} ->
+            String.valid?(why)
+
+          _ ->
+            false
+        end
+      end)
+    end
+  end
+
+  describe "the desk" do
+    # One worker of one lane, unless said otherwise.
+    defp desk(workers \\ 1, per_worker \\ 1, max_waiting \\ 10) do
+      desk = Native.desk_new(self(), workers, per_worker, max_waiting)
+      for w <- 0..(workers - 1), do: :ok = Native.desk_up(desk, w, 100 + w)
+      desk
+    end
+
+    # A process that does what it is told with the desk, so that it can die of it.
+    defp clerk(desk) do
+      me = self()
+
+      spawn(fn ->
+        answer = Native.desk_checkout(desk, -1, false)
+        send(me, {self(), untold(answer)})
+        clerk_loop(me, answer)
+      end)
+    end
+
+    defp clerk_loop(me, held) do
+      receive do
+        {:snakepit_lane, _key, answer} = message ->
+          send(me, {self(), untold(message)})
+          clerk_loop(me, {held, answer})
+      end
+    end
+
+    # Without the ticket: a copy of it would keep it alive.
+    defp untold({:ok, id, epoch, _ticket}), do: {:ok, id, epoch}
+    defp untold({:snakepit_lane, key, answer}), do: {:snakepit_lane, key, untold(answer)}
+    defp untold(answer), do: answer
+
+    defp kill(pid) do
+      ref = Process.monitor(pid)
+      Process.exit(pid, :kill)
+      assert_receive {:DOWN, ^ref, _, _, _}, 5_000
+    end
+
+    test "a lane is handed out, given back, and known by its epoch" do
+      desk = desk(2, 2)
+      assert Native.desk_counts(desk) == {4, 0, 0}
+      lanes = for _ <- 1..4, do: Native.desk_checkout(desk, -1, false)
+
+      assert Enum.sort(for {:ok, id, epoch, _} <- lanes, do: {id, epoch}) == [
+               {0, 100},
+               {1, 100},
+               {2, 101},
+               {3, 101}
+             ]
+
+      assert Native.desk_counts(desk) == {0, 4, 0}
+      for {:ok, _, _, ticket} <- lanes, do: :ok = Native.desk_checkin(ticket)
+      assert {:ok, id, 101, ticket} = Native.desk_checkout(desk, 1, false)
+      assert id in 2..3 and is_reference(ticket)
+    end
+
+    test "a holder that dies costs its lane, and the owner hears of it" do
+      desk = desk()
+      pid = clerk(desk)
+      assert_receive {^pid, {:ok, 0, 100}}
+      kill(pid)
+      assert_receive {:lane_lost, 0, 100}, 5_000
+      assert Native.desk_counts(desk) == {0, 0, 0}
+    end
+
+    test "a ticket that is lost in a living process costs the lane as well" do
+      desk = desk()
+      lose = fn -> {:ok, _, _, _} = Native.desk_checkout(desk, -1, false) end
+      spawn(fn -> lose.() && :erlang.garbage_collect() && Process.sleep(:infinity) end)
+      assert_receive {:lane_lost, 0, 100}, 5_000
+    end
+
+    test "waiters that die do not hold up the line" do
+      desk = desk()
+      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
+      [first, second, third] = for _ <- 1..3, do: waiting(desk)
+      kill(first)
+      kill(second)
+      Native.desk_checkin(ticket)
+      assert_receive {^third, {:snakepit_lane, _, {:ok, 0, 100}}}, 5_000
+      refute_received {:lane_lost, _, _}
+    end
+
+    defp waiting(desk) do
+      pid = clerk(desk)
+      assert_receive {^pid, {:wait, _key}}
+      pid
+    end
+
+    test "one that dies with a lane it never used passes it on" do
+      desk = desk()
+      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
+      # Its message lies unread, or was read and never taken.
+      [unread, untaken, last] = for _ <- 1..3, do: waiting(desk)
+      true = :erlang.suspend_process(unread)
+      Native.desk_checkin(ticket)
+      kill(unread)
+      assert_receive {^untaken, {:snakepit_lane, _, {:ok, 0, 100}}}, 5_000
+      kill(untaken)
+      assert_receive {^last, {:snakepit_lane, _, {:ok, 0, 100}}}, 5_000
+      refute_received {:lane_lost, _, _}
+    end
+
+    test "a lane goes on to a second place in line of the same process while it collects its garbage" do
+      desk = desk()
+      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
+      {:wait, first} = Native.desk_checkout(desk, -1, false)
+      {:wait, second} = Native.desk_checkout(desk, -1, false)
+      Native.desk_checkin(ticket)
+      read = fn -> assert_receive {:snakepit_lane, ^first, {:ok, 0, 100, _}} end
+      read.()
+      :erlang.garbage_collect()
+      assert_receive {:snakepit_lane, ^second, {:ok, 0, 100, _}}, 5_000
+    end
+
+    test "a ticket works once" do
+      desk = desk(1, 2)
+      {:ok, _, _, a} = Native.desk_checkout(desk, -1, false)
+      {:ok, _, _, b} = Native.desk_checkout(desk, -1, false)
+      for _ <- 1..3, do: :ok = Native.desk_checkin(a)
+      assert Native.desk_counts(desk) == {1, 1, 0}
+      :ok = Native.desk_forget(a)
+      :ok = Native.desk_take(a)
+      :ok = Native.desk_forget(a)
+      assert Native.desk_counts(desk) == {1, 1, 0}
+      for _ <- 1..3, do: :ok = Native.desk_forget(b)
+      :ok = Native.desk_checkin(b)
+      assert Native.desk_counts(desk) == {1, 0, 0}
+    end
+
+    test "a given back ticket that is collected gives nothing back again" do
+      desk = desk()
+
+      again = fn ->
+        {:ok, _, _, ticket} = Native.desk_checkout(desk, -1, false)
+        :ok = Native.desk_checkin(ticket)
+        :ok = Native.desk_take(ticket)
+      end
+
+      again.()
+      :erlang.garbage_collect()
+      assert Native.desk_counts(desk) == {1, 0, 0}
+      refute_received {:lane_lost, _, _}
+    end
+
+    test "the line is bounded, and those who died in it make room" do
+      desk = desk(1, 1, 2)
+      {:ok, _, _, _ticket} = Native.desk_checkout(desk, -1, false)
+      waiters = for _ <- 1..2, do: waiting(desk)
+      assert Native.desk_checkout(desk, -1, false) == :full
+      Enum.each(waiters, &kill/1)
+      assert {:wait, key} = Native.desk_checkout(desk, -1, false)
+      assert Native.desk_counts(desk) == {0, 1, 1}
+      assert Native.desk_cancel(desk, key)
+      refute Native.desk_cancel(desk, key)
+      assert Native.desk_counts(desk) == {0, 1, 0}
+    end
+
+    test "closing tells those who wait and those who come, and says when all is at rest" do
+      desk = desk(1, 2)
+      {:ok, _, _, a} = Native.desk_checkout(desk, -1, false)
+      {:ok, _, _, b} = Native.desk_checkout(desk, -1, false)
+      {:wait, key} = Native.desk_checkout(desk, -1, false)
+      :ok = Native.desk_close(desk, 7)
+      assert_received {:snakepit_lane, ^key, {:closed, 7}}
+      refute Native.desk_cancel(desk, key)
+      assert Native.desk_checkout(desk, -1, false) == {:closed, 7}
+      :ok = Native.desk_close(desk, 8)
+      assert Native.desk_checkout(desk, -1, false) == {:closed, 7}
+      Native.desk_checkin(a)
+      refute_received :lanes_at_rest
+      Native.desk_forget(b)
+      assert_received :lanes_at_rest
+    end
+
+    test "a lane of a run that is over does not come back" do
+      desk = desk()
+      {:ok, 0, 100, old} = Native.desk_checkout(desk, -1, false)
+      :ok = Native.desk_down(desk, 0, 100)
+      {:wait, key} = Native.desk_checkout(desk, 0, false)
+      :ok = Native.desk_checkin(old)
+      refute_received {:snakepit_lane, ^key, _}
+      :ok = Native.desk_up(desk, 0, 200)
+      assert_received {:snakepit_lane, ^key, {:ok, 0, 200, _}}
+    end
+
+    test "many who come, wait, leave and die: no lane is held by two, none is lost" do
+      desk = desk(2, 2, 1000)
+      held = :atomics.new(4, [])
+      clashes = :counters.new(1, [])
+
+      tasks =
+        for seed <- 1..16 do
+          Task.async(fn ->
+            :rand.seed(:exsss, seed)
+            for _ <- 1..400, do: visit(desk, held, clashes)
+            :ok
+          end)
+        end
+
+      assert Enum.all?(Task.await_many(tasks, 60_000), &(&1 == :ok))
+      assert :counters.get(clashes, 1) == 0
+      assert eventually(fn -> Native.desk_counts(desk) == {4, 0, 0} end)
+      refute_received {:lane_lost, _, _}
+    end
+
+    defp visit(desk, held, clashes) do
+      affinity = :rand.uniform(3) - 2
+
+      case Native.desk_checkout(desk, affinity, :rand.uniform(2) == 1) do
+        {:wait, key} ->
+          receive do
+            {:snakepit_lane, ^key, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+          after
+            :rand.uniform(3) - 1 ->
+              unless Native.desk_cancel(desk, key) do
+                receive do
+                  {:snakepit_lane, ^key, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+                end
+              end
+          end
+
+        {:ok, id, _, ticket} ->
+          use_lane(id, ticket, held, clashes)
+      end
+    end
+
+    defp use_lane(id, ticket, held, clashes) do
+      Native.desk_take(ticket)
+      if :atomics.add_get(held, id + 1, 1) != 1, do: :counters.add(clashes, 1, 1)
+      if :rand.uniform(4) == 1, do: :erlang.yield()
+      :atomics.sub(held, id + 1, 1)
+      Native.desk_checkin(ticket)
+    end
+  end
+end
