@@ -2,7 +2,8 @@ defmodule Snakepit.Demo.Examine do
   @moduledoc false
   # One file: its bytes through each of the tools, the answers checked.
 
-  alias Snakepit.Demo.{Name, Scan}
+  alias Snakepit.Demo.Scan
+  alias Snakepit.Terminal.Name
 
   @enforce_keys [:shown, :size, :entropy, :ratio, :sampled, :calls]
   defstruct @enforce_keys
