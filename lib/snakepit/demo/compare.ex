@@ -6,7 +6,7 @@ defmodule Snakepit.Demo.Compare do
   alias Snakepit.Demo.{Examine, Scan, SizeClass}
 
   @files 3
-  @rounds 9
+  @rounds 6
   @least_rounds 3
   # No class takes much longer than this, whatever its files.
   @budget_ms 1_500
@@ -61,7 +61,7 @@ defmodule Snakepit.Demo.Compare do
     if round > @rounds or late? or contents == [] do
       times
     else
-      now = for data <- contents, way <- ways, ns = once(data, way, pool), do: {way, ns}
+      now = for data <- contents, way <- ways, ns <- turn(data, way, pool), do: {way, ns}
       times = if round == 0, do: times, else: add(times, now)
       rounds(contents, ways, pool, until, round + 1, times)
     end
@@ -69,6 +69,12 @@ defmodule Snakepit.Demo.Compare do
 
   defp add(times, now),
     do: Enum.reduce(now, times, fn {way, ns}, acc -> Map.update(acc, way, [ns], &[ns | &1]) end)
+
+  # The first call after another way pays for that one's data in the caches: it is not counted.
+  defp turn(data, way, pool) do
+    [_first | others] = for _ <- 1..3, do: once(data, way, pool)
+    Enum.reject(others, &is_nil/1)
+  end
 
   defp once(data, way, pool) do
     size = byte_size(data)

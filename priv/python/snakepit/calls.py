@@ -106,7 +106,7 @@ class Calls:
                     return None
         except Exception:
             return None
-        if len(arguments) != tool.complete or session is not context.session_id.get():
+        if len(arguments) != tool.complete or session != context.session_id.get():
             return None
         self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
         return self._run_tool([tool, arguments])

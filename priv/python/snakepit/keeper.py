@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from .borrowed import Borrowed
 
 _TICK = 0.1
+# With nothing to keep it ticks slowly for a while: waking it for each call would cost the call more than the call.
+_SLOW_TICK = 1.0
+_PATIENCE = 10
 # Ticks after which views that nobody gave back may be garbage in a cycle.
 _SUSPICIOUS = 10
 
 
 class Keeper:
-    """Sleeps without end while there is nothing to keep."""
+    """Sleeps without end when there was nothing to keep for a while."""
 
     def __init__(
         self, arena: Arena | None, borrowed: Borrowed, idle_ms: int, send_released: Callable[[list[int]], None]
@@ -60,14 +63,18 @@ class Keeper:
         return None
 
     def _run(self) -> None:
+        quiet = 0
         while True:
-            # Asleep is set before looking, so that a stir in between is not lost.
-            self._asleep = True
             pause = self._pause()
-            if pause is None:
-                self._wake.wait()
-            self._asleep = False
-            self._wake.wait(pause)
+            quiet = 0 if pause else quiet + 1
+            if quiet > _PATIENCE:
+                # Asleep is set before looking once more, so that a stir in between is not lost.
+                self._asleep = True
+                if self._pause() is None:
+                    self._wake.wait()
+                self._asleep = False
+                quiet = 0
+            self._wake.wait(pause or _SLOW_TICK)
             self._wake.clear()
             self._work()
 
