@@ -10,7 +10,7 @@ import types
 from functools import partial
 from time import perf_counter_ns
 
-from msgpack import packb, unpackb
+from msgpack import Packer, packb, unpackb
 
 from . import context
 from .decode import Decoder
@@ -37,6 +37,10 @@ Reply = tuple[int, bytes, list[memoryview]]
 _NIL = b"\xc0"
 _ENVELOPE = FRAME_START + HEADER
 _unpack_request = REQUEST.unpack_from
+_pack_reply = REPLY.pack
+# Values whose envelope has at most nine bytes, and the prefixes of such replies.
+_SHORT = frozenset({int, float, bool, type(None)})
+_PREFIXES = [PREFIX.pack(HEADER + size) for size in range(10)]
 _unpack_prefix = PREFIX.unpack_from
 _NONE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
@@ -79,16 +83,18 @@ class Calls:
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
         self._unpack = partial(unpackb, strict_map_key=False)
+        self._pack = Packer(strict_types=True).pack
         self._runner: Any = None
         self._call_id = 0
         self._mask = 0
         self._forced = False
 
-    def quick(self, memory: memoryview, length: int) -> Reply | None:
+    def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
         """The common small call in one go: plain arguments of a known tool, no buffers.
 
-        `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. Returns `None`, before any tool ran,
-        for whatever is not so simple: `answer` then does all of it, and explains what is wrong.
+        `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. A plain result comes back as a whole
+        frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
+        simple: `answer` then does all of it, and explains what is wrong.
         """
         kind, _, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
         if kind != CALL or flags & STREAM or count or freed or size + HEADER != length:
@@ -108,8 +114,25 @@ class Calls:
             return None
         if len(arguments) != tool.complete or session != context.session_id.get():
             return None
+        started = perf_counter_ns()
+        try:
+            value = tool.call(**arguments)
+        except BaseException as error:
+            self._mask, self._call_id = mask, call_id
+            return self._raised(error, perf_counter_ns() - started)
+        nanoseconds = perf_counter_ns() - started
+        if type(value) in _SHORT and not self._gone:
+            try:
+                envelope: bytes = self._pack(value)
+            except OverflowError:
+                # A large int is an extension.
+                pass
+            else:
+                size = len(envelope)
+                way = INLINE if mask & 1 << INLINE else bare_way(mask)
+                return _PREFIXES[size] + _pack_reply(RESULT, way, 0, 0, size, call_id, nanoseconds, 0, 0) + envelope
         self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
-        return self._run_tool([tool, arguments])
+        return self._finish([value], nanoseconds, started)
 
     def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
         """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""
@@ -121,22 +144,30 @@ class Calls:
 
     def _run_tool(self, opened: list[Any]) -> Reply:
         """Runs a tool and makes the reply. Takes tool and arguments out of `opened`, so that nobody else holds them."""
-        nanoseconds = 0
         arguments = opened.pop()
         tool = opened.pop()
+        started = perf_counter_ns()
         try:
-            started = perf_counter_ns()
-            try:
-                value = tool.call(**arguments)
-                if type(value) in _LATE:
-                    value = self._collect(value)
+            value = [tool.call(**arguments)]
+        except BaseException as error:
+            arguments = None
+            return self._raised(error, perf_counter_ns() - started)
+        arguments = None
+        return self._finish(value, perf_counter_ns() - started, started)
+
+    def _finish(self, holder: list[Any], nanoseconds: int, started: int) -> Reply:
+        """The reply with a tool's value, which is taken out of `holder`. Runs on what it started: a coroutine, say."""
+        value = holder.pop()
+        try:
+            if type(value) in _LATE:
+                late, value = value, None
+                try:
+                    value = self._collect(late)
+                except BaseException as error:
+                    late = None
+                    return self._raised(error, perf_counter_ns() - started)
+                late = None
                 nanoseconds = perf_counter_ns() - started
-            except BaseException as error:
-                nanoseconds = perf_counter_ns() - started
-                if self._service.stopping:
-                    raise
-                raise python_error(error) from None
-            arguments = tool = None
             envelope = self._encoder.encode(value)
             value = None
             if self._encoder.buffers or len(envelope) > self._max_envelope:
@@ -144,14 +175,15 @@ class Calls:
         except Exception as error:
             failure = self._as_failure(error)
             # What is still held here.
-            arguments = value = None
+            value = None
             return self._failed(failure, nanoseconds)
-        if self._gone:
-            return self._bare(RESULT, nanoseconds, envelope)
-        # The common case, spelled out.
-        way = bare_way(self._mask)
-        head = REPLY.pack(RESULT, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0)
-        return way, head + envelope, _NONE
+        return self._bare(RESULT, nanoseconds, envelope)
+
+    def _raised(self, error: BaseException, nanoseconds: int) -> Reply:
+        """The reply with what a tool raised."""
+        if self._service.stopping:
+            raise error
+        return self._failed(self._as_failure(python_error(error)), nanoseconds)
 
     def stream(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Generator[Reply, None, None]:
         """Runs a call whose caller takes a stream: items, then an end or an error."""

@@ -43,22 +43,25 @@ class Lane:
         window = memory[_START - 4 :]
         receive, send = self.sock.recv_into, self.sock.sendall
         unpack, pack, count = PREFIX.unpack_from, PREFIX.pack, PREFIX.unpack_from
+        acquire, release = self.lock.acquire, self.lock.release
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
         try:
             while not service.stopping:
                 got = receive(window)
                 if got >= _SMALLEST:
-                    with lock:
+                    acquire()
+                    try:
                         reply = quick(memory, got - 4)
                         if reply is not None:
                             self.waiting = None
-                            way, head, views = reply
-                            if views:
-                                self._send(reply)
+                            if isinstance(reply, bytes):
+                                send(reply)
                             else:
-                                send(pack(len(head)) + head)
-                            reply = way = head = views = None  # type: ignore[assignment]
+                                self._send(reply)
+                            reply = None
                             continue
+                    finally:
+                        release()
                 if got < 4:
                     if not got or not self._fill(window, got, 4):
                         return
