@@ -32,7 +32,7 @@ defmodule Snakepit.Call do
   def run(command, args, opts) do
     with {:ok, call} <- prepare(command, args, opts, false),
          {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(lane, ticket, fn -> finish(call, lane, ticket, queued, Exchange.run(call, lane)) end)
+      guarded(lane, ticket, fn -> finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket)) end)
     else
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end

@@ -12,18 +12,24 @@ defmodule Snakepit.Call.Exchange do
   @type lane_state :: :at_rest | {:lost, String.t()}
   @type t :: %__MODULE__{}
 
+  # Kinds of requests, and of replies.
   @call 1
   @fetch 2
+  @result 1
+  @error 2
   @flag_forced 1
   @flag_stream 2
   # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
   @small_frame 64 * 1024
 
-  @doc "One request, one reply."
-  @spec run(Call.t(), Lane.t()) :: {Call.result(), lane_state(), t()}
-  def run(call, lane) do
+  @doc """
+  One request, one reply. The lane is checked in as soon as its reply is read: what is left to do is decoding, and the
+  next caller need not wait for that. Should the reply prove broken, its worker is ended all the same.
+  """
+  @spec run(Call.t(), Lane.t(), Native.ticket()) :: {Call.result(), lane_state(), t()}
+  def run(call, lane, ticket) do
     case send_request(call, lane, call.request_ways, %__MODULE__{}) do
-      {:sent, call_id, ex} -> receive_reply(call, lane, call_id, ex)
+      {:sent, call_id, ex} -> receive_reply(call, lane, ticket, call_id, ex)
       {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
     end
@@ -178,10 +184,17 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- reply ------------------------------------------------------------------------------------------------------
 
-  defp receive_reply(call, lane, call_id, ex) do
+  defp receive_reply(call, lane, ticket, call_id, ex) do
     case :gen_tcp.recv(lane.socket, 0, remaining(call)) do
-      {:ok, frame} -> reply(call, lane, call_id, frame, [], ex)
-      {:error, reason} -> no_reply(call, reason, ex)
+      {:ok, <<kind, _::binary>> = frame} when kind in [@result, @error] ->
+        Pool.checkin(ticket)
+        reply(call, lane, call_id, frame, [], ex)
+
+      {:ok, frame} ->
+        reply(call, lane, call_id, frame, [], ex)
+
+      {:error, reason} ->
+        no_reply(call, reason, ex)
     end
   end
 
