@@ -15,6 +15,8 @@ defmodule Snakepit.MixProject do
       elixirc_paths: elixirc_paths(Mix.env()),
       start_permanent: Mix.env() == :prod,
       deps: [],
+      # PropEr comes with Erlang's packages and is used by tests alone; the others are used where they are loaded.
+      xref: [exclude: [:proper, :proper_types]],
       package: [licenses: ["Apache-2.0"]],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]]
     ]

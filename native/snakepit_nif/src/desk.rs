@@ -4,7 +4,8 @@
 //! its process dies, the ticket is collected with its heap, and its destructor says so.
 
 use crate::atoms;
-use rustler::{Encoder, Env, LocalPid, Resource, ResourceArc, Term};
+use rustler::sys::enif_send;
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
 use snakepit_core::lanes::{Checkout, Lane, Lanes, Want};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -69,8 +70,7 @@ impl Desk {
             let next = self.lock().checkin(lane);
             let Some(waiter) = next else { break };
             let ticket = Self::ticket(this, lane, HANDED);
-            let message = (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, &ticket));
-            if env.send(&waiter.pid, message).is_ok() {
+            if hand_over(env, &waiter, lane, &ticket) {
                 return;
             }
             // Nobody got it: this ticket must not give the lane back a second time.
@@ -89,6 +89,19 @@ impl Desk {
             let _ = env.send(&self.owner, atoms::lanes_at_rest());
         }
     }
+}
+
+/// Sends the lane and its ticket; false if the waiter is dead.
+///
+/// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
+/// lane, where it would keep the ticket alive, and so the lane of a dead holder busy, until that process collects.
+fn hand_over(env: Env, waiter: &Waiter, lane: Lane, ticket: &ResourceArc<Ticket>) -> bool {
+    OwnedEnv::new().run(|own| {
+        let message = (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, ticket)).encode(own);
+        // SAFETY: `env` is that of the NIF or destructor that runs in this thread, the term is of `own`, and neither is
+        // used after a successful send, which leaves `own` to be freed only.
+        unsafe { enif_send(env.as_c_arg(), waiter.pid.as_c_arg(), own.as_c_arg(), message.as_c_arg()) == 1 }
+    })
 }
 
 #[rustler::nif]
