@@ -17,6 +17,10 @@ defmodule Snakepit.Pool do
 
   @type checkout :: {:ok, Lane.t(), Native.ticket()} | {:error, Error.t()}
 
+  # Codes a closed desk gives its callers; they ask the pool's process for the words.
+  @failed 1
+  @stopping 2
+
   # ---- for callers ------------------------------------------------------------------------------------------------
 
   @doc "Waits until every worker of the pool is ready, or until its start has failed."
@@ -104,7 +108,7 @@ defmodule Snakepit.Pool do
 
   @doc false
   # The lane may be in the middle of a call: it is not used again.
-  @spec discard(Native.ticket(), Lane.t(), String.t()) :: :ok
+  @spec discard(Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
   def discard(ticket, lane, why) do
     Native.desk_forget(ticket)
     Worker.discard(lane, why)
@@ -128,6 +132,11 @@ defmodule Snakepit.Pool do
       answer -> answer
     end
   end
+
+  @doc false
+  # No new calls, and nobody waits any more.
+  @spec close(Handle.t()) :: :ok
+  def close(%Handle{desk: desk}), do: Native.desk_close(desk, @stopping)
 
   defp safely(handle, fun) do
     fun.()
@@ -160,10 +169,6 @@ defmodule Snakepit.Pool do
   @spec start_link(Options.t()) :: GenServer.on_start()
   def start_link(%Options{name: name} = options),
     do: GenServer.start_link(__MODULE__, options, name: Handle.name(:pool, name))
-
-  # Codes a closed desk gives its callers; they ask this process for the words.
-  @failed 1
-  @stopping 2
 
   @impl true
   def init(options) do

@@ -11,6 +11,8 @@ defmodule Snakepit.Worker do
   @protocol 1
   @version Mix.Project.config()[:version]
   @max_grace_ms 2_000
+  # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
+  @dying_ms 2_000
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -42,8 +44,8 @@ defmodule Snakepit.Worker do
   def grpc(%Lane{worker: worker, epoch: epoch}),
     do: call(worker, {:grpc, epoch}, {:error, "the worker is gone"}, 30_000)
 
-  @doc "The lane is in an unknown state: its worker is ended and started again."
-  @spec discard(Lane.t(), String.t()) :: :ok
+  @doc "The lane is in an unknown state, or `:closed` by the worker: which is ended and started again."
+  @spec discard(Lane.t(), String.t() | :closed) :: :ok
   def discard(%Lane{worker: worker, epoch: epoch}, why), do: GenServer.cast(worker, {:discard, epoch, why})
 
   @doc "Why a run ended; waits a moment for a run that is just ending."
@@ -125,7 +127,11 @@ defmodule Snakepit.Worker do
   def handle_cast({:tell, _ids}, state), do: {:noreply, state}
 
   def handle_cast({:discard, epoch, why}, state) do
-    {:noreply, if(current?(state, epoch), do: finish(state, why), else: state)}
+    cond do
+      not current?(state, epoch) -> {:noreply, state}
+      why == :closed -> {:noreply, dying(state)}
+      true -> {:noreply, finish(state, why)}
+    end
   end
 
   @impl true
@@ -138,6 +144,12 @@ defmodule Snakepit.Worker do
   end
 
   def handle_info({:"$socket", _socket, :select, _ref}, %{run: %Run{}} = state), do: {:noreply, read(state)}
+
+  def handle_info({:not_dead, id}, %{run: %Run{id: id} = run} = state) do
+    Companion.kill(id)
+    {:noreply, put_run(state, failure: run.failure || "it closed a lane")}
+  end
+
   def handle_info({:startup_timeout, epoch}, state), do: {:noreply, startup_timeout(state, epoch)}
   def handle_info(:restart, %{run: nil} = state), do: {:noreply, start(state)}
 
@@ -476,6 +488,13 @@ defmodule Snakepit.Worker do
     Pool.worker_down(state.pool, state.index, run.epoch)
     Companion.kill(run.id)
     put_run(state, phase: :ending, failure: run.failure || why)
+  end
+
+  # It closed a lane, most likely because it is dying: the companion is about to say of what.
+  defp dying(%{run: run} = state) do
+    Pool.worker_down(state.pool, state.index, run.epoch)
+    Process.send_after(self(), {:not_dead, run.id}, @dying_ms)
+    put_run(state, phase: :ending)
   end
 
   # Its process is gone, and all it held with it.

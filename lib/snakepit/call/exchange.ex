@@ -9,7 +9,7 @@ defmodule Snakepit.Call.Exchange do
 
   defstruct [:request_way, :reply_way, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
 
-  @type lane_state :: :at_rest | {:lost, String.t()}
+  @type lane_state :: :at_rest | {:lost, String.t() | :closed}
   @type t :: %__MODULE__{}
 
   # Kinds of requests, and of replies.
@@ -176,7 +176,7 @@ defmodule Snakepit.Call.Exchange do
     case sent do
       :ok -> {:sent, call_id, copied}
       {:error, :timeout} -> lost(timeout(call), "a call's deadline passed while it was sent")
-      {:error, _closed} -> lost(gone(), "its lane is closed")
+      {:error, _closed} -> lost(gone(), :closed)
     end
   end
 
@@ -201,7 +201,7 @@ defmodule Snakepit.Call.Exchange do
   defp no_reply(call, :timeout, ex),
     do: {{:error, timeout(call)}, {:lost, "its tool ran beyond the deadline"}, ex}
 
-  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, "its lane is closed"}, ex}
+  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
     case decode(call, lane, call_id, frame, beside) do

@@ -19,5 +19,9 @@ defmodule Snakepit.Pool.Drain do
   end
 
   @impl true
-  def terminate(_reason, handle), do: Pool.drain(handle, handle.options.shutdown_timeout)
+  def terminate(_reason, handle) do
+    Pool.drain(handle, handle.options.shutdown_timeout)
+    # If the pool's own process died, nobody has told those who wait.
+    Pool.close(handle)
+  end
 end

@@ -1,0 +1,244 @@
+defmodule Snakepit.WorkerTest do
+  # Workers that die, and what must not outlive whom. Asserted on OS processes, not on what Snakepit says of them.
+  use Snakepit.Case, async: true
+
+  defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
+
+  defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
+
+  # The pool serves again, by another OS process than `old`, which is gone.
+  defp whole_again(pool, old) do
+    assert os_pid(pool) != old
+    assert eventually(fn -> not alive?(old) end)
+    assert {:ok, %{idle: 1, busy: 0, workers_up: 1}} = Snakepit.get_stats(pool)
+  end
+
+  describe "a worker that dies in the middle of a call" do
+    for {number, name} <- [{9, "SIGKILL"}, {11, "SIGSEGV"}, {6, "SIGABRT"}] do
+      test "of #{name}: the error names the signal, and the pool is whole again" do
+        pool = pool!()
+        old = os_pid(pool)
+
+        assert {:error, %Error{category: :worker} = error} =
+                 Snakepit.execute("die", %{signum: unquote(number)}, pool: pool)
+
+        assert error.message =~ "signal #{unquote(number)} (#{unquote(name)})"
+        assert error.worker == "#{pool}-0"
+        assert error.pool == pool
+        whole_again(pool, old)
+        assert [%{restarts: 1, status: :ready}] = Snakepit.list_workers(pool)
+      end
+    end
+
+    test "by its own decision: the error names the status" do
+      pool = pool!()
+      old = os_pid(pool)
+      assert {:error, %Error{category: :worker} = error} = python(pool, "import os; os._exit(7)")
+      assert error.message =~ "status 7"
+      whole_again(pool, old)
+    end
+
+    test "with a large request under way, and with a large reply" do
+      pool = pool!()
+      data = Snakepit.bytes(:binary.copy("x", 8_000_000))
+
+      for transfer <- [:inline, :zero_copy, :grpc] do
+        old = os_pid(pool)
+
+        code =
+          "import os, threading, time\nthreading.Thread(target=lambda: os._exit(3)).start()\ntime.sleep(30)"
+
+        args = %{code: code}
+
+        assert {:error, %Error{category: category}} =
+                 Snakepit.execute("python_value", args, pool: pool, transfer: transfer)
+
+        assert category in [:worker, :grpc_error]
+        whole_again(pool, old)
+        assert {:ok, 8_000_000} = Snakepit.execute("length", %{x: data}, pool: pool, transfer: transfer)
+      end
+    end
+
+    test "again and again: it comes back each time" do
+      pool = pool!()
+
+      pids =
+        for _ <- 1..4 do
+          pid = os_pid(pool)
+          assert {:error, %Error{category: :worker}} = Snakepit.execute("die", %{}, pool: pool)
+          pid
+        end
+
+      assert length(Enum.uniq(pids)) == 4
+      assert is_integer(os_pid(pool))
+      for pid <- pids, do: assert(eventually(fn -> not alive?(pid) end))
+    end
+  end
+
+  test "an idle worker that is killed is started again before anybody asks" do
+    pool = pool!()
+    old = os_pid(pool)
+    {_, 0} = System.cmd("kill", ["-9", to_string(old)])
+
+    assert eventually(fn ->
+             match?(
+               [%{status: :ready, os_pid: new, restarts: 1}] when new != old,
+               Snakepit.list_workers(pool)
+             )
+           end)
+
+    whole_again(pool, old)
+  end
+
+  test "a worker that closes its lane, and lives on, is ended" do
+    pool = pool!()
+    old = os_pid(pool)
+
+    # Every socket of the worker but its control socket, which was made first.
+    code = """
+    import os, socket, time
+    fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
+    socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+    for f in socks[1:]: socket.socket(fileno=f).shutdown(2)
+    time.sleep(30)
+    """
+
+    assert {:error, %Error{category: :worker}} = python(pool, code)
+    whole_again(pool, old)
+  end
+
+  test "a worker that writes rubbish on its lane breaks the protocol, not the VM" do
+    for rubbish <- [
+          "b'\\0\\0\\0\\x05hello'",
+          "b'\\0\\0\\0\\0'",
+          "b'\\0\\0\\0\\x40' + b'\\1' * 64",
+          "os.urandom(4000)",
+          "b'\\xff' * 5000"
+        ] do
+      pool = pool!()
+      old = os_pid(pool)
+
+      code = """
+      import os, time
+      fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
+      socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+      for f in socks[1:]: os.write(f, #{rubbish})
+      time.sleep(30)
+      """
+
+      assert {:error, %Error{category: category}} =
+               Snakepit.execute("python_value", %{code: code}, pool: pool, timeout: 1_000)
+
+      assert category in [:worker, :timeout]
+      whole_again(pool, old)
+    end
+  end
+
+  test "a worker that writes rubbish on its control socket is ended and started again" do
+    for rubbish <- [
+          "b'\\xff' * 100",
+          "b'\\0\\0\\0\\1\\xc0'",
+          "b'\\0\\0\\0\\x07\\x92\\xa5hello'",
+          "b'\\0\\0\\0\\x07\\x92\\xa5chunk'"
+        ] do
+      pool = pool!()
+      old = os_pid(pool)
+
+      code = """
+      import os
+      fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
+      socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+      os.write(socks[0], #{rubbish})
+      x = 1
+      """
+
+      # The call itself may end before, with, or by the end of its worker.
+      assert {result, _} = python(pool, code)
+      assert result in [:ok, :error]
+      assert eventually(fn -> not alive?(old) end) or rubbish =~ "hello"
+      assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool)) end)
+    end
+  end
+
+  describe "when the pool stops" do
+    test "its workers are gone, and so is what their tools started" do
+      pool = pool!(size: 2)
+      pids = for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid
+      code = "import subprocess\nx = subprocess.Popen(['sleep', '1000']).pid"
+      {:ok, child} = python(pool, code)
+      assert length(pids) == 2 and Enum.all?([child | pids], &alive?/1)
+      assert Snakepit.stop_pool(pool) == :ok
+      refute Enum.any?(pids, &alive?/1)
+      assert eventually(fn -> not alive?(child) end)
+    end
+
+    test "a worker that ignores SIGTERM is killed" do
+      pool = pool!()
+      pid = os_pid(pool)
+      # Ignored in C as well as in Python, and the lane stays busy in a thread that nobody can interrupt.
+      code =
+        "import signal\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nimport atexit, time\natexit.register(lambda: time.sleep(600))\nx = 1"
+
+      assert {:ok, 1} = python(pool, code)
+      assert Snakepit.stop_pool(pool) == :ok
+      refute alive?(pid)
+    end
+
+    test "after one of its workers was killed a moment ago" do
+      pool = pool!()
+      old = os_pid(pool)
+      Snakepit.execute("die", %{}, pool: pool)
+      assert Snakepit.stop_pool(pool) == :ok
+      assert eventually(fn -> not alive?(old) end)
+    end
+  end
+
+  test "what a tool's children do with inherited descriptors keeps nothing alive" do
+    # A child that outlives its parent's group leader would keep the lane open, if it inherited it.
+    pool = pool!()
+    old = os_pid(pool)
+    code = "import subprocess\nsubprocess.Popen(['sleep', '1000'], start_new_session=True)\nx = 1"
+    assert {:ok, 1} = python(pool, code)
+    assert {:error, %Error{category: :worker}} = Snakepit.execute("die", %{}, pool: pool)
+    whole_again(pool, old)
+    {_, _} = System.cmd("pkill", ["-9", "-f", "^sleep 1000$"])
+  end
+
+  describe "another VM" do
+    @tag :tmp_dir
+    test "killed by kill -9 leaves no worker, no child of a tool, and its directory to the next", %{
+      tmp_dir: dir
+    } do
+      said = Path.join(dir, "said")
+
+      code = """
+      {:ok, _} = Application.ensure_all_started(:snakepit)
+      {:ok, _} = Snakepit.start_pool(#{inspect(pool_options(name: :doomed, size: 2))})
+      workers = for w <- Snakepit.list_workers(:doomed), do: w.os_pid
+      child = Snakepit.execute!("python_value", %{code: "import subprocess\\nx = subprocess.Popen(['sleep', '1000']).pid"}, pool: :doomed)
+      busy = Task.async(fn -> Snakepit.execute("wait_for_file", %{path: "/no/such/file"}, pool: :doomed) end)
+      File.write!(#{inspect(said <> ".part")}, inspect({System.pid(), [child | workers], Snakepit.Runtime.dir()}))
+      File.rename!(#{inspect(said <> ".part")}, #{inspect(said)})
+      Task.await(busy, :infinity)
+      """
+
+      port =
+        Port.open({:spawn_executable, elixir()}, [:binary, :exit_status, :stderr_to_stdout, args: args(code)])
+
+      eventually(fn -> File.exists?(said) end)
+      {{vm, pids, runtime}, _} = said |> File.read!() |> Code.eval_string()
+      assert length(pids) == 3 and Enum.all?(pids, &alive?/1)
+      assert File.dir?(runtime)
+      {_, 0} = System.cmd("kill", ["-9", vm])
+      assert_receive {^port, {:exit_status, _}}, 10_000
+      for pid <- pids, do: assert(eventually(fn -> not alive?(pid) end))
+
+      # The next VM clears up after it.
+      {_, 0} = System.cmd(elixir(), args("{:ok, _} = Application.ensure_all_started(:snakepit)"))
+      refute File.exists?(runtime)
+    end
+
+    defp elixir, do: System.find_executable("elixir")
+    defp args(code), do: ["-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code]
+  end
+end
