@@ -32,7 +32,9 @@ defmodule Snakepit.Call do
   def run(command, args, opts) do
     with {:ok, call} <- prepare(command, args, opts, false),
          {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(lane, ticket, fn -> finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket)) end)
+      guarded(call, lane, ticket, fn ->
+        finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket))
+      end)
     else
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end
@@ -48,7 +50,7 @@ defmodule Snakepit.Call do
   def stream(command, args, opts, acc, fun) do
     with {:ok, call} <- prepare(command, args, opts, true),
          {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(lane, ticket, fn ->
+      guarded(call, lane, ticket, fn ->
         {result, _observation} = finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
         result
       end)
@@ -204,18 +206,18 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(lane, ticket, fun) do
+  defp guarded(%{handle: handle}, lane, ticket, fun) do
     fun.()
   catch
     kind, reason ->
-      Pool.discard(ticket, lane, "a call ended abnormally")
+      Pool.discard(handle, ticket, lane, "a call ended abnormally")
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do
       :at_rest -> Pool.checkin(ticket)
-      {:lost, why} -> Pool.discard(ticket, lane, why)
+      {:lost, why} -> Pool.discard(call.handle, ticket, lane, why)
     end
 
     result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}

@@ -72,7 +72,11 @@ defmodule Snakepit.Error do
     path = text(reply["path"])
     details = if is_map(reply["details"]), do: reply["details"], else: %{}
     details = if path, do: Map.put(details, :path, path), else: details
-    details = if reason == "" or is_map_key(@worker_reasons, reason), do: details, else: Map.put(details, :reason, reason)
+
+    details =
+      if reason == "" or is_map_key(@worker_reasons, reason),
+        do: details,
+        else: Map.put(details, :reason, reason)
 
     %__MODULE__{
       category: Map.get(@worker_categories, reply["category"], :python_error),

@@ -108,8 +108,10 @@ defmodule Snakepit.Pool do
 
   @doc false
   # The lane may be in the middle of a call: it is not used again.
-  @spec discard(Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
-  def discard(ticket, lane, why) do
+  @spec discard(Handle.t(), Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
+  def discard(%Handle{desk: desk}, ticket, lane, why) do
+    # At once, so that the caller's next call does not meet the same worker.
+    Native.desk_down(desk, lane.index, lane.epoch)
     Native.desk_forget(ticket)
     Worker.discard(lane, why)
   end

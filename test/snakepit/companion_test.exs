@@ -1,0 +1,143 @@
+defmodule Snakepit.CompanionTest do
+  # What all pools share: the companion, and the descriptors and mappings of this VM. So nothing else runs meanwhile.
+  use Snakepit.Case, async: false
+  alias Snakepit.Companion
+
+  defp companion_os_pid do
+    {:os_pid, pid} = Companion |> :sys.get_state() |> Map.fetch!(:port) |> Port.info(:os_pid)
+    pid
+  end
+
+  defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
+
+  defp serves_again(pool, old) do
+    assert eventually(fn -> match?({:ok, new} when new != old, Snakepit.execute("pid", %{}, pool: pool)) end)
+    assert eventually(fn -> not alive?(old) end)
+  end
+
+  @tag :tmp_dir
+  test "when the companion is killed, its workers die with it, callers are told, and all comes back", %{
+    tmp_dir: dir
+  } do
+    pools = [pool!(), pool!()]
+    old = Enum.map(pools, &os_pid/1)
+    {task, _go_on} = busy(hd(pools), dir)
+    companion = companion_os_pid()
+    {_, 0} = System.cmd("kill", ["-9", to_string(companion)])
+    assert {:error, %Error{category: :worker} = error} = Task.await(task, 20_000)
+    assert error.message =~ "companion"
+    for {pool, pid} <- Enum.zip(pools, old), do: serves_again(pool, pid)
+    refute companion_os_pid() == companion
+    assert pool!() |> os_pid() |> is_integer()
+  end
+
+  @tag :tmp_dir
+  test "when the companion's own process crashes, the same", %{tmp_dir: dir} do
+    pools = [pool!(), pool!()]
+    old = Enum.map(pools, &os_pid/1)
+    {task, _go_on} = busy(hd(pools), dir)
+    Companion |> Process.whereis() |> Process.exit(:kill)
+    assert {:error, %Error{}} = Task.await(task, 20_000)
+    for {pool, pid} <- Enum.zip(pools, old), do: serves_again(pool, pid)
+    assert pool!() |> os_pid() |> is_integer()
+  end
+
+  defp descriptors, do: length(File.ls!("/proc/self/fd"))
+
+  # Mappings of chunks, and descriptors of them that are open without one.
+  defp chunks do
+    mapped = "/proc/self/maps" |> File.read!() |> String.split("\n") |> Enum.count(&(&1 =~ "memfd:snakepit"))
+
+    open =
+      for fd <- File.ls!("/proc/self/fd"),
+          {:ok, "/memfd:snakepit" <> _} <- [File.read_link("/proc/self/fd/#{fd}")],
+          do: fd
+
+    {mapped, length(open)}
+  end
+
+  # Pools of one kind: the first warms up whatever stays (a logger, an atom table, a thread).
+  defp use_and_stop(uses) do
+    pool = pool!(size: 2, chunk_size: "1MB")
+    uses.(pool)
+    :ok = Snakepit.stop_pool(pool)
+    :erlang.garbage_collect()
+  end
+
+  # A pool that is stopped unmaps nothing; what is left of it is unmapped by the next one that looks after its memory.
+  defp returns_to(before, small) do
+    assert eventually(fn ->
+             :erlang.garbage_collect()
+             {:ok, _} = Snakepit.share("x", pool: small)
+             {now, _} = chunks()
+             now <= elem(before, 0)
+           end)
+
+    assert eventually(fn -> chunks() == before end)
+  end
+
+  test "nothing is left of a pool that moved much: no descriptor, no mapping" do
+    small = pool!(chunk_size: "64KB", idle_chunk_ms: 60_000)
+
+    heavy = fn pool ->
+      tasks =
+        for n <- 1..4 do
+          Task.async(fn ->
+            data = :binary.copy(<<n>>, 3_000_000)
+
+            for transfer <- [:zero_copy, :inline, :grpc, :auto] do
+              {:ok, ^data} =
+                Snakepit.execute("fresh", %{x: Snakepit.bytes(data)}, pool: pool, transfer: transfer)
+
+              {:ok, x} = Snakepit.execute("ones", %{n: 2_000_000}, pool: pool, transfer: transfer)
+              {:ok, 2_000_000} = Snakepit.execute("total", %{x: x}, pool: pool)
+            end
+
+            :ok
+          end)
+        end
+
+      assert Enum.uniq(Task.await_many(tasks, 60_000)) == [:ok]
+    end
+
+    use_and_stop(heavy)
+    eventually(fn -> chunks() |> elem(0) <= 2 end)
+    {chunks_before, descriptors_before} = {chunks(), descriptors()}
+    for _ <- 1..2, do: use_and_stop(heavy)
+    returns_to(chunks_before, small)
+    assert eventually(fn -> descriptors() <= descriptors_before end)
+  end
+
+  test "nothing is left of workers that died in the middle of large transfers, or never started" do
+    small = pool!(chunk_size: "64KB", idle_chunk_ms: 60_000)
+    data = :binary.copy("x", 3_000_000)
+
+    mishaps = fn pool ->
+      {:ok, _} = Snakepit.execute("fresh", %{x: Snakepit.bytes(data)}, pool: pool, transfer: :zero_copy)
+      {:error, _} = Snakepit.execute("die", %{}, pool: pool)
+      {:error, _} = Snakepit.execute("wait_for_file", %{path: "/no/such"}, pool: pool, timeout: 20)
+      {:ok, _} = Snakepit.execute("fresh", %{x: Snakepit.bytes(data)}, pool: pool, transfer: :zero_copy)
+      {:error, _} = Snakepit.start_pool(%{name: :never_starts, size: 2, python_module: "no_such_module"})
+
+      {:error, _} =
+        Snakepit.start_pool(%{name: :never_starts, size: 1, python_module: "x", python: "/no/such"})
+    end
+
+    use_and_stop(mishaps)
+    eventually(fn -> chunks() |> elem(0) <= 2 end)
+    {chunks_before, descriptors_before} = {chunks(), descriptors()}
+    for _ <- 1..3, do: use_and_stop(mishaps)
+    returns_to(chunks_before, small)
+    assert eventually(fn -> descriptors() <= descriptors_before end)
+  end
+
+  test "sockets are removed from the private directory, which is this user's alone" do
+    pool = pool!()
+    {:ok, _} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool, transfer: :grpc)
+    dir = Snakepit.Runtime.dir()
+    assert Bitwise.band(File.stat!(dir).mode, 0o777) == 0o700
+    assert Enum.filter(File.ls!(dir), &String.ends_with?(&1, ".sock")) == []
+    Snakepit.stop_pool(pool)
+    assert File.ls!(dir) == []
+  end
+end
