@@ -1,0 +1,232 @@
+//! The functions that tend shared memory: a pool's arena, a worker's chunks, and the leases on them.
+
+use crate::atoms;
+use crate::chunk::{self, Chunk};
+use crate::memory::{ChunkRef, GrowError, Outbound, OutboundArc, Watch, Worker, WorkerArc};
+use crate::slot;
+use rustler::types::map::MapIterator;
+use rustler::types::tuple::get_tuple;
+use rustler::{Binary, Encoder, Env, ListIterator, LocalPid, ResourceArc, Term, TermType};
+use snakepit_core::arena::Refused;
+use std::os::fd::{FromRawFd, OwnedFd};
+
+#[rustler::nif]
+fn arena_new(chunk_size: u64, quota: u64) -> (OutboundArc, u32) {
+    let arena = Outbound::new(chunk_size, quota);
+    let owner = arena.owner;
+    (ResourceArc::new(arena), owner)
+}
+
+/// Makes sure that buffers of all these lengths find warm memory at once; `{:ok, ids of the chunks it took}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn arena_ensure<'a>(env: Env<'a>, arena: OutboundArc, lens: Vec<u64>) -> Term<'a> {
+    chunk::bury();
+    let mut made = Vec::new();
+    // Held until all are there, and then given back, warm, for the caller's next try.
+    let mut pieces = Vec::with_capacity(lens.len());
+    for len in lens {
+        loop {
+            match arena.alloc(len) {
+                Some(piece) => break pieces.push(piece),
+                None => match arena.grow(len) {
+                    Ok(chunk) => made.push(chunk.id()),
+                    Err(error) => return refused(env, error),
+                },
+            }
+        }
+    }
+    (atoms::ok(), made).encode(env)
+}
+
+/// Adds an ordinary chunk, wanted or not.
+#[rustler::nif(schedule = "DirtyIo")]
+fn arena_grow<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
+    match arena.grow(1) {
+        Ok(chunk) => (atoms::ok(), vec![chunk.id()]).encode(env),
+        Err(error) => refused(env, error),
+    }
+}
+
+fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
+    match error {
+        GrowError::Refused(Refused::Quota { held, quota }) => {
+            (atoms::error(), (atoms::quota(), held, quota)).encode(env)
+        }
+        GrowError::Refused(Refused::TooLarge) => (atoms::error(), atoms::too_large()).encode(env),
+        GrowError::Chunk(error) => (atoms::error(), (atoms::errno(), error.to_string())).encode(env),
+    }
+}
+
+/// Drops chunks that have been idle, unmaps what nobody refers to any more; `{dropped ids, wants a spare chunk?}`.
+#[rustler::nif(schedule = "DirtyIo")]
+fn arena_tend(arena: OutboundArc, idle_ms: u64) -> (Vec<u64>, bool) {
+    let dropped = arena.drop_idle(idle_ms);
+    chunk::bury();
+    (dropped, arena.wants_spare())
+}
+
+#[rustler::nif]
+fn arena_chunks(arena: OutboundArc) -> Vec<(u64, u64)> {
+    arena.chunks()
+}
+
+#[rustler::nif]
+fn arena_usage<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
+    let usage = arena.usage();
+    let fields = [
+        (atoms::chunks(), usage.chunks),
+        (atoms::held_bytes(), usage.held_bytes),
+        (atoms::live_slots(), usage.live_slots),
+        (atoms::live_bytes(), usage.live_bytes),
+    ];
+    fields.iter().fold(rustler::types::map::map_new(env), |map, (k, v)| map.map_put(*k, *v).unwrap_or(map))
+}
+
+#[rustler::nif]
+fn arena_leases(arena: OutboundArc) -> Vec<(LocalPid, u64)> {
+    slot::leases_of(arena.owner)
+}
+
+/// Copies a binary into the arena; the answer is the same bytes, living there.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term<'a> {
+    match arena.alloc(binary.len() as u64) {
+        None => (atoms::cold(), vec![binary.len()]).encode(env),
+        Some(piece) => {
+            piece.fill(binary.as_slice());
+            (atoms::ok(), slot::binary(env, piece.into_slot(true)).to_term(env)).encode(env)
+        }
+    }
+}
+
+#[rustler::nif]
+fn worker_new(arena: OutboundArc) -> (WorkerArc, u32) {
+    let worker = Worker::new(arena.owner);
+    let owner = worker.owner;
+    (ResourceArc::new(worker), owner)
+}
+
+/// Maps a chunk of the worker. Takes the descriptor over, whatever the answer.
+#[rustler::nif(schedule = "DirtyIo")]
+fn worker_adopt<'a>(env: Env<'a>, worker: WorkerArc, id: u64, size: u64, fd: i32) -> Term<'a> {
+    if fd < 0 {
+        return (atoms::error(), "no file descriptor came with the chunk").encode(env);
+    }
+    // SAFETY: the descriptor was received by the caller with SCM_RIGHTS and handed over to this function alone.
+    let fd = unsafe { OwnedFd::from_raw_fd(fd) };
+    match worker.adopt(id, size, fd) {
+        Ok(()) => atoms::ok().encode(env),
+        Err(what) => (atoms::error(), what).encode(env),
+    }
+}
+
+#[rustler::nif]
+fn worker_forget(worker: WorkerArc, id: u64) -> bool {
+    worker.forget(id)
+}
+
+#[rustler::nif]
+fn worker_released(worker: WorkerArc, tokens: Vec<u64>) -> bool {
+    worker.released(&tokens).is_ok()
+}
+
+#[rustler::nif]
+fn worker_freed(worker: WorkerArc) -> Vec<u64> {
+    worker.take_freed()
+}
+
+/// Whether the worker must be sent the descriptor of this chunk before it can use it; true once.
+#[rustler::nif]
+fn worker_must_be_told(worker: WorkerArc, id: u64) -> bool {
+    worker.must_be_told(id)
+}
+
+#[rustler::nif]
+fn worker_untell(worker: WorkerArc, id: u64) -> rustler::Atom {
+    worker.untell(id);
+    atoms::ok()
+}
+
+#[rustler::nif]
+fn worker_held(worker: WorkerArc) -> usize {
+    worker.held()
+}
+
+#[rustler::nif]
+fn worker_close(worker: WorkerArc) -> rustler::Atom {
+    worker.close();
+    atoms::ok()
+}
+
+/// The descriptor of a chunk, and what keeps it open meanwhile.
+#[rustler::nif]
+fn chunk_fd<'a>(env: Env<'a>, id: u64) -> Term<'a> {
+    match Chunk::by_id(id) {
+        Some(chunk) => {
+            let (fd, size) = (chunk.fd(), chunk.size());
+            (atoms::ok(), fd, size, ResourceArc::new(ChunkRef(chunk))).encode(env)
+        }
+        None => atoms::error().encode(env),
+    }
+}
+
+/// Closes a descriptor that was received and is of no use.
+#[rustler::nif]
+fn close_fd(fd: i32) -> rustler::Atom {
+    if fd > 2 {
+        // SAFETY: received with SCM_RIGHTS by the caller, who owns it and hands it over.
+        drop(unsafe { OwnedFd::from_raw_fd(fd) });
+    }
+    atoms::ok()
+}
+
+/// Remembers, without holding them, the slots that binaries in `term` point into.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn watch<'a>(term: Term<'a>) -> ResourceArc<Watch> {
+    let (mut slots, mut bytes) = (Vec::new(), Vec::new());
+    let mut todo = vec![term];
+    while let Some(term) = todo.pop() {
+        match term.get_type() {
+            TermType::Binary => {
+                let found = Binary::from_term(term).ok().and_then(|b| Chunk::find(b.as_slice()));
+                if let Some((slot, _)) = found {
+                    bytes.push(slot.len());
+                    slots.push(std::sync::Arc::downgrade(&slot));
+                }
+            }
+            TermType::List => todo.extend(term.decode::<ListIterator>().into_iter().flatten()),
+            TermType::Tuple => todo.extend(get_tuple(term).unwrap_or_default()),
+            TermType::Map => {
+                todo.extend(MapIterator::new(term).into_iter().flatten().flat_map(|(k, v)| [k, v]));
+            }
+            _ => {}
+        }
+    }
+    ResourceArc::new(Watch(slots, bytes))
+}
+
+#[rustler::nif]
+fn watch_freed(watch: ResourceArc<Watch>) -> u64 {
+    watch.freed()
+}
+
+/// Whether a binary lies in a segment.
+#[rustler::nif]
+fn in_segment(binary: Binary) -> bool {
+    Chunk::find(binary.as_slice()).is_some()
+}
+
+/// memcpy between two warm buffers made here: nanoseconds of each round. A bench's floor.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn memcpy_floor(len: usize, rounds: usize) -> Vec<u64> {
+    let from = vec![7u8; len];
+    let mut to = vec![1u8; len];
+    let mut times = Vec::with_capacity(rounds);
+    for _ in 0..rounds {
+        let start = std::time::Instant::now();
+        to.copy_from_slice(std::hint::black_box(&from));
+        std::hint::black_box(&to);
+        times.push(start.elapsed().as_nanos() as u64);
+    }
+    times
+}
