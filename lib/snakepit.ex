@@ -145,7 +145,7 @@ defmodule Snakepit do
          {:ok, pid} <- start_child(options) do
       case Pool.await_ready(options.name, :infinity) do
         :ok ->
-          if default_pool() == nil, do: :persistent_term.put({__MODULE__, :default_pool}, options.name)
+          Pool.Handle.offer_as_default(options.name)
           {:ok, pid}
 
         {:error, error} ->
@@ -175,14 +175,13 @@ defmodule Snakepit do
   def stop_pool(name) do
     with {:ok, _handle} <- Pool.Handle.fetch(name) do
       if pid = Pool.Supervisor.whereis(name), do: DynamicSupervisor.terminate_child(Snakepit.Pools, pid)
-      if default_pool() == name, do: :persistent_term.put({__MODULE__, :default_pool}, nil)
       :ok
     end
   end
 
   @doc false
   @spec default_pool() :: atom() | nil
-  def default_pool, do: :persistent_term.get({__MODULE__, :default_pool}, nil)
+  def default_pool, do: Pool.Handle.default()
 
   @doc """
   What a pool has done and holds: counts of calls by way, bytes, workers, queue, shared memory.

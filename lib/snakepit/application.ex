@@ -14,13 +14,19 @@ defmodule Snakepit.Application do
 
   defp start(config) do
     Snakepit.Runtime.open()
-    :persistent_term.put({Snakepit, :default_pool}, config.default_pool)
+    Pool.Handle.set_default(config.default_pool)
 
-    # rest_for_one: pools need the registry and the companion; neither needs a pool.
+    # Workers notice the end of the companion's process themselves; the pools outlive it.
+    serving = [Snakepit.Companion, {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}]
+
+    # rest_for_one: nothing is found any more without the registry.
     children = [
       {Registry, keys: :unique, name: Snakepit.Registry},
-      Snakepit.Companion,
-      {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
+      %{
+        id: :serving,
+        type: :supervisor,
+        start: {Supervisor, :start_link, [serving, [strategy: :one_for_one]]}
+      }
     ]
 
     with {:ok, supervisor} <-

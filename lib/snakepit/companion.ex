@@ -5,7 +5,8 @@ defmodule Snakepit.Companion do
   #
   # A process that starts one gets `{:companion, id, event}` messages about it, the last of them
   # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
-  # so have its workers (PDEATHSIG): their owners are told, and a new companion is opened.
+  # so have its workers (PDEATHSIG): their owners are told, and a new companion is opened. If this process dies, nobody is
+  # left to tell them: they monitor it.
 
   use GenServer
   alias Snakepit.Native
@@ -21,10 +22,14 @@ defmodule Snakepit.Companion do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
-  @doc "Starts an OS process that belongs to the caller."
-  @spec run(String.t(), [String.t()], keyword()) :: id()
+  @doc "Starts an OS process that belongs to the caller; a `:DOWN` of the monitor means that it is gone."
+  @spec run(String.t(), [String.t()], keyword()) :: {:ok, id(), monitor :: reference()} | {:error, :gone}
   def run(program, args, opts) do
-    GenServer.call(__MODULE__, {:run, program, args, opts})
+    monitor = Process.monitor(__MODULE__)
+    {:ok, GenServer.call(__MODULE__, {:run, program, args, opts}), monitor}
+  catch
+    # It is about to be started again.
+    :exit, _ -> {:error, :gone}
   end
 
   @doc "TERM to its process group, and KILL after `grace_ms`."
@@ -38,16 +43,17 @@ defmodule Snakepit.Companion do
   @impl true
   def init(_opts) do
     Process.flag(:trap_exit, true)
-    {:ok, %{port: open(), next: 1, owners: %{}}}
+    {:ok, %{port: open(), owners: %{}}}
   end
 
   @impl true
   def handle_call({:run, program, args, opts}, {owner, _}, state) do
-    id = state.next
+    # Never used twice in this VM: an id of an earlier companion must not stop a process of this one.
+    id = System.unique_integer([:positive])
     frame = Native.companion_start(id, program, args, opts[:env] || [], opts[:unset_env] || [], opts[:cwd])
     command(state.port, frame)
     owners = Map.put(state.owners, id, {owner, Process.monitor(owner)})
-    {:reply, id, %{state | next: id + 1, owners: owners}}
+    {:reply, id, %{state | owners: owners}}
   end
 
   @impl true

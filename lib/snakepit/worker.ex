@@ -11,6 +11,8 @@ defmodule Snakepit.Worker do
   @protocol 1
   @version Mix.Project.config()[:version]
   @max_grace_ms 2_000
+  # The companion is started again within moments.
+  @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
   @dying_ms 2_000
 
@@ -145,6 +147,10 @@ defmodule Snakepit.Worker do
 
   def handle_info({:"$socket", _socket, :select, _ref}, %{run: %Run{}} = state), do: {:noreply, read(state)}
 
+  # Its processes die with the companion, and so with its owner.
+  def handle_info({:DOWN, monitor, _, _, _}, %{run: %Run{companion: monitor}} = state),
+    do: {:noreply, companion({:exited, :companion_died, ""}, state)}
+
   def handle_info({:not_dead, id}, %{run: %Run{id: id} = run} = state) do
     Companion.kill(id)
     {:noreply, put_run(state, failure: run.failure || "it closed a lane")}
@@ -178,6 +184,7 @@ defmodule Snakepit.Worker do
 
     receive do
       {:companion, id, {:exited, _, _}} when id == run.id -> :ok
+      {:DOWN, monitor, _, _, _} when monitor == run.companion -> :ok
     after
       state.pool.options.shutdown_timeout + @max_grace_ms -> Companion.kill(run.id)
     end
@@ -194,15 +201,17 @@ defmodule Snakepit.Worker do
     path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.sock")
     token = :crypto.strong_rand_bytes(32)
 
+    env = [{"SNAKEPIT_SOCKET", path}, {"SNAKEPIT_TOKEN", Base.encode16(token)} | Python.env(options)]
+
     with {:ok, python} <- Python.interpreter(options),
-         {:ok, control} <- listen(path) do
-      env = [{"SNAKEPIT_SOCKET", path}, {"SNAKEPIT_TOKEN", Base.encode16(token)} | Python.env(options)]
+         {:ok, control} <- listen(path),
+         {:ok, id, companion} <- run(control, python, env) do
       {memory, owner} = Native.worker_new(state.pool.arena)
-      id = Companion.run(python, ["-m", "snakepit.worker"], env: env)
 
       run = %Run{
         epoch: owner,
         id: id,
+        companion: companion,
         memory: memory,
         control: control,
         token: token,
@@ -212,7 +221,19 @@ defmodule Snakepit.Worker do
 
       accept(%{state | run: run})
     else
-      {:error, %Error{} = error} -> never(state, error)
+      {:error, %Error{} = error} ->
+        never(state, error)
+
+      {:error, :gone} ->
+        Process.send_after(self(), :restart, @companion_ms)
+        state
+    end
+  end
+
+  defp run(control, python, env) do
+    with {:error, :gone} <- Companion.run(python, ["-m", "snakepit.worker"], env: env) do
+      Control.close(control)
+      {:error, :gone}
     end
   end
 
@@ -297,7 +318,7 @@ defmodule Snakepit.Worker do
   defp message(["lanes", n], :importing, %{run: run} = state) when is_integer(n) do
     with true <- n == Pool.Options.lanes(state.pool.options),
          {:ok, fds, control} <- Control.take_fds(run.control, n) do
-      put_run(state, control: control, lanes: Enum.map(fds, &lane_socket/1))
+      put_run(state, control: control, lanes: Enum.map(fds, &lane_socket/1), lane_fds: fds)
     else
       _ -> finish(state, "the worker sent other lanes than it was asked for")
     end
@@ -381,6 +402,7 @@ defmodule Snakepit.Worker do
     end
   end
 
+  # gen_tcp never closes a descriptor it did not open; unless the peer closes first, but for `exit_on_close: false`.
   defp lane_socket(fd) do
     {:ok, socket} =
       :gen_tcp.fdopen(fd, [
@@ -388,6 +410,7 @@ defmodule Snakepit.Worker do
         :binary,
         packet: 4,
         active: false,
+        exit_on_close: false,
         buffer: 65_536,
         high_watermark: 1_048_576
       ])
@@ -537,7 +560,9 @@ defmodule Snakepit.Worker do
 
   defp close(run) do
     Process.cancel_timer(run.timer)
+    Process.demonitor(run.companion, [:flush])
     Enum.each(run.lanes, &:gen_tcp.close/1)
+    Enum.each(run.lane_fds, &Native.close_fd/1)
     Control.close(run.control)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, "the worker is gone"}))
     if path = run.info[:grpc_path], do: File.rm(path)

@@ -44,26 +44,52 @@ defmodule Snakepit.Pool.Handle do
   def name(role, pool), do: {:via, Registry, {Snakepit.Registry, {role, pool}}}
 
   @spec publish(t()) :: :ok
-  def publish(%__MODULE__{name: name} = handle), do: :persistent_term.put({__MODULE__, name}, handle)
+  def publish(%__MODULE__{name: name} = handle), do: :persistent_term.put({__MODULE__, {:pool, name}}, handle)
 
   @spec withdraw(atom()) :: boolean()
-  def withdraw(name), do: :persistent_term.erase({__MODULE__, name})
+  def withdraw(name), do: :persistent_term.erase({__MODULE__, {:pool, name}})
 
   @doc "As `fetch/1`, for the pool's own processes, which start after it was published."
   @spec fetch!(atom()) :: t()
-  def fetch!(name), do: :persistent_term.get({__MODULE__, name})
+  def fetch!(name), do: :persistent_term.get({__MODULE__, {:pool, name}})
 
   @spec fetch(atom()) :: {:ok, t()} | {:error, Error.t()}
   def fetch(name) do
-    case :persistent_term.get({__MODULE__, name}, nil) do
+    case :persistent_term.get({__MODULE__, {:pool, name}}, nil) do
       nil -> {:error, unknown(name)}
       handle -> {:ok, handle}
     end
   end
 
+  @doc "The pool of calls that name none: the configured one, else the one started first of those that run."
+  @spec default() :: atom() | nil
+  def default do
+    case :persistent_term.get({__MODULE__, :default_of_all}, nil) do
+      {_how, name} -> name
+      nil -> nil
+    end
+  end
+
+  @spec set_default(atom() | nil) :: :ok
+  def set_default(nil), do: :persistent_term.put({__MODULE__, :default_of_all}, nil)
+  def set_default(name), do: :persistent_term.put({__MODULE__, :default_of_all}, {:configured, name})
+
+  @doc "Makes this pool the default, unless one is configured or the present one runs."
+  @spec offer_as_default(atom()) :: :ok
+  def offer_as_default(name) do
+    case :persistent_term.get({__MODULE__, :default_of_all}, nil) do
+      {:configured, _} -> :ok
+      nil -> set_first(name)
+      {:first, present} -> if published?(present), do: :ok, else: set_first(name)
+    end
+  end
+
+  defp set_first(name), do: :persistent_term.put({__MODULE__, :default_of_all}, {:first, name})
+  defp published?(name), do: :persistent_term.get({__MODULE__, {:pool, name}}, nil) != nil
+
   @doc "The names of all pools."
   @spec names() :: [atom()]
-  def names, do: for({{__MODULE__, name}, _} <- :persistent_term.get(), do: name)
+  def names, do: for({{__MODULE__, {:pool, name}}, _} <- :persistent_term.get(), do: name)
 
   defp unknown(nil) do
     Error.new(
