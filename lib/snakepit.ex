@@ -131,7 +131,17 @@ defmodule Snakepit do
   def release(value) do
     watch = Snakepit.Native.watch(value)
     :erlang.garbage_collect()
-    Snakepit.Native.watch_freed(watch)
+    freed(watch, 10)
+  end
+
+  # Destructors run when a scheduler next looks for work: it is given the chance.
+  defp freed(watch, tries) do
+    :erlang.yield()
+
+    case Snakepit.Native.watch_freed(watch) do
+      0 when tries > 0 -> freed(watch, tries - 1)
+      bytes -> bytes
+    end
   end
 
   @doc """

@@ -17,7 +17,11 @@ defmodule Snakepit.Application do
     Pool.Handle.set_default(config.default_pool)
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
-    serving = [Snakepit.Companion, {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}]
+    serving = [
+      Snakepit.Companion,
+      Snakepit.Undertaker,
+      {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
+    ]
 
     # rest_for_one: nothing is found any more without the registry.
     children = [

@@ -22,14 +22,10 @@ defmodule Snakepit.Companion do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
-  @doc "Starts an OS process that belongs to the caller; a `:DOWN` of the monitor means that it is gone."
-  @spec run(String.t(), [String.t()], keyword()) :: {:ok, id(), monitor :: reference()} | {:error, :gone}
+  @doc "Starts an OS process that belongs to the caller."
+  @spec run(String.t(), [String.t()], keyword()) :: id()
   def run(program, args, opts) do
-    monitor = Process.monitor(__MODULE__)
-    {:ok, GenServer.call(__MODULE__, {:run, program, args, opts}), monitor}
-  catch
-    # It is about to be started again.
-    :exit, _ -> {:error, :gone}
+    GenServer.call(__MODULE__, {:run, program, args, opts})
   end
 
   @doc "TERM to its process group, and KILL after `grace_ms`."

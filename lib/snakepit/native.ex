@@ -147,8 +147,9 @@ defmodule Snakepit.Native do
   @spec worker_must_be_told(worker(), chunk_id()) :: boolean()
   def worker_must_be_told(_worker, _id), do: stub()
 
-  @spec worker_untell(worker(), chunk_id()) :: :ok
-  def worker_untell(_worker, _id), do: stub()
+  @doc "The chunks the worker was told of that are gone by now, each once: it may unmap them."
+  @spec worker_stale(worker()) :: [chunk_id()]
+  def worker_stale(_worker), do: stub()
 
   @doc "How many buffers the worker still looks at."
   @spec worker_held(worker()) :: non_neg_integer()
@@ -161,6 +162,14 @@ defmodule Snakepit.Native do
   @doc "A chunk's descriptor, valid while the returned reference lives."
   @spec chunk_fd(chunk_id()) :: {:ok, fd :: non_neg_integer(), size :: pos_integer(), reference()} | :error
   def chunk_fd(_id), do: stub()
+
+  @doc "To be called once the descriptor was sent, with the reference: it is valid until then."
+  @spec chunk_sent(reference()) :: :ok
+  def chunk_sent(_reference), do: stub()
+
+  @doc "Unmaps the chunks that nothing refers to any more."
+  @spec bury() :: :ok
+  def bury, do: stub()
 
   @spec close_fd(integer()) :: :ok
   def close_fd(_fd), do: stub()

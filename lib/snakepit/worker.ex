@@ -95,8 +95,15 @@ defmodule Snakepit.Worker do
 
   def handle_call({:why, epoch}, from, state) do
     case state.ended do
-      %{^epoch => why} -> {:reply, why, state}
-      _ -> {:noreply, %{state | asking: [{epoch, from} | state.asking]}}
+      %{^epoch => why} ->
+        {:reply, why, state}
+
+      _ when state.run != nil and state.run.epoch == epoch ->
+        {:noreply, %{state | asking: [{epoch, from} | state.asking]}}
+
+      # So long ago that nobody remembers.
+      _ ->
+        {:reply, "the worker is gone", state}
     end
   end
 
@@ -159,19 +166,21 @@ defmodule Snakepit.Worker do
   def handle_info({:startup_timeout, epoch}, state), do: {:noreply, startup_timeout(state, epoch)}
   def handle_info(:restart, %{run: nil} = state), do: {:noreply, start(state)}
 
-  def handle_info({:chunks_dropped, ids}, %{run: %Run{phase: :ready} = run} = state) do
-    for id <- ids do
-      Native.worker_untell(run.memory, id)
-      Control.send_message(run.control, ["drop", id])
-    end
-
-    {:noreply, state}
-  end
-
-  def handle_info(:free, %{run: %Run{phase: :ready} = run} = state) do
+  # What no frame told the worker: slots nobody refers to, and chunks of others that are gone.
+  def handle_info(:tend, %{run: %Run{phase: :ready} = run} = state) do
     freed = Native.worker_freed(run.memory)
-    if freed != [], do: Control.send_message(run.control, ["free", freed])
-    {:noreply, state}
+    free = if freed == [], do: [], else: [["free", freed]]
+    drops = for id <- Native.worker_stale(run.memory), do: ["drop", id]
+
+    sent =
+      Enum.reduce_while(free ++ drops, :ok, fn message, :ok ->
+        case Control.send_message(run.control, message) do
+          :ok -> {:cont, :ok}
+          {:error, reason} -> {:halt, reason}
+        end
+      end)
+
+    {:noreply, if(sent == :ok, do: state, else: finish(state, "the control socket: #{inspect(sent)}"))}
   end
 
   def handle_info({:EXIT, _from, reason}, state) when reason in [:shutdown, :normal], do: {:noreply, state}
@@ -179,6 +188,7 @@ defmodule Snakepit.Worker do
 
   @impl true
   def terminate(_reason, %{run: %Run{} = run} = state) do
+    Pool.worker_down(state.pool, state.index, run.epoch)
     Control.send_message(run.control, ["stop"])
     Companion.stop(run.id, @max_grace_ms)
 
@@ -221,8 +231,9 @@ defmodule Snakepit.Worker do
 
       accept(%{state | run: run})
     else
+      # It ran before, so it may again: a full disk, or a Python that is being installed anew.
       {:error, %Error{} = error} ->
-        never(state, error)
+        if state.was_ready, do: later(state, 0), else: never(state, error)
 
       {:error, :gone} ->
         Process.send_after(self(), :restart, @companion_ms)
@@ -231,10 +242,12 @@ defmodule Snakepit.Worker do
   end
 
   defp run(control, python, env) do
-    with {:error, :gone} <- Companion.run(python, ["-m", "snakepit.worker"], env: env) do
+    monitor = Process.monitor(Companion)
+    {:ok, Companion.run(python, ["-m", "snakepit.worker"], env: env), monitor}
+  catch
+    :exit, _ ->
       Control.close(control)
       {:error, :gone}
-    end
   end
 
   defp listen(path) do
@@ -318,7 +331,11 @@ defmodule Snakepit.Worker do
   defp message(["lanes", n], :importing, %{run: run} = state) when is_integer(n) do
     with true <- n == Pool.Options.lanes(state.pool.options),
          {:ok, fds, control} <- Control.take_fds(run.control, n) do
-      put_run(state, control: control, lanes: Enum.map(fds, &lane_socket/1), lane_fds: fds)
+      put_run(state,
+        control: control,
+        lanes: Enum.map(fds, &lane_socket/1),
+        lane_fds: Enum.map(fds, &{&1, identity(&1)})
+      )
     else
       _ -> finish(state, "the worker sent other lanes than it was asked for")
     end
@@ -402,7 +419,6 @@ defmodule Snakepit.Worker do
     end
   end
 
-  # gen_tcp never closes a descriptor it did not open; unless the peer closes first, but for `exit_on_close: false`.
   defp lane_socket(fd) do
     {:ok, socket} =
       :gen_tcp.fdopen(fd, [
@@ -410,7 +426,6 @@ defmodule Snakepit.Worker do
         :binary,
         packet: 4,
         active: false,
-        exit_on_close: false,
         buffer: 65_536,
         high_watermark: 1_048_576
       ])
@@ -447,8 +462,10 @@ defmodule Snakepit.Worker do
 
   defp send_chunks(state, run, ids) do
     Enum.reduce_while(ids, state, fn id, state ->
-      with {:ok, fd, size, _keeps_it_open} <- Native.chunk_fd(id),
-           {:error, reason} <- Control.send_message(run.control, ["chunk", id, size], [fd]) do
+      with {:ok, fd, size, chunk} <- Native.chunk_fd(id),
+           sent = Control.send_message(run.control, ["chunk", id, size], [fd]),
+           :ok = Native.chunk_sent(chunk),
+           {:error, reason} <- sent do
         {:halt, finish(state, "the control socket: #{inspect(reason)}")}
       else
         _ -> {:cont, state}
@@ -530,13 +547,13 @@ defmodule Snakepit.Worker do
     Enum.each(answer, fn {_, from} -> GenServer.reply(from, error.message) end)
     state = %{state | run: nil, asking: asking, ended: remember(state.ended, run.epoch, error.message)}
 
-    if state.was_ready do
-      {wait, backoff} = Backoff.next(state.backoff, now() - run.started_at, :rand.uniform())
-      Process.send_after(self(), :restart, wait)
-      %{state | backoff: backoff, restarts: state.restarts + 1}
-    else
-      never(state, error)
-    end
+    if state.was_ready, do: later(state, now() - run.started_at), else: never(state, error)
+  end
+
+  defp later(state, ran_ms) do
+    {wait, backoff} = Backoff.next(state.backoff, ran_ms, :rand.uniform())
+    Process.send_after(self(), :restart, wait)
+    %{state | backoff: backoff, restarts: state.restarts + 1}
   end
 
   # A worker that was never ready is not started again: what is wrong would be wrong again.
@@ -562,11 +579,17 @@ defmodule Snakepit.Worker do
     Process.cancel_timer(run.timer)
     Process.demonitor(run.companion, [:flush])
     Enum.each(run.lanes, &:gen_tcp.close/1)
-    Enum.each(run.lane_fds, &Native.close_fd/1)
+    for {fd, identity} <- run.lane_fds, identity(fd) == identity, do: Native.close_fd(fd)
     Control.close(run.control)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, "the worker is gone"}))
     if path = run.info[:grpc_path], do: File.rm(path)
     Native.worker_close(run.memory)
+  end
+
+  # gen_tcp closes a descriptor that it did not open only when it met an error on it, and not when it is told to close.
+  # Whether it did is seen by what the number stands for by then.
+  defp identity(fd) do
+    with {:ok, stat} <- File.stat("/proc/self/fd/#{fd}"), do: {stat.major_device, stat.inode}
   end
 
   # ---- helpers ----------------------------------------------------------------------------------------------------

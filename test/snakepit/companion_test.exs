@@ -1,7 +1,7 @@
 defmodule Snakepit.CompanionTest do
   # What all pools share: the companion, and the descriptors and mappings of this VM. So nothing else runs meanwhile.
   use Snakepit.Case, async: false
-  alias Snakepit.Companion
+  alias Snakepit.{Companion, Native, Pool}
 
   defp companion_os_pid do
     {:os_pid, pid} = Companion |> :sys.get_state() |> Map.fetch!(:port) |> Port.info(:os_pid)
@@ -56,29 +56,34 @@ defmodule Snakepit.CompanionTest do
     {mapped, length(open)}
   end
 
-  # Pools of one kind: the first warms up whatever stays (a logger, an atom table, a thread).
   defp use_and_stop(uses) do
     pool = pool!(size: 2, chunk_size: "1MB")
     uses.(pool)
     :ok = Snakepit.stop_pool(pool)
-    :erlang.garbage_collect()
   end
 
-  # A pool that is stopped unmaps nothing; what is left of it is unmapped by the next one that looks after its memory.
-  defp returns_to(before, small) do
-    assert eventually(fn ->
-             :erlang.garbage_collect()
-             {:ok, _} = Snakepit.share("x", pool: small)
-             {now, _} = chunks()
-             now <= elem(before, 0)
-           end)
+  # What is left once all garbage is collected. A pool that is stopped unmaps nothing: the next one that tends its
+  # memory does, which is `arena`'s here.
+  defp left(arena) do
+    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
+    Native.arena_tend(arena, 600_000)
+    {chunks(), descriptors()}
+  end
 
-    assert eventually(fn -> chunks() == before end)
+  # The first use warms up what stays (a logger, a thread); the others must add nothing to it.
+  defp leaves_nothing(uses, times) do
+    {:ok, %{arena: arena}} = Pool.Handle.fetch(pool!(chunk_size: "64KB", idle_chunk_ms: 600_000))
+    use_and_stop(uses)
+    before = eventually(fn -> left(arena) == left(arena) && left(arena) end)
+    for _ <- 1..times, do: use_and_stop(uses)
+
+    assert eventually(fn ->
+             {chunks, descriptors} = left(arena)
+             chunks <= elem(before, 0) and descriptors <= elem(before, 1)
+           end)
   end
 
   test "nothing is left of a pool that moved much: no descriptor, no mapping" do
-    small = pool!(chunk_size: "64KB", idle_chunk_ms: 60_000)
-
     heavy = fn pool ->
       tasks =
         for n <- 1..4 do
@@ -100,16 +105,10 @@ defmodule Snakepit.CompanionTest do
       assert Enum.uniq(Task.await_many(tasks, 60_000)) == [:ok]
     end
 
-    use_and_stop(heavy)
-    eventually(fn -> chunks() |> elem(0) <= 2 end)
-    {chunks_before, descriptors_before} = {chunks(), descriptors()}
-    for _ <- 1..2, do: use_and_stop(heavy)
-    returns_to(chunks_before, small)
-    assert eventually(fn -> descriptors() <= descriptors_before end)
+    leaves_nothing(heavy, 2)
   end
 
   test "nothing is left of workers that died in the middle of large transfers, or never started" do
-    small = pool!(chunk_size: "64KB", idle_chunk_ms: 60_000)
     data = :binary.copy("x", 3_000_000)
 
     mishaps = fn pool ->
@@ -123,12 +122,7 @@ defmodule Snakepit.CompanionTest do
         Snakepit.start_pool(%{name: :never_starts, size: 1, python_module: "x", python: "/no/such"})
     end
 
-    use_and_stop(mishaps)
-    eventually(fn -> chunks() |> elem(0) <= 2 end)
-    {chunks_before, descriptors_before} = {chunks(), descriptors()}
-    for _ <- 1..3, do: use_and_stop(mishaps)
-    returns_to(chunks_before, small)
-    assert eventually(fn -> descriptors() <= descriptors_before end)
+    leaves_nothing(mishaps, 3)
   end
 
   test "sockets are removed from the private directory, which is this user's alone" do

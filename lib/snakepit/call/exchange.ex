@@ -23,8 +23,8 @@ defmodule Snakepit.Call.Exchange do
   @small_frame 64 * 1024
 
   @doc """
-  One request, one reply. The lane is checked in as soon as its reply is read: what is left to do is decoding, and the
-  next caller need not wait for that. Should the reply prove broken, its worker is ended all the same.
+  One request, one reply. The lane of a plain reply is checked in as soon as that is read: what is left to do is
+  decoding, and the next caller need not wait for it. Should the reply prove broken, its worker is ended all the same.
   """
   @spec run(Call.t(), Lane.t(), Native.ticket()) :: {Call.result(), lane_state(), t()}
   def run(call, lane, ticket) do
@@ -186,7 +186,8 @@ defmodule Snakepit.Call.Exchange do
 
   defp receive_reply(call, lane, ticket, call_id, ex) do
     case :gen_tcp.recv(lane.socket, 0, remaining(call)) do
-      {:ok, <<kind, _::binary>> = frame} when kind in [@result, @error] ->
+      # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
+      {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
         Pool.checkin(ticket)
         reply(call, lane, call_id, frame, [], ex)
 

@@ -74,10 +74,9 @@ defmodule Snakepit.Pool.Arena do
 
   @impl true
   def handle_info(:tend, state) do
-    {dropped, spare?} = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
-    if dropped != [], do: to_workers(state, {:chunks_dropped, dropped})
+    {_dropped, spare?} = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
     if spare?, do: announce(state, Native.arena_grow(state.handle.arena))
-    to_workers(state, :free)
+    for pid <- workers(state), do: send(pid, :tend)
     Process.send_after(self(), :tend, @tend_ms)
     {:noreply, state}
   end
@@ -90,6 +89,5 @@ defmodule Snakepit.Pool.Arena do
   # No room within the quota, or in the machine: calls go another way.
   defp announce(_state, _none), do: []
 
-  defp to_workers(state, message), do: for(pid <- workers(state), do: send(pid, message))
   defp workers(state), do: Snakepit.Pool.Supervisor.workers(state.handle.name)
 end

@@ -252,9 +252,9 @@ impl Worker {
         id >> 32 != u64::from(self.owner) && self.told.lock().expect("told").insert(id)
     }
 
-    /// Ids that were dropped need not be remembered.
-    pub fn untell(&self, id: u64) {
-        self.told.lock().expect("told").remove(&id);
+    /// The chunks this worker was told of that are gone by now, each once: it may unmap them.
+    pub fn stale(&self) -> Vec<u64> {
+        self.told.lock().expect("told").extract_if(|id| Chunk::by_id(*id).is_none()).collect()
     }
 
     pub fn freed_list(&self) -> Arc<FreeList<u64>> {

@@ -141,10 +141,10 @@ fn worker_must_be_told(worker: WorkerArc, id: u64) -> bool {
     worker.must_be_told(id)
 }
 
+/// The chunks the worker was told of that are gone by now, each once.
 #[rustler::nif]
-fn worker_untell(worker: WorkerArc, id: u64) -> rustler::Atom {
-    worker.untell(id);
-    atoms::ok()
+fn worker_stale(worker: WorkerArc) -> Vec<u64> {
+    worker.stale()
 }
 
 #[rustler::nif]
@@ -168,6 +168,19 @@ fn chunk_fd<'a>(env: Env<'a>, id: u64) -> Term<'a> {
         }
         None => atoms::error().encode(env),
     }
+}
+
+/// The descriptor was sent. That this is called is what keeps the chunk, and so the descriptor, until then.
+#[rustler::nif]
+fn chunk_sent(_chunk: ResourceArc<ChunkRef>) -> rustler::Atom {
+    atoms::ok()
+}
+
+/// Unmaps the chunks that nothing refers to any more.
+#[rustler::nif(schedule = "DirtyIo")]
+fn bury() -> rustler::Atom {
+    chunk::bury();
+    atoms::ok()
 }
 
 /// Closes a descriptor that was received and is of no use.

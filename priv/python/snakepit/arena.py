@@ -243,6 +243,8 @@ class Arena:
         del self._addresses[at]
         del self.mappings[chunk.id]
         self.total -= chunk.mapping.size
+        # Its slots refer to it: without this the mapping would stay until the cycle is collected.
+        chunk.reset()
         if chunk is self._current:
             self._current = None
         if chunk is self._spare:

@@ -10,6 +10,8 @@ from .errors import CallError, ProtocolError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from .chunk_memory import Mapping
     from .frames import Place
 
@@ -70,6 +72,12 @@ class Borrowed:
                 if left <= 0 or not self._arrival.wait(left):
                     raise CallError("transfer", "unknown_chunk", f"chunk {chunk:#x} was never announced")
             return self._chunks[chunk]
+
+    def take_back(self, tokens: Sequence[int]) -> None:
+        """Tokens of a reply that is not sent after all: the next one has them."""
+        with self._counting:
+            self.outstanding += len(tokens)
+        self.gone.extend(tokens)
 
     def take_released(self) -> list[int]:
         """The tokens to give back now. Each is returned by exactly one call."""

@@ -16,7 +16,7 @@ from . import context
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest
-from .frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, read_body, write_head
+from .frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, read_body, released_tokens, write_head
 from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
 from .replies import Placer, bare_way
 from .survey import LEAVES
@@ -355,13 +355,15 @@ class Calls:
         )
         return placement.way, head, views
 
-    def no_way(self) -> Reply:
-        """The reply that stands for a stream's item which the lane may not carry."""
+    def no_way(self, head: bytes) -> Reply:
+        """The reply that stands for a stream's item, of this head, which the lane may not carry."""
+        self._borrowed.take_back(released_tokens(head))
         message = "a stream's large items cannot go by gRPC on a lane: call it by gRPC, or allow another way"
         return self._failed(CallError("transfer", "no_way", message), 0)
 
-    def too_large(self, size: int, limit: int) -> Reply:
-        """The reply that stands for one which gRPC cannot carry."""
+    def too_large(self, head: bytes, size: int, limit: int) -> Reply:
+        """The reply that stands for one, of this head, which gRPC cannot carry."""
+        self._borrowed.take_back(released_tokens(head))
         message = f"the reply has {size} bytes, a gRPC message at most {limit}"
         return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
 

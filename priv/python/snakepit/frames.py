@@ -84,6 +84,12 @@ def write_head(
     return b"".join((head, table, _quads(released), envelope))
 
 
+def released_tokens(head: bytes) -> tuple[int, ...]:
+    """The released tokens in the head of a reply of ours."""
+    _, way, _, _, _, _, _, count, tokens = REPLY.unpack_from(head)
+    return unpack_from(f"<{tokens}Q", head, HEADER + count * (32 if way == ZERO_COPY else 8))
+
+
 def _quads(numbers: Sequence[int]) -> bytes:
     return Struct(f"<{len(numbers)}Q").pack(*numbers) if numbers else b""
 

@@ -112,7 +112,7 @@ class Worker:
         way, head, views = reply
         size = payload_size(head, views)
         if size > MAX_GRPC_MESSAGE:
-            way, head, views = lane.calls.too_large(size, MAX_GRPC_MESSAGE)
+            way, head, views = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)
         if way == INLINE:
             return write_payload(b"".join(lay_out(head, views)), [])
         return write_payload(head, views)

@@ -98,7 +98,7 @@ class Lane:
             for reply in replies:
                 if reply[0] == GRPC and reply[2]:
                     # A lane keeps one reply to be fetched; the items of a stream would be many.
-                    self._send(self.calls.no_way())
+                    self._send(self.calls.no_way(reply[1]))
                     return
                 self._send(reply)
         finally:
@@ -126,7 +126,7 @@ class Lane:
         if way == GRPC and views:
             size = payload_size(head, views)
             if size > MAX_GRPC_MESSAGE:
-                way, head, views = self.calls.too_large(size, MAX_GRPC_MESSAGE)
+                way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
             else:
                 head, views = self._keep(head, views), []
         parts = lay_out(head, views) if way == INLINE else [head]

@@ -1,0 +1,221 @@
+defmodule Snakepit.StreamTest do
+  # Items of tools that yield: in order, lazily, and never at the cost of the pool.
+  use Snakepit.Case, async: true
+
+  setup do
+    %{pool: pool!()}
+  end
+
+  defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
+
+  defp rests(pool) do
+    assert eventually(fn ->
+             match?({:ok, %{idle: 1, busy: 0, queued: 0, workers_up: 1}}, Snakepit.get_stats(pool))
+           end)
+  end
+
+  test "items come one by one, each time it is enumerated", %{pool: pool} do
+    pid = os_pid(pool)
+    stream = Snakepit.stream("count", %{n: 5}, pool: pool)
+    assert Enum.to_list(stream) == [0, 1, 2, 3, 4]
+    assert Enum.to_list(stream) == [0, 1, 2, 3, 4]
+    assert Enum.count(stream) == 5
+    assert stream |> Stream.map(&(&1 * 2)) |> Enum.sum() == 20
+    assert Enum.to_list(Snakepit.stream("count", %{n: 0}, pool: pool)) == []
+    assert Enum.to_list(Snakepit.stream("count_later", %{n: 3}, pool: pool)) == [0, 1, 2]
+    assert os_pid(pool) == pid
+  end
+
+  test "an unread stream costs nothing", %{pool: pool} do
+    Snakepit.stream("no_such_tool", %{}, pool: :no_such_pool)
+    stream = Snakepit.stream("count", %{n: 5}, pool: pool)
+    assert {:ok, %{calls: 0}} = Snakepit.get_stats(pool)
+    assert Enum.take(stream, 0) == []
+    assert {:ok, %{calls: 0}} = Snakepit.get_stats(pool)
+  end
+
+  test "execute_stream calls back with each item", %{pool: pool} do
+    me = self()
+    assert :ok = Snakepit.execute_stream("count", %{n: 3}, &send(me, {:item, &1}), pool: pool)
+    for i <- 0..2, do: assert_received({:item, ^i})
+    assert :ok = Snakepit.execute_stream("count", %{n: 0}, &send(me, {:item, &1}), pool: pool)
+    refute_received _
+  end
+
+  test "a tool that does not yield is a stream of one, and one that does is a list to execute", %{pool: pool} do
+    assert Enum.to_list(Snakepit.stream("add", %{a: 1, b: 2}, pool: pool)) == [3]
+    assert Snakepit.execute("count", %{n: 3}, pool: pool) == {:ok, [0, 1, 2]}
+    assert Snakepit.execute("count_later", %{n: 3}, pool: pool) == {:ok, [0, 1, 2]}
+  end
+
+  test "many items, and large ones, by every way", %{pool: pool} do
+    assert "count" |> Snakepit.stream(%{n: 20_000}, pool: pool) |> Enum.sum() == div(20_000 * 19_999, 2)
+
+    for way <- Snakepit.Transfer.ways() do
+      opts = [pool: pool, request_transfer: way]
+      blocks = Enum.to_list(Snakepit.stream("blocks", %{n: 20, size: 300_000}, opts))
+      assert blocks == for(i <- 0..19, do: :binary.copy(<<i>>, 300_000))
+    end
+
+    for way <- [:inline, :zero_copy] do
+      blocks = Enum.to_list(Snakepit.stream("blocks", %{n: 5, size: 300_000}, pool: pool, transfer: way))
+      assert blocks == for(i <- 0..4, do: :binary.copy(<<i>>, 300_000))
+    end
+  end
+
+  test "a stream left before its end costs its worker, and the pool is whole again", %{pool: pool} do
+    for way <- Snakepit.Transfer.ways() do
+      old = os_pid(pool)
+
+      assert "count" |> Snakepit.stream(%{n: 1_000_000}, pool: pool, request_transfer: way) |> Enum.take(3) ==
+               [0, 1, 2]
+
+      assert os_pid(pool) != old
+      rests(pool)
+    end
+  end
+
+  test "an error comes after the items before it, and the worker is kept", %{pool: pool} do
+    pid = os_pid(pool)
+    me = self()
+    stream = Snakepit.stream("count_and_fail", %{n: 3}, pool: pool)
+    error = assert_raise Error, fn -> Enum.each(stream, &send(me, {:item, &1})) end
+    assert %{category: :python_error, python_type: "ValueError"} = error
+    assert error.message =~ "after 3"
+    for i <- 0..2, do: assert_received({:item, ^i})
+
+    assert {:error, %Error{python_type: "ValueError"}} =
+             Snakepit.execute_stream("count_and_fail", %{n: 1}, fn _ -> :ok end, pool: pool)
+
+    assert {:error, %Error{reason: :unknown_command}} =
+             Snakepit.execute_stream("no_such_tool", %{}, fn _ -> :ok end, pool: pool)
+
+    assert {:error, %Error{reason: :unknown_pool}} =
+             Snakepit.execute_stream("count", %{n: 1}, fn _ -> :ok end, pool: :no_such_pool)
+
+    assert_raise Error, ~r/no_such_pool/, fn ->
+      Enum.to_list(Snakepit.stream("count", %{n: 1}, pool: :no_such_pool))
+    end
+
+    assert os_pid(pool) == pid
+  end
+
+  test "an item that cannot cross is an error with its place", %{pool: pool} do
+    code = "def g():\n    yield 1\n    yield [object()]\nx = g()"
+    stream = Snakepit.stream("python_value", %{code: code}, pool: pool)
+    error = assert_raise Error, fn -> Enum.to_list(stream) end
+    assert %{category: :python_error, details: %{path: "item[0]"}} = error
+    rests(pool)
+  end
+
+  test "whatever the consumer raises, throws or exits with is the consumer's", %{pool: pool} do
+    for {raise_it, kind} <- [
+          {fn _ -> raise "mine" end, :error},
+          {fn _ -> throw(:mine) end, :throw},
+          {fn _ -> exit(:mine) end, :exit}
+        ] do
+      assert {^kind, _} =
+               (try do
+                  Snakepit.execute_stream("count", %{n: 10}, raise_it, pool: pool)
+                catch
+                  kind, reason -> {kind, reason}
+                end)
+
+      assert is_integer(os_pid(pool))
+      rests(pool)
+    end
+  end
+
+  test "cannot be suspended, and says so", %{pool: pool} do
+    stream = Snakepit.stream("count", %{n: 10}, pool: pool)
+    assert_raise ArgumentError, ~r/suspended/, fn -> stream |> Stream.zip([1, 2, 3]) |> Enum.to_list() end
+    assert is_integer(os_pid(pool))
+    rests(pool)
+  end
+
+  test "a consumer that is killed costs its worker", %{pool: pool} do
+    old = os_pid(pool)
+    me = self()
+
+    pid =
+      spawn(fn ->
+        Snakepit.execute_stream(
+          "count",
+          %{n: 1_000_000},
+          &(send(me, {:item, &1}) && Process.sleep(:infinity)),
+          pool: pool
+        )
+      end)
+
+    assert_receive {:item, 0}, 10_000
+    Process.exit(pid, :kill)
+    assert os_pid(pool) != old
+    assert eventually(fn -> not alive?(old) end)
+    rests(pool)
+  end
+
+  test "a worker that dies in the middle of a stream: the items before it, then the reason", %{pool: pool} do
+    me = self()
+
+    code =
+      "import os, signal\ndef g():\n    yield 1\n    os.kill(os.getpid(), signal.SIGKILL)\n    yield 2\nx = g()"
+
+    for way <- Snakepit.Transfer.ways() do
+      opts = [pool: pool, request_transfer: way]
+      result = Snakepit.execute_stream("python_value", %{code: code}, &send(me, {way, &1}), opts)
+      assert {:error, %Error{category: category} = error} = result
+
+      if way == :grpc,
+        do: assert(category in [:worker, :grpc_error]),
+        else: assert(error.message =~ "SIGKILL")
+
+      assert_received {^way, 1}
+      refute_received {^way, _}
+      rests(pool)
+    end
+  end
+
+  @tag :tmp_dir
+  test "has a deadline, which is the whole stream's", %{pool: pool, tmp_dir: dir} do
+    code =
+      "import os, time\ndef g():\n    yield 1\n    while not os.path.exists(#{inspect(dir <> "/never")}): time.sleep(0.01)\nx = g()"
+
+    old = os_pid(pool)
+    me = self()
+
+    assert {:error, %Error{category: :timeout}} =
+             Snakepit.execute_stream("python_value", %{code: code}, &send(me, {:item, &1}),
+               pool: pool,
+               timeout: 300
+             )
+
+    assert_received {:item, 1}
+    assert os_pid(pool) != old
+    rests(pool)
+  end
+
+  test "the worker waits while the consumer works: no more than a socket's buffer is under way", %{pool: pool} do
+    # A hundred blocks of 1 MiB would be noticed.
+    code =
+      "import snakepit_test_tools as t\nt.MADE = 0\ndef g():\n    for i in range(100):\n        t.MADE += 1\n        yield bytes(1 << 20)\nx = g()"
+
+    opts = [pool: pool, reply_transfer: :inline]
+
+    assert "python_value" |> Snakepit.stream(%{code: code}, opts) |> Stream.map(&byte_size/1) |> Enum.uniq() ==
+             [1_048_576]
+
+    assert Snakepit.execute("python_value", %{code: "import snakepit_test_tools as t\nx = t.MADE"}, pool: pool) ==
+             {:ok, 100}
+  end
+
+  test "two streams at once on two threads do not mix" do
+    pool = pool!(worker_profile: :thread, threads_per_worker: 2)
+
+    sums =
+      [1_000, 2_000]
+      |> Enum.map(&Task.async(fn -> "count" |> Snakepit.stream(%{n: &1}, pool: pool) |> Enum.to_list() end))
+      |> Task.await_many(30_000)
+
+    assert sums == [Enum.to_list(0..999), Enum.to_list(0..1999)]
+  end
+end
