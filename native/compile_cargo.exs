@@ -9,13 +9,11 @@ unless Code.ensure_loaded?(Mix.Tasks.Compile.Cargo) do
     @min_rust {1, 91}
     @root Path.expand("..", __DIR__)
     @out Path.join(@root, "priv/native")
-    @artifacts [
-      {"libsnakepit_nif.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}",
-       "libsnakepit_nif.so"},
-      {"libsnakepit_grpc.#{if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"}",
-       "libsnakepit_grpc.so"},
-      {"snakepit_companion", "snakepit_companion"}
-    ]
+    @libraries ~w(nif grpc numpy)
+    @dylib if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
+    # As cargo names them, and as they are named here.
+    @artifacts [{"snakepit_companion", "snakepit_companion"}] ++
+                 for(name <- @libraries, do: {"libsnakepit_#{name}.#{@dylib}", "libsnakepit_#{name}.so"})
 
     @impl true
     def run(_args) do
@@ -50,7 +48,7 @@ unless Code.ensure_loaded?(Mix.Tasks.Compile.Cargo) do
       # Taken before the build: a source saved while cargo runs is newer, and built the next time.
       started = System.os_time(:second)
       Mix.shell().info("Building the native libraries (cargo, release)")
-      crates = Enum.flat_map(~w(nif grpc companion), &["-p", "snakepit_#{&1}"])
+      crates = Enum.flat_map(["companion" | @libraries], &["-p", "snakepit_#{&1}"])
       args = ["build", "--release", "--locked" | crates]
 
       case System.cmd(cargo, args, cd: @root, into: IO.stream(:stdio, :line), stderr_to_stdout: true) do

@@ -56,4 +56,10 @@ defmodule Snakepit.Python do
     |> Map.update("PYTHONPATH", Enum.join(path, ":"), &(Enum.join(path, ":") <> ":" <> &1))
     |> Enum.to_list()
   end
+
+  @doc "The library that makes numpy's arrays in shared memory; `nil` for a pool that does not want it."
+  @spec numpy_memory(Pool.Options.t()) :: Path.t() | nil
+  def numpy_memory(%Pool.Options{numpy_memory: wanted?}) do
+    if wanted?, do: Path.join(:code.priv_dir(:snakepit), "native/libsnakepit_numpy.so")
+  end
 end

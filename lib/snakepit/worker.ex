@@ -407,7 +407,8 @@ defmodule Snakepit.Worker do
       quota: max(div(state.pool.quota, 2 * options.size), options.chunk_size),
       idle_ms: options.idle_chunk_ms,
       max_result: options.max_result,
-      modules: options.python_module
+      modules: options.python_module,
+      numpy_memory: Python.numpy_memory(options)
     }
 
     info = %{python: hello["python"], capabilities: capabilities, chunks: []}

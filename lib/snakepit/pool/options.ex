@@ -78,6 +78,12 @@ defmodule Snakepit.Pool.Options do
       default: 30_000,
       doc: "A chunk nobody used for this long is given back to the system."
     ],
+    numpy_memory: [
+      type: :boolean,
+      default: true,
+      doc:
+        "Whether workers make numpy's large arrays in shared memory, so that they are returned without a copy."
+    ],
     max_result: [
       type: :bytes,
       default: 8 * 1024 * 1024 * 1024,

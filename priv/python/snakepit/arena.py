@@ -47,13 +47,15 @@ class Chunk:
 class Slot:
     """A part of a chunk that is handed out as a whole."""
 
-    __slots__ = ("array", "chunk", "holders", "offset", "size")
+    __slots__ = ("array", "chunk", "holders", "lent", "offset", "size")
 
     def __init__(self, chunk: Chunk, offset: int, size: int) -> None:
         self.chunk = chunk
         self.offset = offset
         self.size = size
         self.holders = 0
+        # Whether numpy made an array here, and may still write to it.
+        self.lent = False
         # A weak reference to the array that `empty` made here.
         self.array: Callable[[], Any] | None = None
 
@@ -93,13 +95,16 @@ class Arena:
         # Slots whose Python views are gone; filled from destructors, which must not take the lock.
         self.abandoned: deque[Slot] = deque()
         self.leased = 0
+        # What numpy made arrays in, by address; `freed_by_numpy` tells those that it is done with.
+        self._lent: dict[int, Slot] = {}
+        self._lent_bytes = 0
+        self.freed_by_numpy: Callable[[], list[int]] = list
 
     def allocate(self, length: int) -> Slot | None:
         """A warm slot, held once; `None` if memory would have to be made for it."""
         size = class_size(length)
         with self._lock:
-            if self.abandoned:
-                self._collect()
+            self._collect()
             stack = self._free.get(size)
             slot = stack.pop() if stack else self._carve(size)
             if slot is not None:
@@ -300,6 +305,34 @@ class Arena:
             slot = abandoned.popleft()
             self.leased -= 1
             self._release(slot)
+        if self._lent:
+            for address in self.freed_by_numpy():
+                lent = self._lent.pop(address)
+                lent.lent = False
+                self._lent_bytes -= lent.size
+                self._release(lent)
+
+    def lend_to_numpy(self, length: int) -> int | None:
+        """The address of an idle slot, which numpy holds until `freed_by_numpy` names it; `None` if there is none."""
+        size = class_size(length)
+        # numpy may ask while this thread is in here already: in a destructor, for one.
+        if not self._lock.acquire(blocking=False):
+            return None
+        try:
+            self._collect()
+            stack = self._free.get(size)
+            if not stack or 2 * (self._lent_bytes + size) > self.quota:
+                return None
+            slot = stack.pop()
+            slot.holders = 1
+            slot.chunk.live += 1
+            slot.lent = True
+            address = slot.chunk.mapping.address + slot.offset
+            self._lent[address] = slot
+            self._lent_bytes += size
+            return address
+        finally:
+            self._lock.release()
 
     def lend(self, slot: Slot, length: int) -> memoryview:
         """A writable view for Python, which takes over the caller's hold on the slot."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from _weakref import getweakrefcount
 
 from .errors import Refusal, type_name
 from .limits import MAX_DIMS
@@ -163,6 +164,34 @@ def scalar(value: Any) -> Any:
             return plain
     hint = "return an array" if value.dtype.kind == "c" else "it has no exact counterpart"
     raise Refusal("unsupported_type", f"a {type_name(type(value))} cannot cross: {hint}", type_name(type(value)))
+
+
+def _references(holder: Any, name: str) -> int:
+    value = getattr(holder, name)
+    return sys.getrefcount(value)
+
+
+class _Probe:
+    def __init__(self) -> None:
+        self.array = object()
+
+
+# What an object has that is referred to once; Pythons differ in what they count. Without the GIL the count is no proof.
+_ONE = _references(_Probe(), "array") if getattr(sys, "_is_gil_enabled", lambda: True)() else -1
+
+
+def is_sole_holder(holder: Any) -> bool:
+    """Whether nothing but `holder.array` refers to that array, nor to what it is a view of."""
+    numpy = sys.modules["numpy"]
+    name = "array"
+    while _references(holder, name) == _ONE:
+        holder = getattr(holder, name)
+        if type(holder) is not numpy.ndarray or getweakrefcount(holder):
+            return False
+        if holder.base is None:
+            return bool(holder.flags.owndata)
+        name = "base"
+    return False
 
 
 def freeze(array: Any) -> None:

@@ -13,6 +13,7 @@ class Bytes:
     """A contiguous run of bytes."""
 
     __slots__ = ("nbytes", "source")
+    is_array = False
 
     def __init__(self, source: Any) -> None:
         self.source = source
@@ -39,6 +40,10 @@ class Bytes:
         address: int = numpy.frombuffer(self.view(), numpy.uint8).__array_interface__["data"][0]
         return address
 
+    def is_ours(self) -> bool:
+        """Whether nobody else can change the bytes. Who else looks through a memoryview cannot be known."""
+        return False
+
     def freeze(self) -> None:
         """Nothing to do here: see `Array.freeze`."""
 
@@ -47,6 +52,7 @@ class Array:
     """A numpy array of any layout, to be written in C order with the given little-endian dtype."""
 
     __slots__ = ("array", "dtype", "nbytes")
+    is_array = True
 
     def __init__(self, array: Any, dtype: Any) -> None:
         self.array = array
@@ -72,6 +78,12 @@ class Array:
             return 0
         address: int = array.__array_interface__["data"][0]
         return address
+
+    def is_ours(self) -> bool:
+        """Whether nobody else holds the array, or what it is a view of."""
+        from .arrays import is_sole_holder
+
+        return is_sole_holder(self)
 
     def freeze(self) -> None:
         """Makes an array that was sent by reference read-only: the caller holds the same bytes from now on."""

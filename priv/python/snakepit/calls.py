@@ -59,6 +59,7 @@ class Service:
         keeper: Keeper,
         inline_limit: int,
         max_result: int,
+        lend_to_numpy: Callable[[], None] | None = None,
     ) -> None:
         self.tools = tools
         self.arena = arena
@@ -66,6 +67,7 @@ class Service:
         self.keeper = keeper
         self.inline_limit = inline_limit
         self.max_result = max_result
+        self.lend_to_numpy = lend_to_numpy
         self.stopping = False
 
 
@@ -79,7 +81,7 @@ class Calls:
         self._gone = service.borrowed.gone
         self._decoder = Decoder()
         self._encoder = Encoder(service.inline_limit)
-        self._placer = Placer(service.arena, service.keeper)
+        self._placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
         self._unpack = partial(unpackb, strict_map_key=False)
@@ -132,7 +134,9 @@ class Calls:
                 way = INLINE if mask & 1 << INLINE else bare_way(mask)
                 return _PREFIXES[size] + _pack_reply(RESULT, way, 0, 0, size, call_id, nanoseconds, 0, 0) + envelope
         self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
-        return self._finish([value], nanoseconds, started)
+        holder = [value]
+        value = None
+        return self._finish(holder, nanoseconds, started)
 
     def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
         """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""

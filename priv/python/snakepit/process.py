@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from functools import cache
 
 from . import __version__, context, memory_array
 from .borrowed import Borrowed
@@ -22,10 +23,12 @@ from .registry import collect, describe
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import FrameType, ModuleType
     from typing import Any
 
     from .arena import Arena
+    from .numpy_memory import NumpyMemory
     from .signature import Tool
 
 # Nested extensions are decoded by nested C calls of some 40 KiB each.
@@ -72,7 +75,13 @@ def run(path: str, token: str) -> None:
     borrowed = Borrowed(arena.mappings if arena else {})
     keeper = Keeper(arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens]))
     service = Service(
-        tools, arena, borrowed, keeper, int(settings["inline_limit"]), int(settings.get("max_result") or 0)
+        tools,
+        arena,
+        borrowed,
+        keeper,
+        int(settings["inline_limit"]),
+        int(settings.get("max_result") or 0),
+        _numpy_memory(settings, arena),
     )
     memory_array.arena = arena
     lanes = _lanes(int(settings["lanes"]), control, service)
@@ -142,6 +151,21 @@ def _arena(settings: dict[str, Any], control: Control) -> Arena:
         lambda id, size, fd: control.send(["chunk", id, size], [fd]),
         lambda id: control.send(["drop", id]),
     )
+
+
+def _numpy_memory(settings: dict[str, Any], arena: Arena | None) -> Callable[[], None] | None:
+    """Installs numpy's memory handler in a lane's thread; loaded when it is first wanted."""
+    library = settings.get("numpy_memory")
+    if arena is None or not library:
+        return None
+
+    @cache
+    def memory() -> NumpyMemory:
+        from .numpy_memory import NumpyMemory
+
+        return NumpyMemory(arena, str(library))
+
+    return lambda: memory().install()
 
 
 def _lanes(number: int, control: Control, service: Service) -> list[Lane]:

@@ -8,6 +8,8 @@ from .limits import GRPC, INLINE, MAX_FRAME, STARVED, ZERO_COPY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .arena import Arena, Slot
     from .buffers import Array, Bytes
     from .frames import Place
@@ -16,6 +18,8 @@ if TYPE_CHECKING:
     Buffers = list[Bytes | Array]
 
 _HEADROOM = 1 << 20
+# A copied array of this size makes it worth while to have the next one made where it is sent from.
+LARGE = 128 << 10
 
 
 def bare_way(mask: int) -> int:
@@ -40,9 +44,10 @@ class Placement:
 class Placer:
     """Shared memory where it is warm, the frame itself where it is not, gRPC where nothing else is allowed."""
 
-    def __init__(self, arena: Arena | None, keeper: Keeper) -> None:
+    def __init__(self, arena: Arena | None, keeper: Keeper, lend_to_numpy: Callable[[], None] | None) -> None:
         self._arena = arena
         self._keeper = keeper
+        self._lend_to_numpy = lend_to_numpy
 
     def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
         """Raises `CallError` (transfer) where no allowed way can take them."""
@@ -81,6 +86,10 @@ class Placer:
         try:
             for buffer in buffers:
                 there = arena.find(buffer.address(), buffer.nbytes)
+                if there is not None and there[0].lent and not buffer.is_ours():
+                    # Somebody may still write to it.
+                    arena.release(there[0])
+                    there = None
                 if there is None:
                     slot = arena.allocate(buffer.nbytes)
                     if slot is None and must:
@@ -116,6 +125,8 @@ class Placer:
                 if offset < 0:
                     offset = slot.offset
                     buffer.copy_to(slot.view(buffer.nbytes))
+                    if self._lend_to_numpy is not None and buffer.nbytes >= LARGE and buffer.is_array:
+                        self._lend_to_numpy()
                 else:
                     buffer.freeze()
                     array = slot.array and slot.array()

@@ -206,3 +206,38 @@ def environment(name: str) -> str | None:
 @tool
 def say(text: str) -> None:
     print(text)
+
+
+# Of each thread: what another thread wrote to, while this one's result is on its way, would be the tool's own race.
+_arrays = threading.local()
+
+
+def _in_shared_memory(array: Any) -> bool:
+    address = array.__array_interface__["data"][0]
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            span, _, rest = line.partition(" ")
+            start, end = (int(part, 16) for part in span.split("-"))
+            if start <= address < end:
+                return "memfd:snakepit" in rest
+    return False
+
+
+@tool
+def made(n: int, mark: int, keep: bool = False) -> Any:
+    """An ordinary array, whether it was made in shared memory, and what is written to those kept from now on."""
+    kept = _arrays.__dict__.setdefault("kept", [])
+    for array in kept:
+        array[:] = 255
+    import numpy as np
+
+    array = np.full(n, mark, np.uint8)
+    if keep:
+        kept.append(array)
+        del kept[:-8]
+    return [_in_shared_memory(array), array]
+
+
+@tool
+async def made_later(n: int, mark: int) -> Any:
+    return made(n, mark)

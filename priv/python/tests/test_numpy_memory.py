@@ -1,0 +1,234 @@
+"""numpy's arrays in the arena: sent in place when nobody else can change them, copied when somebody could."""
+
+import contextvars
+import gc
+import os
+import random
+import threading
+import unittest
+import weakref
+from pathlib import Path
+
+import numpy as np
+
+from snakepit.arena import Arena
+from snakepit.borrowed import Borrowed
+from snakepit.encode import Encoder
+from snakepit.keeper import Keeper
+from snakepit.limits import ZERO_COPY
+from snakepit.numpy_memory import LARGE, NumpyMemory
+from snakepit.replies import Placer
+
+LIBRARY = Path(__file__).parents[2] / "native" / "libsnakepit_numpy.so"
+QUOTA = 64 << 20
+# numpy's handler is one for the process, and so is the arena behind it.
+ARENA = Arena(9, 1 << 20, QUOTA, lambda id, size, fd: None, lambda id: None)
+MEMORY = NumpyMemory(ARENA, str(LIBRARY))
+N = 300_000
+
+
+def arena_lies_under(array):
+    address = array.__array_interface__["data"][0]
+    return any(m.address <= address < m.address + m.size for m in ARENA.mappings.values())
+
+
+class NumpyMemoryTest(unittest.TestCase):
+    def run(self, result=None):
+        # numpy keeps its handler for each context: none of it stays behind.
+        return contextvars.copy_context().run(super().run, result)
+
+    def setUp(self):
+        self.keeper = Keeper(None, Borrowed({}), 60_000, lambda tokens: None)
+        self.placer = Placer(ARENA, self.keeper, MEMORY.install)
+        self.encoder = Encoder(4096)
+        # As in a worker: the first result is copied, and so warms the memory for the next.
+        self.send([np.ones(N, np.uint8) for _ in range(6)])
+        self.assertEqual(ARENA.live_slots(), 0)
+
+    def tearDown(self):
+        gc.collect()
+        self.assertEqual(ARENA.live_slots(), 0)
+        self.assertEqual(ARENA._lent, {})
+        self.assertEqual(ARENA._lent_bytes, 0)
+        ARENA.drop_idle(0)
+
+    def place(self, value):
+        """Places a tool's result as `Calls` does: nobody else holds the value. Where each buffer went."""
+        holder = [value]
+        del value
+        return self.place_from(holder)
+
+    def place_from(self, holder):
+        self.encoder.encode(holder.pop())
+        buffers = self.encoder.take_buffers()
+        addresses = [buffer.address() for buffer in buffers]
+        placement = self.placer.place(buffers, 1 << ZERO_COPY, True)
+        self.assertEqual(placement.way, ZERO_COPY)
+        in_place = []
+        for (chunk, offset, _, _), address in zip(placement.places, addresses, strict=True):
+            in_place.append(ARENA.mappings[chunk].address + offset == address)
+        return placement.places, in_place
+
+    def send(self, value):
+        places, _ = self.place(value)
+        del value
+        ARENA.freed([place[3] for place in places])
+
+    def bytes_at(self, place):
+        chunk, offset, length, _ = place
+        found = next(c for c in ARENA._chunks if c.id == chunk)
+        return bytes(found.view[offset : offset + length])
+
+    def assert_sent(self, make, in_place):
+        holder = [make()]
+        places, where = self.place_from(holder)
+        self.assertEqual(where, in_place)
+        contents = [self.bytes_at(place) for place in places]
+        ARENA.freed([place[3] for place in places])
+        return contents
+
+    def test_an_ordinary_result_is_sent_in_place(self):
+        for make in (
+            lambda: np.full(N, 7, np.uint8),
+            lambda: np.full(N, 3, np.uint8) + np.uint8(4),
+            lambda: np.full(N + 5, 7, np.uint8)[5:],
+            lambda: np.full(N, 7, np.uint8).reshape(3, -1),
+        ):
+            contents = self.assert_sent(make, [True])
+            self.assertEqual(contents, [bytes([7]) * N])
+        nested = self.assert_sent(lambda: {"a": [np.full(N, 1, np.uint8)], "b": (np.full(N, 2, np.uint8),)}, [True] * 2)
+        self.assertEqual(nested, [bytes([1]) * N, bytes([2]) * N])
+
+    def test_what_somebody_else_holds_is_copied(self):
+        kept = []
+
+        def keep(array):
+            kept.append(array)
+            return array
+
+        def viewed(array):
+            kept.append(array[1:])
+            return array
+
+        def of_a_kept_base(array):
+            kept.append(array)
+            return array[:]
+
+        def in_a_kept_list(array):
+            kept.append([array])
+            return kept[-1]
+
+        def exported(array):
+            kept.append(memoryview(array))
+            return array
+
+        def weakly(array):
+            kept.append(weakref.ref(array))
+            return [array]
+
+        def through_memoryview(array):
+            return memoryview(array)
+
+        for hold in (keep, viewed, of_a_kept_base, in_a_kept_list, exported, weakly, through_memoryview):
+            with self.subTest(hold.__name__):
+                contents = self.assert_sent(lambda hold=hold: hold(np.full(N, 5, np.uint8)), [False])
+                self.assertEqual(contents, [bytes([5]) * N])
+                kept.clear()
+        self.assert_sent(lambda: [np.full(N, 5, np.uint8)] * 2, [False, False])
+        # numpy's own memory is what it was before.
+        self.assert_sent(lambda: np.zeros(N, np.uint8), [False])
+        self.assert_sent(lambda: np.full(LARGE - 1, 5, np.uint8), [False])
+
+    def test_kept_arrays_stay_writable_and_what_was_sent_stays_as_it_was(self):
+        kept = np.full(N, 5, np.uint8)
+        self.assertTrue(arena_lies_under(kept))
+        places, _ = self.place(kept)
+        kept[:] = 9
+        self.assertEqual(self.bytes_at(places[0]), bytes([5]) * N)
+        ARENA.freed([places[0][3]])
+
+    def test_a_slot_is_not_used_again_before_both_sides_let_go(self):
+        places, where = self.place_from([np.full(N, 5, np.uint8)])
+        self.assertEqual(where, [True])
+        others = [np.full(N, n, np.uint8) for n in range(20)]
+        self.assertEqual(self.bytes_at(places[0]), bytes([5]) * N)
+        ARENA.freed([places[0][3]])
+        again = np.full(N, 6, np.uint8)
+        self.assertTrue(arena_lies_under(again))
+        self.assertTrue(all((other == n).all() for n, other in enumerate(others)))
+
+    def test_numpy_takes_at_most_half_and_only_what_lies_idle(self):
+        many = [np.full(N, n % 251, np.uint8) for n in range(200)]
+        self.assertLessEqual(2 * ARENA._lent_bytes, QUOTA)
+        self.assertTrue(all((array == n % 251).all() for n, array in enumerate(many)))
+        self.assertFalse(arena_lies_under(many[-1]))
+        # A size of which there is no idle slot.
+        self.assertFalse(arena_lies_under(np.ones(2 * N, np.uint8)))
+
+    def test_resizing(self):
+        array = np.full(N, 3, np.uint8)
+        self.assertTrue(arena_lies_under(array))
+        array.resize(N + 100, refcheck=False)
+        self.assertTrue((array[:N] == 3).all() and not array[N:].any())
+        array.resize(1000, refcheck=False)
+        self.assertTrue((array == 3).all())
+
+    def test_inside_of_the_arena_itself(self):
+        # A destructor may make an array while this thread allocates.
+        with ARENA._lock:
+            array = np.full(N, 3, np.uint8)
+            self.assertFalse(arena_lies_under(array))
+        lent = np.full(N, 3, np.uint8)
+        self.assertTrue(arena_lies_under(lent))
+        with ARENA._lock:
+            del lent
+
+    def test_other_contexts_have_numpys_own(self):
+        seen = []
+        thread = threading.Thread(target=lambda: seen.append(arena_lies_under(np.full(N, 3, np.uint8))))
+        thread.start()
+        thread.join()
+        self.assertEqual(seen, [False])
+        self.assertTrue(arena_lies_under(np.full(N, 3, np.uint8)))
+
+    def test_many_threads(self):
+        wrong = []
+
+        def work(seed):
+            rng = random.Random(seed)
+            MEMORY.install()
+            held = []
+            for step in range(300):
+                size = rng.choice([1000, LARGE, N, N, N])
+                mark = (seed * 31 + step) % 251
+                held.append((mark, np.full(size, mark, np.uint8)))
+                if len(held) > 4:
+                    mark, array = held.pop(rng.randrange(len(held)))
+                    if not (array == mark).all():
+                        wrong.append((seed, step))
+
+        threads = [threading.Thread(target=work, args=(n,)) for n in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        self.assertEqual(wrong, [])
+
+
+class Refused(unittest.TestCase):
+    def test_a_library_that_is_not_there(self):
+        code = (
+            "from snakepit.numpy_memory import NumpyMemory; from snakepit.arena import Arena; import numpy as np;"
+            "a = Arena(1, 1 << 20, 1 << 22, lambda *x: None, lambda i: None);"
+            "m = NumpyMemory(a, '/nowhere.so'); m.install(); m.install(); print(np.ones(10**6).sum())"
+        )
+        import subprocess
+        import sys
+
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+        self.assertEqual(done.stdout, "1000000.0\n")
+        self.assertEqual(done.stderr.count("arrays are copied"), 1)
+
+
+if __name__ == "__main__":
+    unittest.main()
