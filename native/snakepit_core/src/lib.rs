@@ -6,6 +6,7 @@
 pub mod arena;
 pub mod class;
 pub mod companion;
+pub mod copy;
 pub mod frame;
 pub mod free_list;
 pub mod holds;

@@ -257,7 +257,7 @@ impl Chunk {
         // what lies in a segment is sent by reference.
         unsafe {
             let to = self.map().base.as_ptr().add(offset as usize);
-            std::ptr::copy_nonoverlapping(bytes.as_ptr(), to, bytes.len());
+            snakepit_core::copy::copy(bytes.as_ptr(), to, bytes.len());
         }
     }
 }
