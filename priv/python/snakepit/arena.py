@@ -336,11 +336,9 @@ class Arena:
 
     def lend(self, slot: Slot, length: int) -> memoryview:
         """A writable view for Python, which takes over the caller's hold on the slot."""
-        from .chunk_memory import lease
-
         with self._lock:
             self.leased += 1
-        return lease(slot.chunk.mapping, slot.offset, length, slot, self.abandoned)
+        return slot.chunk.mapping.lease(slot.offset, length, slot, self.abandoned)
 
     def find(self, address: int, length: int) -> tuple[Slot, int] | None:
         """The slot in which this memory lies, held once more, and its offset in the chunk."""

@@ -104,7 +104,7 @@ def tensor(dtype_name: Any, shape: Any, data: Any) -> Any:
         array = array.reshape(shape)
     except (ValueError, OverflowError) as error:
         raise Refusal("bad_tensor", f"numpy cannot hold a tensor of shape {shape}: {error}") from None
-    array.flags.writeable = False
+    array.setflags(write=False)
     return array
 
 
@@ -198,5 +198,5 @@ def freeze(array: Any) -> None:
     """Makes an array and what it is a view of read-only. Other views made before stay as they are: numpy knows none."""
     numpy = sys.modules["numpy"]
     while isinstance(array, numpy.ndarray):
-        array.flags.writeable = False
+        array.setflags(write=False)
         array = array.base

@@ -47,8 +47,6 @@ class Borrowed:
 
     def views(self, places: list[Place]) -> list[memoryview]:
         """Read-only views of these places. Each token comes back exactly once, whatever happens."""
-        from .chunk_memory import lease
-
         with self._counting:
             self.outstanding += len(places)
         made = []
@@ -61,7 +59,7 @@ class Borrowed:
                 raise
             if offset + length > mapping.size:
                 raise ProtocolError("a buffer lies outside of its chunk")
-            made.append(lease(mapping, offset, length, token, self.gone).toreadonly())
+            made.append(mapping.lease(offset, length, token, self.gone).toreadonly())
         return made
 
     def _wait(self, chunk: int) -> Mapping:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import sys
 
+from .arrays import freeze, is_sole_holder
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -81,12 +83,8 @@ class Array:
 
     def is_ours(self) -> bool:
         """Whether nobody else holds the array, or what it is a view of."""
-        from .arrays import is_sole_holder
-
         return is_sole_holder(self)
 
     def freeze(self) -> None:
         """Makes an array that was sent by reference read-only: the caller holds the same bytes from now on."""
-        from .arrays import freeze
-
         freeze(self.array)

@@ -54,6 +54,14 @@ class Mapping:
         self.address: int = address
         self.size = size
 
+    def lease(self, offset: int, length: int, token: Any, gone: deque[Any]) -> memoryview:
+        """A writable view of a part that reports its end: see `Lease`."""
+        exporter = _lease_type(self.size).from_address(self.address)
+        exporter.token = token
+        exporter.gone = gone
+        exporter.mapping = self
+        return memoryview(exporter).cast("B")[offset : offset + length]
+
     def __del__(self, munmap: Any = _libc.munmap) -> None:
         if hasattr(self, "address"):
             munmap(self.address, self.size)
@@ -108,15 +116,6 @@ def _lease_type(size: int) -> Any:
 @cache
 def _plain_type(size: int) -> Any:
     return ctypes.c_ubyte * size
-
-
-def lease(mapping: Mapping, offset: int, length: int, token: Any, gone: deque[Any]) -> memoryview:
-    """A writable view of a part of a mapping that reports its end."""
-    exporter = _lease_type(mapping.size).from_address(mapping.address)
-    exporter.token = token
-    exporter.gone = gone
-    exporter.mapping = mapping
-    return memoryview(exporter).cast("B")[offset : offset + length]
 
 
 def whole(mapping: Mapping) -> memoryview:

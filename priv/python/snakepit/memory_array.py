@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from _weakref import ref
+
+from .errors import CallError
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -31,15 +35,11 @@ def empty(shape: Any, dtype: Any = float) -> Any:
         length *= size
     if not length:
         return numpy.empty(shape, dtype)
-    import weakref
-
-    from .errors import CallError
-
     try:
         slot = arena.force(length)
     except (CallError, OSError) as error:
         raise MemoryError(f"snakepit.empty: {error}") from None
     view = arena.lend(slot, length)
     array = numpy.frombuffer(view, wanted).reshape(sizes)
-    slot.array = weakref.ref(array)
+    slot.array = ref(array)
     return array
