@@ -8,7 +8,7 @@ defmodule Snakepit.Call do
 
   alias Snakepit.{Error, Native, Observation, Pool, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options}
-  alias Snakepit.Pool.{Counters, Handle}
+  alias Snakepit.Pool.{Counters, Handle, Retries}
 
   defstruct [
     :command,
@@ -30,13 +30,49 @@ defmodule Snakepit.Call do
   @doc "Runs a call; the result and what it cost."
   @spec run(String.t() | atom(), map(), keyword()) :: {result(), Observation.t()}
   def run(command, args, opts) do
-    with {:ok, call} <- prepare(command, args, opts, false),
-         {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(call, lane, ticket, fn ->
-        finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket))
-      end)
-    else
+    case prepare(command, args, opts, false) do
+      {:ok, call} -> attempt(call, 0)
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
+    end
+  end
+
+  defp attempt(call, tried) do
+    case once(call) do
+      {{:error, %Error{category: :worker, reason: reason}}, _seen} = failed
+      when call.options.idempotent and reason in [:lost, :protocol] ->
+        again(call, tried, failed)
+
+      {result, seen} ->
+        {result, %{seen | retries: tried}}
+    end
+  end
+
+  defp once(call) do
+    case checkout(call) do
+      {:ok, lane, ticket, queued} ->
+        guarded(call, lane, ticket, fn ->
+          finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket))
+        end)
+
+      {:error, error} ->
+        error = named(error, call)
+        {{:error, error}, %Observation{command: call.command, correlation_id: call.options.correlation_id}}
+    end
+  end
+
+  # Its worker is out of the pool's lanes by now, so another takes the call; the deadline stays.
+  defp again(%{handle: handle} = call, tried, {result, seen}) do
+    case Retries.spend(handle.retries, tried, :rand.uniform()) do
+      {:ok, wait_ms} ->
+        Counters.add(handle.counters, :retries, 1)
+
+        receive do
+        after
+          wait_ms -> attempt(call, tried + 1)
+        end
+
+      :exhausted ->
+        {result, %{seen | retries: tried}}
     end
   end
 
@@ -49,6 +85,7 @@ defmodule Snakepit.Call do
         when acc: term()
   def stream(command, args, opts, acc, fun) do
     with {:ok, call} <- prepare(command, args, opts, true),
+         :ok <- not_idempotent(call),
          {:ok, lane, ticket, queued} <- checkout(call) do
       guarded(call, lane, ticket, fn ->
         {result, _observation} = finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
@@ -56,6 +93,16 @@ defmodule Snakepit.Call do
       end)
     end
   end
+
+  # Items that were handed out cannot be taken back.
+  defp not_idempotent(%{options: %{idempotent: false}}), do: :ok
+
+  defp not_idempotent(_call),
+    do:
+      invalid(
+        :invalid_option,
+        "options of the call: :idempotent is not for streams, which are never tried again"
+      )
 
   # ---- before a lane ----------------------------------------------------------------------------------------------
 
@@ -112,7 +159,7 @@ defmodule Snakepit.Call do
   end
 
   defp encode(command, args, options, handle) do
-    case Native.encode(command, args, options.session, handle.options.inline_limit) do
+    case Native.encode(command, args, caller(options), handle.options.inline_limit) do
       {:ok, envelope, buffers, bytes} ->
         {:ok, envelope, buffers, bytes}
 
@@ -132,6 +179,10 @@ defmodule Snakepit.Call do
         invalid(reason, "#{path}: #{what}", %{path: path})
     end
   end
+
+  # What the tool may learn of its caller (native/PROTOCOL.md).
+  defp caller(%{correlation_id: nil, session: session}), do: session
+  defp caller(%{correlation_id: id, session: session}), do: [session, id]
 
   defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
   defp hint("a bitstring" <> _), do: ": pad it to whole bytes"
@@ -230,12 +281,18 @@ defmodule Snakepit.Call do
         do: %{error | message: Worker.why(lane)},
         else: error
 
-    %{error | pool: call.handle.name, worker: lane.name}
+    %{named(error, call) | worker: lane.name}
   end
+
+  defp named(error, %{options: %{correlation_id: nil}, handle: handle}), do: %{error | pool: handle.name}
+
+  defp named(error, %{options: %{correlation_id: id}, handle: handle}),
+    do: %{error | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
 
   defp observe(call, lane, queued, exchange, result) do
     counters = call.handle.counters
     Counters.add(counters, :calls, 1)
+    Retries.earn(call.handle.retries)
     if match?({:error, _}, result), do: Counters.add(counters, :errors, 1)
     if exchange.fallback, do: Counters.add(counters, :fallbacks, 1)
     if exchange.copied > 0, do: Counters.add(counters, :copied_bytes, exchange.copied)
@@ -257,6 +314,7 @@ defmodule Snakepit.Call do
       pool: call.handle.name,
       worker: lane.name,
       command: call.command,
+      correlation_id: call.options.correlation_id,
       request_way: exchange.request_way,
       reply_way: exchange.reply_way,
       request_bytes: call.bytes,

@@ -11,6 +11,8 @@ defmodule Snakepit.Observation do
   | `queue_ns` | waiting for a lane |
   | `tool_ns` | the tool itself, as the worker measured it |
   | `total_ns` | everything, from `execute` to its return |
+  | `retries` | how often the call was tried again: see the option `idempotent:` |
+  | `correlation_id` | the option of the call |
   | `fallback` | whether a cheaper way was tried or wanted first |
   """
 
@@ -20,12 +22,14 @@ defmodule Snakepit.Observation do
     :command,
     :request_way,
     :reply_way,
+    :correlation_id,
     request_bytes: 0,
     reply_bytes: 0,
     copied_bytes: 0,
     queue_ns: 0,
     tool_ns: 0,
     total_ns: 0,
+    retries: 0,
     fallback: false
   ]
 

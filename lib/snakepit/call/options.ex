@@ -32,6 +32,17 @@ defmodule Snakepit.Call.Options do
       type: {:in, [:strict, :prefer]},
       default: :strict,
       doc: "Whether a session's call waits for its worker, or takes another when that one is busy."
+    ],
+    idempotent: [
+      type: :boolean,
+      default: false,
+      doc:
+        "`true` says that running the tool twice does no harm: a call whose worker is lost is tried again on another, " <>
+          "at most three times, as long as the pool's retries stay within a tenth of its calls."
+    ],
+    correlation_id: [
+      type: :string,
+      doc: "Names the call in observations and errors, and to the tool: `snakepit.correlation_id()`."
     ]
   ]
 
@@ -42,7 +53,9 @@ defmodule Snakepit.Call.Options do
             zero_copy: true,
             copy: false,
             session: nil,
-            affinity: :strict
+            affinity: :strict,
+            idempotent: false,
+            correlation_id: nil
 
   @type t :: %__MODULE__{}
 

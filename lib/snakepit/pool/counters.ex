@@ -14,7 +14,8 @@ defmodule Snakepit.Pool.Counters do
     :request_bytes,
     :reply_bytes,
     :copied_bytes,
-    :fallbacks
+    :fallbacks,
+    :retries
   ]
   @index @names |> Enum.with_index(1) |> Map.new()
 
@@ -31,6 +32,7 @@ defmodule Snakepit.Pool.Counters do
           | :reply_bytes
           | :copied_bytes
           | :fallbacks
+          | :retries
 
   @spec new() :: :counters.counters_ref()
   def new, do: :counters.new(length(@names), [:write_concurrency])

@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Handle do
 
   alias Snakepit.{Error, Native, Pool}
 
-  @enforce_keys [:name, :options, :arena, :quota, :counters, :desk, :lanes, :pool, :arena_keeper]
+  @enforce_keys [:name, :options, :arena, :quota, :counters, :retries, :desk, :lanes, :pool, :arena_keeper]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
@@ -13,6 +13,7 @@ defmodule Snakepit.Pool.Handle do
           arena: Native.arena(),
           quota: pos_integer(),
           counters: :counters.counters_ref(),
+          retries: Pool.Retries.t(),
           desk: Native.desk(),
           lanes: :ets.table(),
           pool: GenServer.name(),
@@ -31,6 +32,7 @@ defmodule Snakepit.Pool.Handle do
       arena: arena,
       quota: quota,
       counters: Pool.Counters.new(),
+      retries: Pool.Retries.new(),
       desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),

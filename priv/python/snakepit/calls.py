@@ -104,7 +104,7 @@ class Calls:
         try:
             if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
                 return None
-            command, arguments, session = self._unpack(memory[_ENVELOPE : FRAME_START + length])
+            command, arguments, caller = self._unpack(memory[_ENVELOPE : FRAME_START + length])
             tool = self._tools[command]
             kinds = tool.kinds
             for name, value in arguments.items():
@@ -114,7 +114,7 @@ class Calls:
                     return None
         except Exception:
             return None
-        if len(arguments) != tool.complete or session != context.session_id.get():
+        if len(arguments) != tool.complete or caller != context.caller.get():
             return None
         started = perf_counter_ns()
         try:
@@ -235,17 +235,17 @@ class Calls:
             body = read_body(frame, way, length, count, freed)
             if body.freed and self._service.arena is not None:
                 self._service.arena.freed(body.freed)
-            command, arguments, session = self._decoder.request(body.envelope, self._views(way, body, beside))
+            command, arguments, caller = self._decoder.request(body.envelope, self._views(way, body, beside))
         else:
             if len(frame) != HEADER + length:
                 raise ProtocolError("a frame's length differs from what its header says")
-            command, arguments, session = self._decoder.request(frame[HEADER:])
+            command, arguments, caller = self._decoder.request(frame[HEADER:])
         tool = self._tools.get(command)
         if tool is None:
             raise self._unknown(command)
         tool.check(arguments)
-        if session is not context.session_id.get():
-            context.session_id.set(session)
+        if caller is not context.caller.get():
+            context.caller.set(caller)
         return [tool, arguments]
 
     def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:

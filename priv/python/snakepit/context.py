@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS = 1024
 
-# The session of the call that runs in this thread or task; set by the worker.
-session_id: contextvars.ContextVar[str | None] = contextvars.ContextVar("snakepit_session", default=None)
+# Of the call that runs in this thread or task, as it came: its session, or that and its correlation id.
+caller: contextvars.ContextVar[str | list[str | None] | None] = contextvars.ContextVar("snakepit_caller", default=None)
 
 _sessions: collections.OrderedDict[str, dict[str, Any]] = collections.OrderedDict()
 _lock = threading.Lock()
@@ -26,7 +26,9 @@ def session() -> dict[str, Any]:
     It lives in this worker only, as long as the session is among the 1024 used last.
     Raises `LookupError` when the call has no session: what was put in a dict of its own would be lost.
     """
-    name = session_id.get()
+    name = caller.get()
+    if isinstance(name, list):
+        name = name[0]
     if name is None:
         raise LookupError("this call has no session: pass session_id, or use execute_in_session")
     with _lock:
@@ -38,6 +40,12 @@ def session() -> dict[str, Any]:
         else:
             _sessions.move_to_end(name)
         return state
+
+
+def correlation_id() -> str | None:
+    """The `correlation_id:` that the caller gave this call, to be named in what it logs."""
+    given = caller.get()
+    return given[1] if isinstance(given, list) else None
 
 
 def cancelled() -> bool:

@@ -16,7 +16,14 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
+    # A session, or that and a correlation id.
+    Caller = str | list[str | None] | None
+
 _NO_LIMIT = 1 << 62
+
+
+def _is_caller(value: Any) -> bool:
+    return type(value) is list and [*map(type, value)] in ([str, str], [type(None), str])
 
 
 class Fault:
@@ -40,19 +47,19 @@ class Decoder:
         self._searching = False
         self._unpack = partial(unpackb, ext_hook=self._extension, strict_map_key=False)
 
-    def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], str | None]:
-        """Command, arguments and session. Raises `CallError` (validation) for anything it does not like."""
+    def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
+        """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
         self._buffers = buffers
         self._depth = 0
         try:
             parts = self._unpack(envelope)
             if type(parts) is not list or len(parts) != 3:
-                raise Refusal("bad_envelope", "a request must be [command, args, session]")
-            command, arguments, session = parts
+                raise Refusal("bad_envelope", "a request must be [command, args, caller]")
+            command, arguments, caller = parts
             if type(command) is not str or type(arguments) is not dict:
                 raise Refusal("bad_envelope", "a request needs the name of a command and a map of arguments")
-            if session is not None and type(session) is not str:
-                raise Refusal("bad_envelope", "a session must be a string or nil")
+            if caller is not None and type(caller) is not str and not _is_caller(caller):
+                raise Refusal("bad_envelope", "a caller must be a session, or that and a correlation id")
             if not LEAVES.issuperset(map(type, arguments.values())):
                 survey(arguments, _NO_LIMIT)
             if len(envelope) > MAX_VALUES and count_values(parts) > MAX_VALUES:
@@ -62,7 +69,7 @@ class Decoder:
             error.__traceback__ = None
             found = self._find(envelope) or _general(error)
         else:
-            return command, arguments, session
+            return command, arguments, caller
         finally:
             self._buffers = ()
         raise found

@@ -241,3 +241,25 @@ def made(n: int, mark: int, keep: bool = False) -> Any:
 @tool
 async def made_later(n: int, mark: int) -> Any:
     return made(n, mark)
+
+
+@tool
+def who_calls() -> Any:
+    try:
+        seen = snakepit.session()
+    except LookupError:
+        return [snakepit.correlation_id(), None]
+    seen["calls"] = seen.get("calls", 0) + 1
+    return [snakepit.correlation_id(), seen["calls"]]
+
+
+@tool
+def die_first(path: str, times: int = 1) -> int:
+    """Kills its worker the first times that it is called with this path."""
+    with open(path, "a+b") as file:
+        file.write(b".")
+        file.flush()
+        tries = os.fstat(file.fileno()).st_size
+    if tries <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return tries
