@@ -103,7 +103,7 @@ defmodule Snakepit.Native do
   def arena_grow(_arena), do: stub()
 
   @doc "Drops idle chunks, unmaps forgotten ones; also says whether a spare chunk is due."
-  @spec arena_tend(arena(), idle_ms :: non_neg_integer()) :: {dropped :: [chunk_id()], spare? :: boolean()}
+  @spec arena_tend(arena(), idle_ms :: non_neg_integer()) :: spare? :: boolean()
   def arena_tend(_arena, _idle_ms), do: stub()
 
   @spec arena_chunks(arena()) :: [{chunk_id(), size :: pos_integer()}]

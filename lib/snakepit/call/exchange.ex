@@ -73,17 +73,7 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp attempt(:zero_copy, call, lane, others?) do
-    case Native.request(
-           lane.memory,
-           call.handle.arena,
-           head(call, lane, :zero_copy),
-           call.envelope,
-           call.buffers
-         ) do
-      {:ok, call_id, frame, tell, copied} ->
-        Worker.tell(lane.worker, tell)
-        send_frame(call, lane, call_id, frame, copied)
-
+    case by_memory(call, lane) do
       {:cold, lengths} when others? ->
         # Fresh memory is dearer than any other way: the next call will find it warm.
         Pool.Arena.warm(call.handle, lengths)
@@ -91,19 +81,19 @@ defmodule Snakepit.Call.Exchange do
 
       {:cold, lengths} ->
         make_room(call, lane, lengths)
+
+      sent ->
+        sent
     end
   end
 
   defp attempt(:inline, call, lane, _others?) do
-    {:ok, call_id, frame, [], 0} =
-      Native.request(lane.memory, call.handle.arena, head(call, lane, :inline), call.envelope, call.buffers)
-
+    {:ok, call_id, frame, [], 0} = request(call, lane, :inline)
     send_frame(call, lane, call_id, frame, 0)
   end
 
   defp attempt(:grpc, call, lane, others?) do
-    {:ok, call_id, frame, [], 0} =
-      Native.request(lane.memory, call.handle.arena, head(call, lane, :grpc), call.envelope, call.buffers)
+    {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
 
     with {:ok, channel} <- channel(lane) do
       if call.stream?,
@@ -114,24 +104,28 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
+  defp request(call, lane, way),
+    do: Native.request(lane.memory, call.handle.arena, head(call, lane, way), call.envelope, call.buffers)
+
+  defp by_memory(call, lane) do
+    with {:ok, call_id, frame, tell, copied} <- request(call, lane, :zero_copy) do
+      Worker.tell(lane.worker, tell)
+      send_frame(call, lane, call_id, frame, copied)
+    end
+  end
+
   defp gave_up(true, reason, _words), do: {:next, reason}
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
 
   # Forced, or the only way: the caller pays for the memory. Another may take it before us, so a few times.
   defp make_room(call, lane, lengths, tries \\ 3) do
-    with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths),
-         head = head(call, lane, :zero_copy),
-         {:ok, call_id, frame, tell, copied} <-
-           Native.request(lane.memory, call.handle.arena, head, call.envelope, call.buffers) do
-      Worker.tell(lane.worker, tell)
-      send_frame(call, lane, call_id, frame, copied)
+    with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths) do
+      case by_memory(call, lane) do
+        {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
+        {:cold, lengths} -> no_room(lengths, "other calls took it as fast as it was made")
+        sent -> sent
+      end
     else
-      {:cold, lengths} when tries > 0 ->
-        make_room(call, lane, lengths, tries - 1)
-
-      {:cold, lengths} ->
-        no_room(lengths, "other calls took it as fast as it was made")
-
       {:error, {:quota, held, quota}} ->
         no_room(lengths, "#{held} of the pool's #{quota} bytes are held", :quota)
 

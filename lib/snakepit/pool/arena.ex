@@ -62,9 +62,8 @@ defmodule Snakepit.Pool.Arena do
     now = System.monotonic_time(:millisecond)
 
     if state.collected == nil or now - state.collected >= @collect_ms do
-      with [{pid, _bytes} | _] <- Native.arena_leases(state.handle.arena) do
-        :erlang.garbage_collect(pid, type: :major, async: make_ref())
-      end
+      if pid = holder(Native.arena_leases(state.handle.arena)),
+        do: :erlang.garbage_collect(pid, type: :major, async: make_ref())
 
       {:noreply, %{state | collected: now}}
     else
@@ -74,7 +73,7 @@ defmodule Snakepit.Pool.Arena do
 
   @impl true
   def handle_info(:tend, state) do
-    {_dropped, spare?} = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
+    spare? = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
     if spare?, do: announce(state, Native.arena_grow(state.handle.arena))
     for pid <- workers(state), do: send(pid, :tend)
     Process.send_after(self(), :tend, @tend_ms)
@@ -84,6 +83,20 @@ defmodule Snakepit.Pool.Arena do
   # The answer of a collection asked for above.
   def handle_info({:garbage_collect, _ref, _result}, state), do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
+
+  # A lease is counted for the process that called. One that is dead (a task) passed its results on, and who has them
+  # now is not known: then whoever refers to most bytes of any binaries.
+  defp holder([]), do: nil
+
+  defp holder([{pid, _bytes} | _]),
+    do: if(Process.alive?(pid), do: pid, else: Enum.max_by(Process.list(), &binary_bytes/1))
+
+  defp binary_bytes(pid) do
+    case Process.info(pid, :binary) do
+      {:binary, binaries} -> for {_, bytes, _} <- binaries, reduce: 0, do: (sum -> sum + bytes)
+      nil -> 0
+    end
+  end
 
   defp announce(state, {:ok, ids}), do: for(pid <- workers(state), do: Snakepit.Worker.announce(pid, ids))
   # No room within the quota, or in the machine: calls go another way.

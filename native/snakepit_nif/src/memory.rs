@@ -28,14 +28,12 @@ fn chunk_id(owner: u32, number: u32) -> u64 {
 struct State {
     arena: Arena,
     chunks: HashMap<u32, Arc<Chunk>>,
-    /// Dropped to make room, and not told to the workers yet.
-    dropped: Vec<u64>,
 }
 
 impl State {
     fn drop_idle(&mut self, idle_ms: u64) {
         for number in self.arena.drop_idle(now_ms(), idle_ms) {
-            self.dropped.extend(self.chunks.remove(&number).map(|c| c.id()));
+            self.chunks.remove(&number);
         }
     }
 }
@@ -60,11 +58,7 @@ impl Outbound {
     pub fn new(chunk_size: u64, quota: u64) -> Self {
         Self {
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
-            state: Mutex::new(State {
-                arena: Arena::new(chunk_size, quota),
-                chunks: HashMap::new(),
-                dropped: Vec::new(),
-            }),
+            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new() }),
             returned: Arc::default(),
         }
     }
@@ -114,11 +108,9 @@ impl Outbound {
         self.state().chunks.values().map(|c| (c.id(), c.size())).collect()
     }
 
-    /// Drops chunks idle for `idle_ms`; returns the ids of all dropped since the last time.
-    pub fn drop_idle(&self, idle_ms: u64) -> Vec<u64> {
-        let mut state = self.state();
-        state.drop_idle(idle_ms);
-        std::mem::take(&mut state.dropped)
+    /// Drops chunks idle for `idle_ms`. Workers learn of it by [`Worker::stale`].
+    pub fn drop_idle(&self, idle_ms: u64) {
+        self.state().drop_idle(idle_ms);
     }
 
     pub fn wants_spare(&self) -> bool {

@@ -57,12 +57,12 @@ fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
     }
 }
 
-/// Drops chunks that have been idle, unmaps what nobody refers to any more; `{dropped ids, wants a spare chunk?}`.
+/// Drops chunks that have been idle, unmaps what nobody refers to any more. Whether it wants a spare chunk.
 #[rustler::nif(schedule = "DirtyIo")]
-fn arena_tend(arena: OutboundArc, idle_ms: u64) -> (Vec<u64>, bool) {
-    let dropped = arena.drop_idle(idle_ms);
+fn arena_tend(arena: OutboundArc, idle_ms: u64) -> bool {
+    arena.drop_idle(idle_ms);
     chunk::bury();
-    (dropped, arena.wants_spare())
+    arena.wants_spare()
 }
 
 #[rustler::nif]

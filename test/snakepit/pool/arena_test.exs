@@ -371,6 +371,27 @@ defmodule Snakepit.Pool.ArenaTest do
       assert Process.alive?(holder)
     end
 
+    test "results that a task passed on: whoever has them is made to collect" do
+      pool = pool!(@small)
+      test = self()
+
+      # Gets results of a task that is dead by then, lets go of each, and never collects by itself.
+      holder =
+        spawn(fn ->
+          for _ <- 1..12, do: elsewhere(fn -> Snakepit.execute("ones", %{n: 100_000}, pool: pool) end)
+          # So that it is the one who refers to most.
+          kept = :binary.copy(<<1>>, 64 * @mib)
+          send(test, :holding)
+          receive do: (:never -> kept)
+        end)
+
+      on_exit(fn -> Process.exit(holder, :kill) end)
+      assert_receive :holding, 30_000
+      ones = fn -> Snakepit.observe("ones", %{n: 100_000}, pool: pool) end
+      assert eventually(fn -> match?({{:ok, _}, %{reply_way: :zero_copy}}, elsewhere(ones)) end)
+      assert Process.alive?(holder)
+    end
+
     test "a pool that may not use shared memory has none" do
       pool = pool!(transfers: [:inline])
       data = bytes(@mib)
