@@ -51,7 +51,7 @@ defmodule Snakepit do
   @doc """
   The items of a tool that yields, as a lazy `Stream`. Raises `Snakepit.Error` while it is read.
 
-  A stream that is left before its end costs the worker: a Python loop is ended by ending its process.
+  The tool of a stream that is left before its end is cancelled, as if it had timed out.
   """
   @spec stream(command(), args(), keyword()) :: Enumerable.t()
   def stream(command, args \\ %{}, opts \\ []), do: %Snakepit.Stream{command: command, args: args, opts: opts}

@@ -20,6 +20,7 @@ defmodule Snakepit.Application do
     serving = [
       Snakepit.Companion,
       Snakepit.Undertaker,
+      {Task.Supervisor, name: Snakepit.Call.Settle},
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 

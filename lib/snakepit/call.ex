@@ -4,10 +4,11 @@ defmodule Snakepit.Call do
   #
   #     options → encode → check a lane out → choose a way → send → receive → decode → check the lane in
   #
-  # A lane is given back only when it is known to be at rest; else its worker is discarded.
+  # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
+  # whose state is unknown is replaced.
 
   alias Snakepit.{Error, Native, Observation, Pool, Transfer, Worker}
-  alias Snakepit.Call.{Exchange, Options}
+  alias Snakepit.Call.{Exchange, Options, Settle}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
   defstruct [
@@ -268,6 +269,7 @@ defmodule Snakepit.Call do
   defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do
       :at_rest -> Pool.checkin(ticket)
+      {:running, call_id, why} -> Settle.start(call.handle, lane, ticket, call_id, why)
       {:lost, why} -> Pool.discard(call.handle, ticket, lane, why)
     end
 

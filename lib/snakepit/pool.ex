@@ -4,14 +4,14 @@ defmodule Snakepit.Pool do
 
   No call passes through a process. A caller checks a lane out at the pool's desk (in the library), talks to the worker
   itself, and checks the lane in again, which hands it to whoever has waited longest. Callers wait in a bounded line,
-  each until its own deadline. A caller that dies in the middle of a call costs its worker, for the lane's state is
-  unknown.
+  each until its own deadline. When a caller dies in the middle of a call, its tool is cancelled, and the lane is
+  used again once that has ended.
 
   The process of a pool only hears of workers that come and go, and of lanes whose caller died.
   """
 
   use GenServer
-  alias Snakepit.{Error, Native, Worker}
+  alias Snakepit.{Call, Error, Native, Worker}
   alias Snakepit.Pool.{Handle, Options}
   alias Snakepit.Worker.Lane
 
@@ -245,9 +245,14 @@ defmodule Snakepit.Pool do
 
   @impl true
   # A caller died in the middle of a call.
-  def handle_info({:lane_lost, id, epoch}, state) do
-    with %Lane{} = lane <- lane(state.handle, id, epoch),
-         do: Worker.discard(lane, "its caller died in the middle of a call")
+  def handle_info({:lane_lost, id, epoch, ticket}, state) do
+    case lane(state.handle, id, epoch) do
+      %Lane{} = lane ->
+        Call.Settle.start(state.handle, lane, ticket, 0, "its caller died in the middle of a call")
+
+      nil ->
+        Native.desk_forget(ticket)
+    end
 
     {:noreply, state}
   end

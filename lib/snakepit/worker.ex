@@ -46,6 +46,11 @@ defmodule Snakepit.Worker do
   def grpc(%Lane{worker: worker, epoch: epoch}),
     do: call(worker, {:grpc, epoch}, {:error, "the worker is gone"}, 30_000)
 
+  @doc "Nobody waits for this call (0: for whichever runs) any more: its tool is ended."
+  @spec cancel(Lane.t(), non_neg_integer()) :: :ok
+  def cancel(%Lane{worker: worker, epoch: epoch, number: number}, call_id),
+    do: GenServer.cast(worker, {:cancel, epoch, number, call_id})
+
   @doc "The lane is in an unknown state, or `:closed` by the worker: which is ended and started again."
   @spec discard(Lane.t(), String.t() | :closed) :: :ok
   def discard(%Lane{worker: worker, epoch: epoch}, why), do: GenServer.cast(worker, {:discard, epoch, why})
@@ -134,6 +139,12 @@ defmodule Snakepit.Worker do
   def handle_cast({:announce, _ids}, state), do: {:noreply, state}
 
   def handle_cast({:tell, _ids}, state), do: {:noreply, state}
+
+  def handle_cast({:cancel, epoch, lane, call_id}, state) do
+    # If it cannot be sent, the worker is gone or the grace period ends it.
+    if current?(state, epoch), do: Control.send_message(state.run.control, ["cancel", lane, call_id])
+    {:noreply, state}
+  end
 
   def handle_cast({:discard, epoch, why}, state) do
     cond do

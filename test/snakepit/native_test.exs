@@ -562,20 +562,31 @@ defmodule Snakepit.NativeTest do
       assert id in 2..3 and is_reference(ticket)
     end
 
-    test "a holder that dies costs its lane, and the owner hears of it" do
+    test "the lane of a holder that dies goes to the owner" do
       desk = desk()
       pid = clerk(desk)
       assert_receive {^pid, {:ok, 0, 100}}
       kill(pid)
-      assert_receive {:lane_lost, 0, 100}, 5_000
-      assert Native.desk_counts(desk) == {0, 0, 0}
+      assert_receive {:lane_lost, 0, 100, ticket}, 5_000
+      assert Native.desk_counts(desk) == {0, 1, 0}
+      :ok = Native.desk_checkin(ticket)
+      assert Native.desk_counts(desk) == {1, 0, 0}
     end
 
-    test "a ticket that is lost in a living process costs the lane as well" do
+    test "so does that of a ticket that is lost in a living process; without an owner it is forgotten" do
       desk = desk()
       lose = fn -> {:ok, _, _, _} = Native.desk_checkout(desk, -1, false) end
       spawn(fn -> lose.() && :erlang.garbage_collect() && Process.sleep(:infinity) end)
-      assert_receive {:lane_lost, 0, 100}, 5_000
+      assert_receive {:lane_lost, 0, 100, _ticket}, 5_000
+
+      owner = spawn(fn -> receive do: (:end -> :ok) end)
+      desk = Native.desk_new(owner, 1, 1, 10)
+      Native.desk_up(desk, 0, 100)
+      kill(owner)
+      pid = clerk(desk)
+      assert_receive {^pid, {:ok, 0, 100}}
+      kill(pid)
+      assert eventually(fn -> Native.desk_counts(desk) == {0, 0, 0} end)
     end
 
     test "waiters that die do not hold up the line" do

@@ -2,14 +2,16 @@ defmodule Snakepit.Call.Exchange do
   @moduledoc false
   # A prepared call and a lane: the request goes out by the first of its ways that works, the reply comes back.
   #
-  # The second element of every answer says whether the lane is at rest, so that it may be used again.
+  # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
+  # tool still runs there, so that it has to be cancelled first.
 
   alias Snakepit.{Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Worker.Lane
 
   defstruct [:request_way, :reply_way, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
 
-  @type lane_state :: :at_rest | {:lost, String.t() | :closed}
+  @type lane_state ::
+          :at_rest | {:running, call_id :: pos_integer(), String.t()} | {:lost, String.t() | :closed}
   @type t :: %__MODULE__{}
 
   # Kinds of requests, and of replies.
@@ -21,6 +23,7 @@ defmodule Snakepit.Call.Exchange do
   @flag_stream 2
   # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
   @small_frame 64 * 1024
+  @receive_ms 200
 
   @doc """
   One request, one reply. The lane of a plain reply is checked in as soon as that is read: what is left to do is
@@ -179,7 +182,7 @@ defmodule Snakepit.Call.Exchange do
   # ---- reply ------------------------------------------------------------------------------------------------------
 
   defp receive_reply(call, lane, ticket, call_id, ex) do
-    case :gen_tcp.recv(lane.socket, 0, remaining(call)) do
+    case receive_frame(call, lane) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
       {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
         Pool.checkin(ticket)
@@ -189,14 +192,24 @@ defmodule Snakepit.Call.Exchange do
         reply(call, lane, call_id, frame, [], ex)
 
       {:error, reason} ->
-        no_reply(call, reason, ex)
+        no_reply(call, call_id, reason, ex)
     end
   end
 
-  defp no_reply(call, :timeout, ex),
-    do: {{:error, timeout(call)}, {:lost, "its tool ran beyond the deadline"}, ex}
+  # A socket goes on reading for a process that is dead, and what came would be lost with it: so never for long.
+  defp receive_frame(call, lane) do
+    left = remaining(call)
 
-  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
+    case :gen_tcp.recv(lane.socket, 0, min(left, @receive_ms)) do
+      {:error, :timeout} when left > @receive_ms -> receive_frame(call, lane)
+      answer -> answer
+    end
+  end
+
+  defp no_reply(call, call_id, :timeout, ex),
+    do: {{:error, timeout(call)}, {:running, call_id, "its tool ran beyond the deadline"}, ex}
+
+  defp no_reply(_call, _call_id, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
     case decode(call, lane, call_id, frame, beside) do
@@ -260,8 +273,16 @@ defmodule Snakepit.Call.Exchange do
         {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
 
       {:error, reason} ->
-        no_reply(call, reason, ex)
+        no_reply(call, call_id, reason, ex)
     end
+  end
+
+  # The tool is in the middle of its loop.
+  defp left(:lane, call_id), do: {:running, call_id, "a stream was left before its end"}
+
+  defp left({:grpc, _ref, handle}, _call_id) do
+    Grpc.cancel(handle)
+    {:lost, "a stream by gRPC was left before its end"}
   end
 
   defp item(call, lane, call_id, ex, source, acc, fun, decoded) do
@@ -271,8 +292,7 @@ defmodule Snakepit.Call.Exchange do
 
         case fun.(term, acc) do
           {:cont, acc} -> items(call, lane, call_id, ex, source, acc, fun)
-          # The tool is in the middle of its loop, and there is no other way to end that.
-          {:halt, acc} -> {{:ok, acc}, {:lost, "a stream was left before its end"}, ex}
+          {:halt, acc} -> {{:ok, acc}, left(source, call_id), ex}
         end
 
       {:ok, :end, _, meta} ->
@@ -295,7 +315,7 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp next_frame(call, lane, :lane) do
-    with {:ok, frame} <- :gen_tcp.recv(lane.socket, 0, remaining(call)), do: {:ok, frame, []}
+    with {:ok, frame} <- receive_frame(call, lane), do: {:ok, frame, []}
   end
 
   defp next_frame(call, _lane, {:grpc, ref, handle}) do

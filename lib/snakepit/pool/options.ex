@@ -52,6 +52,11 @@ defmodule Snakepit.Pool.Options do
       default: 30_000,
       doc: "Milliseconds a worker has to import its modules and become ready."
     ],
+    cancel_grace: [
+      type: :non_neg_integer,
+      default: 2_000,
+      doc: "Milliseconds a tool has to end when its call is cancelled, before its worker is replaced."
+    ],
     shutdown_timeout: [
       type: :pos_integer,
       default: 5_000,

@@ -45,10 +45,7 @@ impl Resource for Ticket {
     fn destructor(self, env: Env<'_>) {
         match self.state.load(Ordering::Acquire) {
             HANDED => self.desk.checkin(env, self.lane, &self.desk),
-            TAKEN => {
-                self.desk.forget(env);
-                let _ = env.send(&self.desk.owner, (atoms::lane_lost(), self.lane.id, self.lane.epoch));
-            }
+            TAKEN => self.desk.lost(env, self.lane, &self.desk),
             _ => {}
         }
     }
@@ -84,6 +81,16 @@ impl Desk {
         self.tell_if_at_rest(env);
     }
 
+    /// Its holder died in the middle of a call: the owner holds it from now on, to see to it.
+    fn lost(&self, env: Env, lane: Lane, this: &ResourceArc<Self>) {
+        let ticket = Self::ticket(this, lane, TAKEN);
+        let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.epoch, &ticket).encode(own));
+        // The owner is dead, and the pool with it. The ticket must not come here again.
+        if !sent && ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
+            self.forget(env);
+        }
+    }
+
     fn tell_if_at_rest(&self, env: Env) {
         if self.lock().at_rest() {
             let _ = env.send(&self.owner, atoms::lanes_at_rest());
@@ -96,11 +103,17 @@ impl Desk {
 /// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
 /// lane, where it would keep the ticket alive, and so the lane of a dead holder busy, until that process collects.
 fn hand_over(env: Env, waiter: &Waiter, lane: Lane, ticket: &ResourceArc<Ticket>) -> bool {
+    deliver(env, &waiter.pid, |own| {
+        (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, ticket)).encode(own)
+    })
+}
+
+fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -> bool {
     OwnedEnv::new().run(|own| {
-        let message = (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, ticket)).encode(own);
+        let message = message(own);
         // SAFETY: `env` is that of the NIF or destructor that runs in this thread, the term is of `own`, and neither is
         // used after a successful send, which leaves `own` to be freed only.
-        unsafe { enif_send(env.as_c_arg(), waiter.pid.as_c_arg(), own.as_c_arg(), message.as_c_arg()) == 1 }
+        unsafe { enif_send(env.as_c_arg(), to.as_c_arg(), own.as_c_arg(), message.as_c_arg()) == 1 }
     })
 }
 

@@ -17,9 +17,10 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.stderr.write(_PROBLEM % (sys.version_info[0], sys.version_info[1], sys.executable))
     sys.exit(78)
 
+from .cancel import Cancelled
 from .context import cancelled, correlation_id, session
 from .memory_array import empty
 from .registry import tool
 
-__all__ = ["__version__", "cancelled", "correlation_id", "empty", "session", "tool"]
+__all__ = ["Cancelled", "__version__", "cancelled", "correlation_id", "empty", "session", "tool"]
 __version__ = "0.1.0"

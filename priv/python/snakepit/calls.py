@@ -13,6 +13,7 @@ from time import perf_counter_ns
 from msgpack import Packer, packb, unpackb
 
 from . import context
+from .cancel import Cancellation, Cancelled
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest
@@ -90,6 +91,7 @@ class Calls:
         self._call_id = 0
         self._mask = 0
         self._forced = False
+        self.cancellation = Cancellation()
 
     def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
         """The common small call in one go: plain arguments of a known tool, no buffers.
@@ -117,9 +119,17 @@ class Calls:
         if len(arguments) != tool.complete or caller != context.caller.get():
             return None
         started = perf_counter_ns()
+        cancellation = self.cancellation
         try:
+            cancellation.running = call_id
             value = tool.call(**arguments)
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
         except BaseException as error:
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
             self._mask, self._call_id = mask, call_id
             return self._raised(error, perf_counter_ns() - started)
         nanoseconds = perf_counter_ns() - started
@@ -151,9 +161,17 @@ class Calls:
         arguments = opened.pop()
         tool = opened.pop()
         started = perf_counter_ns()
+        cancellation = self.cancellation
         try:
+            cancellation.running = self._call_id
             value = [tool.call(**arguments)]
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
         except BaseException as error:
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
             arguments = None
             return self._raised(error, perf_counter_ns() - started)
         arguments = None
@@ -165,9 +183,17 @@ class Calls:
         try:
             if type(value) in _LATE:
                 late, value = value, None
+                cancellation = self.cancellation
                 try:
+                    cancellation.running = self._call_id
                     value = self._collect(late)
+                    cancellation.running = 0
+                    if cancellation.cancelling:
+                        cancellation.over()
                 except BaseException as error:
+                    cancellation.running = 0
+                    if cancellation.cancelling:
+                        cancellation.over()
                     late = None
                     return self._raised(error, perf_counter_ns() - started)
                 late = None
@@ -202,7 +228,10 @@ class Calls:
                 if type(source) is types.CoroutineType:
                     source = self._guarded(self._run, {"coroutine": source})
                 advance = self._advancing(source)
+                self.cancellation.stream = self._call_id
                 while True:
+                    if self.cancellation.cancelling:
+                        raise CallError("python_error", "raised", "the stream was cancelled")
                     item = self._guarded(advance, {})
                     nanoseconds = perf_counter_ns() - started
                     if item is _END:
@@ -221,6 +250,9 @@ class Calls:
             source = advance = None  # type: ignore[assignment]
             yield self._bare(END, nanoseconds, _NIL)
         finally:
+            self.cancellation.stream = 0
+            if self.cancellation.cancelling:
+                self.cancellation.over()
             self._closed(source)
 
     def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> list[Any]:
@@ -268,9 +300,18 @@ class Calls:
 
     def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
         """Calls the user's code; whatever it raises becomes a `CallError`."""
+        cancellation = self.cancellation
         try:
-            return function(**arguments)
+            cancellation.running = self._call_id
+            value = function(**arguments)
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
+            return value
         except BaseException as error:
+            cancellation.running = 0
+            if cancellation.cancelling:
+                cancellation.over()
             if self._service.stopping:
                 raise
             raise python_error(error) from None
@@ -282,7 +323,25 @@ class Calls:
 
         if self._runner is None:
             self._runner = asyncio.Runner()
-        return self._runner.run(coroutine, context=contextvars.copy_context())
+        try:
+            return self._runner.run(self._watched(coroutine), context=contextvars.copy_context())
+        except Cancelled:
+            # It hit the loop itself, which is in an unknown state: the next coroutine has a new one.
+            runner, self._runner = self._runner, None
+            runner.close()
+            raise
+
+    async def _watched(self, coroutine: Any) -> Any:
+        """The coroutine, in a task that can be cancelled."""
+        import asyncio
+
+        task = asyncio.current_task()
+        assert task is not None
+        self.cancellation.task = asyncio.get_running_loop(), task
+        try:
+            return await coroutine
+        finally:
+            self.cancellation.task = None
 
     def _collect(self, value: Any) -> Any:
         """A generator's items as a list, a coroutine's result."""

@@ -10,10 +10,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from .cancel import Cancellation
+
 MAX_SESSIONS = 1024
 
 # Of the call that runs in this thread or task, as it came: its session, or that and its correlation id.
 caller: contextvars.ContextVar[str | list[str | None] | None] = contextvars.ContextVar("snakepit_caller", default=None)
+
+# Of the lane that this thread or task serves; set by the worker.
+cancellation: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar("snakepit_cancel", default=None)
 
 _sessions: collections.OrderedDict[str, dict[str, Any]] = collections.OrderedDict()
 _lock = threading.Lock()
@@ -50,7 +55,8 @@ def correlation_id() -> str | None:
 
 def cancelled() -> bool:
     """True when nobody waits for this call's result any more. Long loops may ask now and then, and return."""
-    return _gone.is_set()
+    lane = cancellation.get()
+    return _gone.is_set() or (lane is not None and lane.cancelled)
 
 
 def caller_gone() -> None:

@@ -46,6 +46,10 @@ class ControlLoop:
         name, *rest = message
         if name == "ping":
             self._control.send(["pong", *rest[:1]])
+        elif name == "cancel":
+            number, call_id = rest[:2]
+            if number < len(self._lanes):
+                self._lanes[number].calls.cancellation.cancel(call_id)
         elif name == "chunk":
             self._chunk(*rest[:2])
         elif name == "drop":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import grpc
 
@@ -69,7 +70,8 @@ class Worker:
             with lane.lock:
                 if frame[0] == FETCH:
                     return self._fetch(lane, frame, context)
-                reply = lane.calls.answer(frame, buffers)
+                with self._running(lane):
+                    reply = lane.calls.answer(frame, buffers)
                 return self._message(lane, reply)
         except ProtocolError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -79,7 +81,7 @@ class Worker:
         try:
             frame, buffers = read_payload(message)
             lane = self._lane(frame)
-            with lane.lock:
+            with lane.lock, self._running(lane):
                 replies = lane.calls.stream(frame, buffers)
                 try:
                     for reply in replies:
@@ -88,6 +90,17 @@ class Worker:
                     replies.close()
         except ProtocolError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
+
+    @staticmethod
+    @contextmanager
+    def _running(lane: Lane) -> Iterator[None]:
+        """The lane's tool runs in this thread meanwhile."""
+        before = lane.calls.cancellation.thread
+        lane.here()
+        try:
+            yield
+        finally:
+            lane.calls.cancellation.thread = before
 
     def _lane(self, frame: memoryview) -> Lane:
         if len(frame) < HEADER:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
+from . import context
 from .calls import Calls
 from .errors import ProtocolError
 from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out
@@ -38,6 +39,7 @@ class Lane:
 
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""
+        self.here()
         buffer = bytearray(_START + _ROOM)
         memory = memoryview(buffer)
         window = memory[_START - 4 :]
@@ -91,6 +93,11 @@ class Lane:
             return
         finally:
             self.sock.close()
+
+    def here(self) -> None:
+        """This thread runs the lane's tools from now on."""
+        self.calls.cancellation.thread = threading.get_ident()
+        context.cancellation.set(self.calls.cancellation)
 
     def _stream(self, frame: memoryview) -> None:
         replies = self.calls.stream(frame)

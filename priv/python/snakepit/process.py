@@ -90,6 +90,7 @@ def run(path: str, token: str) -> None:
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
     ).start()
     _end_on_sigterm(service, lanes)
+    lanes[0].calls.cancellation.listen()
     try:
         tools.update(collect(_imported(settings["modules"])))
         control.send(["ready", {"tools": describe(tools)}])

@@ -263,3 +263,80 @@ def die_first(path: str, times: int = 1) -> int:
     if tries <= times:
         os.kill(os.getpid(), signal.SIGKILL)
     return tries
+
+
+@tool
+def busy(how: str, path: str) -> str:
+    """Runs for a minute in the way that is named; says in a file that it does."""
+    open(path, "w").close()
+    until = time.monotonic() + 60
+    try:
+        if how == "sleep":
+            time.sleep(60)
+        elif how == "loop":
+            while time.monotonic() < until:
+                pass
+        elif how == "asks":
+            while not snakepit.cancelled() and time.monotonic() < until:
+                try:
+                    time.sleep(0.001)
+                except snakepit.Cancelled:
+                    # Asks for it instead.
+                    if not snakepit.cancelled():
+                        raise
+            return "asked"
+        elif how == "deaf":
+            while time.monotonic() < until:
+                try:
+                    time.sleep(0.01)
+                except snakepit.Cancelled:
+                    pass
+    finally:
+        with open(path, "a") as file:
+            file.write("over")
+    return "done"
+
+
+@tool
+async def busy_async(path: str) -> str:
+    try:
+        open(path, "w").close()
+        await asyncio.sleep(60)
+    finally:
+        with open(path, "a") as file:
+            file.write("over")
+    return "done"
+
+
+@tool
+def for_ever(path: str) -> Any:
+    n = 0
+    try:
+        while True:
+            yield n
+            n += 1
+    finally:
+        with open(path, "a") as file:
+            file.write("over")
+
+
+@tool
+def late_ones(n: int, path: str) -> Any:
+    """A result that comes although nobody waits for it."""
+    import numpy as np
+
+    try:
+        open(path, "w").close()
+        time.sleep(60)
+    except snakepit.Cancelled:
+        pass
+    return np.ones(n, np.uint8)
+
+
+@tool
+def spin(ms: int) -> int:
+    until = time.monotonic() + ms / 1000
+    n = 0
+    while time.monotonic() < until:
+        n += 1
+    return n

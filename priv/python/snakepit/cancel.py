@@ -1,0 +1,120 @@
+"""Ends a tool whose caller no longer waits.
+
+A tool learns it by `cancelled()`, and by `Cancelled`, which is raised in the middle of it: in the main thread by a
+signal, which also ends waiting in the kernel (a sleep, a read); in another thread by the interpreter, before its next
+bytecode; in a coroutine as asyncio's own `CancelledError`. It must hit the tool and nothing else: not this package
+around it, and not the next call's tool.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from asyncio import AbstractEventLoop, Task
+    from types import FrameType
+    from typing import Any
+
+# One that neither Python nor libraries use.
+SIGNAL = signal.SIGRTMAX - 3
+# A tool may be cleaning up: it is not disturbed again before this many seconds.
+_AGAIN = 0.5
+
+
+class Cancelled(BaseException):
+    """Nobody waits for this call's result any more. Let it pass: `except Exception` does."""
+
+
+class Cancellation:
+    """Which of a lane's calls runs, and whether it is being cancelled.
+
+    The lane sets `running` to a call's id right before the user's code, to 0 right after it, and then calls `over` if
+    `cancelling` is set. All three may be interrupted by `Cancelled`.
+    """
+
+    __slots__ = ("_asynchronous", "_lock", "_raised", "cancelling", "running", "stream", "task", "thread")
+
+    def __init__(self) -> None:
+        self.running = 0
+        self.cancelling = 0
+        # The call that yields items; between two of them none of its code runs.
+        self.stream = 0
+        # Where the tool runs.
+        self.thread = threading.get_ident()
+        self.task: tuple[AbstractEventLoop, Task[Any]] | None = None
+        self._lock = threading.Lock()
+        self._raised = 0.0
+        self._asynchronous = False
+
+    def cancel(self, call_id: int) -> None:
+        """Cancels this call (0: whichever runs), if its tool runs now. From any other thread; may be repeated."""
+        with self._lock:
+            running = self.running
+            if not running:
+                if self.stream and call_id in (0, self.stream):
+                    # Looked at before the next item.
+                    self.cancelling = self.stream
+                return
+            if call_id not in (0, running):
+                return
+            now = time.monotonic()
+            if self.cancelling == running and now - self._raised < _AGAIN:
+                return
+            self.cancelling = running
+            # It may have ended, and looked at `cancelling`, before the line above.
+            if self.running != running:
+                self.cancelling = 0
+                return
+            self._raised = now
+            self._raise()
+
+    def _raise(self) -> None:
+        task = self.task
+        if task is not None:
+            try:
+                task[0].call_soon_threadsafe(task[1].cancel)
+            except RuntimeError:
+                # Its loop was closed a moment ago.
+                pass
+        elif self.thread == threading.main_thread().ident:
+            signal.pthread_kill(self.thread, SIGNAL)
+        else:
+            self._asynchronous = True
+            _raise_in(self.thread, Cancelled)
+
+    def over(self) -> None:
+        """The tool ended: what was raised in its thread and did not arrive must not arrive any more."""
+        while True:
+            try:
+                with self._lock:
+                    self.cancelling = 0
+                    if self._asynchronous:
+                        _raise_in(self.thread, None)
+                        self._asynchronous = False
+                return
+            except Cancelled:
+                continue
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether the call that runs is being cancelled."""
+        return self.cancelling != 0 and self.cancelling == self.running
+
+    def listen(self) -> None:
+        """Makes the signal end the main thread's tool. In the main thread."""
+        signal.signal(SIGNAL, self._on_signal)
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        # This runs in the main thread, so that what it sees cannot change before it raises.
+        if self.cancelled and self.task is None:
+            raise Cancelled
+
+
+def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+    import ctypes
+
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    raise_in(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)

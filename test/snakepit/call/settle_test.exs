@@ -1,0 +1,129 @@
+defmodule Snakepit.Call.SettleTest do
+  use Snakepit.Case, async: true
+  alias Snakepit.Error
+
+  @moduletag :tmp_dir
+
+  defp pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
+
+  # The tool's own cleanup ran.
+  defp over?(path), do: match?({:ok, "over"}, File.read(path))
+
+  defp running(pool, tool, args, path) do
+    {:ok, caller} = Task.start(fn -> Snakepit.execute(tool, args, pool: pool) end)
+    assert eventually(fn -> File.exists?(path) end)
+    caller
+  end
+
+  for {profile, hows} <- [process: ~w(sleep loop asks), thread: ~w(loop asks)], how <- hows do
+    test "a timeout ends a tool that is busy by #{how} (#{profile}), and its worker goes on", %{tmp_dir: dir} do
+      threads = if unquote(profile) == :thread, do: [worker_profile: :thread, threads_per_worker: 2], else: []
+      pool = pool!([size: 1, cancel_grace: 20_000] ++ threads)
+      before = pid(pool)
+      path = Path.join(dir, "busy")
+
+      # Both lanes of a worker with threads: one of them is the main thread.
+      for n <- 1..length([1 | threads]) do
+        args = %{how: unquote(how), path: path <> "#{n}"}
+        assert {:error, %Error{category: :timeout}} = Snakepit.execute("busy", args, pool: pool, timeout: 300)
+        assert eventually(fn -> over?(path <> "#{n}") end)
+      end
+
+      assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+      assert pid(pool) == before
+    end
+  end
+
+  test "a coroutine", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+    path = Path.join(dir, "busy")
+
+    assert {:error, %Error{category: :timeout}} =
+             Snakepit.execute("busy_async", %{path: path}, pool: pool, timeout: 300)
+
+    assert eventually(fn -> over?(path) end)
+    assert pid(pool) == before
+    # And the next one.
+    assert {:ok, [_, %Snakepit.Tensor{}]} = Snakepit.execute("made_later", %{n: 10, mark: 1}, pool: pool)
+  end
+
+  test "a tool that will not end costs its worker", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 300)
+    before = pid(pool)
+    args = %{how: "deaf", path: Path.join(dir, "busy")}
+    assert {:error, %Error{category: :timeout}} = Snakepit.execute("busy", args, pool: pool, timeout: 100)
+    assert pid(pool) != before
+  end
+
+  test "a caller that is killed frees its lane, and the worker goes on", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+
+    for n <- 1..5 do
+      path = Path.join(dir, "busy#{n}")
+      caller = running(pool, "busy", %{how: "sleep", path: path}, path)
+      Process.exit(caller, :kill)
+      assert pid(pool) == before
+      assert over?(path)
+    end
+  end
+
+  test "a stream that is left before its end, or whose reader is killed", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+    path = Path.join(dir, "stream")
+
+    for _ <- 1..20 do
+      assert [0, 1, 2] = "for_ever" |> Snakepit.stream(%{path: path}, pool: pool) |> Enum.take(3)
+    end
+
+    assert pid(pool) == before
+    test = self()
+
+    {:ok, reader} =
+      Task.start(fn ->
+        Snakepit.execute_stream("for_ever", %{path: path <> "2"}, &send(test, {:item, &1}), pool: pool)
+      end)
+
+    assert_receive {:item, 100}, 5_000
+    Process.exit(reader, :kill)
+    assert pid(pool) == before
+    assert over?(path <> "2")
+  end
+
+  test "memory of a reply that comes too late is free again", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+
+    for n <- 1..5 do
+      go = Path.join(dir, "go#{n}")
+
+      caller =
+        spawn(fn ->
+          Snakepit.execute("late_ones", %{n: 100_000, path: go}, pool: pool, transfer: :zero_copy)
+        end)
+
+      assert eventually(fn -> File.exists?(go) end)
+      Process.exit(caller, :kill)
+      assert {:ok, _} = Snakepit.execute("pid", %{}, pool: pool)
+    end
+
+    {:ok, %{arena: arena}} = Snakepit.Pool.Handle.fetch(pool)
+    assert eventually(fn -> Snakepit.Native.arena_leases(arena) == [] end)
+    assert [%{held_buffers: 0}] = Snakepit.list_workers(pool)
+  end
+
+  test "cancelling at every moment hits the tool of that call and nothing else" do
+    pool = pool!(size: 1, worker_profile: :thread, threads_per_worker: 2, cancel_grace: 20_000)
+    before = pid(pool)
+
+    answers =
+      for n <- 1..300 do
+        Snakepit.execute("spin", %{ms: 3}, pool: pool, timeout: 1 + rem(n, 6))
+        Snakepit.execute("add", %{a: n, b: 1}, pool: pool)
+      end
+
+    assert answers == for(n <- 1..300, do: {:ok, n + 1})
+    assert pid(pool) == before
+  end
+end
