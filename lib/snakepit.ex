@@ -214,12 +214,14 @@ defmodule Snakepit do
     end
   end
 
-  @doc "The workers of a pool, or of all pools: name, status, OS pid, Python version, tools, restarts."
+  @doc "The workers of a pool, or of all pools: name, status, OS pid, Python version,
+  tools, restarts, and how the last run ended, if one did."
   @spec list_workers(atom() | nil) :: [map()]
   def list_workers(name \\ nil) do
-    for pool <- List.wrap(name || Pool.Handle.names()), pid <- Pool.Supervisor.workers(pool) do
-      Snakepit.Worker.describe(pid)
+    for pool <- List.wrap(name || Pool.Handle.names()) do
+      pool |> Pool.Supervisor.workers() |> Enum.map(&Snakepit.Worker.describe/1) |> Enum.sort_by(& &1[:name])
     end
+    |> List.flatten()
   end
 
   @doc """

@@ -15,6 +15,22 @@ defmodule Snakepit.Machine do
     |> min(host)
   end
 
+  @doc "Pss in bytes of one process, every shared page counted by its share; `nil` if it is gone (proc(5), smaps_rollup)."
+  @spec pss(pos_integer() | String.t()) :: non_neg_integer() | nil
+  def pss(pid), do: with_number("/proc/#{pid}/smaps_rollup", ~r/^Pss:\s+(\d+) kB/m, 1024)
+
+  @doc "The letter for what a process does (proc(5), stat): R runs, S sleeps, T is stopped; `nil` if it is gone."
+  @spec process_state(pos_integer()) :: String.t() | nil
+  def process_state(pid) do
+    with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
+         # Its name may hold anything but ends at the last parenthesis.
+         <<state::binary-size(1), _::binary>> <- stat |> String.split(") ") |> List.last() do
+      state
+    else
+      _ -> nil
+    end
+  end
+
   @doc "Words and figures that a measurement is worth nothing without."
   @spec describe() :: map()
   def describe do

@@ -235,6 +235,10 @@ defmodule Snakepit.Native do
   @spec desk_close(desk(), code :: non_neg_integer()) :: :ok
   def desk_close(_desk, _code), do: stub()
 
+  @doc "How many calls a worker's current run has served."
+  @spec desk_served(desk(), worker :: non_neg_integer()) :: non_neg_integer()
+  def desk_served(_desk, _worker), do: stub()
+
   @spec desk_counts(desk()) ::
           {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
   def desk_counts(_desk), do: stub()

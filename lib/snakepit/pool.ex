@@ -161,6 +161,11 @@ defmodule Snakepit.Pool do
   def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
 
   @doc false
+  @spec worker_up?(Handle.t(), non_neg_integer()) :: boolean()
+  def worker_up?(%Handle{lanes: lanes}, index),
+    do: Enum.any?(:ets.tab2list(lanes), fn {_, lane} -> lane.index == index end)
+
+  @doc false
   @spec worker_failed(Handle.t(), non_neg_integer(), Error.t()) :: :ok
   def worker_failed(%Handle{pool: pool}, index, error),
     do: GenServer.cast(pool, {:worker_failed, index, error})
@@ -215,6 +220,7 @@ defmodule Snakepit.Pool do
   end
 
   @impl true
+  # A run that is up already is replaced by this one: it is told when its last call is done.
   def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
     per_worker = length(lanes)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
@@ -253,6 +259,14 @@ defmodule Snakepit.Pool do
       nil ->
         Native.desk_forget(ticket)
     end
+
+    {:noreply, state}
+  end
+
+  # A run that was replaced has served its last call.
+  def handle_info({:lanes_retired, epoch}, state) do
+    with [[lane] | _] <- :ets.match(state.handle.lanes, {{:_, epoch}, :"$1"}),
+         do: send(lane.worker, {:retired, epoch})
 
     {:noreply, state}
   end

@@ -1,11 +1,15 @@
 defmodule Snakepit.Worker do
   @moduledoc false
-  # Keeps one worker running: starts its OS process through the companion, shakes hands, owns its sockets, and starts
-  # it again when it ends. Calls do not pass through here; callers use the lanes, which the pool hands out.
+  # Keeps one worker running: starts its OS process through the companion, shakes hands, owns its sockets, looks after
+  # its heart, and starts it again when it ends. Calls do not pass through here; callers use the lanes, which the pool
+  # hands out.
+  #
+  # A worker that is due for recycling starts a *successor*, a process like this one, and goes on until that is ready. The
+  # desk then gives out the successor's lanes, and when the last call here is done, this process stops.
 
   use GenServer
-  alias Snakepit.{Companion, Error, Native, Pool, Python}
-  alias Snakepit.Worker.{Backoff, Control, Lane, Run}
+  alias Snakepit.{Companion, Error, Machine, Native, Pool, Python}
+  alias Snakepit.Worker.{Backoff, Control, Heart, Lane, Recycling, Run, Words}
   require Logger
 
   @protocol 1
@@ -15,16 +19,21 @@ defmodule Snakepit.Worker do
   @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
   @dying_ms 2_000
+  # How often a worker looks whether it is due for recycling; at every tenth look, at its memory as well.
+  @look_ms 500
+  @look_at_memory 10
+  # After a successor that did not start.
+  @next_try_ms 30_000
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @spec start_link({Pool.Options.t(), non_neg_integer()}) :: GenServer.on_start()
-  def start_link({%Pool.Options{} = options, index}),
-    do: GenServer.start_link(__MODULE__, {options.name, index})
+  @spec start_link({Pool.Options.t(), non_neg_integer(), :first | :successor}) :: GenServer.on_start()
+  def start_link({%Pool.Options{} = options, index, role}),
+    do: GenServer.start_link(__MODULE__, {options.name, index, role})
 
-  def child_spec({options, index}) do
+  def child_spec({options, _index, _role} = argument) do
     shutdown = options.shutdown_timeout + @max_grace_ms + 1_000
-    %{id: {__MODULE__, index}, start: {__MODULE__, :start_link, [{options, index}]}, shutdown: shutdown}
+    %{id: __MODULE__, start: {__MODULE__, :start_link, [argument]}, shutdown: shutdown, restart: :transient}
   end
 
   @doc "Waits until a chunk that a reply refers to has been mapped, or is known not to come."
@@ -71,11 +80,13 @@ defmodule Snakepit.Worker do
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
-  def init({pool, index}) do
+  def init({pool, index, role}) do
     Process.flag(:trap_exit, true)
     pool = Pool.Handle.fetch!(pool)
     state = %{pool: pool, index: index, name: "#{pool.name}-#{index}", run: nil, backoff: Backoff.new()}
-    state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: []})
+    state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: [], last_error: nil})
+    # successor: its process, its monitor, and why it is wanted. looked: how often.
+    state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now()})
     {:ok, state, {:continue, :start}}
   end
 
@@ -120,6 +131,7 @@ defmodule Snakepit.Worker do
        name: state.name,
        pool: state.pool.name,
        status: if(run, do: run.phase, else: :waiting),
+       last_error: state.last_error,
        os_pid: run && run.os_pid,
        python: run && run.info[:python],
        tools: if(run, do: run.tools, else: []),
@@ -192,6 +204,22 @@ defmodule Snakepit.Worker do
       end)
 
     {:noreply, if(sent == :ok, do: state, else: finish(state, "the control socket: #{inspect(sent)}"))}
+  end
+
+  def handle_info({:beat, epoch}, state),
+    do: {:noreply, if(current?(state, epoch), do: beat(state), else: state)}
+
+  def handle_info({:look, epoch}, state),
+    do: {:noreply, if(current?(state, epoch), do: look(state), else: state)}
+
+  # The desk gives out the successor's lanes, and the last call here is done.
+  def handle_info({:retired, epoch}, %{run: %Run{epoch: epoch}} = state), do: {:stop, :normal, state}
+  def handle_info(:superseded, state), do: {:stop, :normal, state}
+  def handle_info(:failed_successor, state), do: {:stop, {:shutdown, :not_ready}, state}
+
+  def handle_info({:DOWN, monitor, _, _, _}, %{successor: {_pid, monitor, why}} = state) do
+    Logger.warning("[#{state.name}] its successor did not start; it goes on, though #{why}")
+    {:noreply, %{state | successor: nil, not_before: now() + @next_try_ms}}
   end
 
   def handle_info({:EXIT, _from, reason}, state) when reason in [:shutdown, :normal], do: {:noreply, state}
@@ -398,7 +426,7 @@ defmodule Snakepit.Worker do
   end
 
   defp message(["grpc_failed", why], _phase, state) when is_binary(why), do: answer_grpc(state, {:error, why})
-  defp message(["pong", _n], _phase, state), do: state
+  defp message(["pong", n], :ready, %{run: run} = state), do: put_run(state, heart: Heart.pong(run.heart, n))
 
   defp message([name | _], phase, state) when name in ["hello", "lanes", "ready", "failed"],
     do: finish(state, "the worker said #{inspect(name)} while #{phase}, or said it wrong")
@@ -466,7 +494,59 @@ defmodule Snakepit.Worker do
       end
 
     Pool.worker_up(state.pool, state.index, lanes)
-    %{state | was_ready: true}
+    options = state.pool.options
+    Process.send_after(self(), {:beat, run.epoch}, options.heartbeat_interval)
+    if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
+    heart = Heart.new(options.heartbeat_interval, options.heartbeat_grace)
+    put_run(%{state | was_ready: true, role: :first}, heart: heart)
+  end
+
+  # ---- heart and age ----------------------------------------------------------------------------------------------
+
+  defp beat(%{run: run} = state) do
+    Process.send_after(self(), {:beat, run.epoch}, run.heart.interval)
+    process = if run.heart.asked_at, do: Machine.process_state(run.control.peer.pid)
+
+    case Heart.beat(run.heart, now(), process) do
+      {:ping, n, heart} ->
+        state = put_run(state, heart: heart)
+
+        case Control.send_message(run.control, ["ping", n]) do
+          :ok -> state
+          {:error, reason} -> finish(state, "the control socket: #{inspect(reason)}")
+        end
+
+      :wait ->
+        state
+
+      {:dead, why} ->
+        finish(state, why)
+    end
+  end
+
+  defp look(%{run: run} = state) do
+    Process.send_after(self(), {:look, run.epoch}, @look_ms)
+    options = state.pool.options
+    memory? = options.memory_threshold_mb != nil and rem(state.looked, @look_at_memory) == 0
+
+    vitals = %{
+      age_ms: now() - run.started_at,
+      calls: Native.desk_served(state.pool.desk, state.index),
+      pss: if(memory?, do: Machine.pss(run.control.peer.pid))
+    }
+
+    state = %{state | looked: state.looked + 1}
+    why = if state.successor == nil and now() >= state.not_before, do: Recycling.due(options, vitals)
+    if why, do: succeed(state, why), else: state
+  end
+
+  defp succeed(state, why) do
+    Logger.info("[#{state.name}] is replaced: #{why}")
+
+    case Pool.Supervisor.start_worker(state.pool.options, state.index, :successor) do
+      {:ok, pid} -> %{state | successor: {pid, Process.monitor(pid), why}}
+      {:error, _stopping} -> %{state | not_before: now() + @next_try_ms}
+    end
   end
 
   defp announce_chunks(%{run: run} = state, ids),
@@ -509,7 +589,7 @@ defmodule Snakepit.Worker do
   defp companion({:started, pid}, state), do: state |> put_run(os_pid: pid) |> check_peer()
 
   defp companion({:output, stream, line}, state) do
-    Logger.info(fn -> "[#{state.name} #{stream}] #{printable(line)}" end)
+    Logger.info(fn -> "[#{state.name} #{stream}] #{Words.printable(line)}" end)
     state
   end
 
@@ -518,19 +598,7 @@ defmodule Snakepit.Worker do
   defp companion({:exited, status, tail}, %{run: %Run{phase: phase}} = state) do
     # What it said last is still in the socket: a failed import says so and exits.
     state = if phase in [:greeting, :importing], do: read(state), else: state
-    ended(state, exit_words(status), tail)
-  end
-
-  defp exit_words(:companion_died), do: "the companion died, and the worker with it"
-  defp exit_words({:status, 0}), do: "the worker exited"
-  defp exit_words({:status, n}), do: "the worker exited with status #{n}"
-  defp exit_words({:signal, n}), do: "the worker was killed by signal #{n}#{signal(n)}"
-
-  defp signal(n) do
-    case %{4 => "SIGILL", 6 => "SIGABRT", 7 => "SIGBUS", 9 => "SIGKILL", 11 => "SIGSEGV", 15 => "SIGTERM"} do
-      %{^n => name} -> " (#{name})"
-      _ -> ""
-    end
+    ended(state, Words.exit(status), tail)
   end
 
   # The worker can no longer be trusted: no more calls, and its process is killed. `why` is words or an error.
@@ -558,8 +626,19 @@ defmodule Snakepit.Worker do
     {answer, asking} = Enum.split_with(state.asking, fn {epoch, _} -> epoch == run.epoch end)
     Enum.each(answer, fn {_, from} -> GenServer.reply(from, error.message) end)
     state = %{state | run: nil, asking: asking, ended: remember(state.ended, run.epoch, error.message)}
+    state = %{state | last_error: error.message}
 
-    if state.was_ready, do: later(state, now() - run.started_at), else: never(state, error)
+    cond do
+      not state.was_ready -> never(state, error)
+      # It will be ready before another could be.
+      state.successor -> superseded(state)
+      true -> later(state, now() - run.started_at)
+    end
+  end
+
+  defp superseded(state) do
+    send(self(), :superseded)
+    state
   end
 
   defp later(state, ran_ms) do
@@ -569,15 +648,28 @@ defmodule Snakepit.Worker do
   end
 
   # A worker that was never ready is not started again: what is wrong would be wrong again.
+  defp never(%{role: :successor} = state, error) do
+    Logger.warning(error.message)
+    state = %{state | run: nil, last_error: error.message}
+
+    if Pool.worker_up?(state.pool, state.index) do
+      send(self(), :failed_successor)
+      state
+    else
+      # The one it was to replace died meanwhile: then it is the only one.
+      later(state, 0)
+    end
+  end
+
   defp never(state, error) do
     Pool.worker_failed(state.pool, state.index, %{error | pool: state.pool.name, worker: state.name})
-    %{state | run: nil}
+    %{state | run: nil, last_error: error.message}
   end
 
   defp failure(_state, %Error{} = error, _tail), do: error
 
   defp failure(state, how, tail) do
-    said = tail |> printable() |> String.trim()
+    said = tail |> Words.printable() |> String.trim()
     message = "pool #{inspect(state.pool.name)}: worker #{state.name}: #{how}"
     message = if said == "" or state.was_ready, do: message, else: message <> "; it said:\n" <> said
     Error.new(:worker, :exited, message, details: %{stderr: said})
@@ -610,13 +702,6 @@ defmodule Snakepit.Worker do
   defp current?(_state, _epoch), do: false
 
   defp put_run(state, fields), do: %{state | run: struct!(state.run, fields)}
-
-  # Output is whatever a tool prints; a log line is UTF-8.
-  defp printable(bytes) do
-    if String.valid?(bytes),
-      do: bytes,
-      else: for(c <- String.codepoints(bytes), into: "", do: if(String.valid?(c), do: c, else: "\uFFFD"))
-  end
 
   # Takes as long for any two tokens of one length.
   defp same?(a, b) when byte_size(a) == byte_size(b), do: :crypto.hash_equals(a, b)

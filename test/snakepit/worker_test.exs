@@ -241,4 +241,41 @@ defmodule Snakepit.WorkerTest do
     defp elixir, do: System.find_executable("elixir")
     defp args(code), do: ["-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code]
   end
+
+  describe "heartbeats" do
+    @beats [size: 1, heartbeat_interval: 100]
+
+    defp hold_the_lock(pool, ms) do
+      code = "import ctypes\nctypes.PyDLL(None).usleep(#{ms * 1000})\nx = 7"
+      Snakepit.execute("python_value", %{code: code}, pool: pool, timeout: 60_000)
+    end
+
+    test "a worker that is stopped is replaced, and its caller told" do
+      pool = pool!(@beats)
+      %{os_pid: pid} = hd(Snakepit.list_workers(pool))
+      {_, 0} = System.cmd("kill", ["-STOP", "#{pid}"])
+      assert {:error, %Error{category: :worker} = error} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+      assert error.message =~ "it is stopped"
+      assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+      refute alive?(pid)
+      assert [%{last_error: last}] = Snakepit.list_workers(pool)
+      assert last =~ "it is stopped"
+    end
+
+    test "a tool that holds Python's lock is borne with for the grace period" do
+      pool = pool!(@beats ++ [heartbeat_grace: 60_000])
+      %{os_pid: pid} = hd(Snakepit.list_workers(pool))
+      assert {:ok, 7} = hold_the_lock(pool, 800)
+      assert Snakepit.execute!("pid", %{}, pool: pool) == pid
+    end
+
+    test "and no longer" do
+      pool = pool!(@beats ++ [heartbeat_grace: 300])
+      %{os_pid: pid} = hd(Snakepit.list_workers(pool))
+      assert {:error, %Error{category: :worker} = error} = hold_the_lock(pool, 30_000)
+      assert error.message =~ "did not answer a heartbeat"
+      assert Snakepit.execute!("pid", %{}, pool: pool) != pid
+      assert eventually(fn -> not alive?(pid) end)
+    end
+  end
 end

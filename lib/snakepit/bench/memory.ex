@@ -4,18 +4,7 @@ defmodule Snakepit.Bench.Memory do
 
   @doc "Pss in bytes of this VM, its companion and its workers."
   @spec pss() :: non_neg_integer()
-  def pss, do: System.pid() |> tree() |> Enum.map(&pss/1) |> Enum.sum()
-
-  @doc "Pss in bytes of one process; 0 if it is gone."
-  @spec pss(String.t()) :: non_neg_integer()
-  def pss(pid) do
-    with {:ok, text} <- File.read("/proc/#{pid}/smaps_rollup"),
-         [_, kb] <- Regex.run(~r/^Pss:\s+(\d+) kB/m, text) do
-      String.to_integer(kb) * 1024
-    else
-      _ -> 0
-    end
-  end
+  def pss, do: System.pid() |> tree() |> Enum.map(&(Snakepit.Machine.pss(&1) || 0)) |> Enum.sum()
 
   defp tree(pid) do
     children =

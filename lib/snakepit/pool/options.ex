@@ -62,6 +62,34 @@ defmodule Snakepit.Pool.Options do
       default: 5_000,
       doc: "Milliseconds running calls have to finish when the pool stops."
     ],
+    heartbeat_interval: [
+      type: :pos_integer,
+      default: 5_000,
+      doc: "Milliseconds between two heartbeats of a worker, which it answers whatever its tools do."
+    ],
+    heartbeat_grace: [
+      type: :pos_integer,
+      default: 60_000,
+      doc:
+        "Milliseconds without an answer after which a worker is replaced: a tool may hold Python's lock for so long. " <>
+          "One that is stopped is replaced at the next heartbeat."
+    ],
+    worker_ttl: [
+      type: :timeout,
+      default: :infinity,
+      doc:
+        "Milliseconds after which a worker is replaced by a new one, which starts beside it; no call waits for it."
+    ],
+    worker_max_requests: [
+      type: {:or, [{:in, [nil]}, :pos_integer]},
+      default: nil,
+      doc: "Calls after which a worker is replaced in that way; looked at twice a second."
+    ],
+    memory_threshold_mb: [
+      type: {:or, [{:in, [nil]}, :pos_integer]},
+      default: nil,
+      doc: "MiB of memory (Pss) of the Python process above which a worker is replaced in that way."
+    ],
     inline_limit: [
       type: :bytes,
       default: 4096,

@@ -34,8 +34,28 @@ defmodule Snakepit.Pool.Supervisor do
 
   @doc false
   def start_workers(options) do
-    children = for index <- 0..(options.size - 1), do: Worker.child_spec({options, index})
-    Supervisor.start_link(children, strategy: :one_for_one, name: Pool.Handle.name(:workers, options.name))
+    name = Pool.Handle.name(:workers, options.name)
+
+    # Dynamic: for a while a worker that is recycled and its successor are both there.
+    with {:ok, supervisor} <- DynamicSupervisor.start_link(strategy: :one_for_one, name: name) do
+      for index <- 0..(options.size - 1), do: {:ok, _} = start_worker(options, index, :first)
+      {:ok, supervisor}
+    end
+  end
+
+  @doc "Starts a worker process; a `:successor` takes the place of the one with its index once it is ready."
+  @spec start_worker(Pool.Options.t(), non_neg_integer(), :first | :successor) ::
+          {:ok, pid()} | {:error, term()}
+  def start_worker(options, index, role) do
+    with {:ok, pid} <-
+           DynamicSupervisor.start_child(
+             Pool.Handle.name(:workers, options.name),
+             Worker.child_spec({options, index, role})
+           ) do
+      {:ok, pid}
+    end
+  catch
+    :exit, reason -> {:error, reason}
   end
 
   @doc "The worker processes of a pool."
@@ -43,7 +63,7 @@ defmodule Snakepit.Pool.Supervisor do
   def workers(name) do
     case Registry.lookup(Snakepit.Registry, {:workers, name}) do
       [{supervisor, _}] ->
-        for {_, pid, _, _} <- Supervisor.which_children(supervisor), is_pid(pid), do: pid
+        for {_, pid, _, _} <- DynamicSupervisor.which_children(supervisor), is_pid(pid), do: pid
 
       [] ->
         []

@@ -19,6 +19,7 @@ defmodule Snakepit.Worker.Run do
     :os_pid,
     :timer,
     :companion,
+    :heart,
     phase: :starting,
     lanes: [],
     lane_fds: [],

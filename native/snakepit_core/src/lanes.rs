@@ -50,6 +50,12 @@ pub struct Lanes<W> {
     waiting: HashMap<u64, W>,
     next_key: u64,
     closed: Option<u32>,
+    /// Busy lanes of runs that were replaced while they worked, by epoch.
+    retired: HashMap<u64, u32>,
+    /// Replaced runs whose last lane came back, and nobody was told.
+    emptied: Vec<u64>,
+    /// Calls that each worker's current run has served.
+    served: Vec<u64>,
 }
 
 impl<W> Lanes<W> {
@@ -65,6 +71,9 @@ impl<W> Lanes<W> {
             waiting: HashMap::new(),
             next_key: 0,
             closed: None,
+            retired: HashMap::new(),
+            emptied: Vec::new(),
+            served: vec![0; workers as usize],
         }
     }
 
@@ -102,12 +111,21 @@ impl<W> Lanes<W> {
         Checkout::Waiting(key)
     }
 
-    /// The waiter who gets this busy lane now; it stays busy. `None`: nobody wants it, and it is idle; or its run is
-    /// over, and it is gone. Called again with the same lane if the waiter turns out to be dead.
+    /// A call is done: [`Self::offer`]s its lane.
     pub fn checkin(&mut self, lane: Lane) -> Option<W> {
         let worker = self.worker(lane);
+        if self.up.get(worker).copied().flatten() == Some(lane.epoch) {
+            self.served[worker] += 1;
+        }
+        self.offer(lane)
+    }
+
+    /// The waiter who gets this busy lane now; it stays busy. `None`: nobody wants it, and it is idle; or its run is
+    /// over, and it is gone. Called again with the same lane if the waiter turns out to be dead.
+    pub fn offer(&mut self, lane: Lane) -> Option<W> {
+        let worker = self.worker(lane);
         if self.up.get(worker).copied().flatten() != Some(lane.epoch) {
-            self.busy -= 1;
+            self.forget(lane);
             return None;
         }
         let (own, any) = (self.head(worker), self.head(self.up.len()));
@@ -138,8 +156,25 @@ impl<W> Lanes<W> {
     }
 
     /// A busy lane will not come back: its caller died, or left it in the middle of a call.
-    pub fn forget(&mut self) {
+    pub fn forget(&mut self, lane: Lane) {
         self.busy -= 1;
+        if let Some(left) = self.retired.get_mut(&lane.epoch) {
+            *left -= 1;
+            if *left == 0 {
+                self.retired.remove(&lane.epoch);
+                self.emptied.push(lane.epoch);
+            }
+        }
+    }
+
+    /// A run that was replaced, and none of whose lanes is in use any more. Each is named once.
+    pub fn emptied(&mut self) -> Option<u64> {
+        self.emptied.pop()
+    }
+
+    /// How many calls the current run of a worker has served.
+    pub fn served(&self, worker: u32) -> u64 {
+        self.served.get(worker as usize).copied().unwrap_or(0)
     }
 
     /// A waiter leaves; false if it was given a lane already.
@@ -154,11 +189,20 @@ impl<W> Lanes<W> {
         self.lines.iter_mut().for_each(|line| line.retain(|key| waiting.contains_key(key)));
     }
 
-    /// A worker's run began: its lanes, each to be checked in once, count as busy until then.
+    /// A worker's run began: its lanes, each to be offered once, count as busy until then. A run that is still up is
+    /// replaced: its idle lanes are gone at once, and its busy ones go when they are checked in (see [`Self::emptied`]).
     #[must_use]
     pub fn up(&mut self, worker: u32, epoch: u64) -> Vec<Lane> {
         let Some(slot) = self.up.get_mut(worker as usize) else { return Vec::new() };
-        *slot = Some(epoch);
+        if let Some(old) = slot.replace(epoch).filter(|old| *old != epoch) {
+            let before = self.idle.len();
+            self.idle.retain(|l| l.epoch != old);
+            match self.per_worker - (before - self.idle.len()) as u32 {
+                0 => self.emptied.push(old),
+                busy => drop(self.retired.insert(old, busy)),
+            }
+        }
+        self.served[worker as usize] = 0;
         self.busy += self.per_worker as usize;
         (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
     }
@@ -196,7 +240,7 @@ mod tests {
 
     fn up(lanes: &mut Lanes<u32>, worker: u32, epoch: u64) {
         for lane in lanes.up(worker, epoch) {
-            assert_eq!(lanes.checkin(lane), None);
+            assert_eq!(lanes.offer(lane), None);
         }
     }
 
@@ -250,8 +294,29 @@ mod tests {
         assert_eq!(lanes.counts(), (1, 0, 0));
         assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 2);
         lanes.down(0, 1);
-        lanes.forget();
+        lanes.forget(Lane { id: 0, epoch: 2 });
         assert_eq!(lanes.counts(), (0, 0, 0));
+        assert_eq!(lanes.emptied(), None);
+    }
+
+    #[test]
+    fn a_run_that_is_replaced_is_named_when_its_last_lane_came_back() {
+        let mut lanes = Lanes::new(1, 3, 2);
+        up(&mut lanes, 0, 1);
+        let old: Vec<_> = (0..2).map(|_| lane(lanes.checkout(Want::Any, |_| 0))).collect();
+        assert_eq!(lanes.checkin(old[0]), None);
+        assert_eq!(lanes.served(0), 1);
+        let again = lane(lanes.checkout(Want::Any, |_| 0));
+        up(&mut lanes, 0, 2);
+        assert_eq!((lanes.emptied(), lanes.served(0), lanes.counts()), (None, 0, (3, 2, 0)));
+        assert_eq!(lanes.checkin(again), None);
+        assert_eq!(lanes.emptied(), None);
+        lanes.forget(old[1]);
+        assert_eq!((lanes.emptied(), lanes.emptied()), (Some(1), None));
+        assert_eq!((lanes.served(0), lanes.counts()), (0, (3, 0, 0)));
+        // One that has nothing to do is named at once.
+        up(&mut lanes, 0, 3);
+        assert_eq!(lanes.emptied(), Some(2));
     }
 
     proptest! {
@@ -263,6 +328,7 @@ mod tests {
             let mut held: Vec<Lane> = Vec::new();
             let mut waiting: Vec<(u32, Want)> = Vec::new();
             let mut next = 0;
+            let mut replaced: Vec<u64> = Vec::new();
             for (step, w) in steps {
                 match step {
                     0..=2 => {
@@ -290,14 +356,12 @@ mod tests {
                         }
                     }
                     4 => {
-                        if alive[w as usize].is_none() {
-                            epoch += 1;
-                            alive[w as usize] = Some(epoch);
-                            for lane in lanes.up(w, epoch) {
-                                if let Some(waiter) = lanes.checkin(lane) {
-                                    waiting.retain(|x| *x != waiter);
-                                    held.push(lane);
-                                }
+                        epoch += 1;
+                        replaced.extend(alive[w as usize].replace(epoch));
+                        for lane in lanes.up(w, epoch) {
+                            if let Some(waiter) = lanes.offer(lane) {
+                                waiting.retain(|x| *x != waiter);
+                                held.push(lane);
                             }
                         }
                     }
@@ -307,6 +371,12 @@ mod tests {
                         }
                     }
                 }
+                while let Some(emptied) = lanes.emptied() {
+                    prop_assert!(replaced.contains(&emptied));
+                    replaced.retain(|e| *e != emptied);
+                    prop_assert!(held.iter().all(|l| l.epoch != emptied));
+                }
+                prop_assert!(replaced.iter().all(|e| held.iter().any(|l| l.epoch == *e)));
                 let (idle, busy, queued) = lanes.counts();
                 prop_assert_eq!(busy, held.len());
                 prop_assert_eq!(queued, waiting.len());

@@ -20,6 +20,7 @@ rustler::atoms! {
     full,
     item,
     lane_lost,
+    lanes_retired,
     lanes_at_rest,
     end_ = "end",
     protocol,

@@ -44,7 +44,10 @@ impl Resource for Ticket {
 
     fn destructor(self, env: Env<'_>) {
         match self.state.load(Ordering::Acquire) {
-            HANDED => self.desk.checkin(env, self.lane, &self.desk),
+            HANDED => {
+                let next = self.desk.lock().offer(self.lane);
+                self.desk.pass_on(env, self.lane, &self.desk, next);
+            }
             TAKEN => self.desk.lost(env, self.lane, &self.desk),
             _ => {}
         }
@@ -61,23 +64,28 @@ impl Desk {
         ResourceArc::new(Ticket { desk: this.clone(), lane, state: AtomicU8::new(state) })
     }
 
-    /// Gives the lane to whoever waited longest and is still alive.
+    /// A call is done: whoever waited longest gets its lane.
     fn checkin(&self, env: Env, lane: Lane, this: &ResourceArc<Self>) {
-        loop {
-            let next = self.lock().checkin(lane);
-            let Some(waiter) = next else { break };
+        let next = self.lock().checkin(lane);
+        self.pass_on(env, lane, this, next);
+    }
+
+    /// Gives the lane to the waiter whose turn it is and who is still alive.
+    fn pass_on(&self, env: Env, lane: Lane, this: &ResourceArc<Self>, mut next: Option<Waiter>) {
+        while let Some(waiter) = next {
             let ticket = Self::ticket(this, lane, HANDED);
             if hand_over(env, &waiter, lane, &ticket) {
                 return;
             }
             // Nobody got it: this ticket must not give the lane back a second time.
             ticket.state.store(SETTLED, Ordering::Release);
+            next = self.lock().offer(lane);
         }
         self.tell_if_at_rest(env);
     }
 
-    fn forget(&self, env: Env) {
-        self.lock().forget();
+    fn forget(&self, env: Env, lane: Lane) {
+        self.lock().forget(lane);
         self.tell_if_at_rest(env);
     }
 
@@ -87,12 +95,19 @@ impl Desk {
         let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.epoch, &ticket).encode(own));
         // The owner is dead, and the pool with it. The ticket must not come here again.
         if !sent && ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
-            self.forget(env);
+            self.forget(env, lane);
         }
     }
 
     fn tell_if_at_rest(&self, env: Env) {
-        if self.lock().at_rest() {
+        let (at_rest, emptied) = {
+            let mut lanes = self.lock();
+            (lanes.at_rest(), lanes.emptied())
+        };
+        if let Some(epoch) = emptied {
+            let _ = env.send(&self.owner, (atoms::lanes_retired(), epoch));
+        }
+        if at_rest {
             let _ = env.send(&self.owner, atoms::lanes_at_rest());
         }
     }
@@ -177,7 +192,7 @@ fn desk_checkin(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
 #[rustler::nif]
 fn desk_forget(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
     if ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
-        ticket.desk.forget(env);
+        ticket.desk.forget(env, ticket.lane);
     }
     atoms::ok()
 }
@@ -185,8 +200,18 @@ fn desk_forget(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
 #[rustler::nif]
 fn desk_up(env: Env, desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
     let lanes = desk.lock().up(worker, epoch);
-    lanes.into_iter().for_each(|lane| desk.checkin(env, lane, &desk));
+    for lane in lanes {
+        let next = desk.lock().offer(lane);
+        desk.pass_on(env, lane, &desk, next);
+    }
+    desk.tell_if_at_rest(env);
     atoms::ok()
+}
+
+/// How many calls a worker's current run has served.
+#[rustler::nif]
+fn desk_served(desk: ResourceArc<Desk>, worker: u32) -> u64 {
+    desk.lock().served(worker)
 }
 
 #[rustler::nif]

@@ -1,0 +1,32 @@
+defmodule Snakepit.Worker.Recycling do
+  @moduledoc false
+  # When a worker that works is replaced by a new one: by age, calls or memory. Pure.
+
+  alias Snakepit.Pool.Options
+
+  @type vitals :: %{age_ms: non_neg_integer(), calls: non_neg_integer(), pss: non_neg_integer() | nil}
+
+  @doc "Whether anything of it is configured."
+  @spec wanted?(Options.t()) :: boolean()
+  def wanted?(%Options{} = o),
+    do: o.worker_ttl != :infinity or o.worker_max_requests != nil or o.memory_threshold_mb != nil
+
+  @doc "Why it is time, in words; `nil` while it is not."
+  @spec due(Options.t(), vitals()) :: String.t() | nil
+  def due(%Options{} = options, %{age_ms: age, calls: calls, pss: pss}) do
+    cond do
+      options.worker_ttl != :infinity and age >= options.worker_ttl ->
+        "it ran for #{age} ms (:worker_ttl is #{options.worker_ttl})"
+
+      options.worker_max_requests != nil and calls >= options.worker_max_requests ->
+        "it served #{calls} calls (:worker_max_requests is #{options.worker_max_requests})"
+
+      options.memory_threshold_mb != nil and is_integer(pss) and
+          pss > options.memory_threshold_mb * 1024 * 1024 ->
+        "it holds #{div(pss, 1024 * 1024)} MiB (:memory_threshold_mb is #{options.memory_threshold_mb})"
+
+      true ->
+        nil
+    end
+  end
+end

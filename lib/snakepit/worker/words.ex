@@ -1,0 +1,26 @@
+defmodule Snakepit.Worker.Words do
+  @moduledoc false
+  # How a worker ended, in words. Pure.
+
+  @doc "What the companion says of a process's end."
+  @spec exit(:companion_died | {:status | :signal, integer()}) :: String.t()
+  def exit(:companion_died), do: "the companion died, and the worker with it"
+  def exit({:status, 0}), do: "the worker exited"
+  def exit({:status, n}), do: "the worker exited with status #{n}"
+  def exit({:signal, n}), do: "the worker was killed by signal #{n}#{signal(n)}"
+
+  defp signal(n) do
+    case %{4 => "SIGILL", 6 => "SIGABRT", 7 => "SIGBUS", 9 => "SIGKILL", 11 => "SIGSEGV", 15 => "SIGTERM"} do
+      %{^n => name} -> " (#{name})"
+      _ -> ""
+    end
+  end
+
+  @doc "Output is whatever a tool prints; a log line is UTF-8."
+  @spec printable(binary()) :: String.t()
+  def printable(bytes) do
+    if String.valid?(bytes),
+      do: bytes,
+      else: for(c <- String.codepoints(bytes), into: "", do: if(String.valid?(c), do: c, else: "\uFFFD"))
+  end
+end
