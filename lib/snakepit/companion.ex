@@ -5,12 +5,15 @@ defmodule Snakepit.Companion do
   #
   # A process that starts one gets `{:companion, id, event}` messages about it, the last of them
   # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
-  # so have its workers (PDEATHSIG): their owners are told, and a new companion is opened. If this process dies, nobody is
-  # left to tell them: they monitor it.
+  # so do its workers: once they are gone their owners are told, and a new companion is opened. If this process dies,
+  # nobody is left to tell them: they monitor it.
 
   use GenServer
   alias Snakepit.Native
   require Logger
+
+  # How long to wait for workers that are dying with the companion: far more than it takes.
+  @dying_ms 2_000
 
   @type id :: pos_integer()
   @type event ::
@@ -48,7 +51,7 @@ defmodule Snakepit.Companion do
     id = System.unique_integer([:positive])
     frame = Native.companion_start(id, program, args, opts[:env] || [], opts[:unset_env] || [], opts[:cwd])
     command(state.port, frame)
-    owners = Map.put(state.owners, id, {owner, Process.monitor(owner)})
+    owners = Map.put(state.owners, id, %{pid: owner, ref: Process.monitor(owner), os_pid: nil})
     {:reply, id, %{state | owners: owners}}
   end
 
@@ -82,7 +85,7 @@ defmodule Snakepit.Companion do
   end
 
   def handle_info({:DOWN, _ref, :process, owner, _reason}, state) do
-    for {id, {^owner, _}} <- state.owners, do: command(state.port, Native.companion_kill(id))
+    for {id, %{pid: ^owner}} <- state.owners, do: command(state.port, Native.companion_kill(id))
     {:noreply, state}
   end
 
@@ -93,8 +96,11 @@ defmodule Snakepit.Companion do
     Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4])
   end
 
+  # Owners take what they hear for the end of the process, and use its memory again.
   defp reopen(state) do
-    for {id, {owner, ref}} <- state.owners do
+    await_gone(for({_, %{os_pid: pid}} when pid != nil <- state.owners, do: pid), now() + @dying_ms)
+
+    for {id, %{pid: owner, ref: ref}} <- state.owners do
       Process.demonitor(ref, [:flush])
       send(owner, {:companion, id, {:exited, :companion_died, ""}})
     end
@@ -102,8 +108,27 @@ defmodule Snakepit.Companion do
     %{state | port: open(), owners: %{}}
   end
 
+  defp await_gone(os_pids, until) do
+    case Enum.filter(os_pids, &runs?/1) do
+      [_ | _] = left ->
+        if now() < until, do: Process.sleep(1) && await_gone(left, until)
+
+      [] ->
+        :ok
+    end
+  end
+
+  defp runs?(os_pid) do
+    case File.read("/proc/#{os_pid}/stat") do
+      {:ok, stat} -> not String.contains?(stat, ") Z ")
+      {:error, _} -> false
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
   defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
-  defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})
+  defp event({:started, id, pid}, state), do: state |> tell(id, {:started, pid}) |> put_os_pid(id, pid)
   defp event({:start_failed, id, reason}, state), do: state |> tell(id, {:start_failed, reason}) |> forget(id)
   defp event({:exited, id, status, tail}, state), do: state |> tell(id, {:exited, status, tail}) |> forget(id)
 
@@ -116,13 +141,18 @@ defmodule Snakepit.Companion do
   end
 
   defp tell(state, id, event) do
-    with %{^id => {owner, _}} <- state.owners, do: send(owner, {:companion, id, event})
+    with %{^id => %{pid: owner}} <- state.owners, do: send(owner, {:companion, id, event})
     state
   end
 
+  defp put_os_pid(%{owners: owners} = state, id, os_pid) when is_map_key(owners, id),
+    do: put_in(state.owners[id].os_pid, os_pid)
+
+  defp put_os_pid(state, _id, _os_pid), do: state
+
   defp forget(state, id) do
     {entry, owners} = Map.pop(state.owners, id)
-    with {_, ref} <- entry, do: Process.demonitor(ref, [:flush])
+    with %{ref: ref} <- entry, do: Process.demonitor(ref, [:flush])
     %{state | owners: owners}
   end
 

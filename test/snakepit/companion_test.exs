@@ -31,6 +31,28 @@ defmodule Snakepit.CompanionTest do
     assert pool!() |> os_pid() |> is_integer()
   end
 
+  # The companion is two processes: the port program, and the one it guards.
+  for which <- [:guard, :server] do
+    test "when the companion's #{which} is killed, nothing is left that a tool started" do
+      pool = pool!()
+      old = os_pid(pool)
+
+      code = """
+      import subprocess
+      x = [subprocess.Popen(['sleep', '1000'], start_new_session=new).pid for new in (False, True)]
+      """
+
+      {:ok, children} = Snakepit.execute("python_value", %{code: code}, pool: pool)
+      assert Enum.all?(children, &alive?/1)
+      guard = companion_os_pid()
+      server = "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()
+      victim = if unquote(which) == :guard, do: to_string(guard), else: server
+      {_, 0} = System.cmd("kill", ["-9", victim])
+      for child <- children, do: assert(eventually(fn -> not alive?(child) end))
+      serves_again(pool, old)
+    end
+  end
+
   @tag :tmp_dir
   test "when the companion's own process crashes, the same", %{tmp_dir: dir} do
     pools = [pool!(), pool!()]

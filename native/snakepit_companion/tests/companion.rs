@@ -407,6 +407,39 @@ fn a_killed_companion_takes_its_children_along() {
     assert!(!processes.iter().any(Process::is_alive));
 }
 
+/// Three that outlive a leader which only the kernel kills: its child, one in a group of its own, and a daemon.
+const WITH_DESCENDANTS: &str = "trap '' TERM HUP
+    sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' &
+    set -m; sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' & set +m
+    setsid sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' & wait";
+
+fn dies_without_a_trace(kill: impl Fn(&Companion)) {
+    let mut companion = Companion::start();
+    let mut processes = vec![companion.shell(1, WITH_DESCENDANTS)];
+    for _ in 0..3 {
+        processes.push(Process::named(&companion.line(1)));
+    }
+    kill(&companion);
+    companion.child.wait().unwrap();
+    processes.iter().for_each(Process::wait);
+}
+
+#[test]
+fn a_killed_guard_leaves_nothing_that_workers_started() {
+    dies_without_a_trace(|companion| companion.signal(libc::SIGKILL));
+}
+
+#[test]
+fn a_killed_server_leaves_nothing_that_workers_started() {
+    dies_without_a_trace(|companion| {
+        let guard = companion.child.id();
+        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
+        let server = children.trim().parse().unwrap();
+        // SAFETY: the guard's only child, which it does not reap while it lives.
+        assert_eq!(unsafe { libc::kill(server, libc::SIGKILL) }, 0);
+    });
+}
+
 #[test]
 fn malformed_frames_are_reported_and_survived() {
     let mut companion = Companion::start();
