@@ -9,7 +9,7 @@ defmodule Snakepit.Companion do
   # nobody is left to tell them: they monitor it.
 
   use GenServer
-  alias Snakepit.Native
+  alias Snakepit.{Native, Python}
   require Logger
 
   # How long to wait for workers that are dying with the companion: far more than it takes.
@@ -25,7 +25,11 @@ defmodule Snakepit.Companion do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
-  @doc "Starts an OS process that belongs to the caller."
+  @doc """
+  Starts an OS process that belongs to the caller, with `env:`, `unset_env:`, `cwd:` and `limits:`.
+
+  Its environment is the VM's, as it was when the companion started and without what only concerns Erlang.
+  """
   @spec run(String.t(), [String.t()], keyword()) :: id()
   def run(program, args, opts) do
     GenServer.call(__MODULE__, {:run, program, args, opts})
@@ -49,7 +53,8 @@ defmodule Snakepit.Companion do
   def handle_call({:run, program, args, opts}, {owner, _}, state) do
     # Never used twice in this VM: an id of an earlier companion must not stop a process of this one.
     id = System.unique_integer([:positive])
-    frame = Native.companion_start(id, program, args, opts[:env] || [], opts[:unset_env] || [], opts[:cwd])
+    env = opts[:env] || []
+    frame = Native.companion_start(id, program, args, env, opts[:unset_env] || [], opts[:cwd], limits(opts))
     command(state.port, frame)
     owners = Map.put(state.owners, id, %{pid: owner, ref: Process.monitor(owner), os_pid: nil})
     {:reply, id, %{state | owners: owners}}
@@ -91,9 +96,14 @@ defmodule Snakepit.Companion do
 
   def handle_info(_other, state), do: {:noreply, state}
 
+  defp limits(opts),
+    do: Map.merge(%{memory: nil, open_files: nil, nice: nil, cpus: nil}, Map.new(opts[:limits] || []))
+
+  # Cleaned here, not per process: nothing the companion starts, nor the companion itself, ever sees the VM's secrets.
   defp open do
     path = Path.join(:code.priv_dir(:snakepit), "native/snakepit_companion")
-    Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4])
+    unset = for name <- Python.not_for_workers(System.get_env()), do: {String.to_charlist(name), false}
+    Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4, env: unset])
   end
 
   # Owners take what they hear for the end of the process, and use its memory again.

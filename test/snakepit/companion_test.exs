@@ -53,6 +53,54 @@ defmodule Snakepit.CompanionTest do
     end
   end
 
+  describe "limits" do
+    defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
+
+    test "hold in the worker" do
+      pool = pool!(limits: [open_files: 100, nice: 5, cpus: [0]])
+
+      code = """
+      import os, resource
+      x = [resource.getrlimit(resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)]
+      """
+
+      cpus = MapSet.new([0])
+      assert {:ok, [{100, 100}, 5, ^cpus]} = python(pool, code)
+    end
+
+    test "of open files: one more is Python's own error" do
+      pool = pool!(limits: [open_files: 100])
+      assert {:error, %Error{python_type: type}} = python(pool, "x = [open('/dev/null') for _ in range(200)]")
+      assert type =~ "OSError"
+      assert {:ok, 1} = python(pool, "x = 1")
+    end
+
+    test "of memory: who wants more gets an error, and the pool serves on" do
+      pool = pool!(limits: [memory: "400MB"])
+      much = "x = len(b'x' * (1 << 30))"
+
+      # Refused, or killed where a cgroup does it.
+      case python(pool, much) do
+        {:error, %Error{python_type: "MemoryError"}} -> :ok
+        {:error, %Error{category: :worker, message: message}} -> assert message =~ "SIGKILL"
+      end
+
+      assert eventually(fn -> match?({:ok, 50_000_000}, python(pool, "x = len(b'x' * 50_000_000)")) end)
+      assert {:ok, 1_073_741_824} = python(pool!(), much)
+    end
+
+    test "that cannot be applied fail the start, by name" do
+      options = pool_options(name: :too_much, limits: [open_files: 2 ** 31 - 1])
+      assert {:error, %Error{message: message}} = Snakepit.start_pool(options)
+      assert message =~ "the limit `open_files: 2147483647` cannot be applied: Operation not permitted"
+    end
+
+    test "too low for Python fail the start" do
+      assert {:error, %Error{}} =
+               [name: :too_low, limits: [memory: "1MB"]] |> pool_options() |> Snakepit.start_pool()
+    end
+  end
+
   @tag :tmp_dir
   test "when the companion's own process crashes, the same", %{tmp_dir: dir} do
     pools = [pool!(), pool!()]

@@ -3,7 +3,7 @@
 //! Workers die with the one that starts them (`PDEATHSIG`), but not the children of their tools. These are inherited
 //! by the nearest subreaper that still lives: the guard, which does nothing but wait for that.
 
-use crate::reaper;
+use crate::{cgroup, reaper};
 use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use snakepit_core::companion::Exit;
@@ -52,6 +52,7 @@ fn watch(child: Pid) -> io::Result<u8> {
             if pid == child {
                 // The VM learns of the end when we exit, which is after everything is gone.
                 reaper::end_all();
+                cgroup::sweep(child.as_raw() as u32);
                 return Ok(match exit {
                     Exit::Code(status) => status as u8,
                     Exit::Signal(number) => 128 + number as u8,

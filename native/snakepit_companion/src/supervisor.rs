@@ -170,13 +170,20 @@ impl Supervisor {
 
     fn obey(&mut self, request: Request) {
         match request {
-            Request::Start { id, program, args, env, unset_env, cwd } => {
+            Request::Start { id, program, args, env, unset_env, cwd, limits } => {
                 let Entry::Vacant(slot) = self.workers.entry(id) else {
                     // Not StartFailed: that would speak of the process which has the id.
                     return self.bad_frame(format!("start: id {id} is in use"));
                 };
-                let program =
-                    Program { program: &program, args: &args, env: &env, unset_env: &unset_env, cwd: cwd.as_deref() };
+                let program = Program {
+                    id,
+                    program: &program,
+                    args: &args,
+                    env: &env,
+                    unset_env: &unset_env,
+                    cwd: cwd.as_deref(),
+                    limits: &limits,
+                };
                 match spawn(&program) {
                     Ok(spawned) => {
                         let pid = spawned.pid;
