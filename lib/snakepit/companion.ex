@@ -12,9 +12,6 @@ defmodule Snakepit.Companion do
   alias Snakepit.{Native, Python}
   require Logger
 
-  # How long to wait for workers that are dying with the companion: far more than it takes.
-  @dying_ms 2_000
-
   @type id :: pos_integer()
   @type event ::
           {:started, os_pid :: pos_integer()}
@@ -56,7 +53,7 @@ defmodule Snakepit.Companion do
     env = opts[:env] || []
     frame = Native.companion_start(id, program, args, env, opts[:unset_env] || [], opts[:cwd], limits(opts))
     command(state.port, frame)
-    owners = Map.put(state.owners, id, %{pid: owner, ref: Process.monitor(owner), os_pid: nil})
+    owners = Map.put(state.owners, id, {owner, Process.monitor(owner)})
     {:reply, id, %{state | owners: owners}}
   end
 
@@ -90,7 +87,7 @@ defmodule Snakepit.Companion do
   end
 
   def handle_info({:DOWN, _ref, :process, owner, _reason}, state) do
-    for {id, %{pid: ^owner}} <- state.owners, do: command(state.port, Native.companion_kill(id))
+    for {id, {^owner, _}} <- state.owners, do: command(state.port, Native.companion_kill(id))
     {:noreply, state}
   end
 
@@ -106,11 +103,10 @@ defmodule Snakepit.Companion do
     Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4, env: unset])
   end
 
-  # Owners take what they hear for the end of the process, and use its memory again.
+  # The workers are gone: their memory may be used again. The port is not told of its end before nobody has its pipe,
+  # which the companion's two processes, whichever was killed, hold until all is dead.
   defp reopen(state) do
-    await_gone(for({_, %{os_pid: pid}} when pid != nil <- state.owners, do: pid), now() + @dying_ms)
-
-    for {id, %{pid: owner, ref: ref}} <- state.owners do
+    for {id, {owner, ref}} <- state.owners do
       Process.demonitor(ref, [:flush])
       send(owner, {:companion, id, {:exited, :companion_died, ""}})
     end
@@ -118,27 +114,8 @@ defmodule Snakepit.Companion do
     %{state | port: open(), owners: %{}}
   end
 
-  defp await_gone(os_pids, until) do
-    case Enum.filter(os_pids, &runs?/1) do
-      [_ | _] = left ->
-        if now() < until, do: Process.sleep(1) && await_gone(left, until)
-
-      [] ->
-        :ok
-    end
-  end
-
-  defp runs?(os_pid) do
-    case File.read("/proc/#{os_pid}/stat") do
-      {:ok, stat} -> not String.contains?(stat, ") Z ")
-      {:error, _} -> false
-    end
-  end
-
-  defp now, do: System.monotonic_time(:millisecond)
-
   defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
-  defp event({:started, id, pid}, state), do: state |> tell(id, {:started, pid}) |> put_os_pid(id, pid)
+  defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})
   defp event({:start_failed, id, reason}, state), do: state |> tell(id, {:start_failed, reason}) |> forget(id)
   defp event({:exited, id, status, tail}, state), do: state |> tell(id, {:exited, status, tail}) |> forget(id)
 
@@ -151,18 +128,13 @@ defmodule Snakepit.Companion do
   end
 
   defp tell(state, id, event) do
-    with %{^id => %{pid: owner}} <- state.owners, do: send(owner, {:companion, id, event})
+    with %{^id => {owner, _}} <- state.owners, do: send(owner, {:companion, id, event})
     state
   end
 
-  defp put_os_pid(%{owners: owners} = state, id, os_pid) when is_map_key(owners, id),
-    do: put_in(state.owners[id].os_pid, os_pid)
-
-  defp put_os_pid(state, _id, _os_pid), do: state
-
   defp forget(state, id) do
     {entry, owners} = Map.pop(state.owners, id)
-    with %{ref: ref} <- entry, do: Process.demonitor(ref, [:flush])
+    with {_, ref} <- entry, do: Process.demonitor(ref, [:flush])
     %{state | owners: owners}
   end
 

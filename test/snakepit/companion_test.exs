@@ -8,6 +8,12 @@ defmodule Snakepit.CompanionTest do
     pid
   end
 
+  # The port program, and the process it guards.
+  defp companion_os_pids do
+    guard = companion_os_pid()
+    {to_string(guard), "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()}
+  end
+
   defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
 
   defp serves_again(pool, old) do
@@ -31,7 +37,6 @@ defmodule Snakepit.CompanionTest do
     assert pool!() |> os_pid() |> is_integer()
   end
 
-  # The companion is two processes: the port program, and the one it guards.
   for which <- [:guard, :server] do
     test "when the companion's #{which} is killed, nothing is left that a tool started" do
       pool = pool!()
@@ -44,13 +49,29 @@ defmodule Snakepit.CompanionTest do
 
       {:ok, children} = Snakepit.execute("python_value", %{code: code}, pool: pool)
       assert Enum.all?(children, &alive?/1)
-      guard = companion_os_pid()
-      server = "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()
-      victim = if unquote(which) == :guard, do: to_string(guard), else: server
-      {_, 0} = System.cmd("kill", ["-9", victim])
+      {guard, server} = companion_os_pids()
+      {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :guard, do: guard, else: server)])
       for child <- children, do: assert(eventually(fn -> not alive?(child) end))
       serves_again(pool, old)
     end
+  end
+
+  @tag :tmp_dir
+  test "callers of a killed companion are not told before its workers are gone", %{tmp_dir: dir} do
+    pool = pool!()
+    old = os_pid(pool)
+    {task, _go_on} = busy(pool, dir)
+    {guard, server} = companion_os_pids()
+
+    # The server cannot do its part until it is woken; meanwhile the worker looks at memory that is not to be reused.
+    {_, 0} = System.cmd("kill", ["-STOP", server])
+    {_, 0} = System.cmd("kill", ["-9", guard])
+    assert Task.yield(task, 300) == nil
+    assert alive?(old)
+    {_, 0} = System.cmd("kill", ["-CONT", server])
+    assert {:error, %Error{category: :worker}} = Task.await(task, 20_000)
+    refute alive?(old)
+    serves_again(pool, old)
   end
 
   describe "limits" do

@@ -12,10 +12,10 @@ defmodule Snakepit.Pool.Options do
       type: {:or, [{:in, [nil]}, :bytes]},
       default: nil,
       doc:
-        "Memory of each worker, such as `\"4GB\"`. Counted is its private memory, of which it is refused more " <>
-          "(`MemoryError`). Where the VM may make cgroups that limit memory (version 2, delegated to its user), counted " <>
-          "is all it has touched, arenas of its results included, together with the processes it starts, and who needs " <>
-          "more is killed."
+        "Memory of each worker, such as `\"4GB\"`. Counted is private memory, of which it is refused more " <>
+          "(`MemoryError`); arenas, and numpy's arrays in them, have a limit of their own, `memory_quota`. Where the VM " <>
+          "may make cgroups that limit memory (version 2, delegated to its user), counted is all that the worker and " <>
+          "the processes it starts have touched, and they are killed when they need more."
     ],
     open_files: [
       type: {:or, [{:in, [nil]}, {:range, 1, 2 ** 31 - 1}]},

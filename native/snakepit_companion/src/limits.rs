@@ -108,3 +108,20 @@ fn pin(wanted: &libc::cpu_set_t) -> Result<(), Errno> {
     // SAFETY: both are valid sets.
     if unsafe { libc::CPU_EQUAL(wanted, &got) } { Ok(()) } else { Err(Errno::EINVAL) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_error_names_the_limit_its_value_and_why() {
+        let limits = Limits { memory: Some(9), open_files: Some(8), nice: Some(-7), cpus: vec![6] };
+        for (which, what) in
+            [(MEMORY, "memory: 9 bytes"), (OPEN_FILES, "open_files: 8"), (NICE, "nice: -7"), (CPUS, "cpus: [6]")]
+        {
+            let words = explain(&failed(which, Errno::EACCES), &limits).unwrap();
+            assert_eq!(words, format!("the limit `{what}` cannot be applied: Permission denied"));
+        }
+        assert_eq!(explain(&io::Error::from_raw_os_error(libc::ENOENT), &limits), None);
+    }
+}
