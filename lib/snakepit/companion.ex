@@ -5,11 +5,11 @@ defmodule Snakepit.Companion do
   #
   # A process that starts one gets `{:companion, id, event}` messages about it, the last of them
   # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
-  # so have its workers (PDEATHSIG): their owners are told, and a new companion is opened. If this process dies, nobody is
-  # left to tell them: they monitor it.
+  # so do its workers: once they are gone their owners are told, and a new companion is opened. If this process dies,
+  # nobody is left to tell them: they monitor it.
 
   use GenServer
-  alias Snakepit.Native
+  alias Snakepit.{Native, Python}
   require Logger
 
   @type id :: pos_integer()
@@ -22,7 +22,11 @@ defmodule Snakepit.Companion do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
-  @doc "Starts an OS process that belongs to the caller."
+  @doc """
+  Starts an OS process that belongs to the caller, with `env:`, `unset_env:`, `cwd:` and `limits:`.
+
+  Its environment is the VM's, as it was when the companion started and without what only concerns Erlang.
+  """
   @spec run(String.t(), [String.t()], keyword()) :: id()
   def run(program, args, opts) do
     GenServer.call(__MODULE__, {:run, program, args, opts})
@@ -46,7 +50,8 @@ defmodule Snakepit.Companion do
   def handle_call({:run, program, args, opts}, {owner, _}, state) do
     # Never used twice in this VM: an id of an earlier companion must not stop a process of this one.
     id = System.unique_integer([:positive])
-    frame = Native.companion_start(id, program, args, opts[:env] || [], opts[:unset_env] || [], opts[:cwd])
+    env = opts[:env] || []
+    frame = Native.companion_start(id, program, args, env, opts[:unset_env] || [], opts[:cwd], limits(opts))
     command(state.port, frame)
     owners = Map.put(state.owners, id, {owner, Process.monitor(owner)})
     {:reply, id, %{state | owners: owners}}
@@ -88,11 +93,18 @@ defmodule Snakepit.Companion do
 
   def handle_info(_other, state), do: {:noreply, state}
 
+  defp limits(opts),
+    do: Map.merge(%{memory: nil, open_files: nil, nice: nil, cpus: nil}, Map.new(opts[:limits] || []))
+
+  # Cleaned here, not per process: nothing the companion starts, nor the companion itself, ever sees the VM's secrets.
   defp open do
     path = Path.join(:code.priv_dir(:snakepit), "native/snakepit_companion")
-    Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4])
+    unset = for name <- Python.not_for_workers(System.get_env()), do: {String.to_charlist(name), false}
+    Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4, env: unset])
   end
 
+  # The workers are gone: their memory may be used again. The port is not told of its end before nobody has its pipe,
+  # which the companion's two processes, whichever was killed, hold until all is dead.
   defp reopen(state) do
     for {id, {owner, ref}} <- state.owners do
       Process.demonitor(ref, [:flush])

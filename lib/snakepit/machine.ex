@@ -31,6 +31,30 @@ defmodule Snakepit.Machine do
     end
   end
 
+  @doc "CPUs that this process may use."
+  @spec cores() :: pos_integer()
+  def cores do
+    case :erlang.system_info(:logical_processors_available) do
+      n when is_integer(n) -> n
+      :unknown -> System.schedulers_online()
+    end
+  end
+
+  @doc "The numbers of the machine's CPUs, as far as they are switched on."
+  @spec cpus() :: [non_neg_integer()]
+  def cpus do
+    case File.read("/sys/devices/system/cpu/online") do
+      {:ok, text} -> text |> String.trim() |> String.split(",") |> Enum.flat_map(&span/1)
+      {:error, _} -> Enum.to_list(0..(cores() - 1))
+    end
+  end
+
+  # "3" or "0-7".
+  defp span(text) do
+    ends = text |> String.split("-") |> Enum.map(&String.to_integer/1)
+    Enum.to_list(hd(ends)..List.last(ends))
+  end
+
   @doc "Words and figures that a measurement is worth nothing without."
   @spec describe() :: map()
   def describe do

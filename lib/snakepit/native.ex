@@ -250,10 +250,11 @@ defmodule Snakepit.Native do
           [String.t()],
           [{String.t(), String.t()}],
           [String.t()],
-          String.t() | nil
+          String.t() | nil,
+          Snakepit.Pool.Options.limits()
         ) ::
           binary()
-  def companion_start(_id, _program, _args, _env, _unset_env, _cwd), do: stub()
+  def companion_start(_id, _program, _args, _env, _unset_env, _cwd, _limits), do: stub()
 
   @spec companion_stop(non_neg_integer(), non_neg_integer()) :: binary()
   def companion_stop(_id, _grace_ms), do: stub()

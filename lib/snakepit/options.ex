@@ -4,7 +4,8 @@ defmodule Snakepit.Options do
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
   # Types: :boolean, :string, :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
-  # {:in, list}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}.
+  # {:in, list}, {:range, first, last}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type},
+  # {:options, schema} (a set within the set).
 
   @type schema :: keyword(keyword())
 
@@ -41,7 +42,14 @@ defmodule Snakepit.Options do
           true -> ""
         end
 
-      "  * `#{inspect(key)}` (#{type_words(spec[:type])}): #{spec[:doc]} #{default}" |> String.trim_trailing()
+      line =
+        "  * `#{inspect(key)}` (#{type_words(spec[:type])}): #{spec[:doc]} #{default}"
+        |> String.trim_trailing()
+
+      case spec[:type] do
+        {:options, inner} -> line <> "\n" <> (inner |> docs() |> String.replace(~r/^/m, "  "))
+        _ -> line
+      end
     end)
   end
 
@@ -96,6 +104,15 @@ defmodule Snakepit.Options do
     end
   end
 
+  # Always a map with all its keys.
+  defp fetch(given, key, [{:type, {:options, schema}} | _] = spec) do
+    case given |> Map.get(key, spec[:default] || []) |> validate(schema) do
+      {:ok, options} -> {:ok, options}
+      {:error, nil, message} -> {:error, "#{inspect(key)}: #{message}"}
+      {:error, _inner, message} -> {:error, "in #{inspect(key)}: #{message}"}
+    end
+  end
+
   defp fetch(given, key, spec) do
     case Map.fetch(given, key) do
       {:ok, value} ->
@@ -123,6 +140,10 @@ defmodule Snakepit.Options do
   def cast(:timeout, :infinity), do: {:ok, :infinity}
   def cast(:timeout, value) when is_integer(value) and value >= 0, do: {:ok, value}
   def cast(:bytes, value), do: bytes(value)
+
+  def cast({:range, first, last}, value) when is_integer(value) and first <= value and value <= last,
+    do: {:ok, value}
+
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
   # `length` in a guard: an improper list is no list.
@@ -158,6 +179,8 @@ defmodule Snakepit.Options do
   defp type_words(:timeout), do: "milliseconds or :infinity"
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
+  defp type_words({:range, first, last}), do: "an integer from #{first} to #{last}"
+  defp type_words({:options, _schema}), do: "options"
   defp type_words({:list_of, type}), do: "a list of #{type_words(type)}"
 
   defp type_words({:subset, list}),

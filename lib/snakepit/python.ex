@@ -2,7 +2,14 @@ defmodule Snakepit.Python do
   @moduledoc false
   # Which interpreter, and with which environment, a worker is started.
 
-  alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.{Config, Error, Machine, Pool}
+
+  # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
+  @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
+  @of_the_vm_by_prefix ~w(ERL_ ERLANG_ ELIXIR_ RELEASE_ MIX_ HEX_ REBAR_ REBAR3_)
+
+  # Each starts as many threads as there are cores, in every worker.
+  @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
 
   @doc "The interpreter of a pool: its own, the configured one, or that of `mix snakepit.setup`."
   @spec interpreter(Pool.Options.t()) :: {:ok, Path.t()} | {:error, Error.t()}
@@ -51,10 +58,25 @@ defmodule Snakepit.Python do
     path = [own | Enum.map(options.python_path, &Path.expand/1)]
     path = if inherited = System.get_env("PYTHONPATH"), do: path ++ [inherited], else: path
 
-    %{"PYTHONUNBUFFERED" => "1"}
+    options
+    |> threads()
+    |> Map.put("PYTHONUNBUFFERED", "1")
     |> Map.merge(options.env)
     |> Map.update("PYTHONPATH", Enum.join(path, ":"), &(Enum.join(path, ":") <> ":" <> &1))
     |> Enum.to_list()
+  end
+
+  # Calls that run at once share the cores rather than fight for them.
+  defp threads(options) do
+    cores = if cpus = options.limits.cpus, do: length(cpus), else: Machine.cores()
+    each = max(1, div(cores, options.size * Pool.Options.lanes(options)))
+    for name <- @thread_variables, into: %{}, do: {name, System.get_env(name) || to_string(each)}
+  end
+
+  @doc "The names, of an environment, that only concern the VM."
+  @spec not_for_workers(%{String.t() => String.t()}) :: [String.t()]
+  def not_for_workers(env) do
+    for {name, _} <- env, name in @of_the_vm or String.starts_with?(name, @of_the_vm_by_prefix), do: name
   end
 
   @doc "The library that makes numpy's arrays in shared memory; `nil` for a pool that does not want it."

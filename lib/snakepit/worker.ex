@@ -254,7 +254,7 @@ defmodule Snakepit.Worker do
 
     with {:ok, python} <- Python.interpreter(options),
          {:ok, control} <- listen(path),
-         {:ok, id, companion} <- run(control, python, env) do
+         {:ok, id, companion} <- run(control, python, env, options.limits) do
       {memory, owner} = Native.worker_new(state.pool.arena)
 
       run = %Run{
@@ -280,9 +280,9 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp run(control, python, env) do
+  defp run(control, python, env, limits) do
     monitor = Process.monitor(Companion)
-    {:ok, Companion.run(python, ["-m", "snakepit.worker"], env: env), monitor}
+    {:ok, Companion.run(python, ["-m", "snakepit.worker"], env: env, limits: limits), monitor}
   catch
     :exit, _ ->
       Control.close(control)

@@ -8,6 +8,12 @@ defmodule Snakepit.CompanionTest do
     pid
   end
 
+  # The port program, and the process it guards.
+  defp companion_os_pids do
+    guard = companion_os_pid()
+    {to_string(guard), "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()}
+  end
+
   defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
 
   defp serves_again(pool, old) do
@@ -29,6 +35,91 @@ defmodule Snakepit.CompanionTest do
     for {pool, pid} <- Enum.zip(pools, old), do: serves_again(pool, pid)
     refute companion_os_pid() == companion
     assert pool!() |> os_pid() |> is_integer()
+  end
+
+  for which <- [:guard, :server] do
+    test "when the companion's #{which} is killed, nothing is left that a tool started" do
+      pool = pool!()
+      old = os_pid(pool)
+
+      code = """
+      import subprocess
+      x = [subprocess.Popen(['sleep', '1000'], start_new_session=new).pid for new in (False, True)]
+      """
+
+      {:ok, children} = Snakepit.execute("python_value", %{code: code}, pool: pool)
+      assert Enum.all?(children, &alive?/1)
+      {guard, server} = companion_os_pids()
+      {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :guard, do: guard, else: server)])
+      for child <- children, do: assert(eventually(fn -> not alive?(child) end))
+      serves_again(pool, old)
+    end
+  end
+
+  @tag :tmp_dir
+  test "callers of a killed companion are not told before its workers are gone", %{tmp_dir: dir} do
+    pool = pool!()
+    old = os_pid(pool)
+    {task, _go_on} = busy(pool, dir)
+    {guard, server} = companion_os_pids()
+
+    # The server cannot do its part until it is woken; meanwhile the worker looks at memory that is not to be reused.
+    {_, 0} = System.cmd("kill", ["-STOP", server])
+    {_, 0} = System.cmd("kill", ["-9", guard])
+    assert Task.yield(task, 300) == nil
+    assert alive?(old)
+    {_, 0} = System.cmd("kill", ["-CONT", server])
+    assert {:error, %Error{category: :worker}} = Task.await(task, 20_000)
+    refute alive?(old)
+    serves_again(pool, old)
+  end
+
+  describe "limits" do
+    defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
+
+    test "hold in the worker" do
+      pool = pool!(limits: [open_files: 100, nice: 5, cpus: [0]])
+
+      code = """
+      import os, resource
+      x = [resource.getrlimit(resource.RLIMIT_NOFILE), os.getpriority(os.PRIO_PROCESS, 0), os.sched_getaffinity(0)]
+      """
+
+      cpus = MapSet.new([0])
+      assert {:ok, [{100, 100}, 5, ^cpus]} = python(pool, code)
+    end
+
+    test "of open files: one more is Python's own error" do
+      pool = pool!(limits: [open_files: 100])
+      assert {:error, %Error{python_type: type}} = python(pool, "x = [open('/dev/null') for _ in range(200)]")
+      assert type =~ "OSError"
+      assert {:ok, 1} = python(pool, "x = 1")
+    end
+
+    test "of memory: who wants more gets an error, and the pool serves on" do
+      pool = pool!(limits: [memory: "400MB"])
+      much = "x = len(b'x' * (1 << 30))"
+
+      # Refused, or killed where a cgroup does it.
+      case python(pool, much) do
+        {:error, %Error{python_type: "MemoryError"}} -> :ok
+        {:error, %Error{category: :worker, message: message}} -> assert message =~ "SIGKILL"
+      end
+
+      assert eventually(fn -> match?({:ok, 50_000_000}, python(pool, "x = len(b'x' * 50_000_000)")) end)
+      assert {:ok, 1_073_741_824} = python(pool!(), much)
+    end
+
+    test "that cannot be applied fail the start, by name" do
+      options = pool_options(name: :too_much, limits: [open_files: 2 ** 31 - 1])
+      assert {:error, %Error{message: message}} = Snakepit.start_pool(options)
+      assert message =~ "the limit `open_files: 2147483647` cannot be applied: Operation not permitted"
+    end
+
+    test "too low for Python fail the start" do
+      assert {:error, %Error{}} =
+               [name: :too_low, limits: [memory: "1MB"]] |> pool_options() |> Snakepit.start_pool()
+    end
   end
 
   @tag :tmp_dir

@@ -472,8 +472,11 @@ defmodule Snakepit.NativeTest do
 
   describe "the companion's frames" do
     test "are what the companion reads, and events are what it may write" do
-      start = Native.companion_start(1, "/bin/true", ["a"], [{"K", "V"}], ["U"], nil)
-      assert is_binary(start) and start != Native.companion_start(1, "/bin/true", ["a"], [], [], "/")
+      none = %{memory: nil, open_files: nil, nice: nil, cpus: nil}
+      all = %{memory: 2 ** 63 - 1, open_files: 2 ** 31 - 1, nice: -20, cpus: [0, 65_535]}
+      start = fn env, limits -> Native.companion_start(1, "/bin/true", ["a"], env, ["U"], nil, limits) end
+      frames = [start.([], none), start.([{"K", "V"}], none), start.([], all)]
+      assert Enum.all?(frames, &is_binary/1) and frames == Enum.uniq(frames)
       assert is_binary(Native.companion_stop(1, 100))
       assert is_binary(Native.companion_kill(1))
       assert {:bad_frame, words} = Native.companion_event("")

@@ -9,11 +9,12 @@ defmodule Snakepit.OptionsTest do
     ways: [type: {:subset, [:a, :b]}, default: [:a], doc: "Some."],
     limit: [type: :bytes, default: 10, doc: "Bytes."],
     mode: [type: {:or, [{:in, [:fast, nil]}, :string]}, default: nil, doc: "Mode."],
-    env: [type: {:map_of, :string, :string}, default: %{}, doc: "Variables."]
+    env: [type: {:map_of, :string, :string}, default: %{}, doc: "Variables."],
+    more: [type: {:options, [depth: [type: {:range, -1, 2}, default: 0, doc: "How deep."]]}, doc: "Others."]
   ]
 
   test "defaults are filled in, whatever is given as a map or a keyword list" do
-    full = %{name: :x, size: 2, ways: [:a], limit: 10, mode: nil, env: %{}}
+    full = %{name: :x, size: 2, ways: [:a], limit: 10, mode: nil, env: %{}, more: %{depth: 0}}
     assert Options.validate(%{name: :x}, @schema) == {:ok, full}
     assert Options.validate([name: :x, size: 3], @schema) == {:ok, %{full | size: 3}}
   end
@@ -25,6 +26,23 @@ defmodule Snakepit.OptionsTest do
     assert message =~ "known are: :name, :size"
     assert {:error, "size", message} = Options.validate(%{"size" => 3, name: :x}, @schema)
     assert message =~ "did you mean :size?"
+  end
+
+  test "a set within the set is complete, and its errors name both keys" do
+    for depth <- -1..2,
+        do:
+          assert(
+            {:ok, %{more: %{depth: ^depth}}} = Options.validate(%{name: :x, more: [depth: depth]}, @schema)
+          )
+
+    for {more, words} <- [
+          {[depth: 3], "in :more: expected :depth to be an integer from -1 to 2, got: 3"},
+          {%{depth: -2}, "in :more: expected :depth to be an integer from -1 to 2, got: -2"},
+          {[dept: 1], "in :more: unknown option :dept; did you mean :depth?"},
+          {nil, ":more: expected a map or a keyword list, got: nil"}
+        ] do
+      assert Options.validate(%{name: :x, more: more}, @schema) == {:error, :more, words}
+    end
   end
 
   test "a missing key and a wrong type name the key and the type" do
@@ -78,6 +96,9 @@ defmodule Snakepit.OptionsTest do
     docs = Options.docs(@schema)
     assert docs =~ "`:name` (an atom): Its name. Required."
     assert docs =~ "`:size` (a positive integer): How many. Default: `2`."
+
+    assert docs =~
+             "`:more` (options): Others.\n    * `:depth` (an integer from -1 to 2): How deep. Default: `0`."
   end
 
   test "nothing that is given makes it raise" do

@@ -3,9 +3,36 @@ defmodule Snakepit.Pool.Options do
   The options of a pool, as `config :snakepit, pools: [%{…}]` and `Snakepit.start_pool/1` take them.
   """
 
-  alias Snakepit.{Error, Options}
+  alias Snakepit.{Error, Machine, Options}
 
   @ways [:zero_copy, :inline, :grpc]
+
+  @limits [
+    memory: [
+      type: {:or, [{:in, [nil]}, :bytes]},
+      default: nil,
+      doc:
+        "Memory of each worker, such as `\"4GB\"`. Counted is private memory, of which it is refused more " <>
+          "(`MemoryError`); arenas, and numpy's arrays in them, have a limit of their own, `memory_quota`. Where the VM " <>
+          "may make cgroups that limit memory (version 2, delegated to its user), counted is all that the worker and " <>
+          "the processes it starts have touched, and they are killed when they need more."
+    ],
+    open_files: [
+      type: {:or, [{:in, [nil]}, {:range, 1, 2 ** 31 - 1}]},
+      default: nil,
+      doc: "Files and sockets each worker may have open."
+    ],
+    nice: [
+      type: {:or, [{:in, [nil]}, {:range, -20, 19}]},
+      default: nil,
+      doc: "Priority; only a privileged VM may set one below its own."
+    ],
+    cpus: [
+      type: {:or, [{:in, [nil]}, {:list_of, :non_neg_integer}]},
+      default: nil,
+      doc: "The numbers of the CPUs the workers may run on."
+    ]
+  ]
 
   @schema [
     name: [type: :atom, required: true, doc: "What calls name the pool by."],
@@ -28,7 +55,15 @@ defmodule Snakepit.Pool.Options do
     env: [
       type: {:map_of, :string, :string},
       default: %{},
-      doc: "Environment variables of the workers, on top of the VM's."
+      doc:
+        "Environment variables of the workers, on top of the VM's without those of Erlang, Mix and releases. " <>
+          "`OMP_NUM_THREADS` and its like are the cores divided by the pool's lanes unless set here or in the VM's."
+    ],
+    limits: [
+      type: {:options, @limits},
+      default: [],
+      doc:
+        "What each worker may use; `nil` is what the VM may. A limit that cannot be applied fails the start."
     ],
     worker_profile: [
       type: {:in, [:process, :thread]},
@@ -130,7 +165,13 @@ defmodule Snakepit.Pool.Options do
   defstruct Keyword.keys(@schema)
 
   @type way :: :zero_copy | :inline | :grpc
-  @type t :: %__MODULE__{}
+  @type limits :: %{
+          memory: pos_integer() | nil,
+          open_files: pos_integer() | nil,
+          nice: -20..19 | nil,
+          cpus: [non_neg_integer()] | nil
+        }
+  @type t :: %__MODULE__{limits: limits()}
 
   @doc "All ways of transfer, as `transfers:` may list them."
   @spec ways() :: [way()]
@@ -169,9 +210,26 @@ defmodule Snakepit.Pool.Options do
         {:error, :memory_quota,
          ":memory_quota must be at least twice :chunk_size (#{options.chunk_size} bytes), got: #{options.memory_quota}"}
 
+      (options.limits.memory || 0) >= 2 ** 63 ->
+        {:error, :limits,
+         "in :limits: expected :memory to be less than 8388608 TB, got: #{options.limits.memory}"}
+
       true ->
-        :ok
+        cpus(options.limits.cpus)
     end
+  end
+
+  defp cpus(nil), do: :ok
+
+  defp cpus(cpus) do
+    existing = Machine.cpus()
+
+    if cpus != [] and cpus -- existing == [],
+      do: :ok,
+      else:
+        {:error, :limits,
+         "in :limits: expected :cpus to list some of this machine's CPUs " <>
+           "(#{Enum.join(existing, ", ")}), each once, got: #{inspect(cpus, charlists: :as_lists)}"}
   end
 
   defp name(given) when is_map(given) or is_list(given) do

@@ -1,10 +1,14 @@
 //! The companion: a port program of the BEAM that owns the Python workers.
 //!
-//! It speaks the messages of [`snakepit_core::companion`] in `{packet, 4}` frames on stdin and stdout. One thread does
-//! everything: `PR_SET_PDEATHSIG` fires when the *thread* that forked dies, so that thread must live as long as the
-//! companion, and a single one cannot disagree with itself about which process ids are still ours.
+//! It speaks the messages of [`snakepit_core::companion`] in `{packet, 4}` frames on stdin and stdout. A process that
+//! [`guard`] watches does everything, in one thread: `PR_SET_PDEATHSIG` fires when the *thread* that forked dies, so it
+//! must live as long as the process, and a single one cannot disagree with itself about which process ids are still
+//! ours.
 
+mod cgroup;
+mod guard;
 mod inbox;
+mod limits;
 mod lines;
 mod outbox;
 mod reaper;
@@ -31,7 +35,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
-    match supervisor::run() {
+    match guard::run(supervisor::run) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("snakepit_companion: {error}");

@@ -1,7 +1,10 @@
 //! Starts one process that owns nothing of ours and cannot outlive us.
 
+use crate::cgroup::Cgroup;
+use crate::limits::{self, Prepared};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{getpid, getppid, setsid};
+use snakepit_core::companion::Limits;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -13,15 +16,19 @@ pub struct Spawned {
     pub pid: u32,
     pub stdout: OwnedFd,
     pub stderr: OwnedFd,
+    /// If it was given one.
+    pub cgroup: Option<Cgroup>,
 }
 
 /// What [`spawn`] starts, as in `Request::Start`.
 pub struct Program<'a> {
+    pub id: u64,
     pub program: &'a str,
     pub args: &'a [String],
     pub env: &'a [(String, String)],
     pub unset_env: &'a [String],
     pub cwd: Option<&'a str>,
+    pub limits: &'a Limits,
 }
 
 /// Starts it and waits until its `exec` succeeded; else says why it did not.
@@ -41,14 +48,20 @@ pub fn spawn(what: &Program<'_>) -> Result<Spawned, String> {
         command.current_dir(cwd);
     }
     command.args(what.args).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let cgroup = what.limits.memory.and_then(|bytes| Cgroup::new(what.id, bytes));
+    let prepared = Prepared::new(what.limits, cgroup.as_ref().and_then(Cgroup::procs))?;
     let companion = getpid();
     // SAFETY: the closure runs between fork and exec and makes system calls only; it neither allocates nor locks.
-    unsafe { command.pre_exec(move || in_child(companion)) };
+    unsafe { command.pre_exec(move || in_child(companion, &prepared)) };
 
     // The handle is dropped without waiting: the reaper does that.
-    let mut child = command.spawn().map_err(|error| format!("cannot start {:?}: {error}", what.program))?;
+    let mut child = command.spawn().map_err(|error| {
+        limits::explain(&error, what.limits).unwrap_or_else(|| format!("cannot start {:?}: {error}", what.program))
+    })?;
     match (child.stdout.take(), child.stderr.take()) {
-        (Some(stdout), Some(stderr)) => Ok(Spawned { pid: child.id(), stdout: stdout.into(), stderr: stderr.into() }),
+        (Some(stdout), Some(stderr)) => {
+            Ok(Spawned { pid: child.id(), stdout: stdout.into(), stderr: stderr.into(), cgroup })
+        }
         _ => unreachable!("both were asked to be pipes"),
     }
 }
@@ -61,7 +74,7 @@ fn checked_name(name: &str) -> Result<&str, String> {
 }
 
 /// Async-signal-safe.
-fn in_child(companion: nix::unistd::Pid) -> io::Result<()> {
+fn in_child(companion: nix::unistd::Pid, limits: &Prepared) -> io::Result<()> {
     setsid()?;
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::SIGKILL)?;
     if getppid() != companion {
@@ -78,5 +91,5 @@ fn in_child(companion: nix::unistd::Pid) -> io::Result<()> {
     // What the VM leaked into us. Our own files close on exec anyway, so a kernel without this call loses little.
     // SAFETY: marks files, closes none here: the pipe that reports a failed exec stays open until then.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
-    Ok(())
+    limits.apply()
 }

@@ -1,5 +1,6 @@
 //! The loop: waits for requests, output, ends of processes and deadlines, and deals with each.
 
+use crate::guard::signals;
 use crate::inbox::{Inbox, TooLong};
 use crate::outbox::Outbox;
 use crate::reaper;
@@ -8,7 +9,7 @@ use crate::worker::Worker;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
+use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::unistd::Pid;
 use snakepit_core::companion::{Event, MAX_FRAME, Request, Stream, decode};
@@ -63,20 +64,12 @@ pub fn run() -> io::Result<u8> {
 }
 
 fn prepare() -> io::Result<SignalFd> {
-    // Ctrl-C in a terminal is meant for the VM, which tells us what to do.
-    // SAFETY: SIG_IGN installs no handler.
-    unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }?;
     nix::sys::prctl::set_child_subreaper(true)?;
     let stdout = io::stdout();
     let flags = OFlag::from_bits_retain(fcntl(&stdout, FcntlArg::F_GETFL)?);
     fcntl(&stdout, FcntlArg::F_SETFL(flags | OFlag::O_NONBLOCK))?;
 
-    let mut set = SigSet::empty();
-    set.add(Signal::SIGCHLD);
-    set.add(Signal::SIGTERM);
-    set.add(Signal::SIGHUP);
-    set.thread_block()?;
-    Ok(SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
+    Ok(SignalFd::with_flags(&signals(), SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)?)
 }
 
 impl Supervisor {
@@ -177,13 +170,20 @@ impl Supervisor {
 
     fn obey(&mut self, request: Request) {
         match request {
-            Request::Start { id, program, args, env, unset_env, cwd } => {
+            Request::Start { id, program, args, env, unset_env, cwd, limits } => {
                 let Entry::Vacant(slot) = self.workers.entry(id) else {
                     // Not StartFailed: that would speak of the process which has the id.
                     return self.bad_frame(format!("start: id {id} is in use"));
                 };
-                let program =
-                    Program { program: &program, args: &args, env: &env, unset_env: &unset_env, cwd: cwd.as_deref() };
+                let program = Program {
+                    id,
+                    program: &program,
+                    args: &args,
+                    env: &env,
+                    unset_env: &unset_env,
+                    cwd: cwd.as_deref(),
+                    limits: &limits,
+                };
                 match spawn(&program) {
                     Ok(spawned) => {
                         let pid = spawned.pid;

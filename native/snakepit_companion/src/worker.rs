@@ -1,5 +1,6 @@
 //! One process: its output, and how far its end has come.
 
+use crate::cgroup::Cgroup;
 use crate::lines::{Lines, Tail};
 use crate::outbox::Outbox;
 use crate::reaper::reap;
@@ -29,6 +30,7 @@ pub struct Worker {
     pid: Pid,
     stdout: Option<Pipe>,
     stderr: Option<Pipe>,
+    cgroup: Option<Cgroup>,
     tail: Tail,
     dropped: u64,
     kill_at: Option<Instant>,
@@ -52,6 +54,7 @@ impl Worker {
             pid: Pid::from_raw(spawned.pid as i32),
             stdout: pipe(spawned.stdout),
             stderr: pipe(spawned.stderr),
+            cgroup: spawned.cgroup,
             tail: Tail::default(),
             dropped: 0,
             kill_at: None,
@@ -77,6 +80,9 @@ impl Worker {
         if self.ended.is_none() {
             // Fails only if the group changed its user; its leader then has to go by itself.
             let _ = killpg(self.pid, signal);
+        }
+        if let (Signal::SIGKILL, Some(cgroup)) = (signal, &self.cgroup) {
+            cgroup.kill();
         }
     }
 
@@ -111,11 +117,10 @@ impl Worker {
         self.ended = Some(Ended { status, linger_until: Instant::now() + LINGER });
     }
 
-    /// The leader was reaped and nobody is left in its group.
+    /// The leader was reaped and nobody is left in its group and its cgroup, which is removed.
     pub fn is_gone(&self) -> bool {
-        self.ended
-            .as_ref()
-            .is_some_and(|ended| killpg(self.pid, None) == Err(Errno::ESRCH) || ended.linger_until <= Instant::now())
+        let empty = || killpg(self.pid, None) == Err(Errno::ESRCH) && self.cgroup.as_ref().is_none_or(Cgroup::remove);
+        self.ended.as_ref().is_some_and(|ended| empty() || ended.linger_until <= Instant::now())
     }
 
     /// Reads what is there of one pipe. True if there may be more.

@@ -1,7 +1,7 @@
 //! Runs the real binary with real children. Nothing here sleeps to let something happen: events are awaited, and the
 //! ends of processes through pidfds, which also work for processes that are not our children.
 
-use snakepit_core::companion::{Event, Exit, MAX_FRAME, MAX_LINE, MAX_TAIL, Request, Stream, decode, encode};
+use snakepit_core::companion::{Event, Exit, Limits, MAX_FRAME, MAX_LINE, MAX_TAIL, Request, Stream, decode, encode};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
@@ -147,7 +147,15 @@ fn start(id: u64, program: &str, args: &[&str]) -> Request {
         env: vec![],
         unset_env: vec![],
         cwd: None,
+        limits: Limits::default(),
     }
+}
+
+fn limited(id: u64, limits: Limits, script: &str) -> Request {
+    let Request::Start { program, args, env, unset_env, cwd, .. } = start(id, "sh", &["-c", script]) else {
+        unreachable!()
+    };
+    Request::Start { id, program, args, env, unset_env, cwd, limits }
 }
 
 /// A process that may be anyone's child.
@@ -230,11 +238,11 @@ fn what_cannot_start_says_why() {
         })
     };
     let with = |change: fn(&mut Vec<(String, String)>, &mut Option<String>)| {
-        let Request::Start { id, program, args, mut env, unset_env, mut cwd } = start(5, "true", &[]) else {
+        let Request::Start { id, program, args, mut env, unset_env, mut cwd, limits } = start(5, "true", &[]) else {
             unreachable!()
         };
         change(&mut env, &mut cwd);
-        Request::Start { id, program, args, env, unset_env, cwd }
+        Request::Start { id, program, args, env, unset_env, cwd, limits }
     };
     assert!(failed(&mut companion, start(5, "/does/not/exist", &[])).contains("/does/not/exist"));
     assert!(failed(&mut companion, start(5, "/etc/passwd", &[])).contains("denied"));
@@ -261,6 +269,7 @@ fn a_child_inherits_only_what_it_should() {
         env: vec![("ADDED".into(), "value with = in it".into())],
         unset_env: vec!["HOME".into()],
         cwd: Some("/usr".into()),
+        limits: Limits::default(),
     });
     let pid = companion.started(1);
     let lines: Vec<String> = (0..5).map(|_| companion.line(1)).collect();
@@ -279,6 +288,51 @@ fn a_child_inherits_only_what_it_should() {
     assert_eq!(ignored & !(3 << 31), 0);
     // SAFETY: ours, from above.
     unsafe { libc::close(leaked) };
+}
+
+#[test]
+fn limits_are_applied() {
+    let mut companion = Companion::start();
+    let script = "ulimit -n; ulimit -Hn; cut -d' ' -f19 /proc/$$/stat; grep Cpus_allowed_list /proc/$$/status";
+    let limits = Limits { memory: None, open_files: Some(77), nice: Some(7), cpus: vec![0] };
+    companion.send(&limited(1, limits, script));
+    for expected in ["77", "77", "7", "Cpus_allowed_list:\t0"] {
+        assert_eq!(companion.line(1), expected);
+    }
+    assert_eq!(companion.exited(1).0, Exit::Code(0));
+}
+
+#[test]
+fn who_wants_more_memory_than_the_limit_fails_alone() {
+    let mut companion = Companion::start();
+    let buffer = |size| format!("dd if=/dev/zero of=/dev/null count=1 bs={size} 2>&1");
+    let limits = Limits { memory: Some(64 << 20), ..Limits::default() };
+    companion.send(&limited(1, limits.clone(), &buffer("16M")));
+    assert_eq!(companion.exited(1).0, Exit::Code(0));
+    companion.send(&limited(2, limits, &buffer("256M")));
+    assert_ne!(companion.exited(2).0, Exit::Code(0));
+    companion.send(&limited(3, Limits::default(), &buffer("256M")));
+    assert_eq!(companion.exited(3).0, Exit::Code(0));
+}
+
+#[test]
+fn a_limit_that_cannot_be_applied_is_named() {
+    let mut companion = Companion::start();
+    let mut failed = |limits: Limits| {
+        companion.send(&limited(1, limits, "true"));
+        companion.until(|event| match event {
+            Event::StartFailed { id: 1, reason } => Some(reason.clone()),
+            Event::Started { .. } => panic!("it started"),
+            _ => None,
+        })
+    };
+    let files = failed(Limits { open_files: Some(u64::MAX), ..Limits::default() });
+    assert_eq!(files, format!("the limit `open_files: {}` cannot be applied: Operation not permitted", u64::MAX));
+    let absent = failed(Limits { cpus: vec![0, 1023], ..Limits::default() });
+    assert_eq!(absent, "the limit `cpus: [0, 1023]` cannot be applied: Invalid argument");
+    let unknown = failed(Limits { cpus: vec![5000], ..Limits::default() });
+    assert_eq!(unknown, "the limit `cpus: [5000]` cannot be applied: there is no CPU 5000");
+    companion.passes(1);
 }
 
 #[test]
@@ -405,6 +459,39 @@ fn a_killed_companion_takes_its_children_along() {
     companion.child.wait().unwrap();
     processes.iter().for_each(Process::wait);
     assert!(!processes.iter().any(Process::is_alive));
+}
+
+/// Three that outlive a leader which only the kernel kills: its child, one in a group of its own, and a daemon.
+const WITH_DESCENDANTS: &str = "trap '' TERM HUP
+    sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' &
+    set -m; sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' & set +m
+    setsid sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' & wait";
+
+fn dies_without_a_trace(kill: impl Fn(&Companion)) {
+    let mut companion = Companion::start();
+    let mut processes = vec![companion.shell(1, WITH_DESCENDANTS)];
+    for _ in 0..3 {
+        processes.push(Process::named(&companion.line(1)));
+    }
+    kill(&companion);
+    companion.child.wait().unwrap();
+    processes.iter().for_each(Process::wait);
+}
+
+#[test]
+fn a_killed_guard_leaves_nothing_that_workers_started() {
+    dies_without_a_trace(|companion| companion.signal(libc::SIGKILL));
+}
+
+#[test]
+fn a_killed_server_leaves_nothing_that_workers_started() {
+    dies_without_a_trace(|companion| {
+        let guard = companion.child.id();
+        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
+        let server = children.trim().parse().unwrap();
+        // SAFETY: the guard's only child, which it does not reap while it lives.
+        assert_eq!(unsafe { libc::kill(server, libc::SIGKILL) }, 0);
+    });
 }
 
 #[test]

@@ -35,6 +35,8 @@ pub enum Request {
         unset_env: Vec<String>,
         /// Working directory; the companion's own by default.
         cwd: Option<String>,
+        /// What it may use. One that cannot be applied makes an [`Event::StartFailed`].
+        limits: Limits,
     },
     /// TERM to the process group now, KILL to it after the grace period.
     Stop {
@@ -48,6 +50,20 @@ pub enum Request {
         /// Which process.
         id: u64,
     },
+}
+
+/// What a process may use. What is absent is as the companion's own.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Limits {
+    /// Bytes. Where a cgroup can be made for it: of all its memory and that of what it starts, and who needs more is
+    /// killed. Elsewhere: of its own private memory (`RLIMIT_DATA`), and who asks for more is refused.
+    pub memory: Option<u64>,
+    /// Descriptors (`RLIMIT_NOFILE`).
+    pub open_files: Option<u64>,
+    /// -20 (first to run) to 19.
+    pub nice: Option<i8>,
+    /// The only CPUs to run on, unless empty.
+    pub cpus: Vec<u16>,
 }
 
 /// What the companion tells the VM.
@@ -169,12 +185,31 @@ mod tests {
         let env = proptest::collection::vec((".*", ".*"), 0..4);
         let strings = || proptest::collection::vec(".*", 0..4);
         prop_oneof![
-            (any::<u64>(), ".*", strings(), env, strings(), proptest::option::of(".*")).prop_map(
-                |(id, program, args, env, unset_env, cwd)| Request::Start { id, program, args, env, unset_env, cwd }
+            (any::<u64>(), ".*", strings(), env, strings(), proptest::option::of(".*"), limits()).prop_map(
+                |(id, program, args, env, unset_env, cwd, limits)| Request::Start {
+                    id,
+                    program,
+                    args,
+                    env,
+                    unset_env,
+                    cwd,
+                    limits
+                }
             ),
             any::<(u64, u32)>().prop_map(|(id, grace_ms)| Request::Stop { id, grace_ms }),
             any::<u64>().prop_map(|id| Request::Kill { id }),
         ]
+    }
+
+    fn limits() -> impl Strategy<Value = Limits> {
+        let number = proptest::option::of(any::<u64>());
+        let cpus = proptest::collection::vec(any::<u16>(), 0..4);
+        (number.clone(), number, any::<Option<i8>>(), cpus).prop_map(|(memory, open_files, nice, cpus)| Limits {
+            memory,
+            open_files,
+            nice,
+            cpus,
+        })
     }
 
     fn event() -> impl Strategy<Value = Event> {
@@ -236,7 +271,7 @@ mod tests {
     fn a_frame_over_the_limit_is_not_read() {
         let frame = vec![0; MAX_FRAME + 1];
         assert_eq!(decode::<Request>(&frame), Err(DecodeError::TooLarge(MAX_FRAME + 1)));
-        assert_eq!(decode::<Request>(&frame[1..]), Err(DecodeError::Trailing(MAX_FRAME - 7)));
+        assert_eq!(decode::<Request>(&frame[1..]), Err(DecodeError::Trailing(MAX_FRAME - 11)));
     }
 
     #[test]

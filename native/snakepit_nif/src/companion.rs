@@ -1,13 +1,24 @@
 //! Frames to and from the companion: `postcard`, of message types both sides share.
 
 use crate::atoms;
-use rustler::{Binary, Encoder, Env, NewBinary, Term};
+use rustler::{Binary, Encoder, Env, NewBinary, NifMap, Term};
 use snakepit_core::companion::{self, Event, Exit, Request, Stream};
 
 fn frame<'a>(env: Env<'a>, request: &Request) -> Term<'a> {
     NewBinary::from_slice(env, &companion::encode(request)).into()
 }
 
+/// As `limits` of `Snakepit.Pool.Options`.
+#[derive(NifMap)]
+struct Limits {
+    memory: Option<u64>,
+    open_files: Option<u64>,
+    nice: Option<i8>,
+    cpus: Option<Vec<u16>>,
+}
+
+// One argument per field of the request.
+#[expect(clippy::too_many_arguments)]
 #[rustler::nif]
 fn companion_start<'a>(
     env: Env<'a>,
@@ -17,8 +28,15 @@ fn companion_start<'a>(
     set: Vec<(String, String)>,
     unset_env: Vec<String>,
     cwd: Option<String>,
+    limits: Limits,
 ) -> Term<'a> {
-    frame(env, &Request::Start { id, program, args: arguments, env: set, unset_env, cwd })
+    let limits = companion::Limits {
+        memory: limits.memory,
+        open_files: limits.open_files,
+        nice: limits.nice,
+        cpus: limits.cpus.unwrap_or_default(),
+    };
+    frame(env, &Request::Start { id, program, args: arguments, env: set, unset_env, cwd, limits })
 }
 
 #[rustler::nif]

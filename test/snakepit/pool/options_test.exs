@@ -82,6 +82,38 @@ defmodule Snakepit.Pool.OptionsTest do
              Options.new(Map.merge(@fine, %{chunk_size: "1MB", memory_quota: "2MB"}))
   end
 
+  test "limits are complete, and checked by key" do
+    assert {:ok, %{limits: none}} = Options.new(@fine)
+    assert none == %{memory: nil, open_files: nil, nice: nil, cpus: nil}
+    limits = [memory: "4GB", open_files: 64, nice: -20, cpus: [0]]
+    all = %{memory: 4 * 1024 ** 3, open_files: 64, nice: -20, cpus: [0]}
+    assert {:ok, %{limits: ^all}} = Options.new(Map.put(@fine, :limits, limits))
+    assert {:ok, %{limits: ^all}} = Options.new(Map.put(@fine, :limits, Map.new(limits)))
+
+    for {limits, words} <- [
+          {[memroy: 1], "unknown option :memroy; did you mean :memory?"},
+          {[memory: "much"], "expected :memory to be one of nil or a number of bytes"},
+          {[memory: 2 ** 63], "expected :memory to be less than"},
+          {[open_files: 0], "expected :open_files to be one of nil or an integer from 1 to"},
+          {[open_files: 2 ** 64], "expected :open_files"},
+          {[nice: 20], "expected :nice to be one of nil or an integer from -20 to 19, got: 20"},
+          {[nice: -21], "expected :nice"},
+          {[nice: 1.0], "expected :nice"},
+          {[cpus: 0], "expected :cpus to be one of nil or a list of a non-negative integer"},
+          {[cpus: []], "expected :cpus to list some of this machine's CPUs (0"},
+          {[cpus: [0, 0]], "each once, got: [0, 0]"},
+          {[cpus: [0, 60_000]], "got: [0, 60000]"}
+        ] do
+      error = refused(Map.put(@fine, :limits, limits))
+      assert error.message =~ "pool :ml: in :limits: "
+      assert error.message =~ words
+      assert error.details.key == :limits
+    end
+
+    for none <- [nil, "4GB", [4]],
+        do: assert(refused(Map.put(@fine, :limits, none)).message =~ "pool :ml: :limits: expected a map or a")
+  end
+
   test "nothing that is given makes it raise" do
     any = :proper_types.any()
 
