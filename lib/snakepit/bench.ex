@@ -6,7 +6,11 @@ defmodule Snakepit.Bench do
 
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]
-  def suites, do: [Bench.Calls, Bench.Transfer]
+  def suites, do: [Bench.Calls, Bench.Transfer, Bench.Soak]
+
+  @doc "Those that are run when none is named: the others take long."
+  @spec usual_suites() :: [module()]
+  def usual_suites, do: [Bench.Calls, Bench.Transfer]
 
   @doc "Runs `fun` with a pool of the bench's tools."
   @spec with_pool(keyword(), (atom() -> result)) :: result when result: term()

@@ -25,4 +25,30 @@ defmodule Snakepit.StatsTest do
     assert high_many - low_many < high - low
     assert Stats.interval([3]) == {3, 3}
   end
+
+  describe "slope" do
+    test "of a line is exact" do
+      points = for x <- 1..100, do: {x, 3 * x + 7}
+      {slope, low, high} = Stats.slope(points, 20)
+      assert_in_delta slope, 3.0, 1.0e-9
+      assert_in_delta low, 3.0, 1.0e-6
+      assert_in_delta high, 3.0, 1.0e-6
+    end
+
+    test "noise without a trend: about 95 of 100 intervals hold zero, and a trend above the noise is seen" do
+      :rand.seed(:exsss, 5)
+
+      holds = fn trend ->
+        for _ <- 1..200 do
+          points = for x <- 1..400, do: {x, trend * x + :rand.normal()}
+          {_, low, high} = Stats.slope(points, 20)
+          low <= 0 and 0 <= high
+        end
+        |> Enum.count(& &1)
+      end
+
+      assert holds.(0) in 180..199
+      assert holds.(0.01) == 0
+    end
+  end
 end

@@ -2,7 +2,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
   @shortdoc "Measures Snakepit on this machine, against floors measured in the same run"
 
   @usage """
-      mix snakepit.bench [SUITE…] [--quick] [--json FILE]
+      mix snakepit.bench [SUITE…] [--quick] [--minutes N] [--json FILE]
 
   Suites:
 
@@ -11,12 +11,13 @@ defmodule Mix.Tasks.Snakepit.Bench do
   Options:
 
     * `--quick` - fewer rounds: wider intervals, the same questions
+    * `--minutes N` - how long the soak runs (20; with `--quick` 1)
     * `--json FILE` - write the figures there as well
     * `--help` - print this text
   """
 
   @moduledoc """
-  Measures Snakepit on this machine. Without a suite, all are run.
+  Measures Snakepit on this machine. Without a suite, all are run but those which take long.
 
   #{@usage}
   Every figure is a median with its 95 % bootstrap interval; what is compared is measured in turn, in one run; each
@@ -32,7 +33,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   @impl true
   def run(argv) do
-    case OptionParser.parse(argv, strict: [quick: :boolean, json: :string, help: :boolean]) do
+    case OptionParser.parse(argv, strict: [quick: :boolean, minutes: :float, json: :string, help: :boolean]) do
       {opts, names, []} ->
         if opts[:help], do: Mix.shell().info(@usage), else: bench(Enum.map(names, &suite!/1), opts)
 
@@ -50,19 +51,20 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   defp bench(suites, opts) do
     Logger.configure(level: :warning)
-    suites = if suites == [], do: Bench.suites(), else: suites
+    suites = if suites == [], do: Bench.usual_suites(), else: suites
     quick? = opts[:quick] || false
+    context = %{quick?: quick?, minutes: opts[:minutes] || if(quick?, do: 1.0, else: 20.0)}
     # What cannot be written is said before the work, not after it.
     if opts[:json], do: File.open!(opts[:json], [:append]) |> File.close()
     machine = Machine.describe()
     Mix.shell().info("#{machine.cpu}, #{machine.cores} cores, OTP #{machine.otp}, Elixir #{machine.elixir}")
-    seconds = suites |> Enum.map(& &1.seconds(quick?)) |> Enum.sum()
+    seconds = suites |> Enum.map(& &1.seconds(context)) |> Enum.sum()
     Mix.shell().info("This takes about #{seconds} seconds.")
 
     results =
       Snakepit.run_as_script(fn ->
         Enum.flat_map(suites, fn suite ->
-          results = measured(suite, quick?)
+          results = measured(suite, context)
           print(suite, results)
           results
         end)
@@ -71,10 +73,10 @@ defmodule Mix.Tasks.Snakepit.Bench do
     if opts[:json], do: write(opts[:json], machine, results)
   end
 
-  defp measured(suite, quick?) do
-    bar = Progress.begin(Progress.new(), suite.name(), suite.seconds(quick?))
+  defp measured(suite, context) do
+    bar = Progress.begin(Progress.new(), suite.name(), suite.seconds(context))
     parent = self()
-    task = Task.async(fn -> suite.run(%{quick?: quick?, progress: &send(parent, {:doing, &1})}) end)
+    task = Task.async(fn -> suite.run(Map.put(context, :progress, &send(parent, {:doing, &1}))) end)
     results = follow(task, bar, "", System.monotonic_time(:second))
     Progress.clear(bar)
     results
@@ -120,6 +122,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   defp target(%Result{target: nil}), do: ""
   defp target(%Result{target: {:at_most, limit}}), do: "≤ #{Units.digits(limit)}"
+  defp target(%Result{target: {:interval_holds, n}}), do: "#{n} in interval"
   defp target(%Result{target: {:at_least, limit}}), do: "≥ #{Units.digits(limit)}"
 
   defp met(result) do

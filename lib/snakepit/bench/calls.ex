@@ -12,7 +12,7 @@ defmodule Snakepit.Bench.Calls do
   def about, do: "small calls and their throughput over a bare socket, the start of a worker"
 
   @impl true
-  def seconds(quick?), do: if(quick?, do: 12, else: 45)
+  def seconds(%{quick?: quick?}), do: if(quick?, do: 12, else: 45)
 
   @impl true
   def run(%{quick?: quick?, progress: progress}) do

@@ -6,7 +6,7 @@ defmodule Snakepit.Bench.Result do
   @enforce_keys [:name, :value, :unit]
   defstruct [:name, :value, :unit, :low, :high, :target]
 
-  @type target :: {:at_most | :at_least, number()}
+  @type target :: {:at_most | :at_least | :interval_holds, number()}
   @type t :: %__MODULE__{
           name: String.t(),
           value: number(),
@@ -29,4 +29,5 @@ defmodule Snakepit.Bench.Result do
   def met?(%__MODULE__{target: nil}), do: nil
   def met?(%__MODULE__{target: {:at_most, limit}, value: value}), do: value <= limit
   def met?(%__MODULE__{target: {:at_least, limit}, value: value}), do: value >= limit
+  def met?(%__MODULE__{target: {:interval_holds, n}, low: low, high: high}), do: low <= n and n <= high
 end

@@ -8,7 +8,8 @@ defmodule Snakepit.Bench.Suite do
 
   alias Snakepit.Bench.Result
 
-  @type context :: %{quick?: boolean(), progress: (String.t() -> any())}
+  @type options :: %{quick?: boolean(), minutes: float()}
+  @type context :: %{quick?: boolean(), minutes: float(), progress: (String.t() -> any())}
 
   @doc "The word on the command line."
   @callback name() :: String.t()
@@ -17,7 +18,7 @@ defmodule Snakepit.Bench.Suite do
   @callback about() :: String.t()
 
   @doc "About how many seconds it takes."
-  @callback seconds(quick? :: boolean()) :: pos_integer()
+  @callback seconds(options()) :: pos_integer()
 
   @doc "Measures. `progress` is told what is being done; results may come in any order. Raises when a result is wrong."
   @callback run(context()) :: [Result.t()]

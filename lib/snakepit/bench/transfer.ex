@@ -14,7 +14,7 @@ defmodule Snakepit.Bench.Transfer do
   def about, do: "tensors over a memcpy and over gRPC, in place, by reference, and their memory"
 
   @impl true
-  def seconds(quick?), do: if(quick?, do: 30, else: 120)
+  def seconds(%{quick?: quick?}), do: if(quick?, do: 30, else: 120)
 
   @impl true
   def run(%{quick?: quick?, progress: progress}) do

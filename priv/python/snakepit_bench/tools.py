@@ -51,3 +51,13 @@ def hold(x: Any, started: str, go_on: str) -> int:
     while not os.path.exists(go_on):
         time.sleep(0.005)
     return total
+
+
+@tool
+def numbers(n: int) -> Any:
+    yield from range(n)
+
+
+@tool
+def nap(seconds: float) -> None:
+    time.sleep(seconds)
