@@ -50,6 +50,8 @@ pub struct Lanes<W> {
     waiting: HashMap<u64, W>,
     next_key: u64,
     closed: Option<u32>,
+    /// Closed until a worker is up.
+    suspended: Option<u32>,
 }
 
 impl<W> Lanes<W> {
@@ -65,6 +67,7 @@ impl<W> Lanes<W> {
             waiting: HashMap::new(),
             next_key: 0,
             closed: None,
+            suspended: None,
         }
     }
 
@@ -74,7 +77,7 @@ impl<W> Lanes<W> {
 
     /// A lane, or a place in line; `waiter` is given its key.
     pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> Checkout {
-        if let Some(code) = self.closed {
+        if let Some(code) = self.closed.or(self.suspended) {
             return Checkout::Closed(code);
         }
         let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
@@ -159,6 +162,7 @@ impl<W> Lanes<W> {
     pub fn up(&mut self, worker: u32, epoch: u64) -> Vec<Lane> {
         let Some(slot) = self.up.get_mut(worker as usize) else { return Vec::new() };
         *slot = Some(epoch);
+        self.suspended = None;
         self.busy += self.per_worker as usize;
         (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
     }
@@ -174,6 +178,19 @@ impl<W> Lanes<W> {
     /// No more calls. Returns those who waited.
     pub fn close(&mut self, code: u32) -> Vec<W> {
         self.closed.get_or_insert(code);
+        self.clear_lines()
+    }
+
+    /// No more calls until a worker is up; nothing happens if one is. Returns those who waited.
+    pub fn suspend(&mut self, code: u32) -> Vec<W> {
+        if self.up.iter().any(Option::is_some) {
+            return Vec::new();
+        }
+        self.suspended = Some(code);
+        self.clear_lines()
+    }
+
+    fn clear_lines(&mut self) -> Vec<W> {
         self.lines.iter_mut().for_each(VecDeque::clear);
         std::mem::take(&mut self.waiting).into_values().collect()
     }
@@ -237,6 +254,26 @@ mod tests {
         assert_eq!(lanes.close(7), [4]);
         assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Closed(7));
         assert!(lanes.at_rest());
+    }
+
+    #[test]
+    fn suspended_until_a_worker_is_up() {
+        let mut lanes: Lanes<u32> = Lanes::new(2, 1, 2);
+        up(&mut lanes, 1, 1);
+        assert_eq!(lanes.suspend(3), [], "one is up");
+        assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 1);
+        assert_eq!(lanes.checkout(Want::Any, |_| 7), Checkout::Waiting(0));
+        lanes.down(1, 1);
+        assert_eq!(lanes.suspend(3), [7]);
+        assert_eq!(lanes.checkout(Want::Any, |_| 8), Checkout::Closed(3));
+        lanes.forget();
+        assert!(!lanes.at_rest(), "it is not closed");
+        up(&mut lanes, 0, 2);
+        assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 2);
+        lanes.down(0, 2);
+        assert_eq!(lanes.suspend(3), []);
+        assert_eq!(lanes.close(7), []);
+        assert_eq!(lanes.checkout(Want::Any, |_| 9), Checkout::Closed(7), "closed for good");
     }
 
     #[test]
