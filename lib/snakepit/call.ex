@@ -6,7 +6,7 @@ defmodule Snakepit.Call do
   #
   # A lane is given back only when it is known to be at rest; else its worker is discarded.
 
-  alias Snakepit.{Error, Native, Observation, Pool, Transfer, Worker}
+  alias Snakepit.{Breaker, Error, Native, Observation, Pool, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
@@ -194,7 +194,10 @@ defmodule Snakepit.Call do
       if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
 
     with {:ok, for_request} <- choice(options.request, allowed, handle),
-         {:ok, for_reply} <- choice(options.reply, allowed, handle) do
+         {:ok, for_reply} <- choice(options.reply, allowed, handle),
+         {:ok, for_request} <- not_isolated(for_request, handle),
+         {:ok, for_reply} <- not_isolated(for_reply, handle),
+         :ok <- reply_open(for_reply, options, handle) do
       case Transfer.plan(call.bytes, byte_size(call.envelope), for_request) do
         [] ->
           size = call.bytes + byte_size(call.envelope)
@@ -231,6 +234,26 @@ defmodule Snakepit.Call do
       )
     end
   end
+
+  defp not_isolated(ways, handle) do
+    if Enum.any?(Transfer.guarded(), &Breaker.isolated?(handle.breaker, &1)) do
+      case Enum.reject(ways, &(&1 != :inline and Breaker.isolated?(handle.breaker, &1))) do
+        [] -> {:error, Exchange.breaker_open(handle, hd(ways))}
+        left -> {:ok, left}
+      end
+    else
+      {:ok, ways}
+    end
+  end
+
+  # A worker passes over a way that does not work by itself, unless it is forced: then it need not run the tool first.
+  defp reply_open([way], %{reply: way}, handle) when way != :inline do
+    if Breaker.refuses?(handle.breaker, way),
+      do: {:error, Exchange.breaker_open(handle, way)},
+      else: :ok
+  end
+
+  defp reply_open(_ways, _options, _handle), do: :ok
 
   defp invalid(reason, message, details \\ %{}),
     do: {:error, Error.new(:validation, reason, message, details: details)}

@@ -4,7 +4,8 @@ defmodule Snakepit.Options do
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
   # Types: :boolean, :string, :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
-  # {:in, list}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}.
+  # :ratio, {:in, list}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type},
+  # {:options, schema}: an option set of its own, whose defaults are filled in too.
 
   @type schema :: keyword(keyword())
 
@@ -37,11 +38,19 @@ defmodule Snakepit.Options do
       default =
         cond do
           spec[:required] -> "Required."
+          match?({:options, _}, spec[:type]) -> ""
           Keyword.has_key?(spec, :default) -> "Default: `#{inspect(spec[:default])}`."
           true -> ""
         end
 
-      "  * `#{inspect(key)}` (#{type_words(spec[:type])}): #{spec[:doc]} #{default}" |> String.trim_trailing()
+      line =
+        "  * `#{inspect(key)}` (#{type_words(spec[:type])}): #{spec[:doc]} #{default}"
+        |> String.trim_trailing()
+
+      case spec[:type] do
+        {:options, schema} -> line <> "\n" <> String.replace(docs(schema), ~r/^/m, "  ")
+        _ -> line
+      end
     end)
   end
 
@@ -96,6 +105,11 @@ defmodule Snakepit.Options do
     end
   end
 
+  defp fetch(given, key, [{:type, {:options, schema}} | _]) do
+    with {:error, _inner, message} <- validate(Map.get(given, key, []), schema),
+         do: {:error, "#{inspect(key)}: #{message}"}
+  end
+
   defp fetch(given, key, spec) do
     case Map.fetch(given, key) do
       {:ok, value} ->
@@ -123,6 +137,7 @@ defmodule Snakepit.Options do
   def cast(:timeout, :infinity), do: {:ok, :infinity}
   def cast(:timeout, value) when is_integer(value) and value >= 0, do: {:ok, value}
   def cast(:bytes, value), do: bytes(value)
+  def cast(:ratio, value) when is_number(value) and value > 0 and value <= 1, do: {:ok, value}
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
   # `length` in a guard: an improper list is no list.
@@ -157,6 +172,8 @@ defmodule Snakepit.Options do
   defp type_words(:non_neg_integer), do: "a non-negative integer"
   defp type_words(:timeout), do: "milliseconds or :infinity"
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
+  defp type_words(:ratio), do: "a number above 0 and at most 1"
+  defp type_words({:options, _schema}), do: "options"
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
   defp type_words({:list_of, type}), do: "a list of #{type_words(type)}"
 
