@@ -19,7 +19,7 @@ defmodule Snakepit.BreakerBench do
     for {what, fun} <- [
           {"allow, closed", fn -> allow(@n, closed, :grpc) end},
           {"allow, open", fn -> allow(@n, open, :zero_copy) end},
-          {"isolated?", fn -> isolated(@n, closed, :grpc) end},
+          {"isolated", fn -> isolated(@n, closed) end},
           {"record :ok", fn -> record(@n, closed, :grpc) end}
         ],
         do: IO.puts("#{String.pad_trailing(what, 16)} #{Float.round(time(fun) - loop, 1)} ns")
@@ -45,11 +45,11 @@ defmodule Snakepit.BreakerBench do
     allow(n - 1, breaker, target)
   end
 
-  defp isolated(0, _, _), do: :ok
+  defp isolated(0, _), do: :ok
 
-  defp isolated(n, breaker, target) do
-    Breaker.isolated?(breaker, target)
-    isolated(n - 1, breaker, target)
+  defp isolated(n, breaker) do
+    Breaker.isolated(breaker)
+    isolated(n - 1, breaker)
   end
 
   defp record(0, _, _), do: :ok

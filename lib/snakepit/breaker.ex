@@ -33,6 +33,7 @@ defmodule Snakepit.Breaker do
   #   2  probes that failed in a row
   #   3  how often it opened
   #   4  calls refused
+  #   5  in the first row: 1 once any target was isolated
   #   9… buckets, each an eighth of the window: number of the eighth (23 bits), failures (18), calls (18)
   #
   # A state other than closed says until when, and the next is always later: so no value comes twice, and
@@ -42,6 +43,7 @@ defmodule Snakepit.Breaker do
   @failed_probes 2
   @opened 3
   @refused 4
+  @ever_isolated 5
   @first_bucket 9
   @buckets 8
 
@@ -205,15 +207,26 @@ defmodule Snakepit.Breaker do
     end
   end
 
-  @doc "Whether it was isolated."
+  @doc "The targets that are isolated. One atomic get as long as none ever was."
+  @spec isolated(t()) :: [target()]
+  def isolated({ref, rows, _settings} = breaker) do
+    case :atomics.get(ref, @ever_isolated) do
+      0 -> []
+      1 -> for {target, _row} <- rows, isolated?(breaker, target), do: target
+    end
+  end
+
+  @doc "Whether it is isolated."
   @spec isolated?(t(), target()) :: boolean()
   def isolated?({ref, rows, _settings}, target),
     do: :atomics.get(ref, :erlang.map_get(target, rows) + @state) == @isolated
 
   @doc "Opens it until it is reset."
   @spec isolate(t(), target()) :: :ok
-  def isolate({ref, rows, _settings}, target),
-    do: :atomics.put(ref, :erlang.map_get(target, rows) + @state, @isolated)
+  def isolate({ref, rows, _settings}, target) do
+    :atomics.put(ref, :erlang.map_get(target, rows) + @state, @isolated)
+    :atomics.put(ref, @ever_isolated, 1)
+  end
 
   @doc "Closes it and forgets what it counted; a probe under way has nothing to say any more."
   @spec reset(t(), target()) :: :ok

@@ -195,8 +195,9 @@ defmodule Snakepit.Call do
 
     with {:ok, for_request} <- choice(options.request, allowed, handle),
          {:ok, for_reply} <- choice(options.reply, allowed, handle),
-         {:ok, for_request} <- not_isolated(for_request, handle),
-         {:ok, for_reply} <- not_isolated(for_reply, handle),
+         isolated = Breaker.isolated(handle.breaker),
+         {:ok, for_request} <- without(for_request, isolated, handle),
+         {:ok, for_reply} <- without(for_reply, isolated, handle),
          :ok <- reply_open(for_reply, options, handle) do
       case Transfer.plan(call.bytes, byte_size(call.envelope), for_request) do
         [] ->
@@ -235,14 +236,12 @@ defmodule Snakepit.Call do
     end
   end
 
-  defp not_isolated(ways, handle) do
-    if Enum.any?(Transfer.guarded(), &Breaker.isolated?(handle.breaker, &1)) do
-      case Enum.reject(ways, &(&1 != :inline and Breaker.isolated?(handle.breaker, &1))) do
-        [] -> {:error, Exchange.breaker_open(handle, hd(ways))}
-        left -> {:ok, left}
-      end
-    else
-      {:ok, ways}
+  defp without(ways, [], _handle), do: {:ok, ways}
+
+  defp without(ways, isolated, handle) do
+    case ways -- isolated do
+      [] -> {:error, Exchange.breaker_open(handle, hd(ways))}
+      left -> {:ok, left}
     end
   end
 

@@ -150,11 +150,13 @@ defmodule Snakepit.BreakerTest do
       Breaker.isolate(breaker, :a)
       Breaker.record(breaker, :a, :ok, probe, 101)
       assert Breaker.isolated?(breaker, :a) and not Breaker.isolated?(breaker, :b)
+      assert Breaker.isolated(breaker) == [:a]
       assert Breaker.allow(breaker, :a, 1_000_000) == :open
       assert Breaker.refuses?(breaker, :a, 1_000_000)
       assert %{state: :isolated, retry_in_ms: nil} = Breaker.explain(breaker, :a, 1_000_000)
       Breaker.reset(breaker, :a)
       assert Breaker.allow(breaker, :a, 1_000_000) == :ok
+      assert Breaker.isolated(breaker) == []
     end
 
     test "reset closes at once, and the probe under way is not heard" do
