@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- moduledoc -->") |> Enum.at(1)
 
-  alias Snakepit.{Call, Error, Observation, Pool}
+  alias Snakepit.{Breaker, Call, Error, Observation, Pool, Transfer}
 
   @type command :: String.t() | atom()
   @type args :: %{optional(String.t() | atom()) => term()}
@@ -195,6 +195,9 @@ defmodule Snakepit do
 
   @doc """
   What a pool has done and holds: counts of calls by way, bytes, workers, queue, shared memory.
+
+  `:breakers` has, for `:zero_copy` and `:grpc`, what `Snakepit.Breaker.explain/3` says; `:workers` has the same for each
+  worker by its number, whose runs that died within 30 s count as failures.
   """
   @spec get_stats(atom()) :: {:ok, map()} | {:error, Error.t()}
   def get_stats(name \\ nil) do
@@ -209,8 +212,38 @@ defmodule Snakepit do
          pool: handle.name,
          memory: Snakepit.Native.arena_usage(handle.arena),
          memory_quota: handle.quota,
+         breakers: handle.breaker |> explain() |> Map.put(:workers, explain(handle.workers_breaker)),
          leased_bytes: leases |> Enum.map(&elem(&1, 1)) |> Enum.sum()
        })}
+    end
+  end
+
+  defp explain(breaker),
+    do: Map.new(Breaker.targets(breaker), fn target -> {target, Breaker.explain(breaker, target)} end)
+
+  @doc """
+  Keeps a pool's calls from using `way` (`:zero_copy` or `:grpc`), for requests and replies, until `reset_way/2`.
+
+  Calls go by the ways that are left. One that has none, or forces this one, gets an error of category `:transfer` and
+  reason `:breaker_open`. `:inline` cannot be isolated: it is what is left when nothing else works.
+  """
+  @spec isolate_way(atom(), Transfer.way()) :: :ok | {:error, Error.t()}
+  def isolate_way(pool, way), do: on_breaker(pool, way, &Breaker.isolate/2)
+
+  @doc "Lets a pool's calls use `way` again at once, whether it was isolated or failed too often."
+  @spec reset_way(atom(), Transfer.way()) :: :ok | {:error, Error.t()}
+  def reset_way(pool, way), do: on_breaker(pool, way, &Breaker.reset/2)
+
+  defp on_breaker(pool, way, fun) do
+    with {:ok, handle} <- Pool.Handle.fetch(pool) do
+      if way in Transfer.guarded() do
+        fun.(handle.breaker, way)
+      else
+        words =
+          "pool #{inspect(pool)}: expected :way to be one of #{Enum.map_join(Transfer.guarded(), ", ", &inspect/1)}, got: #{inspect(way)}"
+
+        {:error, Error.new(:validation, :invalid_option, words, pool: pool)}
+      end
     end
   end
 

@@ -7,7 +7,7 @@ defmodule Snakepit.Call do
   # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
   # whose state is unknown is replaced.
 
-  alias Snakepit.{Error, Native, Observation, Pool, Transfer, Worker}
+  alias Snakepit.{Breaker, Error, Native, Observation, Pool, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options, Settle}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
@@ -195,7 +195,11 @@ defmodule Snakepit.Call do
       if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
 
     with {:ok, for_request} <- choice(options.request, allowed, handle),
-         {:ok, for_reply} <- choice(options.reply, allowed, handle) do
+         {:ok, for_reply} <- choice(options.reply, allowed, handle),
+         isolated = Breaker.isolated(handle.breaker),
+         {:ok, for_request} <- without(for_request, isolated, handle),
+         {:ok, for_reply} <- without(for_reply, isolated, handle),
+         :ok <- reply_open(for_reply, options, handle) do
       case Transfer.plan(call.bytes, byte_size(call.envelope), for_request) do
         [] ->
           size = call.bytes + byte_size(call.envelope)
@@ -232,6 +236,24 @@ defmodule Snakepit.Call do
       )
     end
   end
+
+  defp without(ways, [], _handle), do: {:ok, ways}
+
+  defp without(ways, isolated, handle) do
+    case ways -- isolated do
+      [] -> {:error, Exchange.breaker_open(handle, hd(ways))}
+      left -> {:ok, left}
+    end
+  end
+
+  # A worker passes over a way that does not work by itself, unless it is forced: then it need not run the tool first.
+  defp reply_open([way], %{reply: way}, handle) when way != :inline do
+    if Breaker.refuses?(handle.breaker, way),
+      do: {:error, Exchange.breaker_open(handle, way)},
+      else: :ok
+  end
+
+  defp reply_open(_ways, _options, _handle), do: :ok
 
   defp invalid(reason, message, details \\ %{}),
     do: {:error, Error.new(:validation, reason, message, details: details)}

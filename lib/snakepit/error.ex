@@ -8,9 +8,12 @@ defmodule Snakepit.Error do
   | `:python_error` | the tool: it raised, or returned what Elixir cannot hold |
   | `:worker` | nobody at the keyboard: the worker exited, was killed or broke the protocol |
   | `:timeout` | the deadline passed, in the queue or while the tool ran |
-  | `:pool` | the pool is saturated, stopped or failed to start |
+  | `:pool` | the pool is saturated, stopped or failed to start, or its workers keep dying |
   | `:transfer` | the bytes could not travel by the way that was forced, or are too many |
   | `:grpc_error` | the gRPC call failed |
+
+  Reason `:breaker_open` is one of `:transfer`, when the way that was forced is left alone because it failed too often or
+  was isolated (`details.retry_in_ms` says when it is tried again), and of `:pool`, when every worker died young.
 
   `reason` is an atom, or a tuple that starts with one; `details` holds what else is known, such as `:path`.
   """

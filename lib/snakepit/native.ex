@@ -239,6 +239,10 @@ defmodule Snakepit.Native do
   @spec desk_served(desk(), worker :: non_neg_integer()) :: non_neg_integer()
   def desk_served(_desk, _worker), do: stub()
 
+  @doc "As `desk_close/2`, but only until a worker is up; nothing if one is."
+  @spec desk_suspend(desk(), code :: non_neg_integer()) :: :ok
+  def desk_suspend(_desk, _code), do: stub()
+
   @spec desk_counts(desk()) ::
           {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
   def desk_counts(_desk), do: stub()

@@ -4,8 +4,8 @@ defmodule Snakepit.Options do
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
   # Types: :boolean, :string, :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
-  # {:in, list}, {:range, first, last}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type},
-  # {:options, schema} (a set within the set).
+  # :ratio, {:in, list}, {:range, first, last}, {:list_of, type}, {:or, types}, {:subset, list},
+  # {:map_of, key_type, value_type}, {:options, schema}: an option set of its own, whose defaults are filled in too.
 
   @type schema :: keyword(keyword())
 
@@ -38,6 +38,7 @@ defmodule Snakepit.Options do
       default =
         cond do
           spec[:required] -> "Required."
+          match?({:options, _}, spec[:type]) -> ""
           Keyword.has_key?(spec, :default) -> "Default: `#{inspect(spec[:default])}`."
           true -> ""
         end
@@ -144,6 +145,7 @@ defmodule Snakepit.Options do
   def cast({:range, first, last}, value) when is_integer(value) and first <= value and value <= last,
     do: {:ok, value}
 
+  def cast(:ratio, value) when is_number(value) and value > 0 and value <= 1, do: {:ok, value}
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
   # `length` in a guard: an improper list is no list.
@@ -178,6 +180,7 @@ defmodule Snakepit.Options do
   defp type_words(:non_neg_integer), do: "a non-negative integer"
   defp type_words(:timeout), do: "milliseconds or :infinity"
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
+  defp type_words(:ratio), do: "a number above 0 and at most 1"
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
   defp type_words({:range, first, last}), do: "an integer from #{first} to #{last}"
   defp type_words({:options, _schema}), do: "options"

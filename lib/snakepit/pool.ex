@@ -7,11 +7,13 @@ defmodule Snakepit.Pool do
   each until its own deadline. When a caller dies in the middle of a call, its tool is cancelled, and the lane is
   used again once that has ended.
 
-  The process of a pool only hears of workers that come and go, and of lanes whose caller died.
+  The process of a pool only hears of workers that come and go, and of lanes whose caller died. A worker whose runs die
+  young again and again opens its breaker; when that of every worker is open and none is up, calls get `:breaker_open`
+  at once, until one is ready.
   """
 
   use GenServer
-  alias Snakepit.{Call, Error, Native, Worker}
+  alias Snakepit.{Breaker, Call, Error, Native, Worker}
   alias Snakepit.Pool.{Handle, Options}
   alias Snakepit.Worker.Lane
 
@@ -20,6 +22,10 @@ defmodule Snakepit.Pool do
   # Codes a closed desk gives its callers; they ask the pool's process for the words.
   @failed 1
   @stopping 2
+  @dying 3
+  # As the backoff of workers has it.
+  @young_ms 30_000
+  @worker_breaker %{window_ms: 60_000, minimum_calls: 5}
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -80,6 +86,8 @@ defmodule Snakepit.Pool do
 
   defp answered(handle, :full, _deadline, _affinity, _prefer?), do: {:error, saturated(handle)}
 
+  defp answered(handle, {:closed, @dying}, _deadline, _affinity, _prefer?), do: {:error, dying(handle)}
+
   defp answered(handle, {:closed, _code}, _deadline, _affinity, _prefer?) do
     with {:ok, nil} <- safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
       {:error, stopping(handle)}
@@ -109,7 +117,9 @@ defmodule Snakepit.Pool do
   @doc false
   # The lane may be in the middle of a call: it is not used again.
   @spec discard(Handle.t(), Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
-  def discard(%Handle{desk: desk}, ticket, lane, why) do
+  def discard(%Handle{desk: desk} = handle, ticket, lane, why) do
+    # What we end for a caller's sake says nothing of its health; a lane it closed itself does.
+    if why != :closed, do: spare(handle, lane.index, lane.epoch)
     # At once, so that the caller's next call does not meet the same worker.
     Native.desk_down(desk, lane.index, lane.epoch)
     Native.desk_forget(ticket)
@@ -166,6 +176,21 @@ defmodule Snakepit.Pool do
     do: Enum.any?(:ets.tab2list(lanes), fn {_, lane} -> lane.index == index end)
 
   @doc false
+  # To be called before `worker_down/3` of a run whose end was meant: it does not count as a death.
+  @spec spare(Handle.t(), non_neg_integer(), reference()) :: :ok
+  def spare(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:spare, index, epoch})
+
+  @doc false
+  # A run counts as dead once, and as one that lived when it was up for long.
+  @spec run_ended(Breaker.t(), non_neg_integer(), lived_ms :: integer(), now :: integer()) :: :ok
+  def run_ended(breaker, index, lived_ms, _now) when lived_ms >= @young_ms, do: Breaker.reset(breaker, index)
+  def run_ended(breaker, index, _lived_ms, now), do: Breaker.record(breaker, index, :failure, nil, now)
+
+  @doc false
+  @spec worker_breaker() :: map()
+  def worker_breaker, do: @worker_breaker
+
+  @doc false
   @spec worker_failed(Handle.t(), non_neg_integer(), Error.t()) :: :ok
   def worker_failed(%Handle{pool: pool}, index, error),
     do: GenServer.cast(pool, {:worker_failed, index, error})
@@ -182,8 +207,11 @@ defmodule Snakepit.Pool do
     Process.flag(:trap_exit, true)
     handle = Handle.new(options)
     Handle.publish(handle)
-    # up: index => epoch of the run whose lanes may be used.
-    {:ok, %{handle: handle, up: %{}, awaiting: [], failure: nil, draining: nil}}
+
+    # up: index => epoch of the run whose lanes may be used; since: when that was; ended: epoch of the last run that
+    # is over; spared: epoch of the run whose end is meant.
+    state = %{handle: handle, up: %{}, since: %{}, ended: %{}, spared: %{}}
+    {:ok, Map.merge(state, %{awaiting: [], failure: nil, draining: nil})}
   end
 
   @impl true
@@ -203,6 +231,7 @@ defmodule Snakepit.Pool do
         state.failure -> :failed
         state.draining -> :stopping
         all_up?(state) -> :ready
+        all_dying?(state) -> :breaker_open
         true -> :starting
       end
 
@@ -225,7 +254,10 @@ defmodule Snakepit.Pool do
     per_worker = length(lanes)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.desk_up(state.handle.desk, index, epoch)
-    state = %{state | up: Map.put(state.up, index, epoch)}
+    # The end of a run that is replaced is meant.
+    spared = if old = state.up[index], do: Map.put(state.spared, index, old), else: state.spared
+    state = %{state | spared: spared}
+    state = %{state | up: Map.put(state.up, index, epoch), since: Map.put(state.since, index, now())}
 
     if all_up?(state) do
       Enum.each(state.awaiting, &GenServer.reply(&1, :ok))
@@ -238,9 +270,12 @@ defmodule Snakepit.Pool do
   def handle_cast({:worker_down, index, epoch}, state) do
     Native.desk_down(state.handle.desk, index, epoch)
     :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
-    up = if state.up[index] == epoch, do: Map.delete(state.up, index), else: state.up
-    {:noreply, %{state | up: up}}
+    state = if state.ended[index] == epoch, do: state, else: run_over(state, index, epoch)
+    {:noreply, state}
   end
+
+  def handle_cast({:spare, index, epoch}, state),
+    do: {:noreply, %{state | spared: Map.put(state.spared, index, epoch)}}
 
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
@@ -280,6 +315,23 @@ defmodule Snakepit.Pool do
 
   defp all_up?(state), do: map_size(state.up) == state.handle.options.size
 
+  defp run_over(state, index, epoch) do
+    {up?, now, breaker} = {state.up[index] == epoch, now(), state.handle.workers_breaker}
+
+    unless state.spared[index] == epoch or state.draining != nil,
+      do: run_ended(breaker, index, if(up?, do: now - state.since[index], else: 0), now)
+
+    up = if up?, do: Map.delete(state.up, index), else: state.up
+    state = %{state | up: up, ended: Map.put(state.ended, index, epoch)}
+    if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
+    state
+  end
+
+  # How long an open one stays open does not matter: the worker itself says when it is ready.
+  defp all_dying?(%{handle: %{workers_breaker: breaker}} = state) do
+    state.up == %{} and Enum.all?(Breaker.targets(breaker), &(Breaker.state(breaker, &1) != :closed))
+  end
+
   defp answer_drain(%{draining: {_, _} = from} = state, answer) do
     GenServer.reply(from, answer)
     %{state | draining: :done}
@@ -307,6 +359,15 @@ defmodule Snakepit.Pool do
       "pool #{inspect(handle.name)}: no worker was free before the deadline"
     )
   end
+
+  defp dying(handle) do
+    words =
+      "pool #{inspect(handle.name)}: every worker died young too often; calls are refused until one is ready again"
+
+    error(handle, :pool, :breaker_open, words)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp stopping(handle), do: error(handle, :pool, :stopping, "pool #{inspect(handle.name)} is stopping")
 

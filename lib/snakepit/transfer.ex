@@ -3,7 +3,8 @@ defmodule Snakepit.Transfer do
   Which ways a call's bytes may take, in the order they are tried. Pure.
 
   The rule, until measurements decide: what has no large part goes inline; the rest goes by shared memory, else inline,
-  else by gRPC. A way that fails gives its turn to the next, unless it was forced.
+  else by gRPC. A way that fails gives its turn to the next, unless it was forced. One that failed too often
+  (`Snakepit.Breaker`) is passed over for a while.
   """
 
   import Bitwise
@@ -18,6 +19,10 @@ defmodule Snakepit.Transfer do
   @doc "Every way."
   @spec ways() :: [way()]
   def ways, do: [:zero_copy, :inline, :grpc]
+
+  @doc "The ways that have a breaker in every pool. Inline has none: it is what is left when nothing else works."
+  @spec guarded() :: [way()]
+  def guarded, do: [:zero_copy, :grpc]
 
   @doc "Ways for a request with `bytes` out of band, cheapest first; empty when none of `allowed` can carry it."
   @spec plan(non_neg_integer(), envelope :: non_neg_integer(), [way()]) :: [way()]

@@ -69,6 +69,17 @@ defmodule Snakepit.OptionsTest do
     end
   end
 
+  test "a set within a set has its own defaults and docs" do
+    schema = [inner: [type: {:options, [ratio: [type: :ratio, default: 0.5, doc: "A share."]]}, doc: "More."]]
+    assert Options.validate(%{}, schema) == {:ok, %{inner: %{ratio: 0.5}}}
+    assert Options.validate(%{inner: [ratio: 1]}, schema) == {:ok, %{inner: %{ratio: 1}}}
+    assert {:error, :inner, message} = Options.validate(%{inner: %{ratio: 0}}, schema)
+    assert message == "in :inner: expected :ratio to be a number above 0 and at most 1, got: 0"
+
+    assert Options.docs(schema) ==
+             "  * `:inner` (options): More.\n    * `:ratio` (a number above 0 and at most 1): A share. Default: `0.5`."
+  end
+
   test "what is no set of options says so" do
     for given <- [nil, 1, "x", [1], [{:name, :x}, 2]] do
       assert {:error, nil, "expected a map or a keyword list" <> _} = Options.validate(given, @schema)

@@ -5,10 +5,11 @@ defmodule Snakepit.Call.Exchange do
   # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
   # tool still runs there, so that it has to be cancelled first.
 
-  alias Snakepit.{Call, Error, Grpc, Native, Pool, Transfer, Worker}
+  alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Worker.Lane
 
-  defstruct [:request_way, :reply_way, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
+  # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
+  defstruct [:request_way, :reply_way, :guard, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
 
   @type lane_state ::
           :at_rest | {:running, call_id :: pos_integer(), String.t()} | {:lost, String.t() | :closed}
@@ -36,6 +37,7 @@ defmodule Snakepit.Call.Exchange do
       {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
     end
+    |> judged(call)
   end
 
   @doc "One request, and items until the stream ends or `fun` halts."
@@ -48,13 +50,36 @@ defmodule Snakepit.Call.Exchange do
       {:streaming, call_id, source, ex} -> items(call, lane, call_id, ex, source, acc, fun)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
     end
+    |> judged(call)
   end
 
   # ---- request ----------------------------------------------------------------------------------------------------
 
   defp send_request(call, lane, [way | others], ex) do
-    case attempt(way, call, lane, others != []) do
-      {:next, _why} ->
+    case allow(call, way) do
+      :open when others != [] ->
+        send_request(call, lane, others, %{ex | fallback: true})
+
+      :open when call.options.request == way ->
+        {:error, breaker_open(call.handle, way), :at_rest, %{ex | request_way: way}}
+
+      # No other way is left, or its breaker has no objection.
+      :open ->
+        send_by(way, call, lane, others, %{ex | guard: nil})
+
+      guard ->
+        send_by(way, call, lane, others, %{ex | guard: guard})
+    end
+  end
+
+  defp send_by(way, call, lane, others, %{guard: guard} = ex) do
+    case attempt(way, call, lane, others != [], guard) do
+      {:next, why} ->
+        tell_breaker(call, way, guard, if(why == :unavailable, do: :failure, else: :void))
+        send_request(call, lane, others, %{ex | fallback: true})
+
+      # Whoever makes the memory knows more.
+      {:passed_on, :cold} ->
         send_request(call, lane, others, %{ex | fallback: true})
 
       {:sent, call_id, copied} ->
@@ -71,16 +96,16 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp attempt(:zero_copy, _call, %Lane{zero_copy: false} = lane, others?) do
+  defp attempt(:zero_copy, _call, %Lane{zero_copy: false} = lane, others?, _guard) do
     gave_up(others?, :not_capable, "worker #{lane.name} cannot map shared memory")
   end
 
-  defp attempt(:zero_copy, call, lane, others?) do
+  defp attempt(:zero_copy, call, lane, others?, guard) do
     case by_memory(call, lane) do
       {:cold, lengths} when others? ->
         # Fresh memory is dearer than any other way: the next call will find it warm.
-        Pool.Arena.warm(call.handle, lengths)
-        {:next, :cold}
+        Pool.Arena.warm(call.handle, lengths, probe(guard))
+        {:passed_on, :cold}
 
       {:cold, lengths} ->
         make_room(call, lane, lengths)
@@ -90,12 +115,16 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp attempt(:inline, call, lane, _others?) do
+  defp attempt(:inline, call, lane, _others?, _guard) do
     {:ok, call_id, frame, [], 0} = request(call, lane, :inline)
     send_frame(call, lane, call_id, frame, 0)
   end
 
-  defp attempt(:grpc, call, lane, others?) do
+  defp attempt(:grpc, _call, %Lane{grpc: false} = lane, others?, _guard) do
+    gave_up(others?, :not_capable, "worker #{lane.name} has no gRPC")
+  end
+
+  defp attempt(:grpc, call, lane, others?, _guard) do
     {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
 
     with {:ok, channel} <- channel(lane) do
@@ -215,7 +244,7 @@ defmodule Snakepit.Call.Exchange do
     case decode(call, lane, call_id, frame, beside) do
       {:ok, :result, term, meta} -> {{:ok, term}, :at_rest, costs(call, ex, meta)}
       {:ok, :error, error, meta} -> {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
-      {:ok, :fetch, _, _} -> fetch(call, lane, call_id, ex)
+      {:ok, :fetch, _, _} -> fetch(call, lane, call_id, arrived(call, ex, nil))
       {:ok, _item, _, _} -> broken("the worker streamed the reply of a call that takes none", ex)
       {:error, :value, path, reason, what} -> {{:error, unreadable(path, reason, what)}, :at_rest, ex}
       {:error, what} -> broken(what, ex)
@@ -250,13 +279,89 @@ defmodule Snakepit.Call.Exchange do
     <<before::binary-size(8), _id::64, rest::binary>> = frame
     frame = <<before::binary, call_id::64-little, rest::binary>>
 
+    # It waits there in any case: an open breaker has no say.
+    guard = with :open <- allow(call, :grpc), do: nil
+
     with {:ok, channel} <- channel(lane),
          {:replied, ^call_id, frame, beside} <- grpc_call(call, call_id, channel, frame, []) do
+      tell_breaker(call, :grpc, guard, :ok)
       reply(call, lane, call_id, frame, beside, ex)
     else
-      {:error, why} -> {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
-      {:error, error, state} -> {{:error, error}, state, ex}
+      {:error, why} ->
+        tell_breaker(call, :grpc, guard, :failure)
+        {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
+
+      {:error, error, state} ->
+        tell_breaker(call, :grpc, guard, fault(call, error))
+        {{:error, error}, state, ex}
     end
+  end
+
+  # ---- breakers ---------------------------------------------------------------------------------------------------
+
+  defp allow(_call, :inline), do: nil
+
+  defp allow(call, way) do
+    case Breaker.allow(call.handle.breaker, way) do
+      :ok -> {nil, now_ms()}
+      {:ok, probe} -> {probe, now_ms()}
+      :open -> :open
+    end
+  end
+
+  defp probe(nil), do: nil
+  defp probe({probe, _asked}), do: probe
+
+  defp tell_breaker(_call, _way, nil, _result), do: :ok
+
+  defp tell_breaker(call, way, {probe, _asked}, result),
+    do: Breaker.record(call.handle.breaker, way, result, probe)
+
+  # The worker answered: whatever it has to say, the request's way works, if not too slowly.
+  defp arrived(_call, %{guard: nil} = ex, _tool_ns), do: ex
+
+  defp arrived(%{handle: %{breaker: breaker}} = call, %{guard: {_, asked}} = ex, tool_ns) do
+    slow? =
+      is_integer(tool_ns) and not call.stream? and
+        now_ms() - asked - div(tool_ns, 1_000_000) > Breaker.slow_ms(breaker)
+
+    tell_breaker(call, ex.request_way, ex.guard, if(slow?, do: :slow, else: :ok))
+    %{ex | guard: nil}
+  end
+
+  # It did not answer.
+  defp judged({_, _, %{guard: nil}} = answer, _call), do: answer
+
+  defp judged({result, _, ex} = answer, call) do
+    tell_breaker(call, ex.request_way, ex.guard, with({:error, error} <- result, do: fault(call, error)))
+    answer
+  end
+
+  # What is the way's own fault, and not the caller's, the tool's or the worker's.
+  defp fault(_call, %{category: :grpc_error}), do: :failure
+
+  defp fault(call, %{category: :transfer, reason: :quota}),
+    do: if(call.bytes <= div(call.handle.quota, 2), do: :failure, else: :void)
+
+  defp fault(_call, %{category: :transfer, reason: reason}) when reason in [:unavailable, :no_memory],
+    do: :failure
+
+  defp fault(_call, _error), do: :void
+
+  @doc "The error of a call that has no way left but one that is left alone."
+  @spec breaker_open(Pool.Handle.t(), Transfer.way()) :: Error.t()
+  def breaker_open(handle, way) do
+    now = Breaker.explain(handle.breaker, way)
+
+    words =
+      if now.state == :isolated,
+        do: "it was isolated, until Snakepit.reset_way/2",
+        else: "too many calls failed by it; it is tried again in #{now.retry_in_ms} ms"
+
+    Error.new(:transfer, :breaker_open, "pool #{inspect(handle.name)} does not use #{inspect(way)}: #{words}",
+      details: %{way: way, retry_in_ms: now.retry_in_ms},
+      pool: handle.name
+    )
   end
 
   # ---- streams ----------------------------------------------------------------------------------------------------
@@ -368,6 +473,7 @@ defmodule Snakepit.Call.Exchange do
 
   defp costs(call, ex, {way, bytes, tool_ns, starved}) do
     if starved, do: Pool.Arena.starved(call.handle)
+    ex = arrived(call, ex, tool_ns)
     way = Transfer.from_number(way)
 
     %{
@@ -395,6 +501,8 @@ defmodule Snakepit.Call.Exchange do
     timeout = call.options.timeout || call.handle.options.timeout
     Error.new(:timeout, :timeout, "#{call.command} did not finish within #{timeout} ms")
   end
+
+  defp now_ms, do: System.monotonic_time(:millisecond)
 
   defp remaining(%{deadline: :infinity}), do: :infinity
   defp remaining(%{deadline: deadline}), do: max(deadline - System.monotonic_time(:millisecond), 0)

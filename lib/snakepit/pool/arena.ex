@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Arena do
   # asks processes that hold much of it to collect. Allocation itself is in the library and passes by this process.
 
   use GenServer
-  alias Snakepit.{Error, Native}
+  alias Snakepit.{Breaker, Error, Native}
   alias Snakepit.Pool.Handle
 
   @tend_ms 500
@@ -13,9 +13,13 @@ defmodule Snakepit.Pool.Arena do
   @spec start_link(atom()) :: GenServer.on_start()
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:arena, pool))
 
-  @doc "Prepares memory for buffers of these lengths, for the next call: this one went another way."
-  @spec warm(Handle.t(), [non_neg_integer()]) :: :ok
-  def warm(%Handle{arena_keeper: keeper}, lengths), do: GenServer.cast(keeper, {:warm, lengths})
+  @doc """
+  Prepares memory for buffers of these lengths, for the next call: this one went another way. Whether that worked is told
+  to the breaker of shared memory, whose `probe` the call may have had.
+  """
+  @spec warm(Handle.t(), [non_neg_integer()], Breaker.probe() | nil) :: :ok
+  def warm(%Handle{arena_keeper: keeper}, lengths, probe),
+    do: GenServer.cast(keeper, {:warm, lengths, probe})
 
   @doc "A worker had no room for a reply: whoever holds most is made to collect."
   @spec starved(Handle.t()) :: :ok
@@ -52,9 +56,11 @@ defmodule Snakepit.Pool.Arena do
   end
 
   @impl true
-  def handle_cast({:warm, lengths}, state) do
+  def handle_cast({:warm, lengths, probe}, state) do
     # Of several callers that asked for the same, the first one's chunk serves the others.
-    announce(state, Native.arena_ensure(state.handle.arena, lengths))
+    made = Native.arena_ensure(state.handle.arena, lengths)
+    Breaker.record(state.handle.breaker, :zero_copy, made(made, lengths), probe)
+    announce(state, made)
     {:noreply, state}
   end
 
@@ -83,6 +89,14 @@ defmodule Snakepit.Pool.Arena do
   # The answer of a collection asked for above.
   def handle_info({:garbage_collect, _ref, _result}, state), do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
+
+  defp made({:ok, _ids}, _lengths), do: :ok
+  # What could never have room says nothing of the others.
+  defp made({:error, {:quota, _held, quota}}, lengths),
+    do: if(Enum.sum(lengths) > quota, do: :void, else: :failure)
+
+  defp made({:error, {:errno, _what}}, _lengths), do: :failure
+  defp made({:error, :too_large}, _lengths), do: :void
 
   # A lease is counted for the process that called. One that is dead (a task) passed its results on, and who has them
   # now is not known: then whoever refers to most bytes of any binaries.

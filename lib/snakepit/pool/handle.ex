@@ -2,9 +2,10 @@ defmodule Snakepit.Pool.Handle do
   @moduledoc false
   # What a caller needs of a pool, in one persistent term: no process is asked on the way to a lane but the pool itself.
 
-  alias Snakepit.{Error, Native, Pool}
+  alias Snakepit.{Breaker, Error, Native, Pool, Transfer}
 
-  @enforce_keys [:name, :options, :arena, :quota, :counters, :retries, :desk, :lanes, :pool, :arena_keeper]
+  @enforce_keys [:name, :options, :arena, :quota, :counters, :retries] ++
+                  [:breaker, :workers_breaker, :desk, :lanes, :pool, :arena_keeper]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
@@ -14,6 +15,8 @@ defmodule Snakepit.Pool.Handle do
           quota: pos_integer(),
           counters: :counters.counters_ref(),
           retries: Pool.Retries.t(),
+          breaker: Breaker.t(),
+          workers_breaker: Breaker.t(),
           desk: Native.desk(),
           lanes: :ets.table(),
           pool: GenServer.name(),
@@ -33,6 +36,9 @@ defmodule Snakepit.Pool.Handle do
       quota: quota,
       counters: Pool.Counters.new(),
       retries: Pool.Retries.new(),
+      # A target per way; one per worker, which its runs that died young open.
+      breaker: Breaker.new(Transfer.guarded(), options.breaker),
+      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.worker_breaker()),
       desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),

@@ -156,6 +156,10 @@ defmodule Snakepit.Pool.Options do
       type: :bytes,
       default: 8 * 1024 * 1024 * 1024,
       doc: "A result larger than this is an error."
+    ],
+    breaker: [
+      type: {:options, Snakepit.Breaker.schema()},
+      doc: "When the ways `:zero_copy` and `:grpc` are left alone for a while because they fail."
     ]
   ]
 

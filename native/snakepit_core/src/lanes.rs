@@ -56,6 +56,8 @@ pub struct Lanes<W> {
     emptied: Vec<u64>,
     /// Calls that each worker's current run has served.
     served: Vec<u64>,
+    /// Closed until a worker is up.
+    suspended: Option<u32>,
 }
 
 impl<W> Lanes<W> {
@@ -74,6 +76,7 @@ impl<W> Lanes<W> {
             retired: HashMap::new(),
             emptied: Vec::new(),
             served: vec![0; workers as usize],
+            suspended: None,
         }
     }
 
@@ -83,7 +86,7 @@ impl<W> Lanes<W> {
 
     /// A lane, or a place in line; `waiter` is given its key.
     pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> Checkout {
-        if let Some(code) = self.closed {
+        if let Some(code) = self.closed.or(self.suspended) {
             return Checkout::Closed(code);
         }
         let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
@@ -203,6 +206,7 @@ impl<W> Lanes<W> {
             }
         }
         self.served[worker as usize] = 0;
+        self.suspended = None;
         self.busy += self.per_worker as usize;
         (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
     }
@@ -218,6 +222,19 @@ impl<W> Lanes<W> {
     /// No more calls. Returns those who waited.
     pub fn close(&mut self, code: u32) -> Vec<W> {
         self.closed.get_or_insert(code);
+        self.clear_lines()
+    }
+
+    /// No more calls until a worker is up; nothing happens if one is. Returns those who waited.
+    pub fn suspend(&mut self, code: u32) -> Vec<W> {
+        if self.up.iter().any(Option::is_some) {
+            return Vec::new();
+        }
+        self.suspended = Some(code);
+        self.clear_lines()
+    }
+
+    fn clear_lines(&mut self) -> Vec<W> {
         self.lines.iter_mut().for_each(VecDeque::clear);
         std::mem::take(&mut self.waiting).into_values().collect()
     }
@@ -281,6 +298,26 @@ mod tests {
         assert_eq!(lanes.close(7), [4]);
         assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Closed(7));
         assert!(lanes.at_rest());
+    }
+
+    #[test]
+    fn suspended_until_a_worker_is_up() {
+        let mut lanes: Lanes<u32> = Lanes::new(2, 1, 2);
+        up(&mut lanes, 1, 1);
+        assert_eq!(lanes.suspend(3), [], "one is up");
+        assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 1);
+        assert_eq!(lanes.checkout(Want::Any, |_| 7), Checkout::Waiting(0));
+        lanes.down(1, 1);
+        assert_eq!(lanes.suspend(3), [7]);
+        assert_eq!(lanes.checkout(Want::Any, |_| 8), Checkout::Closed(3));
+        lanes.forget(Lane { id: 0, epoch: 1 });
+        assert!(!lanes.at_rest(), "it is not closed");
+        up(&mut lanes, 0, 2);
+        assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 2);
+        lanes.down(0, 2);
+        assert_eq!(lanes.suspend(3), []);
+        assert_eq!(lanes.close(7), []);
+        assert_eq!(lanes.checkout(Want::Any, |_| 9), Checkout::Closed(7), "closed for good");
     }
 
     #[test]

@@ -224,11 +224,23 @@ fn desk_down(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom 
 #[rustler::nif]
 fn desk_close(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
     let waiters = desk.lock().close(code);
+    send_away(env, waiters, code);
+    desk.tell_if_at_rest(env);
+    atoms::ok()
+}
+
+/// As `desk_close`, but only while no worker is up.
+#[rustler::nif]
+fn desk_suspend(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
+    let waiters = desk.lock().suspend(code);
+    send_away(env, waiters, code);
+    atoms::ok()
+}
+
+fn send_away(env: Env, waiters: Vec<Waiter>, code: u32) {
     for waiter in waiters {
         let _ = env.send(&waiter.pid, (atoms::snakepit_lane(), waiter.key, (atoms::closed(), code)));
     }
-    desk.tell_if_at_rest(env);
-    atoms::ok()
 }
 
 /// `{idle, busy, waiting}`

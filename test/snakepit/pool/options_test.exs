@@ -67,6 +67,33 @@ defmodule Snakepit.Pool.OptionsTest do
         do: assert(refused(given).message =~ "pool without a name")
   end
 
+  test "the breaker's options have defaults of their own, and errors that name them" do
+    defaults = %{window_ms: 10_000, failure_ratio: 0.5, minimum_calls: 20, open_ms: 1_000, slow_ms: 5_000}
+    assert {:ok, %{breaker: ^defaults}} = Options.new(@fine)
+    assert {:ok, %{breaker: breaker}} = Options.new(Map.put(@fine, :breaker, open_ms: 50, slow_ms: :infinity))
+    assert breaker == %{defaults | open_ms: 50, slow_ms: :infinity}
+    assert {:ok, %{breaker: %{failure_ratio: 1}}} = Options.new(Map.put(@fine, :breaker, %{failure_ratio: 1}))
+
+    for {key, value} <- [
+          window_ms: 0,
+          failure_ratio: 0,
+          failure_ratio: 1.01,
+          failure_ratio: "half",
+          minimum_calls: 0,
+          open_ms: -1,
+          slow_ms: -1
+        ] do
+      error = refused(Map.put(@fine, :breaker, [{key, value}]))
+      assert error.message =~ ~r/^pool :ml: in :breaker: expected #{inspect(key)} to be .*, got: /
+      assert error.details.key == :breaker
+    end
+
+    assert refused(Map.put(@fine, :breaker, open: 1)).message =~
+             "unknown option :open; did you mean :open_ms?"
+
+    assert refused(Map.put(@fine, :breaker, false)).message =~ ":breaker: expected a map or a keyword list"
+  end
+
   test "what would be ignored is refused" do
     error = refused(Map.put(@fine, :threads_per_worker, 4))
     assert error.message =~ ":threads_per_worker would be ignored with worker_profile: :process"
