@@ -10,8 +10,8 @@ import unittest
 
 import numpy as np
 
+from beam import GRPC, INLINE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
 from snakepit.payload import read_payload, write_payload
-from tests.beam import GRPC, INLINE, PACKAGE, ZERO_COPY, Beam, Reply, buffer, tensor
 
 DATA = np.arange(2000, dtype="<f8")
 X = tensor("f64", [2000], buffer(0))
@@ -255,9 +255,9 @@ class Life(unittest.TestCase):
 
     def test_modules_that_fail(self):
         for module, kind, told in [
-            ("tests.broken_module", "KeyError", "in helper"),
-            ("tests.duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
-            ("tests.no_such_module", "ModuleNotFoundError", "no_such_module"),
+            ("broken_module", "KeyError", "in helper"),
+            ("duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
+            ("no_such_module", "ModuleNotFoundError", "no_such_module"),
         ]:
             with Beam([module]) as beam:
                 self.assertEqual((beam.ready[0], beam.ready[1]["type"]), ("failed", kind))
@@ -290,7 +290,7 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as stubs:
             with open(os.path.join(stubs, "numpy.py"), "w") as stub:
                 stub.write("raise ImportError\n")
-            with Beam(env={"PYTHONPATH": f"{stubs}:{PACKAGE}"}) as beam:
+            with Beam(env={"PYTHONPATH": f"{stubs}:{PYTHONPATH}"}) as beam:
                 place = beam.share(DATA.tobytes())
                 reply = beam.call("identity", {"x": [X]}, places=[place])
                 self.assertEqual((reply.envelope["reason"], reply.envelope["path"]), ("missing_numpy", 'args["x"][0]'))
@@ -304,7 +304,7 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as empty:
             with open(os.path.join(empty, "msgpack.py"), "w") as stub:
                 stub.write("raise ImportError\n")
-            env = clean | {"PYTHONPATH": f"{empty}:{PACKAGE}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
+            env = clean | {"PYTHONPATH": f"{empty}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
             command = [sys.executable, "-m", "snakepit.worker"]
             done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=empty)
         self.assertEqual(done.returncode, 78)
