@@ -115,6 +115,8 @@ class Annotations(unittest.TestCase):
         module = Module()
         module.a = module.b = plain
         self.assertEqual(list(collect([module])), ["plain"])
+        with self.assertRaisesRegex(registry.NoTools, "^unittest has no function with @tool$"):
+            collect([module, unittest])
         module.c = tool(name="plain")(lambda: 2)
         with self.assertRaises(registry.DuplicateTool):
             collect([module])

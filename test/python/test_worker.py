@@ -56,7 +56,9 @@ class Serving(unittest.TestCase):
 
     def test_errors(self):
         error = self.failure("fails", {"x": 1})
-        self.assertEqual((error["category"], error["type"], error["message"]), ("python_error", "LookupError", "outer"))
+        self.assertEqual(
+            (error["category"], error["type"], error["message"]), ("python_error", "LookupError", "LookupError: outer")
+        )
         self.assertIn("in inner", error["traceback"])
         self.assertIn("ValueError: no int", error["traceback"])
         self.assertNotIn("snakepit/calls.py", error["traceback"])
@@ -68,6 +70,8 @@ class Serving(unittest.TestCase):
         self.assertNotIn("asyncio", error["traceback"])
         error = self.failure("ad")
         self.assertEqual((error["reason"], error["details"]["nearest"][0]), ("unknown_command", "add"))
+        self.assertIn("this pool has no tool 'ad'; did you mean add", error["message"])
+        self.assertRegex(self.failure("zzzzzzzzz")["message"], r"; it has (\w+, ){9}\w+ and \d+ more$")
         self.assertEqual(self.failure("add", {"a": 1})["reason"], "missing_argument")
         self.assertEqual(self.failure("add", {"a": 1, "b": True})["path"], 'args["b"]')
         self.assertEqual(self.failure("unsupported")["path"], 'result["items"][2]["x"]')
@@ -294,6 +298,7 @@ class Life(unittest.TestCase):
                 place = beam.share(DATA.tobytes())
                 reply = beam.call("identity", {"x": [X]}, places=[place])
                 self.assertEqual((reply.envelope["reason"], reply.envelope["path"]), ("missing_numpy", 'args["x"][0]'))
+                self.assertIn("mix snakepit.setup --with numpy", reply.envelope["message"])
                 self.assertEqual(reply.released, [place[3]])
                 place = beam.share(b"z" * 9000)
                 reply = beam.call("identity", {"x": buffer(0)}, places=[place], mask=ZERO_COPY)
