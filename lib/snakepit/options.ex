@@ -3,8 +3,9 @@ defmodule Snakepit.Options do
   # An option set is data: a keyword list of `key: [type:, default:, doc:, required:]`. The same list validates, fills
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
-  # Types: :boolean, :string, :path (a string, or {application, string} in its directory), :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
-  # {:in, list}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}.
+  # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
+  # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), {:in, list}, {:list_of, type}, {:or, types},
+  # {:subset, list}, {:map_of, key_type, value_type}.
 
   @type schema :: keyword(keyword())
 

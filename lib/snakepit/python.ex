@@ -24,7 +24,7 @@ defmodule Snakepit.Python do
   """
   @spec expand(Path.t() | {atom(), Path.t()}) :: Path.t()
   def expand({app, path}) do
-    if mix_project?(app), do: Path.expand(path), else: Application.app_dir(app, path)
+    if mix_project?(app), do: Path.expand(path), else: Path.expand(path, Application.app_dir(app))
   end
 
   def expand(path), do: Path.expand(path)
@@ -34,8 +34,10 @@ defmodule Snakepit.Python do
   def expandable?({app, _path}), do: mix_project?(app) or is_list(:code.lib_dir(app))
   def expandable?(_path), do: true
 
-  defp mix_project?(app),
-    do: Code.ensure_loaded?(Mix.Project) and Mix.Project.get() != nil and Mix.Project.config()[:app] == app
+  defp mix_project?(app), do: mix?() and Mix.Project.get() != nil and Mix.Project.config()[:app] == app
+
+  # Its modules may be there without it, as in a script.
+  defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
 
   @doc "The directories of a pool's `:python_path`."
   @spec directories(Pool.Options.t()) :: [Path.t()]
@@ -44,7 +46,7 @@ defmodule Snakepit.Python do
   @doc "How to install what is missing, where Mix is there to do it; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do
-    if Code.ensure_loaded?(Mix),
+    if mix?(),
       do: ": run `mix snakepit.setup --with #{extra}`",
       else: ": install #{extra} for the interpreter"
   end
@@ -55,7 +57,7 @@ defmodule Snakepit.Python do
     if File.exists?(path) do
       {:ok, path}
     else
-      setup = if Code.ensure_loaded?(Mix), do: "run `mix snakepit.setup`, or ", else: ""
+      setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: ""
       name = "name an interpreter with `config :snakepit, python: \"…\"`"
       missing(pool, "no Python environment at #{path}: #{setup}#{name}")
     end
