@@ -68,13 +68,13 @@ defmodule Snakepit do
   @doc """
   Runs `command` once for each of `list`, on as many workers as the pool has, and returns the results in order.
 
-  Each item is the map of arguments of one call. `:max_concurrency` defaults to the pool's lanes.
+  Each item is the map of arguments of one call. `:max_concurrency` defaults to the pool's lanes. If no item could be
+  called, since an option is wrong or the pool is not there, the answer is one error instead of a list.
   """
-  @spec map(Enumerable.t(), command(), keyword()) :: [{:ok, term()} | {:error, Error.t()}]
+  @spec map(Enumerable.t(), command(), keyword()) ::
+          [{:ok, term()} | {:error, Error.t()}] | {:error, Error.t()}
   def map(list, command, opts \\ []) do
-    {concurrency, opts} = Keyword.pop(opts, :max_concurrency)
-
-    with {:ok, options} <- Call.Options.new(opts),
+    with {:ok, options, concurrency, opts} <- Call.Options.for_map(opts),
          {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
       lanes = handle.options.size * Pool.Options.lanes(handle.options)
 
@@ -85,8 +85,6 @@ defmodule Snakepit do
         ordered: true
       )
       |> Enum.map(fn {:ok, result} -> result end)
-    else
-      {:error, error} -> Enum.map(list, fn _ -> {:error, error} end)
     end
   end
 
@@ -118,6 +116,12 @@ defmodule Snakepit do
          {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
       Pool.Arena.share(handle, data)
     end
+  end
+
+  def share(value, _opts) do
+    shown = inspect(value, limit: 5, printable_limit: 100)
+    words = "expected a binary, Snakepit.bytes/1 of one, or a Snakepit.Tensor to share, got: #{shown}"
+    {:error, Error.new(:validation, :invalid_arguments, words)}
   end
 
   @doc """
@@ -165,7 +169,27 @@ defmodule Snakepit do
     end
   end
 
+  @doc """
+  Stops a pool and starts it with the options it had: for a configured pool that could not start, once what was wrong
+  is mended, and for Python code that was edited.
+
+  A pool that cannot start this time either stays, and its calls say why.
+  """
+  @spec restart_pool(atom()) :: {:ok, pid()} | {:error, Error.t()}
+  def restart_pool(name) do
+    with {:ok, handle} <- Pool.Handle.fetch(name),
+         :ok <- stop_pool(name),
+         {:ok, pid} <- start_child(handle.options),
+         :ok <- Pool.await_ready(name, :infinity) do
+      {:ok, pid}
+    end
+  end
+
   defp start_child(options) do
+    with :ok <- Pool.Handle.application(), do: start_supervised(options)
+  end
+
+  defp start_supervised(options) do
     case DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options)) do
       {:ok, pid} ->
         {:ok, pid}

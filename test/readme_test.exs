@@ -11,8 +11,7 @@ defmodule Snakepit.ReadmeTest do
 
   @tag :tmp_dir
   test "the first tool and the first pool", %{tmp_dir: dir} do
-    [python] = blocks("python")
-    File.write!(Path.join(dir, "my_tools.py"), python)
+    File.write!(Path.join(dir, "my_tools.py"), Enum.join(blocks("python"), "\n\n"))
     # In place of the working directory's priv/python.
     before = System.get_env("PYTHONPATH")
     System.put_env("PYTHONPATH", dir)
@@ -49,9 +48,32 @@ defmodule Snakepit.ReadmeTest do
 
   test "the configuration is valid" do
     for block <- blocks("elixir"), block =~ "config :snakepit" do
+      # The reader's application stands for this one.
+      block = String.replace(block, ":my_app", ":snakepit")
       [snakepit: env] = Config.Reader.eval!("README.md", "import Config\n" <> block)
       assert {:ok, %Snakepit.Config{pools: [%{name: :tools, size: 2}]}} = Snakepit.Config.validate(env)
     end
+  end
+
+  test "what is needed comes before what needs it" do
+    place = fn words -> @readme |> :binary.match(words) |> elem(0) end
+    assert place.("mix snakepit.setup --with numpy") < place.("Snakepit.start_pool")
+    assert place.("builds the parts in Rust") < place.("Snakepit.start_pool")
+  end
+
+  test "the table of calls names functions that are there, and all of them" do
+    named =
+      for [_, name, arity] <- Regex.scan(~r{`([a-z_]+!?)/(\d)`}, @readme),
+          do: {String.to_atom(name), String.to_integer(arity)}
+
+    public =
+      Snakepit.__info__(:functions)
+      |> Enum.group_by(&elem(&1, 0), &elem(&1, 1))
+      |> Map.new(fn {k, v} -> {k, Enum.max(v)} end)
+
+    for {name, arity} <- named, do: assert(public[name] == arity, "#{name}/#{arity}")
+    assert (Map.keys(public) -- Keyword.keys(named)) -- [:bytes, :default_pool] == []
+    for category <- Snakepit.Error.categories(), do: assert(@readme =~ "`#{inspect(category)}`")
   end
 
   test "the version is the project's, and the page is the module's documentation" do

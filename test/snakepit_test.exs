@@ -39,11 +39,19 @@ defmodule SnakepitTest do
              ]
     end
 
-    test "says of each item what is wrong with all" do
-      assert [{:error, %Error{reason: :unknown_pool}}, {:error, _}] =
-               Snakepit.map([%{}, %{}], "add", pool: :no_such_pool)
+    test "says once what is wrong with all" do
+      assert {:error, %Error{reason: :unknown_pool}} = Snakepit.map([%{}, %{}], "add", pool: :no_such_pool)
 
-      assert [{:error, %Error{reason: :invalid_option}}] = Snakepit.map([%{}], "add", timout: 1)
+      for {option, near} <- [timout: ":timeout", max_concurrecy: ":max_concurrency"] do
+        assert {:error, %Error{reason: :invalid_option, message: message}} =
+                 Snakepit.map([%{}], "add", [{option, 2}])
+
+        assert message =~ "did you mean #{near}?"
+      end
+
+      for bad <- [0, "2", nil] do
+        assert {:error, %Error{reason: :invalid_option}} = Snakepit.map([%{}], "add", max_concurrency: bad)
+      end
     end
 
     @tag :tmp_dir

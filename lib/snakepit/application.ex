@@ -46,8 +46,10 @@ defmodule Snakepit.Application do
     {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options))
 
     Task.start(fn ->
-      with {:error, error} <- Pool.await_ready(options.name, :infinity),
-           do: Logger.error(Exception.message(error))
+      # A pool that was stopped while it started is nobody's fault.
+      with {:error, error} when error.reason not in [:stopped, :stopping] <-
+             Pool.await_ready(options.name, :infinity),
+           do: Logger.error(Exception.message(Pool.mendable(error)))
     end)
   end
 

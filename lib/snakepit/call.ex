@@ -154,9 +154,9 @@ defmodule Snakepit.Call do
   defp arguments(args, _handle) do
     shown = inspect(args, limit: 5, printable_limit: 100)
 
-    invalid(:invalid_arguments, "expected the arguments to be a map of names to values, got: #{shown}", %{
-      path: "args"
-    })
+    hint = if Keyword.keyword?(args), do: "; write #{inspect(Map.new(args), limit: 5, printable_limit: 100)}"
+    words = "expected the arguments to be a map of names to values, got: #{shown}#{hint}"
+    invalid(:invalid_arguments, words, %{path: "args"})
   end
 
   defp encode(command, args, options, handle) do

@@ -19,9 +19,11 @@ defmodule Snakepit.Config do
       doc: "The Python interpreter of all pools that name none."
     ],
     venv: [
-      type: :string,
+      type: :path,
       default: ".snakepit/venv",
-      doc: "Where `mix snakepit.setup` makes its virtual environment, seen from the working directory."
+      doc:
+        "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
+          "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
     ],
     default_pool: [
       type: {:or, [{:in, [nil]}, :atom]},
@@ -37,7 +39,7 @@ defmodule Snakepit.Config do
   @type t :: %__MODULE__{
           pools: [Pool.Options.t()],
           python: String.t() | nil,
-          venv: String.t(),
+          venv: Path.t() | {atom(), Path.t()},
           default_pool: atom() | nil
         }
 
@@ -59,15 +61,26 @@ defmodule Snakepit.Config do
   end
 
   @doc "The value of one key, validated alone: for what is needed before, or without, the pools."
-  @spec get(:python | :venv) :: String.t() | nil
+  @spec get(:python | :venv) :: String.t() | {atom(), Path.t()} | nil
   def get(key) when key in [:python, :venv] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 
   defp own(env) do
-    with {:error, key, message} <- Options.validate(env, @schema) do
-      {:error, Error.new(:validation, :invalid_config, "config :snakepit: #{message}", details: %{key: key})}
+    with {:ok, config} <- Options.validate(env, @schema),
+         {:there, true} <- {:there, Snakepit.Python.expandable?(config.venv)} do
+      {:ok, config}
+    else
+      {:there, false} ->
+        own_error(:venv, ":venv names an application that is not there: #{inspect(env[:venv])}")
+
+      {:error, key, message} ->
+        own_error(key, message)
     end
+  end
+
+  defp own_error(key, message) do
+    {:error, Error.new(:validation, :invalid_config, "config :snakepit: #{message}", details: %{key: key})}
   end
 
   defp pools(pools) when length(pools) >= 0 do

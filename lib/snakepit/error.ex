@@ -61,11 +61,15 @@ defmodule Snakepit.Error do
   @worker_categories Map.new([:validation, :python_error, :transfer, :worker, :timeout], &{to_string(&1), &1})
   @worker_reasons Map.new(
                     ~w(unknown_command missing_argument unknown_argument wrong_type unsupported_type
-                       unsupported_key not_utf8 too_deep too_large too_many_values too_many_buffers cycle
+                       unsupported_key unsupported_dtype not_utf8 too_deep too_large too_many_values too_many_buffers cycle
                        bad_value bad_envelope bad_tensor bad_set key_collision missing_numpy missing_ml_dtypes quota no_memory
                        unknown_chunk unavailable no_way internal raised)a,
                     &{to_string(&1), &1}
                   )
+
+  @doc false
+  @spec worker_reason?(String.t()) :: boolean()
+  def worker_reason?(reason), do: is_map_key(@worker_reasons, reason)
 
   @doc false
   # The map of an error reply (native/PROTOCOL.md) as a struct. A reason this version does not know stays in details.

@@ -3,9 +3,10 @@ defmodule Snakepit.Options do
   # An option set is data: a keyword list of `key: [type:, default:, doc:, required:]`. The same list validates, fills
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
-  # Types: :boolean, :string, :atom, :pos_integer, :non_neg_integer, :timeout, :bytes ("64MB" or an integer),
-  # :ratio, {:in, list}, {:range, first, last}, {:list_of, type}, {:or, types}, {:subset, list},
-  # {:map_of, key_type, value_type}, {:options, schema}: an option set of its own, whose defaults are filled in too.
+  # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
+  # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:in, list}, {:range, first, last},
+  # {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options, schema}: an option set of
+  # its own, whose defaults are filled in too.
 
   @type schema :: keyword(keyword())
 
@@ -135,6 +136,12 @@ defmodule Snakepit.Options do
   def cast(:any, value), do: {:ok, value}
   def cast(:boolean, value) when is_boolean(value), do: {:ok, value}
   def cast(:string, value) when is_binary(value), do: if(String.valid?(value), do: {:ok, value}, else: :error)
+
+  def cast(:path, {app, path}) do
+    with {:ok, _} <- cast(:atom, app), {:ok, _} <- cast(:string, path), do: {:ok, {app, path}}
+  end
+
+  def cast(:path, value), do: cast(:string, value)
   def cast(:atom, value) when is_atom(value) and value not in [nil, true, false], do: {:ok, value}
   def cast(:pos_integer, value) when is_integer(value) and value > 0, do: {:ok, value}
   def cast(:non_neg_integer, value) when is_integer(value) and value >= 0, do: {:ok, value}
@@ -175,6 +182,7 @@ defmodule Snakepit.Options do
   defp type_words(:any), do: "anything"
   defp type_words(:boolean), do: "a boolean"
   defp type_words(:string), do: "a string"
+  defp type_words(:path), do: "a path, or {:my_app, path} in that application's directory"
   defp type_words(:atom), do: "an atom"
   defp type_words(:pos_integer), do: "a positive integer"
   defp type_words(:non_neg_integer), do: "a non-negative integer"

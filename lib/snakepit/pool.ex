@@ -49,12 +49,14 @@ defmodule Snakepit.Pool do
   end
 
   defp wait(handle, key, deadline, affinity, prefer?) do
+    since = System.monotonic_time(:millisecond)
+
     receive do
       {:snakepit_lane, ^key, answer} -> handed(handle, answer, deadline, affinity, prefer?)
     after
       wait_ms(deadline) ->
         if Native.desk_cancel(handle.desk, key) do
-          {:error, waited_in_vain(handle)}
+          {:error, waited_in_vain(handle, System.monotonic_time(:millisecond) - since)}
         else
           # A lane was handed over in this moment: its message is there.
           receive do
@@ -92,10 +94,16 @@ defmodule Snakepit.Pool do
     with {:ok, nil} <- safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
       {:error, stopping(handle)}
     else
-      {:ok, error} -> {:error, error}
+      {:ok, error} -> {:error, mendable(error)}
       {:error, error} -> {:error, error}
     end
   end
+
+  @doc false
+  # What to do about a pool that is there but could not start.
+  @spec mendable(Error.t()) :: Error.t()
+  def mendable(%Error{pool: pool} = error),
+    do: %{error | message: "#{error.message}\nOnce that is mended: Snakepit.restart_pool(#{inspect(pool)})"}
 
   defp lane(%Handle{lanes: lanes}, id, epoch) do
     case :ets.lookup(lanes, {id, epoch}) do
@@ -351,13 +359,22 @@ defmodule Snakepit.Pool do
     error(handle, :pool, :pool_saturated, words)
   end
 
-  defp waited_in_vain(handle) do
-    error(
-      handle,
-      :timeout,
-      :queue_timeout,
-      "pool #{inspect(handle.name)}: no worker was free before the deadline"
-    )
+  defp waited_in_vain(handle, ms) do
+    {_idle, busy, queued} = Native.desk_counts(handle.desk)
+
+    words =
+      "pool #{inspect(handle.name)}: no worker was free within #{ms} ms " <>
+        "(#{busy} calls run, #{queued} more wait, #{workers_up(handle)} of #{handle.options.size} workers are up)"
+
+    error(handle, :timeout, :queue_timeout, words)
+  end
+
+  # From the table, so that many who waited in vain need not ask the pool's process.
+  defp workers_up(handle) do
+    case :ets.info(handle.lanes, :size) do
+      :undefined -> 0
+      lanes -> div(lanes, Options.lanes(handle.options))
+    end
   end
 
   defp dying(handle) do

@@ -22,7 +22,41 @@ defmodule Snakepit.Python do
 
   @doc "The interpreter `mix snakepit.setup` installs."
   @spec venv_python() :: Path.t()
-  def venv_python, do: Config.get(:venv) |> Path.expand() |> Path.join("bin/python")
+  def venv_python, do: Config.get(:venv) |> expand() |> Path.join("bin/python")
+
+  @doc """
+  The absolute path of a configured one: seen from the working directory, or from an application's own.
+
+  While Mix runs, the project's own application lies where its sources do: nothing need be compiled for it.
+  """
+  @spec expand(Path.t() | {atom(), Path.t()}) :: Path.t()
+  def expand({app, path}) do
+    if mix_project?(app), do: Path.expand(path), else: Path.expand(path, Application.app_dir(app))
+  end
+
+  def expand(path), do: Path.expand(path)
+
+  @doc "Whether a configured path can be expanded: an application it names is there."
+  @spec expandable?(Path.t() | {atom(), Path.t()}) :: boolean()
+  def expandable?({app, _path}), do: mix_project?(app) or is_list(:code.lib_dir(app))
+  def expandable?(_path), do: true
+
+  defp mix_project?(app), do: mix?() and Mix.Project.get() != nil and Mix.Project.config()[:app] == app
+
+  # Its modules may be there without it, as in a script.
+  defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
+
+  @doc "The directories of a pool's `:python_path`."
+  @spec directories(Pool.Options.t()) :: [Path.t()]
+  def directories(%Pool.Options{python_path: paths}), do: Enum.map(paths, &expand/1)
+
+  @doc "How to install what is missing, where Mix is there to do it; begins with a colon."
+  @spec advice(String.t()) :: String.t()
+  def advice(extra) do
+    if mix?(),
+      do: ": run `mix snakepit.setup --with #{extra}`",
+      else: ": install #{extra} for the interpreter"
+  end
 
   defp of_setup(pool) do
     path = venv_python()
@@ -30,11 +64,9 @@ defmodule Snakepit.Python do
     if File.exists?(path) do
       {:ok, path}
     else
-      missing(
-        pool,
-        "no Python environment at #{path}: run `mix snakepit.setup`, or name an interpreter with " <>
-          "`config :snakepit, python: \"…\"`"
-      )
+      setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: ""
+      name = "name an interpreter with `config :snakepit, python: \"…\"`"
+      missing(pool, "no Python environment at #{path}: #{setup}#{name}")
     end
   end
 
@@ -55,7 +87,7 @@ defmodule Snakepit.Python do
   @spec env(Pool.Options.t()) :: [{String.t(), String.t()}]
   def env(%Pool.Options{} = options) do
     own = Path.join(:code.priv_dir(:snakepit), "python")
-    path = [own | Enum.map(options.python_path, &Path.expand/1)]
+    path = [own | directories(options)]
     path = if inherited = System.get_env("PYTHONPATH"), do: path ++ [inherited], else: path
 
     options

@@ -47,16 +47,31 @@ defmodule Snakepit.Tensor do
   def types, do: @types
 
   @doc """
-  A tensor of a binary or of a flat list of numbers.
+  A tensor of a binary, of a flat list of numbers, or of lists in lists, which have a shape of their own.
 
   `type` is a tuple or a short name such as `:f32`; `shape` defaults to one dimension. Raises `ArgumentError` if the
   data are not exactly as long as the shape says.
 
       iex> Snakepit.Tensor.new(<<1, 2, 3>>, :u8)
-      %Snakepit.Tensor{type: {:u, 8}, shape: {3}, names: [nil], data: <<1, 2, 3>>}
+      Snakepit.Tensor.new([1, 2, 3], :u8)
+      iex> Snakepit.Tensor.new([[1, 2, 3], [4, 5, 6]], :f32).shape
+      {2, 3}
   """
-  @spec new(binary() | [number() | boolean() | atom()], type() | atom(), tuple() | nil) :: t()
-  def new(data, type, shape \\ nil) do
+  @spec new(binary() | list(), type() | atom(), tuple() | nil) :: t()
+  def new(data, type, shape \\ nil)
+
+  def new([first | _] = nested, type, shape) when is_list(first) do
+    {sizes, flat} = flatten(nested, "data")
+    own = List.to_tuple(sizes)
+
+    if shape not in [nil, own] do
+      raise ArgumentError, "the lists have the shape #{inspect(own)}, got: #{inspect(shape)}"
+    end
+
+    new(flat, type, own)
+  end
+
+  def new(data, type, shape) do
     type = type!(type)
     data = if is_list(data), do: pack(data, type), else: data
     shape = shape || {div(byte_size(data), item_size(type))}
@@ -74,6 +89,36 @@ defmodule Snakepit.Tensor do
 
     %__MODULE__{type: type, shape: shape, names: List.duplicate(nil, tuple_size(shape)), data: data}
   end
+
+  # {sizes of each dimension, items}
+  defp flatten([first | _] = lists, place) when is_list(first) do
+    [{sizes, _} | _] =
+      parts =
+      for {item, index} <- Enum.with_index(lists) do
+        unless is_list(item), do: ragged("#{place}[#{index}]", "no list", "lists")
+        flatten(item, "#{place}[#{index}]")
+      end
+
+    for {{other, _}, index} <- Enum.with_index(parts), other != sizes do
+      ragged("#{place}[#{index}]", "of shape #{shown(other)}", "of shape #{shown(sizes)}")
+    end
+
+    {[length(lists) | sizes], Enum.flat_map(parts, &elem(&1, 1))}
+  end
+
+  defp flatten(items, place) do
+    case Enum.find_index(items, &is_list/1) do
+      nil -> {[length(items)], items}
+      index -> ragged("#{place}[#{index}]", "a list", "items")
+    end
+  end
+
+  @spec ragged(String.t(), String.t(), String.t()) :: no_return()
+  defp ragged(place, is, others) do
+    raise ArgumentError, "the lists are ragged: #{place} is #{is}, those before it are #{others}"
+  end
+
+  defp shown(sizes), do: sizes |> List.to_tuple() |> inspect()
 
   @doc "Bytes of one item."
   @spec item_size(type()) :: pos_integer()
@@ -191,5 +236,31 @@ defmodule Snakepit.Tensor do
           true -> :nan
         end
     end
+  end
+
+  defimpl Inspect do
+    # Never the whole binary, which may be of any size. A struct that was made by hand may be wrong in every field.
+    import Inspect.Algebra
+    alias Snakepit.Tensor
+
+    @shown 8
+
+    def inspect(%Tensor{type: type, shape: shape, data: data} = tensor, opts) do
+      case List.keyfind(Tensor.types(), type, 1) do
+        {name, _} when is_binary(data) ->
+          size = Tensor.item_size(type)
+          count = div(byte_size(data), size)
+          first = binary_part(data, 0, min(count, @shown) * size)
+          items = Tensor.to_flat_list(%{tensor | data: first}) ++ if(count > @shown, do: [:more], else: [])
+          numbers = container_doc("[", items, "]", opts, &item/2)
+          concat(["#Snakepit.Tensor<#{name} ", to_doc(shape, opts), " ", numbers, ">"])
+
+        _wrong ->
+          Inspect.Any.inspect(tensor, opts)
+      end
+    end
+
+    defp item(:more, _opts), do: "..."
+    defp item(item, opts), do: to_doc(item, opts)
   end
 end

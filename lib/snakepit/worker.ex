@@ -9,7 +9,7 @@ defmodule Snakepit.Worker do
 
   use GenServer
   alias Snakepit.{Companion, Error, Machine, Native, Pool, Python}
-  alias Snakepit.Worker.{Backoff, Control, Heart, Lane, Recycling, Run, Words}
+  alias Snakepit.Worker.{Backoff, Capabilities, Control, Heart, ImportFailure, Lane, Recycling, Run, Words}
   require Logger
 
   @protocol 1
@@ -362,6 +362,9 @@ defmodule Snakepit.Worker do
       hello["version"] != @version ->
         finish(state, "the worker is of version #{inspect(hello["version"])}, this is #{@version}")
 
+      error = Capabilities.missing(state.pool.options, hello) ->
+        finish(state, error)
+
       true ->
         welcome(state, hello)
     end
@@ -383,18 +386,7 @@ defmodule Snakepit.Worker do
   defp message(["ready", %{"tools" => tools}], :importing, state) when is_list(tools), do: ready(state, tools)
 
   defp message(["failed", %{} = failure], :importing, state) do
-    modules = Enum.join(state.pool.options.python_module, ", ")
-
-    error =
-      failure
-      |> Map.merge(%{
-        "category" => "python_error",
-        "message" =>
-          "pool #{inspect(state.pool.name)}: #{modules} could not be imported: #{failure["type"]}: #{failure["message"]}"
-      })
-      |> Error.from_worker()
-
-    finish(state, %{error | reason: :import_failed})
+    finish(state, ImportFailure.error(state.pool.options, failure))
   end
 
   defp message(["chunk", id, size], _phase, %{run: run} = state) when is_integer(id) and is_integer(size) do
@@ -446,6 +438,7 @@ defmodule Snakepit.Worker do
       quota: max(div(state.pool.quota, 2 * options.size), options.chunk_size),
       idle_ms: options.idle_chunk_ms,
       max_result: options.max_result,
+      pool: inspect(options.name),
       modules: options.python_module,
       numpy_memory: Python.numpy_memory(options)
     }

@@ -33,7 +33,14 @@ defmodule Snakepit.ConfigTest do
   end
 
   test "a wrong type names the key" do
-    for {key, value} <- [python: :python3, venv: nil, venv: 'venv', default_pool: "ml", default_pool: true] do
+    for {key, value} <- [
+          python: :python3,
+          venv: nil,
+          venv: 'venv',
+          venv: {:a},
+          default_pool: "ml",
+          default_pool: true
+        ] do
       error = refused([{key, value}])
       assert error.message =~ "config :snakepit: expected #{inspect(key)} to be"
       assert error.details.key == key
@@ -43,6 +50,11 @@ defmodule Snakepit.ConfigTest do
         do: assert(refused(pools: pools).message =~ "expected :pools to be a list")
 
     for env <- [nil, "x", [1]], do: assert(refused(env).message =~ "expected a map or a keyword list")
+  end
+
+  test "the environment may lie in an application's directory, which must be there" do
+    assert {:ok, %{venv: {:snakepit, "priv/venv"}}} = Config.validate(venv: {:snakepit, "priv/venv"})
+    assert refused(venv: {:no_such_app, "x"}).message =~ ":venv names an application that is not there"
   end
 
   test "what is wrong with a pool names the pool and the key" do

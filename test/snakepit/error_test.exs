@@ -25,6 +25,8 @@ defmodule Snakepit.ErrorTest do
       assert {error.category, error.reason} == {:validation, :unknown_command}
       assert error.message =~ "did you mean"
       assert error.message =~ "identity"
+      assert error.message =~ "pool #{inspect(pool)} has no tool 'identty'"
+      assert error(pool, "zzzzzzzzzz", %{}).message =~ ~r/; it has (\w+, ){9}\w+ and \d+ more/
     end
 
     test "an unknown pool suggests the nearest" do
@@ -38,6 +40,13 @@ defmodule Snakepit.ErrorTest do
       assert %{category: :validation, reason: :invalid_command} = error(pool, 12, %{})
       assert %{category: :validation, reason: :invalid_command} = error(pool, <<255>>, %{})
       assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", [1])
+      assert error(pool, "identity", x: "a").message =~ ~S(got: [x: "a"]; write %{x: "a"})
+
+      for value <- [%{a: 1}, [1], nil] do
+        assert {:error, %Error{category: :validation, message: message}} = Snakepit.share(value, pool: pool)
+        assert message =~ inspect(value)
+      end
+
       assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", ~D[2024-01-01])
 
       assert %{category: :validation, reason: :invalid_option, message: message} =
@@ -187,6 +196,8 @@ defmodule Snakepit.ErrorTest do
           ] do
         assert error(pool, "numpy_value", %{code: code}).category == :python_error
       end
+
+      assert error(pool, "numpy_value", %{code: "np.array(['a'])"}).reason == :unsupported_dtype
     end
 
     test "a set that Elixir would shrink", %{pool: pool} do
@@ -205,10 +216,26 @@ defmodule Snakepit.ErrorTest do
     end
   end
 
+  test "every reason that Python gives is known here" do
+    literal = ~r/\b(?:Refusal\(|CallError\(\s*"\w+",|_fail\(\w+,)\s*"(\w+)"/
+
+    reasons =
+      for path <- Path.wildcard("priv/python/snakepit/*.py"),
+          [_, reason] <- Regex.scan(literal, File.read!(path)),
+          uniq: true,
+          do: reason
+
+    assert length(reasons) > 20
+    assert Enum.reject(reasons, &Error.worker_reason?/1) == []
+  end
+
   describe "tools" do
     test "an exception keeps its type, message and traceback", %{pool: pool} do
       error = error(pool, "fail", %{message: "boom ☃"})
-      assert %{category: :python_error, python_type: "ValueError", message: "boom ☃", pool: ^pool} = error
+
+      assert %{category: :python_error, python_type: "ValueError", message: "ValueError: boom ☃", pool: ^pool} =
+               error
+
       assert error.python_traceback =~ "in fail"
       assert error.python_traceback =~ "snakepit_test_tools.py"
       refute error.python_traceback =~ "snakepit/calls.py"

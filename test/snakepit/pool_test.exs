@@ -75,8 +75,11 @@ defmodule Snakepit.PoolTest do
       pool = pool!()
       {task, go_on} = busy(pool, dir)
 
-      assert {:error, %Error{category: :timeout, reason: :queue_timeout, pool: ^pool}} =
+      assert {:error, %Error{category: :timeout, reason: :queue_timeout, pool: ^pool} = error} =
                Snakepit.execute("pid", %{}, pool: pool, timeout: 20)
+
+      assert error.message =~
+               ~r/no worker was free within \d+ ms \(1 calls run, 0 more wait, 1 of 1 workers are up\)/
 
       assert {:error, %Error{reason: :queue_timeout}} = Snakepit.execute("pid", %{}, pool: pool, timeout: 0)
       assert stats(pool).queued == 0
@@ -323,6 +326,63 @@ defmodule Snakepit.PoolTest do
 
       assert %{category: :python_error, reason: :import_failed, python_type: "ModuleNotFoundError"} = error
       assert error.message =~ "no_such_module"
+      assert error.message =~ "looked for in #{Path.expand("priv/python")}"
+
+      path = ["/no/such/dir", "lib"]
+      options = %{name: :no_module, size: 1, python_module: "no_such.module", python_path: path}
+      error = refused(Snakepit.start_pool(options), :no_module)
+      assert error.message =~ "looked for in /no/such/dir (no such directory), #{Path.expand("lib")}"
+    end
+
+    @tag :tmp_dir
+    test "a module that is there but imports one that is not, or has no tool", %{tmp_dir: dir} do
+      error = refused_source(dir, "import no_such_module")
+      assert error.message =~ "No module named 'no_such_module'"
+      refute error.message =~ "looked for"
+
+      error = refused_source(dir, "def f(): pass")
+      assert %{category: :python_error, reason: :no_tools, python_traceback: nil} = error
+      assert error.message =~ ~r/: source_\d+ has no function with @tool$/
+    end
+
+    @tag :tmp_dir
+    test "ways that its interpreter does not have", %{tmp_dir: dir} do
+      venv = Path.join(dir, "venv")
+      {_, 0} = System.cmd(Snakepit.Python.venv_python(), ["-m", "venv", "--without-pip", venv])
+      [site] = Path.wildcard(Path.join(venv, "lib/python3*/site-packages"))
+
+      [msgpack] =
+        Snakepit.Python.venv_python()
+        |> Path.join("../../lib/python3*/site-packages/msgpack")
+        |> Path.expand()
+        |> Path.wildcard()
+
+      File.ln_s!(msgpack, Path.join(site, "msgpack"))
+
+      options =
+        pool_options(
+          name: :no_grpc,
+          python: Path.join(venv, "bin/python"),
+          python_module: "snakepit_bench.echo"
+        )
+
+      options = Map.merge(options, %{transfers: [:grpc]})
+      error = refused(Snakepit.start_pool(options), :no_grpc)
+      assert %{category: :pool, reason: :not_capable} = error
+      assert error.message =~ "none of the ways in :transfers (:grpc): run `mix snakepit.setup --with grpc`"
+
+      # Where another way is left, a call that forces this one is told the same.
+      pool = pool!(python: Path.join(venv, "bin/python"), python_module: "plain", python_path: [plain(dir)])
+
+      assert {:error, %Error{category: :transfer, message: message}} =
+               Snakepit.execute("one", %{}, pool: pool, transfer: :grpc)
+
+      assert message =~ "has no gRPC: run `mix snakepit.setup --with grpc`"
+    end
+
+    defp plain(dir) do
+      File.write!(Path.join(dir, "plain.py"), "from snakepit import tool\n@tool\ndef one(): return 1\n")
+      dir
     end
 
     test "an interpreter that does not exist, or is none" do
@@ -427,7 +487,8 @@ defmodule Snakepit.PoolTest do
     @tag :tmp_dir
     test "exit handlers of the module run", %{tmp_dir: dir} do
       left = Path.join(dir, "left")
-      source = "import atexit\natexit.register(lambda: open(#{inspect(left)}, 'w').close())\n"
+      tool = "from snakepit import tool\n@tool\ndef f(): pass\n"
+      source = tool <> "import atexit\natexit.register(lambda: open(#{inspect(left)}, 'w').close())\n"
       {:ok, pool} = source_pool(dir, source)
       refute File.exists?(left)
       assert Snakepit.stop_pool(pool) == :ok

@@ -95,6 +95,38 @@ defmodule Snakepit.TensorTest do
     )
   end
 
+  test "lists in lists have their own shape" do
+    assert Tensor.new([[1, 2, 3], [4, 5, 6]], :f32) == Tensor.new([1, 2, 3, 4, 5, 6], :f32, {2, 3})
+    assert Tensor.new([[[true]], [[false]]], :bool, {2, 1, 1}).data == <<1, 0>>
+    assert Tensor.new([[{1, 2}], [{3, 4}]], :c64).shape == {2, 1}
+    assert Tensor.new([[], []], :u8).shape == {2, 0}
+
+    for {lists, words} <- [
+          {[[1, 2], [3]], "data[1] is of shape {1}, those before it are of shape {2}"},
+          {[[[1], [2]], [[3], [4, 5]]], "data[1][1] is of shape {2}, those before it are of shape {1}"},
+          {[[1], 2], "data[1] is no list"},
+          {[[1, [2]]], "data[0][1] is a list"}
+        ] do
+      assert_raise ArgumentError, ~r/#{Regex.escape(words)}/, fn -> Tensor.new(lists, :f32) end
+    end
+
+    assert_raise ArgumentError, ~r/shape {2, 1}, got: {1, 2}/, fn -> Tensor.new([[1], [2]], :u8, {1, 2}) end
+  end
+
+  test "inspected, it shows type, shape and the first numbers" do
+    assert inspect(Tensor.new([1.5, 2.0], :f32)) == "#Snakepit.Tensor<f32 {2} [1.5, 2.0]>"
+    assert inspect(Tensor.new([], :u8)) == "#Snakepit.Tensor<u8 {0} []>"
+    large = Tensor.new(:binary.copy(<<7>>, 10_000_000), :u8, {10, 1_000_000})
+    assert inspect(large) == "#Snakepit.Tensor<u8 {10, 1000000} [7, 7, 7, 7, 7, 7, 7, 7, ...]>"
+
+    for wrong <- [
+          %Tensor{type: nil, shape: nil, data: nil},
+          %Tensor{type: {:u, 9}, shape: {1}, data: "x"},
+          %Tensor{type: {:f, 64}, shape: 1, data: "abc"}
+        ],
+        do: assert(inspect(wrong) =~ "Snakepit.Tensor")
+  end
+
   test "the data are exactly as long as the shape says" do
     assert Tensor.new([], :f32, {2, 0, 3}).data == ""
     assert Tensor.new([1.0], :f32, {}).names == []

@@ -79,7 +79,7 @@ defmodule Snakepit.TransferContractTest do
       end
 
       test "an error leaves the worker usable, and names its place", %{pool: pool} do
-        assert {:error, %Error{category: :python_error, python_type: "ValueError", message: "no"}} =
+        assert {:error, %Error{category: :python_error, python_type: "ValueError", message: "ValueError: no"}} =
                  Snakepit.execute("fail", %{}, pool: pool, transfer: @way)
 
         assert {:error, %Error{category: :validation}} =

@@ -19,7 +19,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   `config :snakepit, python:` or a pool names another interpreter.
 
   #{@usage}
-  It lies at `.snakepit/venv`; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
+  It lies at `.snakepit/venv`, which git is told to ignore; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
   installs it where present, else `venv` and `pip` do.
 
   A second run does nothing, as long as the package, the interpreter and what was asked for are the same. To ask for
@@ -67,6 +67,13 @@ defmodule Mix.Tasks.Snakepit.Setup do
       install(venv, python, extras)
     end
 
+    keep_out_of_git(Path.dirname(venv))
+  end
+
+  # Only the directory that is Snakepit's own.
+  defp keep_out_of_git(dir) do
+    ignore = Path.join(dir, ".gitignore")
+    if Path.basename(dir) == ".snakepit" and not File.exists?(ignore), do: File.write!(ignore, "*\n")
     :ok
   end
 

@@ -121,7 +121,7 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp attempt(:grpc, _call, %Lane{grpc: false} = lane, others?, _guard) do
-    gave_up(others?, :not_capable, "worker #{lane.name} has no gRPC")
+    gave_up(others?, :not_capable, no_grpc(lane))
   end
 
   defp attempt(:grpc, call, lane, others?, _guard) do
@@ -154,25 +154,16 @@ defmodule Snakepit.Call.Exchange do
     with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths) do
       case by_memory(call, lane) do
         {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
-        {:cold, lengths} -> no_room(lengths, "other calls took it as fast as it was made")
+        {:cold, lengths} -> no_room(call, lengths, :taken)
         sent -> sent
       end
     else
-      {:error, {:quota, held, quota}} ->
-        no_room(lengths, "#{held} of the pool's #{quota} bytes are held", :quota)
-
-      {:error, :too_large} ->
-        no_room(lengths, "no segment is that large")
-
-      {:error, {:errno, what}} ->
-        no_room(lengths, what)
+      {:error, why} -> no_room(call, lengths, why)
     end
   end
 
-  defp no_room(lengths, why, reason \\ :no_memory) do
-    {:error, Error.new(:transfer, reason, "no shared memory for #{Enum.sum(lengths)} bytes: #{why}"),
-     :at_rest}
-  end
+  defp no_room(call, lengths, why),
+    do: {:error, Pool.Arena.no_room(call.handle, Enum.sum(lengths), why), :at_rest}
 
   # {kind, way, reply mask, flags, timeout ms, lane}
   defp head(call, lane, way) do
@@ -439,7 +430,9 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- gRPC -------------------------------------------------------------------------------------------------------
 
-  defp channel(%Lane{grpc: false} = lane), do: {:error, "worker #{lane.name} has no gRPC"}
+  defp channel(%Lane{grpc: false} = lane),
+    do: {:error, "worker #{lane.name} has no gRPC#{Snakepit.Python.advice("grpc")}"}
+
   defp channel(lane), do: Worker.grpc(lane)
 
   defp grpc_call(call, call_id, channel, frame, buffers) do

@@ -63,6 +63,23 @@ defmodule Snakepit.Call.Options do
   @spec docs() :: String.t()
   def docs, do: Options.docs(@schema)
 
+  @map_schema @schema ++ [max_concurrency: [type: :pos_integer]]
+
+  @doc "As `new/1` for `Snakepit.map/3`: its own option apart, and the others as each call takes them."
+  @spec for_map(keyword() | map()) :: {:ok, t(), pos_integer() | nil, keyword()} | {:error, Error.t()}
+  def for_map(opts) when is_list(opts) or is_map(opts) do
+    case Options.validate(opts, @map_schema) do
+      {:ok, %{max_concurrency: concurrency}} ->
+        of_call = opts |> Enum.to_list() |> Keyword.delete(:max_concurrency)
+        with {:ok, options} <- new(of_call), do: {:ok, options, concurrency, of_call}
+
+      {:error, _key, message} ->
+        refuse("options of the call: #{message}")
+    end
+  end
+
+  def for_map(other), do: new(other)
+
   @spec new(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def new([]), do: {:ok, %__MODULE__{}}
   def new(opts) when is_list(opts) or is_map(opts), do: each(opts, %__MODULE__{})

@@ -35,11 +35,35 @@ defmodule Snakepit.Pool.Arena do
       {:ok, shared} ->
         {:ok, shared}
 
-      refused ->
-        words = "no shared memory for #{byte_size(data)} bytes: #{inspect(refused)}"
-        {:error, Error.new(:transfer, :no_memory, words, pool: handle.name)}
+      {:error, why} ->
+        {:error, no_room(handle, byte_size(data), why)}
+
+      {:cold, _lengths} ->
+        {:error, no_room(handle, byte_size(data), :taken)}
     end
   end
+
+  @doc "The error of a call that must have `bytes` of the pool's memory, and why it cannot."
+  @spec no_room(Handle.t(), non_neg_integer(), term()) :: Error.t()
+  def no_room(%Handle{name: name}, bytes, {:quota, held, half}) do
+    words =
+      if bytes > half,
+        do: "#{bytes} bytes are more than pool #{inspect(name)} may hold for arguments, #{half}",
+        else:
+          "no shared memory for #{bytes} bytes: #{held} of the #{half} that pool #{inspect(name)} may hold for arguments are held"
+
+    Error.new(:transfer, :quota, words <> " (half of its :memory_quota)", pool: name)
+  end
+
+  def no_room(%Handle{name: name}, bytes, why) do
+    words = "no shared memory for #{bytes} bytes: #{no_room_words(why)}"
+    Error.new(:transfer, :no_memory, words, pool: name)
+  end
+
+  defp no_room_words(:taken), do: "other calls took it as fast as it was made"
+  defp no_room_words(:too_large), do: "no segment is that large"
+  defp no_room_words({:errno, what}), do: what
+  defp no_room_words(other), do: inspect(other)
 
   @impl true
   def init(pool) do

@@ -64,8 +64,19 @@ defmodule Snakepit.Pool.Handle do
   @spec fetch(atom()) :: {:ok, t()} | {:error, Error.t()}
   def fetch(name) do
     case :persistent_term.get({__MODULE__, {:pool, name}}, nil) do
-      nil -> {:error, unknown(name)}
+      nil -> with :ok <- application(), do: {:error, unknown(name)}
       handle -> {:ok, handle}
+    end
+  end
+
+  @doc "Whether Snakepit runs, and so has anything that could be asked for a pool."
+  @spec application() :: :ok | {:error, Error.t()}
+  def application do
+    if Process.whereis(Snakepit.Supervisor) do
+      :ok
+    else
+      words = "the application :snakepit is not started: Application.ensure_all_started(:snakepit)"
+      {:error, Error.new(:pool, :not_started, words)}
     end
   end
 

@@ -48,9 +48,11 @@ defmodule Snakepit.Pool.Options do
       doc: "The interpreter; by default the one of `config :snakepit, python:`, else of `mix snakepit.setup`."
     ],
     python_path: [
-      type: {:list_of, :string},
+      type: {:list_of, :path},
       default: ["priv/python"],
-      doc: "Directories to import from, before the interpreter's own."
+      doc:
+        "Directories to import from, before the interpreter's own: seen from the working directory, or " <>
+          "`{:my_app, \"priv/python\"}`, which holds in a release as well."
     ],
     env: [
       type: {:map_of, :string, :string},
@@ -189,8 +191,9 @@ defmodule Snakepit.Pool.Options do
   @spec new(map() | keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(given) do
     with {:ok, options} <- Options.validate(given, @schema),
+         options = %{options | python_module: List.wrap(options.python_module)},
          :ok <- consistent(options, given) do
-      {:ok, struct!(__MODULE__, %{options | python_module: List.wrap(options.python_module)})}
+      {:ok, struct!(__MODULE__, options)}
     else
       {:error, key, message} ->
         {:error,
@@ -205,6 +208,14 @@ defmodule Snakepit.Pool.Options do
     cond do
       options.python_module == [] ->
         {:error, :python_module, "expected :python_module to name a module, got: []"}
+
+      file = Enum.find(options.python_module, &(String.contains?(&1, "/") or String.ends_with?(&1, ".py"))) ->
+        {:error, :python_module,
+         "expected :python_module to be a module's name, not a file: #{inspect(as_module(file))}, got: #{inspect(file)}"}
+
+      path = Enum.find(options.python_path, &(not Snakepit.Python.expandable?(&1))) ->
+        {:error, :python_path,
+         ":python_path names the application #{inspect(elem(path, 0))}, which is not there"}
 
       options.worker_profile == :process and Access.get(given, :threads_per_worker, 1) != 1 ->
         {:error, :threads_per_worker,
@@ -235,6 +246,9 @@ defmodule Snakepit.Pool.Options do
          "in :limits: expected :cpus to list some of this machine's CPUs " <>
            "(#{Enum.join(existing, ", ")}), each once, got: #{inspect(cpus, charlists: :as_lists)}"}
   end
+
+  defp as_module(file),
+    do: file |> String.replace_suffix(".py", "") |> String.trim("/") |> String.replace("/", ".")
 
   defp name(given) when is_map(given) or is_list(given) do
     case Access.get(given, :name) do

@@ -53,12 +53,18 @@ _dtypes: dict[str, Any] = {}
 _wire: dict[Any, tuple[str, Any]] = {}
 
 
+def _install(package: str) -> str:
+    return f": run `mix snakepit.setup --with {package}`, or install it there"
+
+
 def numpy_for(what: str) -> Any:
     """numpy, or a refusal which says that it is missing."""
     try:
         import numpy
     except ImportError:
-        raise Refusal("missing_numpy", f"{what} needs numpy, which {sys.executable} does not have") from None
+        raise Refusal(
+            "missing_numpy", f"{what} needs numpy, which {sys.executable} does not have{_install('numpy')}"
+        ) from None
     return numpy
 
 
@@ -73,9 +79,8 @@ def dtype_of(name: Any) -> Any:
             try:
                 import ml_dtypes
             except ImportError:
-                raise Refusal(
-                    "missing_ml_dtypes", f"a bf16 tensor needs ml_dtypes, which {sys.executable} does not have"
-                ) from None
+                message = f"a bf16 tensor needs ml_dtypes, which {sys.executable} does not have{_install('ml_dtypes')}"
+                raise Refusal("missing_ml_dtypes", message) from None
             found = numpy.dtype(ml_dtypes.bfloat16)
         else:
             found = numpy.dtype(_NUMPY_NAMES[name])

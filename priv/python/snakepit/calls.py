@@ -16,7 +16,7 @@ from . import context
 from .cancel import Cancellation, Cancelled
 from .decode import Decoder
 from .encode import Encoder
-from .errors import CallError, ProtocolError, did_you_mean, nearest
+from .errors import CallError, ProtocolError, did_you_mean, nearest, some_of
 from .frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, read_body, released_tokens, write_head
 from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
 from .replies import Placer, bare_way
@@ -61,7 +61,9 @@ class Service:
         inline_limit: int,
         max_result: int,
         lend_to_numpy: Callable[[], None] | None = None,
+        pool: str = "",
     ) -> None:
+        self.pool = f"pool {pool}" if pool else "this pool"
         self.tools = tools
         self.arena = arena
         self.borrowed = borrowed
@@ -295,7 +297,8 @@ class Calls:
 
     def _unknown(self, command: str) -> CallError:
         known = list(self._tools)
-        message = f"no tool is named {command[:200]!r}{did_you_mean(command[:200], known)}"
+        hint = did_you_mean(command[:200], known) or f"; it has {some_of(known)}"
+        message = f"{self._service.pool} has no tool {command[:200]!r}{hint}"
         return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
 
     def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -18,16 +18,6 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MOMENTS = frozenset({datetime.date, datetime.time, datetime.datetime})
-_HINTS = {
-    int: "return int(x), or x.value of an enum",
-    float: "return float(x)",
-    str: "return str(x), or x.value of an enum",
-    list: "return list(x)",
-    tuple: "return tuple(x)",
-    set: "return set(x)",
-    frozenset: "return set(x)",
-    complex: "return an array",
-}
 
 
 class Encoder:
@@ -163,7 +153,9 @@ class Encoder:
 
 
 def _unsupported(value: Any) -> Refusal:
+    from .hints import hint_for
+
     kind = type(value)
-    hint = next((text for base, text in _HINTS.items() if isinstance(value, base)), None)
+    hint = hint_for(value)
     message = f"a {type_name(kind)} cannot cross" + (f": {hint}" if hint else "")
     return Refusal("unsupported_type", message, type_name(kind))

@@ -82,3 +82,9 @@ def did_you_mean(word: str, known: list[str]) -> str:
     """`; did you mean …?`, or nothing where nothing is near."""
     names = nearest(word, known)
     return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def some_of(names: list[str]) -> str:
+    """The first ten, and how many more there are."""
+    more = f" and {len(names) - 10} more" if len(names) > 10 else ""
+    return ", ".join(names[:10]) + more

@@ -19,9 +19,9 @@ def python_error(error: BaseException) -> CallError:
     """The error reply for what a tool raised. The exception is left without frames: they hold the arguments."""
     told = describe(error)
     _forget_frames(error)
-    return CallError(
-        "python_error", "raised", told["message"] or told["type"], type=told["type"], traceback=told["traceback"]
-    )
+    # As the last line of a traceback has it: the text of a KeyError alone is no sentence.
+    message = f"{told['type']}: {told['message']}" if told["message"] else told["type"]
+    return CallError("python_error", "raised", message, type=told["type"], traceback=told["traceback"])
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -82,6 +82,7 @@ def run(path: str, token: str) -> None:
         int(settings["inline_limit"]),
         int(settings.get("max_result") or 0),
         _numpy_memory(settings, arena),
+        settings.get("pool") or "",
     )
     memory_array.arena = arena
     lanes = _lanes(int(settings["lanes"]), control, service)

@@ -56,6 +56,10 @@ class DuplicateTool(Exception):
     """Two different tools have the same name."""
 
 
+class NoTools(Exception):
+    """A module has nothing that could be called."""
+
+
 def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
     """The tools of these modules by name, those they import included."""
     from .signature import Tool
@@ -63,11 +67,13 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
     found: dict[str, Tool] = {}
     origin: dict[str, str] = {}
     for module in modules:
+        marked = False
         for value in list(vars(module).values()):
             # Read from the dict: modules hold objects that answer any getattr, mocks for example.
             name = getattr(value, "__dict__", {}).get(_MARK) if callable(value) else None
             if not isinstance(name, str):
                 continue
+            marked = True
             known = found.get(name)
             if known is None:
                 found[name] = Tool(name, value)
@@ -77,6 +83,8 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
                     f"two tools are named {name!r}: {_where(known.function, origin[name])} "
                     f"and {_where(value, module.__name__)}; rename one with @tool(name=…)"
                 )
+        if not marked:
+            raise NoTools(f"{module.__name__} has no function with @tool")
     return found
 
 

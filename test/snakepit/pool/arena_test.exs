@@ -326,7 +326,12 @@ defmodule Snakepit.Pool.ArenaTest do
       assert {:error, %Error{category: :transfer, reason: :quota} = error} =
                Snakepit.execute("length", %{x: large}, pool: pool, request_transfer: :zero_copy)
 
-      assert error.message =~ "#{2 * @mib} bytes"
+      assert error.message =~
+               "#{2 * @mib} bytes are more than pool #{inspect(pool)} may hold for arguments, 524288"
+
+      assert error.message =~ ":memory_quota"
+      assert {:error, %Error{reason: :quota, message: message}} = Snakepit.share(large, pool: pool)
+      assert message =~ ":memory_quota"
       assert {{:ok, 2_097_152}, %{request_way: :inline}} = Snakepit.observe("length", %{x: large}, pool: pool)
 
       assert {:error, %Error{category: :transfer, reason: :quota}} =

@@ -33,6 +33,10 @@ defmodule Snakepit.Pool.OptionsTest do
           python_module: ["a" | "b"],
           python: 3,
           python_path: "lib",
+          python_path: [{"my_app", "lib"}],
+          python_path: [{nil, "lib"}],
+          python_module: "words.py",
+          python_module: ["fine", "a/b"],
           env: %{HOME: "x"},
           worker_profile: :fiber,
           threads_per_worker: 0,
@@ -92,6 +96,19 @@ defmodule Snakepit.Pool.OptionsTest do
              "unknown option :open; did you mean :open_ms?"
 
     assert refused(Map.put(@fine, :breaker, false)).message =~ ":breaker: expected a map or a keyword list"
+  end
+
+  test "a module is named, not its file" do
+    assert refused(%{@fine | python_module: "a/b.py"}).message ==
+             ~S(pool :ml: expected :python_module to be a module's name, not a file: "a.b", got: "a/b.py")
+  end
+
+  test "a directory may be seen from an application's own, which must be there" do
+    assert {:ok, %{python_path: [{:logger, "x"}]}} =
+             Options.new(Map.put(@fine, :python_path, [{:logger, "x"}]))
+
+    error = refused(Map.put(@fine, :python_path, ["a", {:no_such_app, "x"}]))
+    assert error.message == "pool :ml: :python_path names the application :no_such_app, which is not there"
   end
 
   test "what would be ignored is refused" do

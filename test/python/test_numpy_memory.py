@@ -19,7 +19,7 @@ from snakepit.limits import ZERO_COPY
 from snakepit.numpy_memory import LARGE, NumpyMemory
 from snakepit.replies import Placer
 
-LIBRARY = Path(__file__).parents[2] / "native" / "libsnakepit_numpy.so"
+LIBRARY = Path(__file__).parents[2] / "priv" / "native" / "libsnakepit_numpy.so"
 QUOTA = 64 << 20
 # numpy's handler is one for the process, and so is the arena behind it.
 ARENA = Arena(9, 1 << 20, QUOTA, lambda id, size, fd: None, lambda id: None)

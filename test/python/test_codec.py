@@ -1,13 +1,16 @@
 """Values cross exactly, or are refused with the place where they sit."""
 
 import collections
+import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
 import math
+import pathlib
 import random
 import unittest
+import uuid
 import zoneinfo
 
 import numpy as np
@@ -203,6 +206,31 @@ class Crossing(unittest.TestCase):
             self.assertEqual(caught.exception.path, path)
         # It serves on.
         self.assertEqual(encoder.encode((1, {"a": (2,)})), Encoder(LIMIT).encode((1, {"a": (2,)})))
+
+    def test_hints(self):
+        class Color(enum.IntEnum):
+            RED = 1
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+
+        for value, hint in [
+            (Point(1), "dataclasses.asdict(x)"),
+            (Color.RED, "x.value"),
+            (uuid.UUID(int=1), "str(x)"),
+            (pathlib.Path("/"), "str(x)"),
+            (range(3), "list(x)"),
+            ({}.keys(), "list(x)"),
+            (datetime.timedelta(1), "x.total_seconds()"),
+        ]:
+            with self.assertRaises(CallError) as caught:
+                Encoder(LIMIT).encode([value])
+            self.assertTrue(caught.exception.message.endswith(f"cannot cross: return {hint}"), caught.exception.message)
+        for value in (object(), Point, Color):
+            with self.assertRaises(CallError) as caught:
+                Encoder(LIMIT).encode(value)
+            self.assertTrue(caught.exception.message.endswith("cannot cross"))
 
     def test_refusals(self):
         class Text(str):

@@ -10,8 +10,8 @@ import unittest
 
 import numpy as np
 
+from beam import GRPC, INLINE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
 from snakepit.payload import read_payload, write_payload
-from tests.beam import GRPC, INLINE, PACKAGE, ZERO_COPY, Beam, Reply, buffer, tensor
 
 DATA = np.arange(2000, dtype="<f8")
 X = tensor("f64", [2000], buffer(0))
@@ -56,7 +56,9 @@ class Serving(unittest.TestCase):
 
     def test_errors(self):
         error = self.failure("fails", {"x": 1})
-        self.assertEqual((error["category"], error["type"], error["message"]), ("python_error", "LookupError", "outer"))
+        self.assertEqual(
+            (error["category"], error["type"], error["message"]), ("python_error", "LookupError", "LookupError: outer")
+        )
         self.assertIn("in inner", error["traceback"])
         self.assertIn("ValueError: no int", error["traceback"])
         self.assertNotIn("snakepit/calls.py", error["traceback"])
@@ -68,6 +70,8 @@ class Serving(unittest.TestCase):
         self.assertNotIn("asyncio", error["traceback"])
         error = self.failure("ad")
         self.assertEqual((error["reason"], error["details"]["nearest"][0]), ("unknown_command", "add"))
+        self.assertIn("this pool has no tool 'ad'; did you mean add", error["message"])
+        self.assertRegex(self.failure("zzzzzzzzz")["message"], r"; it has (\w+, ){9}\w+ and \d+ more$")
         self.assertEqual(self.failure("add", {"a": 1})["reason"], "missing_argument")
         self.assertEqual(self.failure("add", {"a": 1, "b": True})["path"], 'args["b"]')
         self.assertEqual(self.failure("unsupported")["path"], 'result["items"][2]["x"]')
@@ -255,9 +259,9 @@ class Life(unittest.TestCase):
 
     def test_modules_that_fail(self):
         for module, kind, told in [
-            ("tests.broken_module", "KeyError", "in helper"),
-            ("tests.duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
-            ("tests.no_such_module", "ModuleNotFoundError", "no_such_module"),
+            ("broken_module", "KeyError", "in helper"),
+            ("duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
+            ("no_such_module", "ModuleNotFoundError", "no_such_module"),
         ]:
             with Beam([module]) as beam:
                 self.assertEqual((beam.ready[0], beam.ready[1]["type"]), ("failed", kind))
@@ -290,10 +294,11 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as stubs:
             with open(os.path.join(stubs, "numpy.py"), "w") as stub:
                 stub.write("raise ImportError\n")
-            with Beam(env={"PYTHONPATH": f"{stubs}:{PACKAGE}"}) as beam:
+            with Beam(env={"PYTHONPATH": f"{stubs}:{PYTHONPATH}"}) as beam:
                 place = beam.share(DATA.tobytes())
                 reply = beam.call("identity", {"x": [X]}, places=[place])
                 self.assertEqual((reply.envelope["reason"], reply.envelope["path"]), ("missing_numpy", 'args["x"][0]'))
+                self.assertIn("mix snakepit.setup --with numpy", reply.envelope["message"])
                 self.assertEqual(reply.released, [place[3]])
                 place = beam.share(b"z" * 9000)
                 reply = beam.call("identity", {"x": buffer(0)}, places=[place], mask=ZERO_COPY)
@@ -304,7 +309,7 @@ class Life(unittest.TestCase):
         with tempfile.TemporaryDirectory() as empty:
             with open(os.path.join(empty, "msgpack.py"), "w") as stub:
                 stub.write("raise ImportError\n")
-            env = clean | {"PYTHONPATH": f"{empty}:{PACKAGE}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
+            env = clean | {"PYTHONPATH": f"{empty}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
             command = [sys.executable, "-m", "snakepit.worker"]
             done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=empty)
         self.assertEqual(done.returncode, 78)

@@ -9,6 +9,8 @@ from decimal import Decimal
 import numpy as np
 from msgpack import packb
 
+import tools
+from beam import REQUEST, buffer, tensor
 from snakepit import registry, tool
 from snakepit.borrowed import Borrowed
 from snakepit.calls import Calls, Service
@@ -16,8 +18,6 @@ from snakepit.errors import CallError, ProtocolError
 from snakepit.keeper import Keeper
 from snakepit.registry import collect
 from snakepit.signature import Tool
-from tests import tools
-from tests.beam import REQUEST, buffer, tensor
 
 
 def accepts(annotation, value):
@@ -115,6 +115,8 @@ class Annotations(unittest.TestCase):
         module = Module()
         module.a = module.b = plain
         self.assertEqual(list(collect([module])), ["plain"])
+        with self.assertRaisesRegex(registry.NoTools, "^unittest has no function with @tool$"):
+            collect([module, unittest])
         module.c = tool(name="plain")(lambda: 2)
         with self.assertRaises(registry.DuplicateTool):
             collect([module])

@@ -14,7 +14,10 @@ from msgpack import ExtType, packb, unpackb
 
 from snakepit import size_classes
 
-PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+HERE = os.path.dirname(os.path.abspath(__file__))
+PACKAGE = os.path.join(os.path.dirname(os.path.dirname(HERE)), "priv", "python")
+# What a worker imports from: the package, and the modules of these tests.
+PYTHONPATH = f"{PACKAGE}:{HERE}"
 REQUEST = struct.Struct("<BBBBIQIIII")
 REPLY = struct.Struct("<BBBBIQQII")
 INLINE, ZERO_COPY, GRPC = 1, 2, 4
@@ -66,7 +69,7 @@ class Reply:
 class Beam:
     """One worker. Use as a context manager."""
 
-    def __init__(self, modules=("tests.tools",), python=sys.executable, env=None, **settings):
+    def __init__(self, modules=("tools",), python=sys.executable, env=None, **settings):
         self.dir = tempfile.TemporaryDirectory(prefix="snakepit-")
         path = os.path.join(self.dir.name, "s")
         listener = socket.socket(socket.AF_UNIX)
@@ -74,12 +77,12 @@ class Beam:
         listener.listen(1)
         listener.settimeout(20)
         environ = (
-            os.environ | {"SNAKEPIT_SOCKET": path, "SNAKEPIT_TOKEN": "ab" * 16, "PYTHONPATH": PACKAGE} | (env or {})
+            os.environ | {"SNAKEPIT_SOCKET": path, "SNAKEPIT_TOKEN": "ab" * 16, "PYTHONPATH": PYTHONPATH} | (env or {})
         )
         self.process = subprocess.Popen(
             [python, "-m", "snakepit.worker"],
             env=environ,
-            cwd=PACKAGE,
+            cwd=HERE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
         )

@@ -1,0 +1,38 @@
+defmodule Snakepit.Worker.ImportFailure do
+  @moduledoc false
+  # A worker's "failed" message (native/PROTOCOL.md) as the error its pool's start ends with.
+
+  alias Snakepit.{Error, Pool, Python}
+
+  @spec error(Pool.Options.t(), map()) :: Error.t()
+  def error(%Pool.Options{} = options, %{"type" => "snakepit.registry.NoTools", "message" => message})
+      when is_binary(message) do
+    Error.new(:python_error, :no_tools, "pool #{inspect(options.name)}: #{message}")
+  end
+
+  def error(%Pool.Options{} = options, failure) do
+    modules = Enum.join(options.python_module, ", ")
+    what = "#{failure["type"]}: #{failure["message"]}#{searched(options, failure)}"
+    message = "pool #{inspect(options.name)}: #{modules} could not be imported: #{what}"
+    error = failure |> Map.merge(%{"category" => "python_error", "message" => message}) |> Error.from_worker()
+    %{error | reason: :import_failed}
+  end
+
+  # Where a module of the pool's was looked for. A module that another one imports is the interpreter's affair.
+  defp searched(options, %{"type" => "ModuleNotFoundError", "message" => "No module named " <> name}) do
+    name = String.trim(name, "'")
+
+    if Enum.any?(options.python_module, &(&1 == name or String.starts_with?(&1, name <> "."))),
+      do: "; " <> places(Python.directories(options)),
+      else: ""
+  end
+
+  defp searched(_options, _failure), do: ""
+
+  defp places([]), do: ":python_path names no directory"
+
+  defp places(directories) do
+    "looked for in " <>
+      Enum.map_join(directories, ", ", &if(File.dir?(&1), do: &1, else: &1 <> " (no such directory)"))
+  end
+end
