@@ -6,7 +6,11 @@ defmodule Snakepit.Bench do
 
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]
-  def suites, do: [Bench.Calls, Bench.Transfer]
+  def suites, do: [Bench.Calls, Bench.Transfer, Bench.Chaos]
+
+  @doc "Those that are run when none is named: what takes half an hour is asked for."
+  @spec default() :: [module()]
+  def default, do: [Bench.Calls, Bench.Transfer]
 
   @doc "Runs `fun` with a pool of the bench's tools."
   @spec with_pool(keyword(), (atom() -> result)) :: result when result: term()

@@ -45,9 +45,9 @@ defmodule Snakepit.Worker do
   def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
 
   @doc "A gRPC channel to the worker; its server is started when it is first asked for."
-  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t()}
+  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t() | :gone}
   def grpc(%Lane{worker: worker, epoch: epoch}),
-    do: call(worker, {:grpc, epoch}, {:error, "the worker is gone"}, 30_000)
+    do: call(worker, {:grpc, epoch}, {:error, :gone}, 30_000)
 
   @doc "The lane is in an unknown state, or `:closed` by the worker: which is ended and started again."
   @spec discard(Lane.t(), String.t() | :closed) :: :ok
@@ -90,7 +90,7 @@ defmodule Snakepit.Worker do
 
   def handle_call({:grpc, epoch}, from, state) do
     cond do
-      not current?(state, epoch) -> {:reply, {:error, "the worker is gone"}, state}
+      not current?(state, epoch) -> {:reply, {:error, :gone}, state}
       state.run.grpc -> {:reply, state.run.grpc, state}
       true -> {:noreply, ask_for_grpc(state, from)}
     end
@@ -600,7 +600,7 @@ defmodule Snakepit.Worker do
     Enum.each(run.lanes, &:gen_tcp.close/1)
     for {fd, identity} <- run.lane_fds, identity(fd) == identity, do: Native.close_fd(fd)
     Control.close(run.control)
-    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, "the worker is gone"}))
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if path = run.info[:grpc_path], do: File.rm(path)
     Native.worker_close(run.memory)
   end

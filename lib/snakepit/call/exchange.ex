@@ -100,6 +100,7 @@ defmodule Snakepit.Call.Exchange do
         do: grpc_stream(call, call_id, channel, frame),
         else: grpc_call(call, call_id, channel, frame, call.buffers)
     else
+      {:error, :gone} -> lost(gone(), :closed)
       {:error, why} -> gave_up(others?, :unavailable, why)
     end
   end
@@ -241,6 +242,7 @@ defmodule Snakepit.Call.Exchange do
          {:replied, ^call_id, frame, beside} <- grpc_call(call, call_id, channel, frame, []) do
       reply(call, lane, call_id, frame, beside, ex)
     else
+      {:error, :gone} -> no_reply(call, :closed, ex)
       {:error, why} -> {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
       {:error, error, state} -> {{:error, error}, state, ex}
     end
