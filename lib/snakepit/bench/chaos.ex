@@ -119,20 +119,16 @@ defmodule Snakepit.Bench.Chaos do
     strikes(seen, rest, pool, mark, random)
   end
 
-  # Now and then two at once, or the companion, whose workers die with it.
+  # Mostly one to three workers at once; now and then the companion, whose workers die with it.
   defp choose(1, [_ | rest], workers) do
     pids = for %{os_pid: pid} <- workers, do: pid
     {[parent(hd(pids))], pids, rest}
   end
 
-  defp choose(whom, [a, b | rest], workers) when whom <= 6 and a != b do
-    pids = for at <- [a, b], do: Enum.at(workers, at).os_pid
+  defp choose(whom, order, workers) do
+    {taken, rest} = Enum.split(order, rem(whom, 3) + 1)
+    pids = for at <- Enum.uniq(taken), do: Enum.at(workers, at).os_pid
     {pids, pids, rest}
-  end
-
-  defp choose(_whom, [a | rest], workers) do
-    pid = Enum.at(workers, a).os_pid
-    {[pid], [pid], rest}
   end
 
   defp shuffled(random) do
