@@ -259,6 +259,7 @@ defmodule Snakepit.ZooTest do
         {"closes_its_lane", @lost, "closed a lane"},
         {"never_ends_its_frame", @timeout, ""},
         {"announces_a_giant_frame", @lost, ""},
+        {"announces_a_large_frame", @timeout, ""},
         {"lies_about_seals", @lost, "not sealed"},
         {"may_still_shrink", @lost, "not sealed"},
         {"too_small_a_chunk", @lost, "it has 4096"},

@@ -139,6 +139,10 @@ class Liar:
     def announces_a_giant_frame(self) -> None:
         self.lane.sendall(b"\xff\xff\xff\xff" + b"\1" * 500)
 
+    def announces_a_large_frame(self) -> None:
+        """One GiB, of which nothing comes: the VM must not pay for a number."""
+        self.lane.sendall(b"\x3f\xff\xff\xff" + b"\1" * 500)
+
     def answers_twice(self) -> None:
         self.reply(packb("once"))
         self.reply(packb("twice"))
@@ -183,6 +187,7 @@ LIES = {
     "dies_mid_frame": Liar.dies_mid_frame,
     "never_ends_its_frame": Liar.never_ends_its_frame,
     "announces_a_giant_frame": Liar.announces_a_giant_frame,
+    "announces_a_large_frame": Liar.announces_a_large_frame,
     "sends_an_empty_frame": lambda w: w.lane.sendall(bytes(4)),
     "unknown_kind": lambda w: w.reply(kind=77),
     "unknown_way": lambda w: w.reply(way=9),
