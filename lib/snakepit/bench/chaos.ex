@@ -103,7 +103,7 @@ defmodule Snakepit.Bench.Chaos do
 
   defp strikes(seen, order, pool, mark, random) do
     {pause, random} = :rand.uniform_s(@pause_ms, random)
-    {whom, random} = :rand.uniform_s(30, random)
+    {whom, random} = :rand.uniform_s(16, random)
     Process.sleep(pause)
     {victims, dead, rest} = choose(whom, order, Snakepit.list_workers(pool))
     {whole, answer} = struck(victims, dead, pool, mark)
