@@ -25,6 +25,9 @@ defmodule Snakepit.Worker do
   # After a successor that did not start.
   @next_try_ms 30_000
 
+  # What the library takes. Anything else a worker says would end this process instead of the worker.
+  defguardp is_u64(n) when is_integer(n) and n >= 0 and n <= 0xFFFF_FFFF_FFFF_FFFF
+
   # ---- for callers ------------------------------------------------------------------------------------------------
 
   @spec start_link({Pool.Options.t(), non_neg_integer(), :first | :successor}) :: GenServer.on_start()
@@ -51,9 +54,9 @@ defmodule Snakepit.Worker do
   def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
 
   @doc "A gRPC channel to the worker; its server is started when it is first asked for."
-  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t()}
+  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t() | :gone}
   def grpc(%Lane{worker: worker, epoch: epoch}),
-    do: call(worker, {:grpc, epoch}, {:error, "the worker is gone"}, 30_000)
+    do: call(worker, {:grpc, epoch}, {:error, :gone}, 30_000)
 
   @doc "Nobody waits for this call (0: for whichever runs) any more: its tool is ended."
   @spec cancel(Lane.t(), non_neg_integer()) :: :ok
@@ -103,7 +106,7 @@ defmodule Snakepit.Worker do
 
   def handle_call({:grpc, epoch}, from, state) do
     cond do
-      not current?(state, epoch) -> {:reply, {:error, "the worker is gone"}, state}
+      not current?(state, epoch) -> {:reply, {:error, :gone}, state}
       state.run.grpc -> {:reply, state.run.grpc, state}
       true -> {:noreply, ask_for_grpc(state, from)}
     end
@@ -362,6 +365,9 @@ defmodule Snakepit.Worker do
       hello["version"] != @version ->
         finish(state, "the worker is of version #{inspect(hello["version"])}, this is #{@version}")
 
+      not (is_binary(hello["python"]) and strings?(hello["capabilities"])) ->
+        finish(state, "the worker does not say what it is able to do")
+
       error = Capabilities.missing(state.pool.options, hello) ->
         finish(state, error)
 
@@ -370,7 +376,7 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp message(["lanes", n], :importing, %{run: run} = state) when is_integer(n) do
+  defp message(["lanes", n], :importing, %{run: %Run{lanes: []} = run} = state) when is_integer(n) do
     with true <- n == Pool.Options.lanes(state.pool.options),
          {:ok, fds, control} <- Control.take_fds(run.control, n) do
       put_run(state,
@@ -383,31 +389,36 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp message(["ready", %{"tools" => tools}], :importing, state) when is_list(tools), do: ready(state, tools)
+  defp message(["ready", %{"tools" => tools}], :importing, %{run: %Run{lanes: [_ | _]}} = state)
+       when is_list(tools),
+       do: ready(state, tools)
 
-  defp message(["failed", %{} = failure], :importing, state) do
+  defp message(["failed", %{"type" => type, "message" => words} = failure], :importing, state)
+       when is_binary(type) and is_binary(words) do
     finish(state, ImportFailure.error(state.pool.options, failure))
   end
 
-  defp message(["chunk", id, size], _phase, %{run: run} = state) when is_integer(id) and is_integer(size) do
-    with {:ok, [fd], control} <- Control.take_fds(run.control, 1),
+  defp message(["chunk", id, size], _phase, %{run: run} = state) when is_u64(id) and is_u64(size) do
+    with true <- length(Map.get(run.info, :chunks, [])) < max_chunks(state),
+         {:ok, [fd], control} <- Control.take_fds(run.control, 1),
          state = put_run(state, control: control),
          {:adopted, :ok} <- {:adopted, Native.worker_adopt(run.memory, id, size, fd)} do
       chunks = [id | Map.get(run.info, :chunks, [])]
       put_run(state, info: Map.put(run.info, :chunks, chunks))
     else
+      false -> finish(state, "the worker announced more than #{max_chunks(state)} chunks")
       :error -> finish(state, "a chunk was announced without its descriptor")
       {:adopted, {:error, why}} -> finish(state, "the worker's chunk was refused: #{why}")
     end
   end
 
-  defp message(["drop", id], _phase, %{run: run} = state) when is_integer(id) do
+  defp message(["drop", id], _phase, %{run: run} = state) when is_u64(id) do
     Native.worker_forget(run.memory, id)
     put_run(state, info: Map.update(run.info, :chunks, [], &List.delete(&1, id)))
   end
 
   defp message(["released", tokens], _phase, %{run: run} = state) when is_list(tokens) do
-    if Enum.all?(tokens, &is_integer/1) and Native.worker_released(run.memory, tokens),
+    if Enum.all?(tokens, &u64?/1) and Native.worker_released(run.memory, tokens),
       do: state,
       else: finish(state, "the worker returned a token it was not given")
   end
@@ -420,22 +431,22 @@ defmodule Snakepit.Worker do
   defp message(["grpc_failed", why], _phase, state) when is_binary(why), do: answer_grpc(state, {:error, why})
   defp message(["pong", n], :ready, %{run: run} = state), do: put_run(state, heart: Heart.pong(run.heart, n))
 
-  defp message([name | _], phase, state) when name in ["hello", "lanes", "ready", "failed"],
-    do: finish(state, "the worker said #{inspect(name)} while #{phase}, or said it wrong")
+  defp message([name | _], phase, state)
+       when name in ["hello", "lanes", "ready", "failed", "chunk", "drop", "released"],
+       do: finish(state, "the worker said #{inspect(name)} while #{phase}, or said it wrong")
 
   # A newer worker may know more.
   defp message(_unknown, _phase, state), do: state
 
   defp welcome(%{run: run} = state, hello) do
     options = state.pool.options
-    capabilities = hello["capabilities"] || []
 
     settings = %{
       owner: run.epoch,
       lanes: Pool.Options.lanes(options),
       inline_limit: options.inline_limit,
       chunk_size: options.chunk_size,
-      quota: max(div(state.pool.quota, 2 * options.size), options.chunk_size),
+      quota: worker_quota(state),
       idle_ms: options.idle_chunk_ms,
       max_result: options.max_result,
       pool: inspect(options.name),
@@ -443,7 +454,7 @@ defmodule Snakepit.Worker do
       numpy_memory: Python.numpy_memory(options)
     }
 
-    info = %{python: hello["python"], capabilities: capabilities, chunks: []}
+    info = %{python: hello["python"], capabilities: hello["capabilities"], chunks: []}
     state = put_run(state, phase: :importing, info: info)
 
     case Control.send_message(run.control, ["welcome", settings]) do
@@ -451,6 +462,14 @@ defmodule Snakepit.Worker do
       {:error, reason} -> finish(state, "the control socket: #{inspect(reason)}")
     end
   end
+
+  defp worker_quota(%{pool: %{quota: quota, options: options}}),
+    do: max(div(quota, 2 * options.size), options.chunk_size)
+
+  # Each costs this VM a descriptor and a mapping. The smallest that an honest worker makes is half of `chunk_size`; of
+  # twice as many, half may have been given up and the word of it be on its way.
+  defp max_chunks(%{pool: %{options: options}} = state),
+    do: 4 * div(worker_quota(state), options.chunk_size) + 4
 
   defp lane_socket(fd) do
     {:ok, socket} =
@@ -678,7 +697,7 @@ defmodule Snakepit.Worker do
     Enum.each(run.lanes, &:gen_tcp.close/1)
     for {fd, identity} <- run.lane_fds, identity(fd) == identity, do: Native.close_fd(fd)
     Control.close(run.control)
-    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, "the worker is gone"}))
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if path = run.info[:grpc_path], do: File.rm(path)
     Native.worker_close(run.memory)
   end
@@ -693,6 +712,9 @@ defmodule Snakepit.Worker do
 
   defp current?(%{run: %Run{epoch: epoch, phase: phase}}, epoch), do: phase != :ending
   defp current?(_state, _epoch), do: false
+
+  defp u64?(n), do: is_u64(n)
+  defp strings?(list), do: is_list(list) and Enum.all?(list, &is_binary/1)
 
   defp put_run(state, fields), do: %{state | run: struct!(state.run, fields)}
 

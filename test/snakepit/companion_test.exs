@@ -1,7 +1,8 @@
 defmodule Snakepit.CompanionTest do
   # What all pools share: the companion, and the descriptors and mappings of this VM. So nothing else runs meanwhile.
   use Snakepit.Case, async: false
-  alias Snakepit.{Companion, Native, Pool}
+  alias Snakepit.Bench.Footprint
+  alias Snakepit.Companion
 
   defp companion_os_pid do
     {:os_pid, pid} = Companion |> :sys.get_state() |> Map.fetch!(:port) |> Port.info(:os_pid)
@@ -133,45 +134,20 @@ defmodule Snakepit.CompanionTest do
     assert pool!() |> os_pid() |> is_integer()
   end
 
-  defp descriptors, do: length(File.ls!("/proc/self/fd"))
-
-  # Mappings of chunks, and descriptors of them that are open without one.
-  defp chunks do
-    mapped = "/proc/self/maps" |> File.read!() |> String.split("\n") |> Enum.count(&(&1 =~ "memfd:snakepit"))
-
-    open =
-      for fd <- File.ls!("/proc/self/fd"),
-          {:ok, "/memfd:snakepit" <> _} <- [File.read_link("/proc/self/fd/#{fd}")],
-          do: fd
-
-    {mapped, length(open)}
-  end
-
   defp use_and_stop(uses) do
     pool = pool!(size: 2, chunk_size: "1MB")
     uses.(pool)
     :ok = Snakepit.stop_pool(pool)
   end
 
-  # What is left once all garbage is collected. A pool that is stopped unmaps nothing: the next one that tends its
-  # memory does, which is `arena`'s here.
-  defp left(arena) do
-    for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    Native.arena_tend(arena, 600_000)
-    {chunks(), descriptors()}
-  end
-
   # The first use warms up what stays (a logger, a thread); the others must add nothing to it.
   defp leaves_nothing(uses, times) do
-    {:ok, %{arena: arena}} = Pool.Handle.fetch(pool!(chunk_size: "64KB", idle_chunk_ms: 600_000))
     use_and_stop(uses)
-    before = eventually(fn -> left(arena) == left(arena) && left(arena) end)
+    # Workers are other tests' business: no process has this mark.
+    take = fn -> Footprint.take("no process has this") end
+    before = eventually(fn -> take.() == take.() && take.() end)
     for _ <- 1..times, do: use_and_stop(uses)
-
-    assert eventually(fn ->
-             {chunks, descriptors} = left(arena)
-             chunks <= elem(before, 0) and descriptors <= elem(before, 1)
-           end)
+    assert eventually(fn -> Footprint.nothing?(Footprint.growth(before, take.())) end)
   end
 
   test "nothing is left of a pool that moved much: no descriptor, no mapping" do

@@ -132,6 +132,7 @@ defmodule Snakepit.Call.Exchange do
         do: grpc_stream(call, call_id, channel, frame),
         else: grpc_call(call, call_id, channel, frame, call.buffers)
     else
+      {:error, :gone} -> lost(gone(), :closed)
       {:error, why} -> gave_up(others?, :unavailable, why)
     end
   end
@@ -278,6 +279,10 @@ defmodule Snakepit.Call.Exchange do
       tell_breaker(call, :grpc, guard, :ok)
       reply(call, lane, call_id, frame, beside, ex)
     else
+      {:error, :gone} ->
+        tell_breaker(call, :grpc, guard, :void)
+        no_reply(call, call_id, :closed, ex)
+
       {:error, why} ->
         tell_breaker(call, :grpc, guard, :failure)
         {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
@@ -430,9 +435,9 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- gRPC -------------------------------------------------------------------------------------------------------
 
-  defp channel(%Lane{grpc: false} = lane),
-    do: {:error, "worker #{lane.name} has no gRPC#{Snakepit.Python.advice("grpc")}"}
+  defp no_grpc(lane), do: "worker #{lane.name} has no gRPC#{Snakepit.Python.advice("grpc")}"
 
+  defp channel(%Lane{grpc: false} = lane), do: {:error, no_grpc(lane)}
   defp channel(lane), do: Worker.grpc(lane)
 
   defp grpc_call(call, call_id, channel, frame, buffers) do

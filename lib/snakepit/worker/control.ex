@@ -11,6 +11,10 @@ defmodule Snakepit.Worker.Control do
 
   @max_frame 16 * 1024 * 1024
   @max_fds 1024
+  # Bytes that may be read in one go, a message counted as so many more for what is made of it: a worker that sends
+  # faster than it is read would keep its owner here, and its messages in memory, for ever.
+  @burst 64 * 1024 * 1024
+  @message 4_096
   @send_timeout 5_000
   # SOL_SOCKET, SO_PEERCRED, struct ucred: pid, uid, gid.
   @peercred {1, 17}
@@ -48,9 +52,12 @@ defmodule Snakepit.Worker.Control do
 
   @doc "All messages that have come, and the descriptors that came with them are kept for `take_fds/2`."
   @spec receive_all(t()) :: {:ok, [list()], t()} | {:closed, [list()], t()} | {:error, String.t(), t()}
-  def receive_all(%__MODULE__{} = control), do: receive_all(control, [])
+  def receive_all(%__MODULE__{} = control), do: receive_all(control, [], @burst)
 
-  defp receive_all(control, done) do
+  defp receive_all(control, _done, left) when left < 0,
+    do: {:error, "the worker floods the control socket", control}
+
+  defp receive_all(control, done, left) do
     case :socket.recvmsg(control.socket, 65_536, 4_096, [], :nowait) do
       {:ok, %{iov: iov, ctrl: ctrl}} ->
         fds = for %{level: :socket, type: :rights, data: data} <- ctrl, <<fd::32-native <- data>>, do: fd
@@ -64,7 +71,10 @@ defmodule Snakepit.Worker.Control do
             {:error, "more than #{@max_fds} descriptors were sent", control}
 
           true ->
-            with {:ok, messages, control} <- frames(control, []), do: receive_all(control, messages ++ done)
+            with {:ok, messages, control} <- frames(control, []) do
+              left = left - IO.iodata_length(iov) - @message * length(messages)
+              receive_all(control, messages ++ done, left)
+            end
         end
 
       {:select, _info} ->

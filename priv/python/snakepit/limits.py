@@ -8,7 +8,8 @@ MAX_DIMS = 64
 MAX_BUFFERS = 65_536
 MAX_CONTROL_FRAME = 16 << 20
 MAX_GRPC_MESSAGE = (1 << 31) - 1
-MAX_FRAME = (1 << 32) - 1
+# The BEAM's sockets take no longer one.
+MAX_FRAME = (1 << 31) - 2
 
 # Longer error messages and tracebacks are cut here.
 MAX_TEXT = 64 << 10

@@ -1,0 +1,363 @@
+defmodule Snakepit.ZooTest do
+  # Bad workers, each named by its fault (test/support/python/zoo.py, liar.py): what the caller gets, that the pool is
+  # whole again, and that nothing is left in the system. That is counted in /proc, so nothing else runs meanwhile.
+  use Snakepit.Case, async: false
+  alias Snakepit.Bench.Footprint
+
+  @moduletag :tmp_dir
+
+  # A worker that hangs is found out by the deadline of the call it has.
+  @hangs 400
+  # Found by heartbeats: their calls need no deadline.
+  @silent [stops_itself: %{}, holds_the_gil: %{seconds: 600}]
+
+  setup_all do
+    # What stays once anything was used: a logger, a thread.
+    pool = pool!()
+    {:ok, _} = Snakepit.execute("ones", %{n: 1_000_000}, pool: pool, transfer: :zero_copy)
+    {:error, _} = Snakepit.execute("die", %{}, pool: pool)
+    :ok = Snakepit.stop_pool(pool)
+  end
+
+  setup %{tmp_dir: dir} do
+    mark = "zoo-#{System.unique_integer([:positive])}-#{System.pid()}"
+    before = settled(mark)
+
+    on_exit(fn ->
+      unless eventually?(fn -> Footprint.nothing?(Footprint.growth(before, Footprint.take(mark))) end) do
+        now = Footprint.take(mark)
+        for pid <- now.processes, do: System.cmd("kill", ["-9", to_string(pid)], stderr_to_stdout: true)
+        flunk("left in the system: #{inspect(Footprint.growth(before, now))}")
+      end
+    end)
+
+    %{mark: mark, dir: dir}
+  end
+
+  # Garbage of earlier tests must not hide what this one leaves.
+  defp settled(mark),
+    do: eventually(fn -> Footprint.take(mark) == Footprint.take(mark) && Footprint.take(mark) end)
+
+  defp eventually?(fun, tries \\ 1000),
+    do: fun.() or (tries > 0 and Process.sleep(5) == :ok and eventually?(fun, tries - 1))
+
+  defp options(%{mark: mark}, options) do
+    {env, options} = Keyword.pop(options, :env, %{})
+
+    Keyword.merge(
+      [python_module: "zoo", env: Map.put(env, "ZOO_MARK", mark), shutdown_timeout: 100],
+      options
+    )
+  end
+
+  defp zoo!(context, options \\ []), do: context |> options(options) |> pool!()
+
+  # The liar takes the interpreter's place.
+  defp liar(context, options \\ []) do
+    program = Path.join(context.dir, "liar")
+    script = Path.expand("../support/python/liar.py", __DIR__)
+    File.write!(program, "#!/bin/sh\nexec '#{Snakepit.Python.venv_python()}' '#{script}'\n")
+    File.chmod!(program, 0o755)
+    env = options |> Keyword.get(:env, %{}) |> Map.put("ZOO_VERSION", Mix.Project.config()[:version])
+    options(context, Keyword.merge(options, python: program, env: env))
+  end
+
+  defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
+
+  # Another process serves, the old one is gone, every lane is free.
+  defp whole_again(pool, old) do
+    assert eventually(fn -> match?({:ok, new} when new != old, Snakepit.execute("pid", %{}, pool: pool)) end)
+    assert eventually(fn -> not alive?(old) end)
+    assert {:ok, %{idle: 1, busy: 0, workers_up: 1}} = Snakepit.get_stats(pool)
+  end
+
+  # The same process still serves: its fault was none.
+  defp unharmed(pool, old) do
+    assert os_pid(pool) == old
+    assert {:ok, %{idle: 1, busy: 0, workers_up: 1}} = Snakepit.get_stats(pool)
+  end
+
+  # ---- in the middle of a call ------------------------------------------------------------------------------------
+
+  for {beast, said} <- [
+        segfaults: "SIGSEGV",
+        exits: "status 7",
+        kills_its_group: "SIGKILL",
+        closes_every_descriptor: ""
+      ] do
+    test "#{beast}", context do
+      pool = zoo!(context)
+      old = os_pid(pool)
+      assert {:error, %Error{} = error} = Snakepit.execute(unquote(to_string(beast)), %{}, pool: pool)
+      assert {error.category, error.reason} == {:worker, :lost}
+      assert error.message =~ unquote(said)
+      whole_again(pool, old)
+    end
+  end
+
+  for {beast, args} <- @silent do
+    test "#{beast}", context do
+      pool = zoo!(context, heartbeat_interval: 100, heartbeat_grace: 500)
+      old = os_pid(pool)
+      args = unquote(Macro.escape(args))
+
+      assert {:error, %Error{category: :worker, reason: :lost} = error} =
+               Snakepit.execute(unquote(to_string(beast)), args, pool: pool)
+
+      assert error.message =~ "did not answer"
+      whole_again(pool, old)
+    end
+  end
+
+  test "floods_stdout: nobody waits for its words, and they are no text", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+    assert {:ok, 8} = Snakepit.execute("floods_stdout", %{mib: 8}, pool: pool)
+    unharmed(pool, old)
+  end
+
+  test "allocates_until_its_limit: the tool's own error", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+
+    assert {:error, %Error{category: :python_error, python_type: "MemoryError"}} =
+             Snakepit.execute("allocates_until_its_limit", %{mib: 2000}, pool: pool)
+
+    unharmed(pool, old)
+  end
+
+  test "answers_twice_by_forking: the second answer is nobody's", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+    assert {:ok, _} = Snakepit.execute("answers_twice_by_forking", %{}, pool: pool)
+
+    # Whichever of the two answers reads the next call, and whether the other's came before it.
+    case Snakepit.execute("pid", %{}, pool: pool) do
+      {:ok, pid} -> assert is_integer(pid)
+      {:error, error} -> assert {error.category, error.reason} == {:worker, :protocol}
+    end
+
+    :ok = Snakepit.stop_pool(pool)
+    assert eventually(fn -> not alive?(old) end)
+  end
+
+  # ---- when they are to end ---------------------------------------------------------------------------------------
+
+  test "ignores_sigterm: is killed", context do
+    pool = zoo!(context)
+    pid = os_pid(pool)
+    started = Path.join(context.dir, "started")
+    task = Task.async(fn -> Snakepit.execute("ignores_sigterm", %{started: started}, pool: pool) end)
+    eventually(fn -> File.exists?(started) end)
+    :ok = Snakepit.stop_pool(pool)
+    refute alive?(pid)
+    assert {:error, %Error{category: category}} = Task.await(task)
+    assert category in [:worker, :pool]
+  end
+
+  test "forks_stubborn_children: they go with the worker that dies, and with the pool that stops", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+    {:ok, children} = Snakepit.execute("forks_stubborn_children", %{n: 3}, pool: pool)
+    assert Enum.all?(children, &alive?/1)
+    assert {:error, %Error{category: :worker}} = Snakepit.execute("segfaults", %{}, pool: pool)
+    whole_again(pool, old)
+    assert eventually(fn -> not Enum.any?(children, &alive?/1) end)
+
+    {:ok, children} = Snakepit.execute("forks_stubborn_children", %{n: 3}, pool: pool)
+    :ok = Snakepit.stop_pool(pool)
+    assert eventually(fn -> not Enum.any?(children, &alive?/1) end)
+  end
+
+  # ---- at the start -----------------------------------------------------------------------------------------------
+
+  for {beast, said} <- [
+        slow_start: "not ready within 300 ms",
+        stops_at_start: "not ready within 300 ms",
+        exits_at_start: "status 5"
+      ] do
+    test "#{beast}", context do
+      options =
+        options(context, name: :zoo_start, startup_timeout: 300, env: %{"ZOO" => unquote(to_string(beast))})
+
+      # One that exits by itself is given the time to.
+      options =
+        if unquote(beast) == :exits_at_start, do: Keyword.delete(options, :startup_timeout), else: options
+
+      assert {:error, %Error{} = error} = options |> pool_options() |> Snakepit.start_pool()
+      assert {error.category, error.reason, error.pool} == {:worker, :exited, :zoo_start}
+      assert error.message =~ unquote(said)
+      assert Snakepit.list_workers(:zoo_start) == []
+    end
+  end
+
+  # ---- memory -----------------------------------------------------------------------------------------------------
+
+  test "writes_to_what_it_was_sent: the mapping forbids it, the VM's copy stays", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+    {:ok, data} = Snakepit.share(:binary.copy(<<1>>, 100_000), pool: pool)
+    tensor = %Tensor{type: {:u, 8}, shape: {100_000}, data: data}
+
+    assert {:error, %Error{category: :worker, reason: :lost, message: message}} =
+             Snakepit.execute("writes_to_what_it_was_sent", %{x: tensor}, pool: pool, transfer: :zero_copy)
+
+    assert message =~ "SIGSEGV"
+    assert data == :binary.copy(<<1>>, 100_000)
+    whole_again(pool, old)
+  end
+
+  test "writes_to_what_it_sent: a result that was copied stays as it is", context do
+    pool = zoo!(context)
+    old = os_pid(pool)
+
+    for copy <- [true, false] do
+      written = Path.join(context.dir, "written-#{copy}")
+      opts = [pool: pool, copy: copy, reply_transfer: :zero_copy]
+      {:ok, tensor} = Snakepit.execute("writes_to_what_it_sent", %{n: 100_000, written: written}, opts)
+      assert tensor.data == :binary.copy(<<1>>, 100_000)
+      File.write!(written <> ".go", "")
+      eventually(fn -> File.exists?(written) end)
+      # Without a copy a worker's promise is all there is: other bytes, and of the same memory.
+      assert tensor.data == :binary.copy(<<if(copy, do: 1, else: 2)>>, 100_000)
+    end
+
+    unharmed(pool, old)
+  end
+
+  # ---- lies on the wire -------------------------------------------------------------------------------------------
+
+  @protocol {:worker, :protocol}
+  @lost {:worker, :lost}
+  @timeout {:timeout, :timeout}
+
+  for {lie, expected, said} <- [
+        {"lies_about_length", @protocol, "broke the protocol"},
+        {"says_less_than_it_sends", @protocol, "bytes after the end"},
+        {"sends_an_empty_frame", @protocol, "broke the protocol"},
+        {"unknown_kind", @protocol, "unknown kind"},
+        {"unknown_way", @protocol, "unknown way"},
+        {"streams_unasked", @protocol, "streamed the reply"},
+        {"answers_another_call", @protocol, "to another call"},
+        {"giant_count_of_buffers", @protocol, "too many buffers"},
+        {"giant_count_of_tokens", @protocol, "count is larger"},
+        {"giant_array", @protocol, ""},
+        {"giant_map", @protocol, ""},
+        {"giant_string", @protocol, ""},
+        {"giant_extension", @protocol, ""},
+        {"giant_tensor", @protocol, ""},
+        {"too_deep", @protocol, ""},
+        {"refers_to_no_buffer", @protocol, ""},
+        {"lies_about_offset", @protocol, "outside its chunk"},
+        {"offset_overflows", @protocol, "outside its chunk"},
+        {"length_overflows", @protocol, "outside its chunk"},
+        {"lies_about_chunk", @protocol, "never announced"},
+        {"chunk_of_another", @protocol, "never announced"},
+        {"chunk_it_dropped", @protocol, "never announced"},
+        {"unknown_token", @protocol, "token"},
+        {"returns_a_token_twice", @protocol, "token"},
+        {"dies_mid_frame", @lost, "status 4"},
+        {"closes_its_lane", @lost, "closed a lane"},
+        {"never_ends_its_frame", @timeout, ""},
+        {"announces_a_giant_frame", @lost, ""},
+        {"announces_a_large_frame", @timeout, ""},
+        {"lies_about_seals", @lost, "not sealed"},
+        {"may_still_shrink", @lost, "not sealed"},
+        {"too_small_a_chunk", @lost, "it has 4096"},
+        {"chunk_without_pages", @lost, "it has 0"},
+        {"chunk_that_is_a_device", @lost, "refused"},
+        {"chunk_that_is_a_file", @lost, "refused"},
+        {"chunk_without_descriptor", @lost, "without its descriptor"},
+        {"announces_a_chunk_twice", @lost, "announced twice"},
+        {"announces_for_another", @lost, "not this worker's"},
+        {"negative_chunk", @lost, "said \"chunk\""},
+        {"chunk_of_negative_size", @lost, "said \"chunk\""},
+        {"drops_a_negative_chunk", @lost, "said \"drop\""},
+        {"floods_with_chunks", @lost, "announced more than"},
+        {"unknown_token_in_control", @lost, "token it was not given"},
+        {"negative_token", @lost, "token it was not given"},
+        {"token_that_is_no_number", @lost, "token it was not given"},
+        {"floods_the_control_socket", @lost, "floods"},
+        {"floods_with_descriptors", @lost, "descriptors were sent"},
+        {"giant_control_frame", @lost, "control frame of"},
+        {"giant_control_array", @lost, "malformed control frame"},
+        {"control_frame_that_is_no_message", @lost, "no message"},
+        {"greets_again", @lost, "said \"hello\""},
+        {"ready_again", @lost, "said \"ready\""},
+        {"more_lanes", @lost, "said \"lanes\""},
+        {"closes_its_control_socket", @timeout, ""}
+      ] do
+    test lie, context do
+      pool = context |> liar() |> pool!()
+      old = os_pid(pool)
+      # A buffer in shared memory, so that there is a token to return.
+      args = %{x: Snakepit.bytes(:binary.copy("x", 10_000))}
+      {category, reason} = expected = unquote(expected)
+      timeout = if expected == @timeout, do: @hangs, else: 20_000
+
+      assert {:error, %Error{} = error} =
+               Snakepit.execute(unquote(lie), args,
+                 pool: pool,
+                 transfer: :zero_copy,
+                 reply_transfer: :auto,
+                 timeout: timeout
+               )
+
+      assert {error.category, error.reason} == {category, reason}
+      assert error.message =~ unquote(said)
+      whole_again(pool, old)
+    end
+  end
+
+  test "error_without_a_map", context do
+    pool = context |> liar() |> pool!()
+    old = os_pid(pool)
+
+    assert {:error, %Error{category: :worker, reason: :protocol}} =
+             Snakepit.execute("error_without_a_map", %{}, pool: pool)
+
+    unharmed(pool, old)
+  end
+
+  test "answers_twice: the next caller is not given the answer to another's call", context do
+    pool = context |> liar() |> pool!()
+    old = os_pid(pool)
+    assert {:ok, "once"} = Snakepit.execute("answers_twice", %{}, pool: pool)
+
+    assert {:error, %Error{category: :worker, reason: :protocol, message: message}} =
+             Snakepit.execute("pid", %{}, pool: pool)
+
+    assert message =~ "to another call"
+    whole_again(pool, old)
+  end
+
+  for {lie, said} <- [
+        {"lies_about_version", "of version \"0.0.0\""},
+        {"lies_about_protocol", "speaks protocol 999"},
+        {"lies_about_token", "token is not the one"},
+        {"no_token", "token is not the one"},
+        {"another_process", "in place of the worker"},
+        {"capabilities_that_are_none", "does not say what it is able to do"},
+        {"capabilities_of_no_words", "does not say what it is able to do"},
+        {"python_that_is_no_text", "does not say what it is able to do"},
+        {"too_many_lanes", "other lanes"},
+        {"lanes_twice", "said \"lanes\""},
+        {"ready_without_lanes", "said \"ready\""},
+        {"tools_that_are_none", "said \"ready\""},
+        {"fails_without_words", "said \"failed\""},
+        {"says_nothing", "not ready within"},
+        {"never_connects", "not ready within"},
+        {"never_ready", "not ready within"}
+      ] do
+    test "#{lie}, at the start", context do
+      timeout = if unquote(said) == "not ready within", do: 400, else: 20_000
+      options = liar(context, name: :zoo_liar, startup_timeout: timeout, env: %{"ZOO" => unquote(lie)})
+      on_exit(fn -> Snakepit.stop_pool(:zoo_liar) end)
+      assert {:error, %Error{} = error} = options |> pool_options() |> Snakepit.start_pool()
+      assert error.message =~ unquote(said)
+      assert error.category in [:worker, :python_error]
+      assert error.pool == :zoo_liar
+      assert Snakepit.list_workers(:zoo_liar) == []
+    end
+  end
+end
