@@ -273,7 +273,7 @@ defmodule Snakepit.ZooTest do
         {"negative_chunk", @lost, "said \"chunk\""},
         {"chunk_of_negative_size", @lost, "said \"chunk\""},
         {"drops_a_negative_chunk", @lost, "said \"drop\""},
-        {"floods_with_chunks", @lost, "announced more than"},
+        {"floods_with_chunks", @lost, "more than"},
         {"unknown_token_in_control", @lost, "token it was not given"},
         {"negative_token", @lost, "token it was not given"},
         {"token_that_is_no_number", @lost, "token it was not given"},
