@@ -163,17 +163,9 @@ class Calls:
         arguments = opened.pop()
         tool = opened.pop()
         started = perf_counter_ns()
-        cancellation = self.cancellation
         try:
-            cancellation.running = self._call_id
-            value = [tool.call(**arguments)]
-            cancellation.running = 0
-            if cancellation.cancelling:
-                cancellation.over()
+            value = [self._users(tool.call, arguments)]
         except BaseException as error:
-            cancellation.running = 0
-            if cancellation.cancelling:
-                cancellation.over()
             arguments = None
             return self._raised(error, perf_counter_ns() - started)
         arguments = None
@@ -185,17 +177,9 @@ class Calls:
         try:
             if type(value) in _LATE:
                 late, value = value, None
-                cancellation = self.cancellation
                 try:
-                    cancellation.running = self._call_id
-                    value = self._collect(late)
-                    cancellation.running = 0
-                    if cancellation.cancelling:
-                        cancellation.over()
+                    value = self._users(self._collect, {"value": late})
                 except BaseException as error:
-                    cancellation.running = 0
-                    if cancellation.cancelling:
-                        cancellation.over()
                     late = None
                     return self._raised(error, perf_counter_ns() - started)
                 late = None
@@ -301,20 +285,22 @@ class Calls:
         message = f"{self._service.pool} has no tool {command[:200]!r}{hint}"
         return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
 
-    def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
-        """Calls the user's code; whatever it raises becomes a `CallError`."""
+    def _users(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Calls the user's code, which may be cancelled meanwhile."""
         cancellation = self.cancellation
         try:
             cancellation.running = self._call_id
-            value = function(**arguments)
+            return function(**arguments)
+        finally:
             cancellation.running = 0
             if cancellation.cancelling:
                 cancellation.over()
-            return value
+
+    def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Calls the user's code; whatever it raises becomes a `CallError`."""
+        try:
+            return self._users(function, arguments)
         except BaseException as error:
-            cancellation.running = 0
-            if cancellation.cancelling:
-                cancellation.over()
             if self._service.stopping:
                 raise
             raise python_error(error) from None
