@@ -9,6 +9,7 @@ around it, and not the next call's tool.
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 import time
 
@@ -68,8 +69,10 @@ class Cancellation:
             if self.running != running:
                 self.cancelling = 0
                 return
-            self._raised = now
-            self._raise()
+            # A module that was imported by half cannot be imported again, and the worker would be of no more use.
+            if not _imports(sys._current_frames().get(self.thread)):
+                self._raised = now
+                self._raise()
 
     def _raise(self) -> None:
         task = self.task
@@ -109,8 +112,16 @@ class Cancellation:
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         # This runs in the main thread, so that what it sees cannot change before it raises.
-        if self.cancelled and self.task is None:
+        if self.cancelled and self.task is None and not _imports(frame):
             raise Cancelled
+
+
+def _imports(frame: FrameType | None) -> bool:
+    while frame is not None:
+        if frame.f_code.co_filename == "<frozen importlib._bootstrap>":
+            return True
+        frame = frame.f_back
+    return False
 
 
 def _raise_in(thread: int, error: type[BaseException] | None) -> None:

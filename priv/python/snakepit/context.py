@@ -8,6 +8,7 @@ import threading
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from .cancel import Cancellation
@@ -25,6 +26,18 @@ _lock = threading.Lock()
 _gone = threading.Event()
 
 
+def undisturbed(function: Callable[..., Any], *arguments: Any) -> Any:
+    """Calls what a tool calls of this package: cancelled in the middle of it, it might leave its books in disorder."""
+    lane = cancellation.get()
+    if lane is None or not lane.running:
+        return function(*arguments)
+    running, lane.running = lane.running, 0
+    try:
+        return function(*arguments)
+    finally:
+        lane.running = running
+
+
 def session() -> dict[str, Any]:
     """The dict of this call's session.
 
@@ -36,6 +49,11 @@ def session() -> dict[str, Any]:
         name = name[0]
     if name is None:
         raise LookupError("this call has no session: pass session_id, or use execute_in_session")
+    state: dict[str, Any] = undisturbed(_state, name)
+    return state
+
+
+def _state(name: str) -> dict[str, Any]:
     with _lock:
         state = _sessions.get(name)
         if state is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from _weakref import ref
 
+from .context import undisturbed
 from .errors import CallError
 
 TYPE_CHECKING = False
@@ -36,10 +37,15 @@ def empty(shape: Any, dtype: Any = float) -> Any:
     if not length:
         return numpy.empty(shape, dtype)
     try:
-        slot = arena.force(length)
+        return undisturbed(_made, arena, length, wanted, sizes)
     except (CallError, OSError) as error:
         raise MemoryError(f"snakepit.empty: {error}") from None
-    view = arena.lend(slot, length)
-    array = numpy.frombuffer(view, wanted).reshape(sizes)
+
+
+def _made(arena: Arena, length: int, dtype: Any, sizes: tuple[int, ...]) -> Any:
+    import numpy
+
+    slot = arena.force(length)
+    array = numpy.frombuffer(arena.lend(slot, length), dtype).reshape(sizes)
     slot.array = ref(array)
     return array

@@ -14,6 +14,7 @@ import ctypes
 import sys
 from contextvars import ContextVar
 
+from .context import undisturbed
 from .replies import LARGE
 
 TYPE_CHECKING = False
@@ -87,7 +88,8 @@ class NumpyMemory:
     def _lend(self, length: int) -> int | None:
         # Called by numpy, in the middle of a tool. Nothing may come out of here but an address.
         try:
-            return self._arena.lend_to_numpy(length)
+            address: int | None = undisturbed(self._arena.lend_to_numpy, length)
+            return address
         except BaseException:
             return None
 

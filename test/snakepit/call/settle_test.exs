@@ -126,4 +126,36 @@ defmodule Snakepit.Call.SettleTest do
     assert answers == for(n <- 1..300, do: {:ok, n + 1})
     assert pid(pool) == before
   end
+
+  test "cancelled while it takes shared memory: the worker's books stay whole" do
+    for threads <- [[], [worker_profile: :thread, threads_per_worker: 2]] do
+      pool = pool!([size: 1, cancel_grace: 20_000, memory_quota: "8MB", chunk_size: "1MB"] ++ threads)
+      before = pid(pool)
+
+      for n <- 1..200 do
+        Snakepit.execute("allocates", %{ms: 20}, pool: pool, timeout: 1 + rem(n, 15), session_id: "s")
+        result = Snakepit.execute("in_place", %{n: 200_000}, pool: pool, timeout: 10_000)
+        assert {:ok, %Snakepit.Tensor{shape: {200_000}} = tensor} = result
+        Snakepit.release(tensor)
+      end
+
+      assert pid(pool) == before
+    end
+  end
+
+  test "a tool that imports is not disturbed: a module imported by half would be of no use any more", %{
+    tmp_dir: dir
+  } do
+    for {threads, n} <- [{[], 1}, {[worker_profile: :thread, threads_per_worker: 2], 2}] do
+      pool = pool!([size: 1, cancel_grace: 20_000] ++ threads)
+      before = pid(pool)
+      args = %{path: Path.join(dir, "done#{n}")}
+      # Idle lanes are used last in, first out: the last one is no main thread.
+      assert {:error, %Error{category: :timeout}} =
+               Snakepit.execute("imports_slowly", args, pool: pool, timeout: 200)
+
+      assert {:ok, 42} = Snakepit.execute("imports_slowly", args, pool: pool)
+      assert pid(pool) == before
+    end
+  end
 end

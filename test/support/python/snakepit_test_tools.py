@@ -340,3 +340,23 @@ def spin(ms: int) -> int:
     while time.monotonic() < until:
         n += 1
     return n
+
+
+@tool
+def allocates(ms: int) -> int:
+    """Takes and gives back shared memory all the time."""
+    until = time.monotonic() + ms / 1000
+    n = 0
+    while time.monotonic() < until:
+        snakepit.empty((100_000,), "u1")
+        snakepit.session()
+        n += 1
+    return n
+
+
+@tool
+def imports_slowly(path: str) -> int:
+    """Imports a module that takes its time, and cannot be imported twice."""
+    import slow_module
+
+    return slow_module.answer(path)
