@@ -360,6 +360,8 @@ defmodule Snakepit.NativeTest do
       assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, duplicate(no_memory))
       :socket.close(socket)
       assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, -1)
+      # Alive until here, and with it the descriptor's number.
+      assert Native.arena_chunks(arena) == [{id, size}] and is_reference(keeper)
       assert Native.worker_forget(worker, chunk)
       refute Native.worker_forget(worker, chunk)
       assert Native.chunk_fd(2 ** 64 - 1) == :error

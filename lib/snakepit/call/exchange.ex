@@ -150,8 +150,9 @@ defmodule Snakepit.Call.Exchange do
   defp gave_up(true, reason, _words), do: {:next, reason}
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
 
-  # Forced, or the only way: the caller pays for the memory. Another may take it before us, so a few times.
-  defp make_room(call, lane, lengths, tries \\ 3) do
+  # Forced, or the only way: the caller pays for the memory. Another may take it before us, and one of our own buffers
+  # what was made for a somewhat larger one; so several times.
+  defp make_room(call, lane, lengths, tries \\ 12) do
     with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths) do
       case by_memory(call, lane) do
         {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
