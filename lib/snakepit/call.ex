@@ -88,7 +88,7 @@ defmodule Snakepit.Call do
     with {:ok, call} <- prepare(command, args, opts, true),
          :ok <- not_idempotent(call),
          {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(call, lane, ticket, fn ->
+      guarded(call, lane, ticket, &left_stream/4, fn ->
         {result, _observation} = finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
         result
       end)
@@ -280,13 +280,16 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(%{handle: handle}, lane, ticket, fun) do
+  defp guarded(%{handle: handle}, lane, ticket, give_up \\ &Pool.discard/4, fun) do
     fun.()
   catch
     kind, reason ->
-      Pool.discard(handle, ticket, lane, "a call ended abnormally")
+      give_up.(handle, ticket, lane, "a call ended abnormally")
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
+
+  # What the reader of a stream raised: the tool is in the middle of its loop.
+  defp left_stream(handle, ticket, lane, why), do: Settle.start(handle, lane, ticket, 0, why)
 
   defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do

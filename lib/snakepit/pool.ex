@@ -179,11 +179,6 @@ defmodule Snakepit.Pool do
   def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
 
   @doc false
-  @spec worker_up?(Handle.t(), non_neg_integer()) :: boolean()
-  def worker_up?(%Handle{lanes: lanes}, index),
-    do: Enum.any?(:ets.tab2list(lanes), fn {_, lane} -> lane.index == index end)
-
-  @doc false
   # To be called before `worker_down/3` of a run whose end was meant: it does not count as a death.
   @spec spare(Handle.t(), non_neg_integer(), reference()) :: :ok
   def spare(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:spare, index, epoch})

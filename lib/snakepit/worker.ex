@@ -30,7 +30,8 @@ defmodule Snakepit.Worker do
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @spec start_link({Pool.Options.t(), non_neg_integer(), :first | :successor}) :: GenServer.on_start()
+  @spec start_link({Pool.Options.t(), non_neg_integer(), :first | {:successor, pid()}}) ::
+          GenServer.on_start()
   def start_link({%Pool.Options{} = options, index, role}),
     do: GenServer.start_link(__MODULE__, {options.name, index, role})
 
@@ -217,12 +218,15 @@ defmodule Snakepit.Worker do
 
   # The desk gives out the successor's lanes, and the last call here is done.
   def handle_info({:retired, epoch}, %{run: %Run{epoch: epoch}} = state), do: {:stop, :normal, state}
-  def handle_info(:superseded, state), do: {:stop, :normal, state}
+  # The successor is ready, and no run is left here.
+  def handle_info(:succeeded, %{run: nil} = state), do: {:stop, :normal, state}
+  def handle_info(:succeeded, state), do: {:noreply, state}
   def handle_info(:failed_successor, state), do: {:stop, {:shutdown, :not_ready}, state}
 
   def handle_info({:DOWN, monitor, _, _, _}, %{successor: {_pid, monitor, why}} = state) do
     Logger.warning("[#{state.name}] its successor did not start; it goes on, though #{why}")
-    {:noreply, %{state | successor: nil, not_before: now() + @next_try_ms}}
+    state = %{state | successor: nil, not_before: now() + @next_try_ms}
+    {:noreply, if(state.run, do: state, else: later(state, 0))}
   end
 
   def handle_info({:EXIT, _from, reason}, state) when reason in [:shutdown, :normal], do: {:noreply, state}
@@ -236,6 +240,7 @@ defmodule Snakepit.Worker do
 
     receive do
       {:companion, id, {:exited, _, _}} when id == run.id -> :ok
+      {:companion, id, {:start_failed, _}} when id == run.id -> :ok
       {:DOWN, monitor, _, _, _} when monitor == run.companion -> :ok
     after
       state.pool.options.shutdown_timeout + @max_grace_ms -> Companion.kill(run.id)
@@ -399,16 +404,13 @@ defmodule Snakepit.Worker do
   end
 
   defp message(["chunk", id, size], _phase, %{run: run} = state) when is_u64(id) and is_u64(size) do
-    with true <- length(Map.get(run.info, :chunks, [])) < max_chunks(state),
-         {:ok, [fd], control} <- Control.take_fds(run.control, 1),
-         state = put_run(state, control: control),
-         {:adopted, :ok} <- {:adopted, Native.worker_adopt(run.memory, id, size, fd)} do
-      chunks = [id | Map.get(run.info, :chunks, [])]
-      put_run(state, info: Map.put(run.info, :chunks, chunks))
+    if length(Map.get(run.info, :chunks, [])) < max_chunks(state) do
+      case Control.take_fds(run.control, 1) do
+        {:ok, [fd], control} -> state |> put_run(control: control) |> adopt(id, size, fd)
+        :error -> finish(state, "a chunk was announced without its descriptor")
+      end
     else
-      false -> finish(state, "the worker announced more than #{max_chunks(state)} chunks")
-      :error -> finish(state, "a chunk was announced without its descriptor")
-      {:adopted, {:error, why}} -> finish(state, "the worker's chunk was refused: #{why}")
+      finish(state, "the worker announced more than #{max_chunks(state)} chunks")
     end
   end
 
@@ -437,6 +439,14 @@ defmodule Snakepit.Worker do
 
   # A newer worker may know more.
   defp message(_unknown, _phase, state), do: state
+
+  # The library takes the descriptor over, whatever it says of it.
+  defp adopt(%{run: run} = state, id, size, fd) do
+    case Native.worker_adopt(run.memory, id, size, fd) do
+      :ok -> put_run(state, info: Map.update(run.info, :chunks, [id], &[id | &1]))
+      {:error, why} -> finish(state, "the worker's chunk was refused: #{why}")
+    end
+  end
 
   defp welcome(%{run: run} = state, hello) do
     options = state.pool.options
@@ -489,7 +499,11 @@ defmodule Snakepit.Worker do
     Process.cancel_timer(run.timer)
     state = put_run(state, phase: :ready, tools: tools)
     state = announce_chunks(state, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0)))
+    # It may have been given up meanwhile.
+    if state.run.phase == :ready, do: up(state), else: state
+  end
 
+  defp up(%{run: run} = state) do
     lanes =
       for {socket, number} <- Enum.with_index(run.lanes) do
         %Lane{
@@ -506,6 +520,7 @@ defmodule Snakepit.Worker do
       end
 
     Pool.worker_up(state.pool, state.index, lanes)
+    with {:successor, predecessor} <- state.role, do: send(predecessor, :succeeded)
     options = state.pool.options
     Process.send_after(self(), {:beat, run.epoch}, options.heartbeat_interval)
     if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
@@ -555,7 +570,7 @@ defmodule Snakepit.Worker do
   defp succeed(state, why) do
     Logger.info("[#{state.name}] is replaced: #{why}")
 
-    case Pool.Supervisor.start_worker(state.pool.options, state.index, :successor) do
+    case Pool.Supervisor.start_worker(state.pool.options, state.index, {:successor, self()}) do
       {:ok, pid} -> %{state | successor: {pid, Process.monitor(pid), why}}
       {:error, _stopping} -> %{state | not_before: now() + @next_try_ms}
     end
@@ -642,15 +657,10 @@ defmodule Snakepit.Worker do
 
     cond do
       not state.was_ready -> never(state, error)
-      # It will be ready before another could be.
-      state.successor -> superseded(state)
+      # It will be ready before another could be; if it is not, its end says so.
+      state.successor -> state
       true -> later(state, now() - run.started_at)
     end
-  end
-
-  defp superseded(state) do
-    send(self(), :superseded)
-    state
   end
 
   defp later(state, ran_ms) do
@@ -660,15 +670,15 @@ defmodule Snakepit.Worker do
   end
 
   # A worker that was never ready is not started again: what is wrong would be wrong again.
-  defp never(%{role: :successor} = state, error) do
+  defp never(%{role: {:successor, predecessor}} = state, error) do
     Logger.warning(error.message)
     state = %{state | run: nil, last_error: error.message}
 
-    if Pool.worker_up?(state.pool, state.index) do
+    if Process.alive?(predecessor) do
       send(self(), :failed_successor)
       state
     else
-      # The one it was to replace died meanwhile: then it is the only one.
+      # Then it is the only one.
       later(state, 0)
     end
   end

@@ -191,6 +191,34 @@ class NumpyMemoryTest(unittest.TestCase):
         self.assertEqual(seen, [False])
         self.assertTrue(arena_lies_under(np.full(N, 3, np.uint8)))
 
+    def test_a_forked_child_leaves_the_memory_alone(self):
+        code = (
+            "import os, numpy as np\n"
+            "from snakepit.arena import Arena\nfrom snakepit.numpy_memory import NumpyMemory\n"
+            "a = Arena(1, 1 << 20, 1 << 26, lambda *x: None, lambda i: None)\n"
+            f"NumpyMemory(a, {str(LIBRARY)!r}).install()\n"
+            "for slot in [a.force(300_000) for _ in range(4)]: a.release(slot)\n"
+            "kept = np.full(300_000, 7, np.uint8)\n"
+            "lies = lambda x: any(m.address <= x.__array_interface__['data'][0] < m.address + m.size"
+            " for m in a.mappings.values())\n"
+            "assert lies(kept)\n"
+            "child = os.fork()\n"
+            "if child == 0:\n"
+            "    del kept\n"
+            "    more = [np.full(300_000, 9, np.uint8) for _ in range(8)]\n"
+            "    os._exit(any(map(lies, more)))\n"
+            "assert os.waitpid(child, 0)[1] == 0\n"
+            "assert (kept == 7).all() and lies(np.ones(300_000, np.uint8))\n"
+        )
+        import subprocess
+        import sys
+
+        path = str(Path(__file__).parents[2] / "priv" / "python")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
     def test_many_threads(self):
         wrong = []
 

@@ -409,7 +409,7 @@ defmodule Snakepit.Call.Exchange do
         broken("the worker answered a stream with a single result", ex)
 
       {:error, :value, path, reason, what} ->
-        {{:error, unreadable(path, reason, what)}, {:lost, "an item of a stream could not be read"}, ex}
+        {{:error, unreadable(path, reason, what)}, left(source, call_id), ex}
 
       {:error, what} ->
         broken(what, ex)

@@ -43,8 +43,8 @@ defmodule Snakepit.Pool.Supervisor do
     end
   end
 
-  @doc "Starts a worker process; a `:successor` takes the place of the one with its index once it is ready."
-  @spec start_worker(Pool.Options.t(), non_neg_integer(), :first | :successor) ::
+  @doc "Starts a worker process; a successor takes the place of the one it names once it is ready."
+  @spec start_worker(Pool.Options.t(), non_neg_integer(), :first | {:successor, pid()}) ::
           {:ok, pid()} | {:error, term()}
   def start_worker(options, index, role) do
     with {:ok, pid} <-

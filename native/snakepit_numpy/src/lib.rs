@@ -13,7 +13,7 @@
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 use std::ptr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 
 type Malloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
@@ -70,6 +70,9 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// This is a forked child: the memory lent so far is its parent's.
+static FORKED: AtomicBool = AtomicBool::new(false);
+
 fn lend(address: usize, length: usize) {
     locked(&LENT).get_or_insert_with(HashMap::new).insert(address, length);
     LENT_COUNT.fetch_add(1, Ordering::Release);
@@ -88,6 +91,10 @@ fn give_back(address: usize) -> bool {
     if LENT_COUNT.load(Ordering::Acquire) == 0 {
         return false;
     }
+    if FORKED.load(Ordering::Acquire) {
+        // A thread that is not here any more may hold the lock for ever: then a little memory is lost.
+        return LENT.try_lock().map_or(true, |lent| lent.as_ref().is_some_and(|lent| lent.contains_key(&address)));
+    }
     if locked(&LENT).as_mut().and_then(|lent| lent.remove(&address)).is_none() {
         return false;
     }
@@ -99,7 +106,7 @@ fn give_back(address: usize) -> bool {
 
 unsafe extern "C" fn malloc(_ctx: *mut c_void, size: usize) -> *mut c_void {
     let Some(state) = STATE.get() else { return ptr::null_mut() };
-    if size >= state.threshold {
+    if size >= state.threshold && !FORKED.load(Ordering::Acquire) {
         // SAFETY: the caller of `snakepit_numpy_handler` said that it may be called from any thread.
         let taken = unsafe { (state.take)(size) };
         if !taken.is_null() {
@@ -173,6 +180,12 @@ pub unsafe extern "C" fn snakepit_numpy_handler(
         }
     });
     &raw const state.handler
+}
+
+/// To be called in a forked child: from now on nothing is lent, and what was is left to the parent.
+#[unsafe(no_mangle)]
+pub extern "C" fn snakepit_numpy_forked() {
+    FORKED.store(true, Ordering::Release);
 }
 
 /// Moves up to `room` addresses that numpy freed to `into`; how many.

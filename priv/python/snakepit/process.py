@@ -85,6 +85,8 @@ def run(path: str, token: str) -> None:
         settings.get("pool") or "",
     )
     memory_array.arena = arena
+    # A forked child shares the arena's memory, and has a copy of its books that nobody keeps.
+    os.register_at_fork(after_in_child=lambda: setattr(memory_array, "arena", None))
     lanes = _lanes(int(settings["lanes"]), control, service)
     stop = threading.Event()
     threading.Thread(

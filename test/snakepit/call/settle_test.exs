@@ -158,4 +158,17 @@ defmodule Snakepit.Call.SettleTest do
       assert pid(pool) == before
     end
   end
+
+  test "a reader that raises in the middle of a stream", %{tmp_dir: dir} do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+    path = Path.join(dir, "stream")
+
+    assert_raise RuntimeError, "mine", fn ->
+      Snakepit.execute_stream("for_ever", %{path: path}, fn _ -> raise "mine" end, pool: pool)
+    end
+
+    assert pid(pool) == before
+    assert over?(path)
+  end
 end

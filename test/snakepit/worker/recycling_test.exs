@@ -98,4 +98,26 @@ defmodule Snakepit.Worker.RecyclingTest do
     assert log =~ "broken now"
     assert Snakepit.execute!("pid", %{}, pool: pool) == old
   end
+
+  @tag :tmp_dir
+  test "killed together with its successor: the pool is whole again", %{tmp_dir: dir} do
+    # Imports until it is let go, from the second time on.
+    File.write!(Path.join(dir, "held.py"), """
+    import os, time
+    open(os.path.join(#{inspect(dir)}, f"import.{os.getpid()}"), "w").close()
+    while len([n for n in os.listdir(#{inspect(dir)}) if n.startswith("import.")]) == 2:
+        time.sleep(0.005)
+    from snakepit import tool
+    @tool
+    def pid() -> int:
+        return os.getpid()
+    """)
+
+    pool = pool!(size: 1, worker_max_requests: 1, python_module: "held", python_path: [dir])
+    imports = fn -> for "import." <> pid <- File.ls!(dir), do: pid end
+    Snakepit.execute!("pid", %{}, pool: pool)
+    assert eventually(fn -> length(imports.()) == 2 end)
+    {_, 0} = System.cmd("kill", ["-KILL" | imports.()])
+    assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool, timeout: 1_000)) end)
+  end
 end
