@@ -116,18 +116,8 @@ defmodule Snakepit.Breaker do
 
   Without a time, the clock is read only when the breaker is not closed.
   """
-  @spec allow(t(), target()) :: :ok | {:ok, probe()} | :open
-  def allow({ref, rows, settings}, target) do
-    row = :erlang.map_get(target, rows)
-
-    case :atomics.get(ref, row + @state) do
-      @closed -> :ok
-      state -> allow_again(ref, row, settings, state, time(settings, nil))
-    end
-  end
-
-  @spec allow(t(), target(), ms()) :: :ok | {:ok, probe()} | :open
-  def allow({ref, rows, settings}, target, now) do
+  @spec allow(t(), target(), ms() | nil) :: :ok | {:ok, probe()} | :open
+  def allow({ref, rows, settings}, target, now \\ nil) do
     row = :erlang.map_get(target, rows)
 
     case :atomics.get(ref, row + @state) do

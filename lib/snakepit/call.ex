@@ -25,6 +25,8 @@ defmodule Snakepit.Call do
     stream?: false
   ]
 
+  @reason_ms 100
+
   @type t :: %__MODULE__{}
   @type result :: {:ok, term()} | {:error, Error.t()}
 
@@ -289,12 +291,12 @@ defmodule Snakepit.Call do
   end
 
   # What the reader of a stream raised: the tool is in the middle of its loop.
-  defp left_stream(handle, ticket, lane, why), do: Settle.start(handle, lane, ticket, 0, why)
+  defp left_stream(handle, ticket, lane, why), do: Settle.start(handle, lane, ticket, false, why)
 
   defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do
       :at_rest -> Pool.checkin(ticket)
-      {:running, call_id, why} -> Settle.start(call.handle, lane, ticket, call_id, why)
+      {:running, whole?, why} -> Settle.start(call.handle, lane, ticket, whole?, why)
       {:lost, why} -> Pool.discard(call.handle, ticket, lane, why)
     end
 
@@ -302,10 +304,16 @@ defmodule Snakepit.Call do
     {result, observe(call, lane, queued, exchange, result)}
   end
 
+  # A run that is ending says why within moments, for which a caller that has no time left waits all the same.
+  defp time_for_reason(%{deadline: :infinity}), do: :infinity
+
+  defp time_for_reason(%{deadline: deadline}),
+    do: max(deadline - System.monotonic_time(:millisecond), @reason_ms)
+
   defp named(error, call, lane) do
     error =
       if error.category == :worker and error.reason == :lost,
-        do: %{error | message: Worker.why(lane)},
+        do: %{error | message: Worker.why(lane, time_for_reason(call))},
         else: error
 
     %{named(error, call) | worker: lane.name}

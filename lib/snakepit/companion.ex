@@ -9,8 +9,11 @@ defmodule Snakepit.Companion do
   # nobody is left to tell them: they monitor it.
 
   use GenServer
-  alias Snakepit.{Native, Python}
+  alias Snakepit.{Backoff, Native, Python}
   require Logger
+
+  # Less than the callers of `run/3` have patience.
+  @longest_wait_ms 2_000
 
   @type id :: pos_integer()
   @type event ::
@@ -43,7 +46,7 @@ defmodule Snakepit.Companion do
   @impl true
   def init(_opts) do
     Process.flag(:trap_exit, true)
-    {:ok, %{port: open(), owners: %{}}}
+    {:ok, %{port: open(), owners: %{}, opened_at: now(), backoff: Backoff.new()}}
   end
 
   @impl true
@@ -111,8 +114,16 @@ defmodule Snakepit.Companion do
       send(owner, {:companion, id, {:exited, :companion_died, ""}})
     end
 
-    %{state | port: open(), owners: %{}}
+    # One that cannot live is not opened in a loop; who wants to start a worker waits meanwhile.
+    {wait, backoff} = Backoff.next(state.backoff, now() - state.opened_at, :rand.uniform())
+
+    receive do
+    after
+      min(wait, @longest_wait_ms) -> %{state | port: open(), owners: %{}, opened_at: now(), backoff: backoff}
+    end
   end
+
+  defp now, do: System.monotonic_time(:millisecond)
 
   defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
   defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})

@@ -21,13 +21,19 @@ defmodule Snakepit.Machine do
 
   @doc "The letter for what a process does (proc(5), stat): R runs, S sleeps, T is stopped; `nil` if it is gone."
   @spec process_state(pos_integer()) :: String.t() | nil
-  def process_state(pid) do
-    with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
-         # Its name may hold anything but ends at the last parenthesis.
-         <<state::binary-size(1), _::binary>> <- stat |> String.split(") ") |> List.last() do
-      state
-    else
-      _ -> nil
+  def process_state(pid), do: pid |> process_stat() |> Enum.at(0)
+
+  @doc "The process group of a process; `nil` if it is gone."
+  @spec process_group(pos_integer()) :: pos_integer() | nil
+  def process_group(pid) do
+    with group when is_binary(group) <- pid |> process_stat() |> Enum.at(2), do: String.to_integer(group)
+  end
+
+  # From the third field of stat on. The second, its name, may hold anything but ends at the last parenthesis.
+  defp process_stat(pid) do
+    case File.read("/proc/#{pid}/stat") do
+      {:ok, stat} -> stat |> String.split(") ") |> List.last() |> String.split()
+      {:error, _} -> []
     end
   end
 

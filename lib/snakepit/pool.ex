@@ -17,6 +17,7 @@ defmodule Snakepit.Pool do
   alias Snakepit.Pool.{Handle, Options}
   alias Snakepit.Worker.Lane
 
+  @typep epoch :: pos_integer()
   @type checkout :: {:ok, Lane.t(), Native.ticket()} | {:error, Error.t()}
 
   # Codes a closed desk gives its callers; they ask the pool's process for the words.
@@ -127,7 +128,7 @@ defmodule Snakepit.Pool do
   @spec discard(Handle.t(), Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
   def discard(%Handle{desk: desk} = handle, ticket, lane, why) do
     # What we end for a caller's sake says nothing of its health; a lane it closed itself does.
-    if why != :closed, do: spare(handle, lane.index, lane.epoch)
+    if why != :closed, do: spare(handle, lane.epoch)
     # At once, so that the caller's next call does not meet the same worker.
     Native.desk_down(desk, lane.index, lane.epoch)
     Native.desk_forget(ticket)
@@ -175,13 +176,13 @@ defmodule Snakepit.Pool do
   def worker_up(%Handle{pool: pool}, index, lanes), do: GenServer.cast(pool, {:worker_up, index, lanes})
 
   @doc false
-  @spec worker_down(Handle.t(), non_neg_integer(), reference()) :: :ok
+  @spec worker_down(Handle.t(), non_neg_integer(), epoch()) :: :ok
   def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
 
   @doc false
   # To be called before `worker_down/3` of a run whose end was meant: it does not count as a death.
-  @spec spare(Handle.t(), non_neg_integer(), reference()) :: :ok
-  def spare(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:spare, index, epoch})
+  @spec spare(Handle.t(), epoch()) :: :ok
+  def spare(%Handle{pool: pool}, epoch), do: GenServer.cast(pool, {:spare, epoch})
 
   @doc false
   # A run counts as dead once, and as one that lived when it was up for long.
@@ -211,9 +212,9 @@ defmodule Snakepit.Pool do
     handle = Handle.new(options)
     Handle.publish(handle)
 
-    # up: index => epoch of the run whose lanes may be used; since: when that was; ended: epoch of the last run that
-    # is over; spared: epoch of the run whose end is meant.
-    state = %{handle: handle, up: %{}, since: %{}, ended: %{}, spared: %{}}
+    # up: index => epoch of the run whose lanes may be used; since: when that was; ended: epochs of runs that are over;
+    # spared: of those whose end is meant.
+    state = %{handle: handle, up: %{}, since: %{}, ended: MapSet.new(), spared: MapSet.new()}
     {:ok, Map.merge(state, %{awaiting: [], failure: nil, draining: nil})}
   end
 
@@ -258,8 +259,7 @@ defmodule Snakepit.Pool do
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.desk_up(state.handle.desk, index, epoch)
     # The end of a run that is replaced is meant.
-    spared = if old = state.up[index], do: Map.put(state.spared, index, old), else: state.spared
-    state = %{state | spared: spared}
+    state = if old = state.up[index], do: %{state | spared: MapSet.put(state.spared, old)}, else: state
     state = %{state | up: Map.put(state.up, index, epoch), since: Map.put(state.since, index, now())}
 
     if all_up?(state) do
@@ -273,12 +273,10 @@ defmodule Snakepit.Pool do
   def handle_cast({:worker_down, index, epoch}, state) do
     Native.desk_down(state.handle.desk, index, epoch)
     :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
-    state = if state.ended[index] == epoch, do: state, else: run_over(state, index, epoch)
-    {:noreply, state}
+    {:noreply, if(epoch in state.ended, do: state, else: run_over(state, index, epoch))}
   end
 
-  def handle_cast({:spare, index, epoch}, state),
-    do: {:noreply, %{state | spared: Map.put(state.spared, index, epoch)}}
+  def handle_cast({:spare, epoch}, state), do: {:noreply, %{state | spared: MapSet.put(state.spared, epoch)}}
 
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
@@ -292,7 +290,7 @@ defmodule Snakepit.Pool do
   def handle_info({:lane_lost, id, epoch, ticket}, state) do
     case lane(state.handle, id, epoch) do
       %Lane{} = lane ->
-        Call.Settle.start(state.handle, lane, ticket, 0, "its caller died in the middle of a call")
+        Call.Settle.start(state.handle, lane, ticket, false, "its caller died in the middle of a call")
 
       nil ->
         Native.desk_forget(ticket)
@@ -321,13 +319,27 @@ defmodule Snakepit.Pool do
   defp run_over(state, index, epoch) do
     {up?, now, breaker} = {state.up[index] == epoch, now(), state.handle.workers_breaker}
 
-    unless state.spared[index] == epoch or state.draining != nil,
+    unless epoch in state.spared or state.draining != nil,
       do: run_ended(breaker, index, if(up?, do: now - state.since[index], else: 0), now)
 
     up = if up?, do: Map.delete(state.up, index), else: state.up
-    state = %{state | up: up, ended: Map.put(state.ended, index, epoch)}
+
+    state = %{
+      state
+      | up: up,
+        spared: recent(state.spared, state),
+        ended: recent(MapSet.put(state.ended, epoch), state)
+    }
+
     if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
     state
+  end
+
+  # A run is told of twice at most, and soon. Epochs grow.
+  defp recent(epochs, %{handle: %{options: %{size: size}}}) do
+    if MapSet.size(epochs) <= 8 * size,
+      do: epochs,
+      else: epochs |> Enum.sort(:desc) |> Enum.take(4 * size) |> MapSet.new()
   end
 
   # How long an open one stays open does not matter: the worker itself says when it is ready.
@@ -368,7 +380,8 @@ defmodule Snakepit.Pool do
   defp workers_up(handle) do
     case :ets.info(handle.lanes, :size) do
       :undefined -> 0
-      lanes -> div(lanes, Options.lanes(handle.options))
+      # Of a worker that is being replaced, the lanes of both are there.
+      lanes -> lanes |> div(Options.lanes(handle.options)) |> min(handle.options.size)
     end
   end
 

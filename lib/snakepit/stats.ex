@@ -19,17 +19,25 @@ defmodule Snakepit.Stats do
   end
 
   # Student's t, two-sided 95 %, by degrees of freedom; beyond the table the normal distribution is close.
-  @t95 %{1 => 12.71, 2 => 4.30, 3 => 3.18, 4 => 2.78, 5 => 2.57, 6 => 2.45, 7 => 2.36, 8 => 2.31, 9 => 2.26}
-       |> Map.merge(%{
-         10 => 2.23,
-         12 => 2.18,
-         14 => 2.14,
-         16 => 2.12,
-         18 => 2.10,
-         20 => 2.09,
-         25 => 2.06,
-         30 => 2.04
-       })
+  @t95 %{
+    1 => 12.71,
+    2 => 4.30,
+    3 => 3.18,
+    4 => 2.78,
+    5 => 2.57,
+    6 => 2.45,
+    7 => 2.36,
+    8 => 2.31,
+    9 => 2.26,
+    10 => 2.23,
+    12 => 2.18,
+    14 => 2.14,
+    16 => 2.12,
+    18 => 2.10,
+    20 => 2.09,
+    25 => 2.06,
+    30 => 2.04
+  }
 
   @doc """
   The slope of `y` over `x` by least squares, with its 95 % interval. The points, in order of `x`, are averaged over

@@ -8,25 +8,23 @@ defmodule Snakepit.Worker do
   # desk then gives out the successor's lanes, and when the last call here is done, this process stops.
 
   use GenServer
-  alias Snakepit.{Companion, Error, Machine, Native, Pool, Python}
-  alias Snakepit.Worker.{Backoff, Capabilities, Control, Heart, ImportFailure, Lane, Recycling, Run, Words}
+  alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
+  alias Snakepit.Worker.{Chunks, Control, Conversation, Heart, Lane, Recycling, Run, Words}
   require Logger
 
-  @protocol 1
-  @version Mix.Project.config()[:version]
   @max_grace_ms 2_000
   # The companion is started again within moments.
   @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
   @dying_ms 2_000
+  @why_ms 3_000
+  # grpcio takes a while to be imported.
+  @grpc_ms 30_000
   # How often a worker looks whether it is due for recycling; at every tenth look, at its memory as well.
   @look_ms 500
   @look_at_memory 10
   # After a successor that did not start.
   @next_try_ms 30_000
-
-  # What the library takes. Anything else a worker says would end this process instead of the worker.
-  defguardp is_u64(n) when is_integer(n) and n >= 0 and n <= 0xFFFF_FFFF_FFFF_FFFF
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -55,11 +53,21 @@ defmodule Snakepit.Worker do
   def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
 
   @doc "A gRPC channel to the worker; its server is started when it is first asked for."
-  @spec grpc(Lane.t()) :: {:ok, reference()} | {:error, String.t() | :gone}
-  def grpc(%Lane{worker: worker, epoch: epoch}),
-    do: call(worker, {:grpc, epoch}, {:error, :gone}, 30_000)
+  @spec grpc(Lane.t(), timeout()) :: {:ok, reference()} | {:error, String.t() | :gone | :timeout}
+  def grpc(%Lane{worker: worker, epoch: epoch}, timeout) do
+    GenServer.call(worker, {:grpc, epoch}, min(timeout, @grpc_ms))
+  catch
+    :exit, {:timeout, _} when timeout > @grpc_ms ->
+      {:error, "its gRPC server did not start within #{@grpc_ms} ms"}
 
-  @doc "Nobody waits for this call (0: for whichever runs) any more: its tool is ended."
+    :exit, {:timeout, _} ->
+      {:error, :timeout}
+
+    :exit, _ ->
+      {:error, :gone}
+  end
+
+  @doc "Nobody waits for this call, or one before it on the lane, any more: its tool is ended."
   @spec cancel(Lane.t(), non_neg_integer()) :: :ok
   def cancel(%Lane{worker: worker, epoch: epoch, number: number}, call_id),
     do: GenServer.cast(worker, {:cancel, epoch, number, call_id})
@@ -68,9 +76,10 @@ defmodule Snakepit.Worker do
   @spec discard(Lane.t(), String.t() | :closed) :: :ok
   def discard(%Lane{worker: worker, epoch: epoch}, why), do: GenServer.cast(worker, {:discard, epoch, why})
 
-  @doc "Why a run ended; waits a moment for a run that is just ending."
-  @spec why(Lane.t()) :: String.t()
-  def why(%Lane{worker: worker, epoch: epoch}), do: call(worker, {:why, epoch}, "the worker is gone", 3_000)
+  @doc "Why a run ended; waits a moment, but not beyond `timeout`, for a run that is just ending."
+  @spec why(Lane.t(), timeout()) :: String.t()
+  def why(%Lane{worker: worker, epoch: epoch}, timeout),
+    do: call(worker, {:why, epoch}, "the worker is gone", min(timeout, @why_ms))
 
   @spec describe(pid()) :: map()
   def describe(worker), do: call(worker, :describe, %{status: :gone})
@@ -101,7 +110,7 @@ defmodule Snakepit.Worker do
   def handle_call({:await_chunk, epoch, id}, _from, state) do
     # The worker announced the chunk before it sent the reply: what is in the socket by now must be enough.
     state = if current?(state, epoch), do: read(state), else: state
-    known = current?(state, epoch) and id in Map.get(state.run.info, :chunks, [])
+    known = current?(state, epoch) and id in state.run.chunks
     {:reply, if(known, do: :ok, else: :error), state}
   end
 
@@ -109,7 +118,7 @@ defmodule Snakepit.Worker do
     cond do
       not current?(state, epoch) -> {:reply, {:error, :gone}, state}
       state.run.grpc -> {:reply, state.run.grpc, state}
-      true -> {:noreply, ask_for_grpc(state, from)}
+      true -> {:noreply, %{state | run: Conversation.ask_for_grpc(state.run, from)}}
     end
   end
 
@@ -146,10 +155,10 @@ defmodule Snakepit.Worker do
 
   @impl true
   def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
-    do: {:noreply, send_chunks(state, run, ids)}
+    do: {:noreply, sent(state, Chunks.send_all(run, ids))}
 
-  def handle_cast({:announce, ids}, %{run: %Run{phase: :ready}} = state),
-    do: {:noreply, announce_chunks(state, ids)}
+  def handle_cast({:announce, ids}, %{run: %Run{phase: :ready} = run} = state),
+    do: {:noreply, sent(state, Chunks.announce(run, ids))}
 
   # A worker that is not ready yet is sent all chunks when it is.
   def handle_cast({:announce, _ids}, state), do: {:noreply, state}
@@ -201,13 +210,12 @@ defmodule Snakepit.Worker do
 
     sent =
       Enum.reduce_while(free ++ drops, :ok, fn message, :ok ->
-        case Control.send_message(run.control, message) do
-          :ok -> {:cont, :ok}
-          {:error, reason} -> {:halt, reason}
-        end
+        with {:error, _} = error <- Control.send_message(run.control, message),
+             do: {:halt, error},
+             else: (:ok -> {:cont, :ok})
       end)
 
-    {:noreply, if(sent == :ok, do: state, else: finish(state, "the control socket: #{inspect(sent)}"))}
+    {:noreply, sent(state, sent)}
   end
 
   def handle_info({:beat, epoch}, state),
@@ -220,11 +228,17 @@ defmodule Snakepit.Worker do
   def handle_info({:retired, epoch}, %{run: %Run{epoch: epoch}} = state), do: {:stop, :normal, state}
   # The successor is ready, and no run is left here.
   def handle_info(:succeeded, %{run: nil} = state), do: {:stop, :normal, state}
-  def handle_info(:succeeded, state), do: {:noreply, state}
+
+  def handle_info(:succeeded, state) do
+    turn_over(state)
+    {:noreply, state}
+  end
+
   def handle_info(:failed_successor, state), do: {:stop, {:shutdown, :not_ready}, state}
 
   def handle_info({:DOWN, monitor, _, _, _}, %{successor: {_pid, monitor, why}} = state) do
     Logger.warning("[#{state.name}] its successor did not start; it goes on, though #{why}")
+    turn_over(state)
     state = %{state | successor: nil, not_before: now() + @next_try_ms}
     {:noreply, if(state.run, do: state, else: later(state, 0))}
   end
@@ -246,7 +260,7 @@ defmodule Snakepit.Worker do
       state.pool.options.shutdown_timeout + @max_grace_ms -> Companion.kill(run.id)
     end
 
-    close(run)
+    Run.close(run)
   end
 
   def terminate(_reason, _state), do: :ok
@@ -266,6 +280,7 @@ defmodule Snakepit.Worker do
       {memory, owner} = Native.worker_new(state.pool.arena)
 
       run = %Run{
+        pool: state.pool,
         epoch: owner,
         id: id,
         companion: companion,
@@ -314,23 +329,13 @@ defmodule Snakepit.Worker do
   # The companion's word of the pid and the connection itself may come in either order.
   defp check_peer(%{run: %Run{phase: :greeting, os_pid: pid, control: %{peer: %{} = peer}}} = state)
        when is_integer(pid) do
-    if peer.pid == pid or process_group(peer.pid) == pid,
+    # A wrapper script may have started the interpreter: then they share the group the companion made.
+    if peer.pid == pid or Machine.process_group(peer.pid) == pid,
       do: read(state),
       else: finish(state, "process #{peer.pid} connected in place of the worker, #{pid}")
   end
 
   defp check_peer(state), do: state
-
-  # A wrapper script may have started the interpreter: then they share the group the companion made.
-  defp process_group(pid) do
-    with {:ok, stat} <- File.read("/proc/#{pid}/stat"),
-         [_, rest] <- String.split(stat, ") ", parts: 2),
-         [_state, _ppid, group | _] <- String.split(rest) do
-      String.to_integer(group)
-    else
-      _ -> nil
-    end
-  end
 
   defp startup_timeout(state, epoch) do
     if current?(state, epoch) and state.run.phase not in [:ready, :ending],
@@ -338,174 +343,28 @@ defmodule Snakepit.Worker do
       else: state
   end
 
-  # ---- control messages -------------------------------------------------------------------------------------------
+  # ---- what it says -----------------------------------------------------------------------------------------------
 
   defp read(%{run: %Run{phase: phase}} = state) when phase in [:starting, :ending], do: state
 
-  defp read(%{run: run} = state) do
-    case Control.receive_all(run.control) do
-      {:ok, messages, control} -> messages(messages, put_run(state, control: control))
-      {:closed, messages, control} -> messages(messages, put_run(state, control: control))
-      {:error, why, control} -> state |> put_run(control: control) |> finish(why)
+  defp read(%{run: %Run{phase: before}} = state) do
+    case Conversation.read(state.run) do
+      {:error, why, run} -> finish(%{state | run: run}, why)
+      {:ok, %Run{phase: :ready} = run} when before != :ready -> ready(%{state | run: run})
+      {:ok, run} -> %{state | run: run}
     end
   end
 
-  defp messages(messages, state) do
-    Enum.reduce(messages, state, fn message, state ->
-      case state.run do
-        %Run{phase: :ending} -> state
-        run -> message(message, run.phase, state)
-      end
-    end)
-  end
-
-  defp message(["hello", %{} = hello], :greeting, %{run: run} = state) do
-    cond do
-      not is_binary(hello["token"]) or not same?(hello["token"], run.token) ->
-        finish(state, "the worker's token is not the one it was given")
-
-      hello["protocol"] != @protocol ->
-        finish(state, "the worker speaks protocol #{inspect(hello["protocol"])}, this is #{@protocol}")
-
-      hello["version"] != @version ->
-        finish(state, "the worker is of version #{inspect(hello["version"])}, this is #{@version}")
-
-      not (is_binary(hello["python"]) and strings?(hello["capabilities"])) ->
-        finish(state, "the worker does not say what it is able to do")
-
-      error = Capabilities.missing(state.pool.options, hello) ->
-        finish(state, error)
-
-      true ->
-        welcome(state, hello)
-    end
-  end
-
-  defp message(["lanes", n], :importing, %{run: %Run{lanes: []} = run} = state) when is_integer(n) do
-    with true <- n == Pool.Options.lanes(state.pool.options),
-         {:ok, fds, control} <- Control.take_fds(run.control, n) do
-      put_run(state,
-        control: control,
-        lanes: Enum.map(fds, &lane_socket/1),
-        lane_fds: Enum.map(fds, &{&1, identity(&1)})
-      )
-    else
-      _ -> finish(state, "the worker sent other lanes than it was asked for")
-    end
-  end
-
-  defp message(["ready", %{"tools" => tools}], :importing, %{run: %Run{lanes: [_ | _]}} = state)
-       when is_list(tools),
-       do: ready(state, tools)
-
-  defp message(["failed", %{"type" => type, "message" => words} = failure], :importing, state)
-       when is_binary(type) and is_binary(words) do
-    finish(state, ImportFailure.error(state.pool.options, failure))
-  end
-
-  defp message(["chunk", id, size], _phase, %{run: run} = state) when is_u64(id) and is_u64(size) do
-    if length(Map.get(run.info, :chunks, [])) < max_chunks(state) do
-      case Control.take_fds(run.control, 1) do
-        {:ok, [fd], control} -> state |> put_run(control: control) |> adopt(id, size, fd)
-        :error -> finish(state, "a chunk was announced without its descriptor")
-      end
-    else
-      finish(state, "the worker announced more than #{max_chunks(state)} chunks")
-    end
-  end
-
-  defp message(["drop", id], _phase, %{run: run} = state) when is_u64(id) do
-    Native.worker_forget(run.memory, id)
-    put_run(state, info: Map.update(run.info, :chunks, [], &List.delete(&1, id)))
-  end
-
-  defp message(["released", tokens], _phase, %{run: run} = state) when is_list(tokens) do
-    if Enum.all?(tokens, &u64?/1) and Native.worker_released(run.memory, tokens),
-      do: state,
-      else: finish(state, "the worker returned a token it was not given")
-  end
-
-  defp message(["grpc_ready", path], _phase, state) when is_binary(path) do
-    answer = Snakepit.Grpc.connect("unix:" <> path)
-    answer_grpc(state, answer)
-  end
-
-  defp message(["grpc_failed", why], _phase, state) when is_binary(why), do: answer_grpc(state, {:error, why})
-  defp message(["pong", n], :ready, %{run: run} = state), do: put_run(state, heart: Heart.pong(run.heart, n))
-
-  defp message([name | _], phase, state)
-       when name in ["hello", "lanes", "ready", "failed", "chunk", "drop", "released"],
-       do: finish(state, "the worker said #{inspect(name)} while #{phase}, or said it wrong")
-
-  # A newer worker may know more.
-  defp message(_unknown, _phase, state), do: state
-
-  # The library takes the descriptor over, whatever it says of it.
-  defp adopt(%{run: run} = state, id, size, fd) do
-    case Native.worker_adopt(run.memory, id, size, fd) do
-      :ok -> put_run(state, info: Map.update(run.info, :chunks, [id], &[id | &1]))
-      {:error, why} -> finish(state, "the worker's chunk was refused: #{why}")
-    end
-  end
-
-  defp welcome(%{run: run} = state, hello) do
-    options = state.pool.options
-
-    settings = %{
-      owner: run.epoch,
-      lanes: Pool.Options.lanes(options),
-      inline_limit: options.inline_limit,
-      chunk_size: options.chunk_size,
-      quota: worker_quota(state),
-      idle_ms: options.idle_chunk_ms,
-      max_result: options.max_result,
-      pool: inspect(options.name),
-      modules: options.python_module,
-      numpy_memory: Python.numpy_memory(options)
-    }
-
-    info = %{python: hello["python"], capabilities: hello["capabilities"], chunks: []}
-    state = put_run(state, phase: :importing, info: info)
-
-    case Control.send_message(run.control, ["welcome", settings]) do
-      :ok -> state
-      {:error, reason} -> finish(state, "the control socket: #{inspect(reason)}")
-    end
-  end
-
-  defp worker_quota(%{pool: %{quota: quota, options: options}}),
-    do: max(div(quota, 2 * options.size), options.chunk_size)
-
-  # Each costs this VM a descriptor and a mapping. The smallest that an honest worker makes is half of `chunk_size`; of
-  # twice as many, half may have been given up and the word of it be on its way.
-  defp max_chunks(%{pool: %{options: options}} = state),
-    do: 4 * div(worker_quota(state), options.chunk_size) + 4
-
-  defp lane_socket(fd) do
-    {:ok, socket} =
-      :gen_tcp.fdopen(fd, [
-        :local,
-        :binary,
-        packet: 4,
-        active: false,
-        buffer: 65_536,
-        high_watermark: 1_048_576
-      ])
-
-    socket
-  end
-
-  defp ready(%{run: run} = state, tools) do
+  defp ready(%{run: run} = state) do
     Process.cancel_timer(run.timer)
-    state = put_run(state, phase: :ready, tools: tools)
-    state = announce_chunks(state, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0)))
+    state = sent(state, Chunks.announce(run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0))))
     # It may have been given up meanwhile.
     if state.run.phase == :ready, do: up(state), else: state
   end
 
   defp up(%{run: run} = state) do
     lanes =
-      for {socket, number} <- Enum.with_index(run.lanes) do
+      for {%{socket: socket}, number} <- Enum.with_index(run.lanes) do
         %Lane{
           worker: self(),
           epoch: run.epoch,
@@ -525,26 +384,27 @@ defmodule Snakepit.Worker do
     Process.send_after(self(), {:beat, run.epoch}, options.heartbeat_interval)
     if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
     heart = Heart.new(options.heartbeat_interval, options.heartbeat_grace)
-    put_run(%{state | was_ready: true, role: :first}, heart: heart)
+    state = %{state | was_ready: true, role: :first, not_before: not_before(state)}
+    put_run(state, heart: heart)
   end
 
   # ---- heart and age ----------------------------------------------------------------------------------------------
 
-  defp beat(%{run: run} = state) do
+  # An answer may have come while this process, or all of the VM, had no turn.
+  defp beat(state), do: state |> read() |> judge()
+
+  defp judge(%{run: %Run{phase: :ending}} = state), do: state
+
+  defp judge(%{run: run} = state) do
     Process.send_after(self(), {:beat, run.epoch}, run.heart.interval)
     process = if run.heart.asked_at, do: Machine.process_state(run.control.peer.pid)
 
     case Heart.beat(run.heart, now(), process) do
       {:ping, n, heart} ->
-        state = put_run(state, heart: heart)
+        sent(put_run(state, heart: heart), Control.send_message(run.control, ["ping", n]))
 
-        case Control.send_message(run.control, ["ping", n]) do
-          :ok -> state
-          {:error, reason} -> finish(state, "the control socket: #{inspect(reason)}")
-        end
-
-      :wait ->
-        state
+      {:wait, heart} ->
+        put_run(state, heart: heart)
 
       {:dead, why} ->
         finish(state, why)
@@ -553,63 +413,64 @@ defmodule Snakepit.Worker do
 
   defp look(%{run: run} = state) do
     Process.send_after(self(), {:look, run.epoch}, @look_ms)
-    options = state.pool.options
-    memory? = options.memory_threshold_mb != nil and rem(state.looked, @look_at_memory) == 0
 
-    vitals = %{
+    with true <- state.successor == nil and now() >= state.not_before,
+         why when is_binary(why) <- Recycling.due(state.pool.options, vitals(state)),
+         true <- its_turn?(state) do
+      succeed(state, why)
+    else
+      _ -> %{state | looked: state.looked + 1}
+    end
+  end
+
+  defp vitals(%{run: run} = state) do
+    memory? = state.pool.options.memory_threshold_mb != nil and rem(state.looked, @look_at_memory) == 0
+
+    %{
       age_ms: now() - run.started_at,
       calls: Native.desk_served(state.pool.desk, state.index),
       pss: if(memory?, do: Machine.pss(run.control.peer.pid))
     }
-
-    state = %{state | looked: state.looked + 1}
-    why = if state.successor == nil and now() >= state.not_before, do: Recycling.due(options, vitals)
-    if why, do: succeed(state, why), else: state
   end
+
+  # One successor of a pool at a time: workers that started together would all be due together.
+  defp its_turn?(state),
+    do: match?({:ok, _}, Registry.register(Snakepit.Registry, {:recycled, state.pool.name}, nil))
+
+  defp turn_over(state), do: Registry.unregister(Snakepit.Registry, {:recycled, state.pool.name})
 
   defp succeed(state, why) do
     Logger.info("[#{state.name}] is replaced: #{why}")
 
     case Pool.Supervisor.start_worker(state.pool.options, state.index, {:successor, self()}) do
-      {:ok, pid} -> %{state | successor: {pid, Process.monitor(pid), why}}
-      {:error, _stopping} -> %{state | not_before: now() + @next_try_ms}
+      {:ok, pid} ->
+        %{state | successor: {pid, Process.monitor(pid), why}}
+
+      {:error, _stopping} ->
+        turn_over(state)
+        %{state | not_before: now() + @next_try_ms}
     end
   end
 
-  defp announce_chunks(%{run: run} = state, ids),
-    do: send_chunks(state, run, Enum.filter(ids, &Native.worker_must_be_told(run.memory, &1)))
+  # A threshold that its modules alone exceed would have it replaced for ever, and each of its successors.
+  defp not_before(%{pool: %{options: %{memory_threshold_mb: mb}}} = state) when is_integer(mb) do
+    pss = Machine.pss(state.run.control.peer.pid) || 0
 
-  defp send_chunks(state, run, ids) do
-    Enum.reduce_while(ids, state, fn id, state ->
-      with {:ok, fd, size, chunk} <- Native.chunk_fd(id),
-           sent = Control.send_message(run.control, ["chunk", id, size], [fd]),
-           :ok = Native.chunk_sent(chunk),
-           {:error, reason} <- sent do
-        {:halt, finish(state, "the control socket: #{inspect(reason)}")}
-      else
-        _ -> {:cont, state}
-      end
-    end)
-  end
+    if Recycling.exceeds?(state.pool.options, pss) do
+      Logger.warning(
+        "[#{state.name}] holds #{div(pss, 1024 * 1024)} MiB before its first call: :memory_threshold_mb is #{mb}"
+      )
 
-  # ---- gRPC -------------------------------------------------------------------------------------------------------
-
-  defp ask_for_grpc(%{run: run} = state, from) do
-    if run.grpc_waiting == [] do
-      path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.grpc")
-      Control.send_message(run.control, ["grpc", path])
-      info = Map.put(run.info, :grpc_path, path)
-      put_run(state, grpc_waiting: [from], info: info)
+      now() + @next_try_ms
     else
-      put_run(state, grpc_waiting: [from | run.grpc_waiting])
+      state.not_before
     end
   end
 
-  defp answer_grpc(%{run: run} = state, answer) do
-    Enum.each(run.grpc_waiting, &GenServer.reply(&1, answer))
-    # A failure is not kept: the next call may find grpcio installed.
-    put_run(state, grpc: if(match?({:ok, _}, answer), do: answer), grpc_waiting: [])
-  end
+  defp not_before(state), do: state.not_before
+
+  defp sent(state, :ok), do: state
+  defp sent(state, {:error, reason}), do: finish(state, "the control socket: #{inspect(reason)}")
 
   # ---- ending -----------------------------------------------------------------------------------------------------
 
@@ -647,7 +508,7 @@ defmodule Snakepit.Worker do
   # Its process is gone, and all it held with it.
   defp ended(%{run: run} = state, how, tail) do
     Pool.worker_down(state.pool, state.index, run.epoch)
-    close(run)
+    Run.close(run)
     error = failure(state, run.failure || how, tail)
 
     {answer, asking} = Enum.split_with(state.asking, fn {epoch, _} -> epoch == run.epoch end)
@@ -692,45 +553,21 @@ defmodule Snakepit.Worker do
 
   defp failure(state, how, tail) do
     said = tail |> Words.printable() |> String.trim()
-    message = "pool #{inspect(state.pool.name)}: worker #{state.name}: #{how}"
-    message = if said == "" or state.was_ready, do: message, else: message <> "; it said:\n" <> said
-    Error.new(:worker, :exited, message, details: %{stderr: said})
+    # What a worker said before it was ever ready tells why it was not.
+    words = Words.end_of(state.pool.name, state.name, how, if(state.was_ready, do: "", else: said))
+    Error.new(:worker, :exited, words, details: %{stderr: said})
   end
 
   # Callers ask within moments: the last few runs are enough.
   defp remember(ended, epoch, why) when map_size(ended) < 8, do: Map.put(ended, epoch, why)
   defp remember(_ended, epoch, why), do: %{epoch => why}
 
-  defp close(run) do
-    Process.cancel_timer(run.timer)
-    Process.demonitor(run.companion, [:flush])
-    Enum.each(run.lanes, &:gen_tcp.close/1)
-    for {fd, identity} <- run.lane_fds, identity(fd) == identity, do: Native.close_fd(fd)
-    Control.close(run.control)
-    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
-    if path = run.info[:grpc_path], do: File.rm(path)
-    Native.worker_close(run.memory)
-  end
-
-  # gen_tcp closes a descriptor that it did not open only when it met an error on it, and not when it is told to close.
-  # Whether it did is seen by what the number stands for by then.
-  defp identity(fd) do
-    with {:ok, stat} <- File.stat("/proc/self/fd/#{fd}"), do: {stat.major_device, stat.inode}
-  end
-
   # ---- helpers ----------------------------------------------------------------------------------------------------
 
   defp current?(%{run: %Run{epoch: epoch, phase: phase}}, epoch), do: phase != :ending
   defp current?(_state, _epoch), do: false
 
-  defp u64?(n), do: is_u64(n)
-  defp strings?(list), do: is_list(list) and Enum.all?(list, &is_binary/1)
-
   defp put_run(state, fields), do: %{state | run: struct!(state.run, fields)}
-
-  # Takes as long for any two tokens of one length.
-  defp same?(a, b) when byte_size(a) == byte_size(b), do: :crypto.hash_equals(a, b)
-  defp same?(_a, _b), do: false
 
   defp now, do: System.monotonic_time(:millisecond)
 end

@@ -3,16 +3,17 @@ defmodule Snakepit.Call.Exchange do
   # A prepared call and a lane: the request goes out by the first of its ways that works, the reply comes back.
   #
   # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
-  # tool still runs there, so that it has to be cancelled first.
+  # tool still runs there, so that it has to be cancelled first (`whole?`: see Settle).
 
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
+  alias Snakepit.Call.Reply
   alias Snakepit.Worker.Lane
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
   defstruct [:request_way, :reply_way, :guard, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
 
   @type lane_state ::
-          :at_rest | {:running, call_id :: pos_integer(), String.t()} | {:lost, String.t() | :closed}
+          :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}
   @type t :: %__MODULE__{}
 
   # Kinds of requests, and of replies.
@@ -127,12 +128,13 @@ defmodule Snakepit.Call.Exchange do
   defp attempt(:grpc, call, lane, others?, _guard) do
     {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
 
-    with {:ok, channel} <- channel(lane) do
+    with {:ok, channel} <- channel(call, lane) do
       if call.stream?,
         do: grpc_stream(call, call_id, channel, frame),
         else: grpc_call(call, call_id, channel, frame, call.buffers)
     else
       {:error, :gone} -> lost(gone(), :closed)
+      {:error, :timeout} -> {:error, timeout(call), :at_rest}
       {:error, why} -> gave_up(others?, :unavailable, why)
     end
   end
@@ -175,8 +177,8 @@ defmodule Snakepit.Call.Exchange do
   end
 
   # A lane can answer by gRPC only once the worker serves it.
-  defp reply_mask(%{reply_ways: ways}, lane) do
-    unless :inline in ways or :grpc not in ways, do: channel(lane)
+  defp reply_mask(%{reply_ways: ways} = call, lane) do
+    unless :inline in ways or :grpc not in ways, do: channel(call, lane)
     Transfer.mask(ways)
   end
 
@@ -214,7 +216,7 @@ defmodule Snakepit.Call.Exchange do
         reply(call, lane, call_id, frame, [], ex)
 
       {:error, reason} ->
-        no_reply(call, call_id, reason, ex)
+        no_reply(call, reason, ex)
     end
   end
 
@@ -228,13 +230,13 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp no_reply(call, call_id, :timeout, ex),
-    do: {{:error, timeout(call)}, {:running, call_id, "its tool ran beyond the deadline"}, ex}
+  defp no_reply(call, :timeout, ex),
+    do: {{:error, timeout(call)}, {:running, true, "its tool ran beyond the deadline"}, ex}
 
-  defp no_reply(_call, _call_id, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
+  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
-    case decode(call, lane, call_id, frame, beside) do
+    case Reply.read(lane, call_id, frame, beside, call.options.copy) do
       {:ok, :result, term, meta} -> {{:ok, term}, :at_rest, costs(call, ex, meta)}
       {:ok, :error, error, meta} -> {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
       {:ok, :fetch, _, _} -> fetch(call, lane, call_id, arrived(call, ex, nil))
@@ -243,23 +245,6 @@ defmodule Snakepit.Call.Exchange do
       {:error, what} -> broken(what, ex)
     end
   end
-
-  defp decode(call, lane, call_id, frame, beside) do
-    options = {call.options.copy, decimal?(), MapSet.new()}
-
-    with {:error, :unknown_chunk, id} <- Native.reply(lane.memory, call_id, frame, beside, options),
-         :ok <- Worker.await_chunk(lane, id) do
-      Native.reply(lane.memory, call_id, frame, beside, options)
-    end
-    |> case do
-      {:error, :protocol, what} -> {:error, what}
-      {:error, :unknown_chunk, id} -> {:error, "the reply refers to chunk #{id}, which was never announced"}
-      :error -> {:error, "the reply refers to a chunk that was never announced"}
-      answer -> answer
-    end
-  end
-
-  defp decimal?, do: function_exported?(Decimal, :new, 3)
 
   # The reply waits in the worker, and comes by gRPC.
   defp fetch(call, lane, call_id, ex) do
@@ -275,14 +260,19 @@ defmodule Snakepit.Call.Exchange do
     # It waits there in any case: an open breaker has no say.
     guard = with :open <- allow(call, :grpc), do: nil
 
-    with {:ok, channel} <- channel(lane),
+    with {:ok, channel} <- channel(call, lane),
          {:replied, ^call_id, frame, beside} <- grpc_call(call, call_id, channel, frame, []) do
       tell_breaker(call, :grpc, guard, :ok)
       reply(call, lane, call_id, frame, beside, ex)
     else
       {:error, :gone} ->
         tell_breaker(call, :grpc, guard, :void)
-        no_reply(call, call_id, :closed, ex)
+        no_reply(call, :closed, ex)
+
+      # What waits there is dropped with the next call.
+      {:error, :timeout} ->
+        tell_breaker(call, :grpc, guard, :void)
+        {{:error, timeout(call)}, :at_rest, ex}
 
       {:error, why} ->
         tell_breaker(call, :grpc, guard, :failure)
@@ -366,7 +356,16 @@ defmodule Snakepit.Call.Exchange do
   defp items(call, lane, call_id, ex, source, acc, fun) do
     case next_frame(call, lane, source) do
       {:ok, frame, beside} ->
-        item(call, lane, call_id, ex, source, acc, fun, decode(call, lane, call_id, frame, beside))
+        item(
+          call,
+          lane,
+          call_id,
+          ex,
+          source,
+          acc,
+          fun,
+          Reply.read(lane, call_id, frame, beside, call.options.copy)
+        )
 
       :done ->
         broken("the stream ended without its end", ex)
@@ -374,17 +373,21 @@ defmodule Snakepit.Call.Exchange do
       {:error, :grpc, error} ->
         {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
 
+      {:error, :timeout} ->
+        {{:error, timeout(call)}, left(source, "its tool ran beyond the deadline"), ex}
+
       {:error, reason} ->
-        no_reply(call, call_id, reason, ex)
+        no_reply(call, reason, ex)
     end
   end
 
   # The tool is in the middle of its loop.
-  defp left(:lane, call_id), do: {:running, call_id, "a stream was left before its end"}
+  defp left(source, why \\ "a stream was left before its end")
+  defp left(:lane, why), do: {:running, true, why}
 
-  defp left({:grpc, _ref, handle}, _call_id) do
+  defp left({:grpc, _ref, handle}, why) do
     Grpc.cancel(handle)
-    {:lost, "a stream by gRPC was left before its end"}
+    {:running, false, why}
   end
 
   defp item(call, lane, call_id, ex, source, acc, fun, decoded) do
@@ -394,7 +397,7 @@ defmodule Snakepit.Call.Exchange do
 
         case fun.(term, acc) do
           {:cont, acc} -> items(call, lane, call_id, ex, source, acc, fun)
-          {:halt, acc} -> {{:ok, acc}, left(source, call_id), ex}
+          {:halt, acc} -> {{:ok, acc}, left(source), ex}
         end
 
       {:ok, :end, _, meta} ->
@@ -409,7 +412,7 @@ defmodule Snakepit.Call.Exchange do
         broken("the worker answered a stream with a single result", ex)
 
       {:error, :value, path, reason, what} ->
-        {{:error, unreadable(path, reason, what)}, left(source, call_id), ex}
+        {{:error, unreadable(path, reason, what)}, left(source), ex}
 
       {:error, what} ->
         broken(what, ex)
@@ -438,8 +441,8 @@ defmodule Snakepit.Call.Exchange do
 
   defp no_grpc(lane), do: "worker #{lane.name} has no gRPC#{Snakepit.Python.advice("grpc")}"
 
-  defp channel(%Lane{grpc: false} = lane), do: {:error, no_grpc(lane)}
-  defp channel(lane), do: Worker.grpc(lane)
+  defp channel(_call, %Lane{grpc: false} = lane), do: {:error, no_grpc(lane)}
+  defp channel(call, lane), do: Worker.grpc(lane, remaining(call))
 
   defp grpc_call(call, call_id, channel, frame, buffers) do
     case Grpc.call(channel, frame, buffers, remaining(call)) do
@@ -460,7 +463,9 @@ defmodule Snakepit.Call.Exchange do
     {:error, Error.new(:transfer, :too_large, words), :at_rest}
   end
 
-  defp grpc_failed(call, :timeout), do: lost(timeout(call), "its tool ran beyond the deadline")
+  defp grpc_failed(call, :timeout),
+    do: {:error, timeout(call), {:running, false, "its tool ran beyond the deadline"}}
+
   defp grpc_failed(call, {:error, :deadline_exceeded, _}), do: grpc_failed(call, :timeout)
 
   defp grpc_failed(_call, {:error, code, message}),

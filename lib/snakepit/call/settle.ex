@@ -1,26 +1,34 @@
 defmodule Snakepit.Call.Settle do
   @moduledoc false
-  # What becomes of a lane whose caller went away in the middle of a call: its tool is cancelled, and the reply is
-  # waited for, so that the lane is at rest and may be used again. If none comes within the pool's `cancel_grace`, the
-  # worker is replaced.
+  # What becomes of a lane whose caller went away in the middle of a call: its tool is cancelled, and the worker asked
+  # to *synchronize*: its answer comes once nothing runs on the lane any more, which then may be used again. If none
+  # comes within the pool's `cancel_grace`, the worker is replaced.
 
-  alias Snakepit.{Native, Pool, Worker}
+  alias Snakepit.{Native, Pool, Transfer, Worker}
+  alias Snakepit.Call.Reply
   alias Snakepit.Pool.Handle
   alias Snakepit.Worker.Lane
+
+  @enforce_keys [:handle, :lane, :ticket, :whole?, :why, :until]
+  defstruct @enforce_keys ++ [:sync, :frame]
 
   # Told again, for the tool may not have begun when it was told first.
   @again_ms 100
   @look_ms 10
-  # Kinds of replies after which the lane is at rest (native/PROTOCOL.md): all but the items of a stream.
-  @last [1, 2, 4, 5]
+  # A kind of request (native/PROTOCOL.md), and its envelope: nil.
+  @sync 3
+  @nil_envelope <<0xC0>>
 
-  @doc "Takes over the lane. `call_id` 0: whichever call it serves. `why`: in case that the worker must be replaced."
-  @spec start(Handle.t(), Lane.t(), Native.ticket(), non_neg_integer(), String.t()) :: :ok
-  def start(%Handle{} = handle, %Lane{} = lane, ticket, call_id, why) do
+  @doc """
+  Takes over the lane. `whole?`: every reply that was sent so far was read, and those to come will be read here; else one
+  may be lost, with what it grants of the worker's memory. `why`: in case that the worker must be replaced.
+  """
+  @spec start(Handle.t(), Lane.t(), Native.ticket(), whole? :: boolean(), String.t()) :: :ok
+  def start(%Handle{} = handle, %Lane{} = lane, ticket, whole?, why) do
     until = now() + handle.options.cancel_grace
-    settle = fn -> settle(handle, lane, ticket, call_id, why, until) end
+    s = %__MODULE__{handle: handle, lane: lane, ticket: ticket, whole?: whole?, why: why, until: until}
 
-    case Task.Supervisor.start_child(__MODULE__, settle) do
+    case Task.Supervisor.start_child(__MODULE__, fn -> s |> prepared() |> begin() end) do
       {:ok, _pid} -> :ok
       _ -> Pool.discard(handle, ticket, lane, why)
     end
@@ -29,68 +37,80 @@ defmodule Snakepit.Call.Settle do
     :exit, _ -> Pool.discard(handle, ticket, lane, why)
   end
 
-  # A caller that died left the socket reading for it, for a moment (Exchange). Until that is over, no reply should come.
-  defp settle(handle, lane, ticket, call_id, why, until) do
-    case :gen_tcp.recv(lane.socket, 0, 0) do
+  defp prepared(%{lane: lane} = s) do
+    head = {@sync, Transfer.number(:inline), Transfer.mask([:inline]), 0, 0, lane.number}
+    {:ok, sync, frame, [], 0} = Native.request(lane.memory, s.handle.arena, head, @nil_envelope, [])
+    %{s | sync: sync, frame: frame}
+  end
+
+  # A caller that died left the socket reading for it, for a moment (Exchange). What comes until that is over is lost.
+  defp begin(s) do
+    case :gen_tcp.recv(s.lane.socket, 0, 0) do
       {:error, :ealready} ->
+        cancel(s)
+
         receive do
         after
-          @look_ms -> settle(handle, lane, ticket, call_id, why, until)
+          @look_ms -> begin(s)
         end
 
       {:error, :timeout} ->
-        cancelling(handle, lane, ticket, call_id, why, until)
+        synchronize(s)
 
       {:ok, frame} ->
-        frame(frame, handle, lane, ticket, call_id, why, until)
+        read(s, frame, &synchronize/1)
 
       {:error, _closed} ->
-        Pool.discard(handle, ticket, lane, :closed)
+        discard(s, :closed)
     end
   end
 
-  defp cancelling(handle, lane, ticket, call_id, why, until) do
-    Worker.cancel(lane, call_id)
-    left = until - now()
+  defp synchronize(%{lane: lane} = s) do
+    :inet.setopts(lane.socket, send_timeout: max(s.until - now(), 1))
 
-    case :gen_tcp.recv(lane.socket, 0, left |> min(@again_ms) |> max(0)) do
-      {:ok, frame} ->
-        frame(frame, handle, lane, ticket, call_id, why, until)
-
-      {:error, :timeout} when left > 0 ->
-        cancelling(handle, lane, ticket, call_id, why, until)
-
-      {:error, :timeout} ->
-        Pool.discard(handle, ticket, lane, why <> ", and did not end when it was cancelled")
-
-      {:error, _closed} ->
-        Pool.discard(handle, ticket, lane, :closed)
+    case :gen_tcp.send(lane.socket, s.frame) do
+      :ok -> await(s)
+      {:error, :timeout} -> discard(s, s.why <> ", and the worker does not read its lane")
+      {:error, _closed} -> discard(s, :closed)
     end
   end
 
-  defp frame(frame, handle, lane, ticket, call_id, why, until) do
-    with <<kind, _::binary-size(7), id::64-little, _::binary>> when call_id in [0, id] <- frame,
-         # Decoded so that the memory it refers to is given back.
-         false <- match?({:error, :protocol, _}, decode(lane, id, frame)) do
-      if kind in @last,
-        do: Pool.checkin(ticket),
-        else: cancelling(handle, lane, ticket, call_id, why, until)
-    else
-      _ -> Pool.discard(handle, ticket, lane, "it broke the protocol")
+  defp await(s) do
+    cancel(s)
+    left = s.until - now()
+
+    case :gen_tcp.recv(s.lane.socket, 0, left |> min(@again_ms) |> max(0)) do
+      {:ok, frame} -> read(s, frame, &await/1)
+      {:error, :timeout} when left > 0 -> await(s)
+      {:error, :timeout} -> discard(s, s.why <> ", and did not end when it was cancelled")
+      {:error, _closed} -> discard(s, :closed)
     end
   end
 
-  defp decode(lane, id, frame) do
-    options = {false, false, MapSet.new()}
+  # Decoded so that the memory it refers to is given back.
+  defp read(%{sync: sync} = s, <<_kind, _::binary-size(7), id::64-little, _::binary>> = frame, go_on) do
+    case Reply.read(s.lane, id, frame, [], false) do
+      {:ok, :result, sure?, _} when id == sync ->
+        if sure? or s.whole?, do: checkin(s), else: discard(s, s.why)
 
-    with {:error, :unknown_chunk, chunk} <- Native.reply(lane.memory, id, frame, [], options),
-         :ok <- Worker.await_chunk(lane, chunk) do
-      Native.reply(lane.memory, id, frame, [], options)
-    else
-      :error -> {:error, :protocol, "the reply refers to a chunk that was never announced"}
-      answer -> answer
+      {:error, words} ->
+        discard(s, "it broke the protocol: #{words}")
+
+      # The one reply of a call is here, and not lost.
+      {:ok, :result, _value, _} ->
+        go_on.(%{s | whole?: true})
+
+      _other ->
+        go_on.(s)
     end
   end
+
+  defp read(s, _frame, _go_on), do: discard(s, "it broke the protocol: a frame is shorter than its header")
+
+  # Every call before the synchronization; those that follow on the lane have greater ids.
+  defp cancel(s), do: Worker.cancel(s.lane, s.sync)
+  defp checkin(s), do: Pool.checkin(s.ticket)
+  defp discard(s, why), do: Pool.discard(s.handle, s.ticket, s.lane, why)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

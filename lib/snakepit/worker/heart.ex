@@ -6,13 +6,14 @@ defmodule Snakepit.Worker.Heart do
   # interpreter's lock keeps it from it. Such a tool is told apart from a dead process by patience (`grace`), and a process
   # that was stopped (SIGSTOP) by what the kernel says of it.
 
-  defstruct [:interval, :grace, number: 0, asked_at: nil]
+  defstruct [:interval, :grace, number: 0, asked_at: nil, beat_at: nil]
 
   @type t :: %__MODULE__{
           interval: pos_integer(),
           grace: pos_integer(),
           number: non_neg_integer(),
-          asked_at: integer() | nil
+          asked_at: integer() | nil,
+          beat_at: integer() | nil
         }
 
   @typedoc "The letter of proc(5), `nil` for a process that is not there."
@@ -21,13 +22,20 @@ defmodule Snakepit.Worker.Heart do
   @spec new(pos_integer(), pos_integer()) :: t()
   def new(interval, grace), do: %__MODULE__{interval: interval, grace: grace}
 
-  @doc "To be called every `interval`: a ping to send, patience, or why the worker is given up."
+  @doc """
+  To be called every `interval`, once all answers that came were read: a ping to send, patience, or why the worker is
+  given up.
+  """
   @spec beat(t(), now :: integer(), process_state()) ::
-          {:ping, pos_integer(), t()} | :wait | {:dead, String.t()}
+          {:ping, pos_integer(), t()} | {:wait, t()} | {:dead, String.t()}
   def beat(%__MODULE__{asked_at: nil} = heart, now, _state) do
-    heart = %{heart | number: heart.number + 1, asked_at: now}
+    heart = %{heart | number: heart.number + 1, asked_at: now, beat_at: now}
     {:ping, heart.number, heart}
   end
+
+  # Whoever is this late was stopped itself, or had no core; the worker may have fared no better.
+  def beat(%__MODULE__{} = heart, now, _state) when now - heart.beat_at >= 2 * heart.interval,
+    do: {:wait, %{heart | asked_at: now, beat_at: now}}
 
   def beat(%__MODULE__{} = heart, now, state) do
     silent = now - heart.asked_at
@@ -35,7 +43,7 @@ defmodule Snakepit.Worker.Heart do
     cond do
       state in ["T", "t"] -> {:dead, "it is stopped, and did not answer for #{silent} ms"}
       silent >= heart.grace -> {:dead, "it did not answer a heartbeat for #{silent} ms"}
-      true -> :wait
+      true -> {:wait, %{heart | beat_at: now}}
     end
   end
 

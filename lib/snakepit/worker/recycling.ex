@@ -11,6 +11,10 @@ defmodule Snakepit.Worker.Recycling do
   def wanted?(%Options{} = o),
     do: o.worker_ttl != :infinity or o.worker_max_requests != nil or o.memory_threshold_mb != nil
 
+  @doc "Whether this many bytes are more than it should hold."
+  @spec exceeds?(Options.t(), non_neg_integer()) :: boolean()
+  def exceeds?(%Options{memory_threshold_mb: mb}, pss), do: mb != nil and pss > mb * 1024 * 1024
+
   @doc "Why it is time, in words; `nil` while it is not."
   @spec due(Options.t(), vitals()) :: String.t() | nil
   def due(%Options{} = options, %{age_ms: age, calls: calls, pss: pss}) do
@@ -21,8 +25,7 @@ defmodule Snakepit.Worker.Recycling do
       options.worker_max_requests != nil and calls >= options.worker_max_requests ->
         "it served #{calls} calls (:worker_max_requests is #{options.worker_max_requests})"
 
-      options.memory_threshold_mb != nil and is_integer(pss) and
-          pss > options.memory_threshold_mb * 1024 * 1024 ->
+      is_integer(pss) and exceeds?(options, pss) ->
         "it holds #{div(pss, 1024 * 1024)} MiB (:memory_threshold_mb is #{options.memory_threshold_mb})"
 
       true ->

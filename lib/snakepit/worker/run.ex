@@ -2,38 +2,39 @@ defmodule Snakepit.Worker.Run do
   @moduledoc false
   # One run of a worker's OS process, from its start to its end: what the worker's own process knows of it.
   #
-  # `epoch` tells runs apart and is the owner id of this run's shared memory.
+  # `epoch` tells runs apart and is the owner id of this run's shared memory. `info` is what its hello said.
   # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
   # :ending from any of them, until the process is known to be gone.
 
-  alias Snakepit.Native
+  alias Snakepit.{Native, Pool}
+  alias Snakepit.Worker.{Control, Heart, LaneSocket}
 
-  @enforce_keys [:epoch, :id, :memory, :control, :token, :started_at]
-  defstruct [
-    :epoch,
-    :id,
-    :memory,
-    :control,
-    :token,
-    :started_at,
-    :os_pid,
-    :timer,
-    :companion,
-    :heart,
-    phase: :starting,
-    lanes: [],
-    lane_fds: [],
-    tools: [],
-    info: %{},
-    failure: nil,
-    grpc: nil,
-    grpc_waiting: []
-  ]
+  @enforce_keys [:pool, :epoch, :id, :memory, :control, :token, :started_at]
+  defstruct @enforce_keys ++
+              [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path] ++
+              [phase: :starting, lanes: [], tools: [], info: %{}, chunks: MapSet.new(), grpc_waiting: []]
 
   @type t :: %__MODULE__{
+          pool: Pool.Handle.t(),
           epoch: pos_integer(),
           id: Snakepit.Companion.id(),
           memory: Native.worker(),
+          control: Control.t(),
+          lanes: [LaneSocket.t()],
+          chunks: MapSet.t(Native.chunk_id()),
+          heart: Heart.t() | nil,
           phase: :starting | :greeting | :importing | :ready | :ending
         }
+
+  @doc "Gives up all that belongs to it, once its process is gone."
+  @spec close(t()) :: :ok
+  def close(%__MODULE__{} = run) do
+    Process.cancel_timer(run.timer)
+    Process.demonitor(run.companion, [:flush])
+    Enum.each(run.lanes, &LaneSocket.close/1)
+    Control.close(run.control)
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
+    if run.grpc_path, do: File.rm(run.grpc_path)
+    Native.worker_close(run.memory)
+  end
 end

@@ -16,6 +16,11 @@ defmodule Snakepit.Worker.Words do
     end
   end
 
+  @doc "The message of a run's end; `said`: what it printed last, if that matters."
+  @spec end_of(atom(), String.t(), how :: String.t(), said :: String.t()) :: String.t()
+  def end_of(pool, worker, how, ""), do: "pool #{inspect(pool)}: worker #{worker}: #{how}"
+  def end_of(pool, worker, how, said), do: end_of(pool, worker, how, "") <> "; it said:\n" <> said
+
   @doc "Output is whatever a tool prints; a log line is UTF-8."
   @spec printable(binary()) :: String.t()
   def printable(bytes) do

@@ -24,6 +24,8 @@ impl Cgroup {
         let group = Self(path);
         if let Some(bytes) = memory {
             fs::write(group.0.join("memory.max"), bytes.to_string())?;
+            // What was swapped out would not count. Absent where swap is not accounted for.
+            let _ = fs::write(group.0.join("memory.swap.max"), "0");
         }
         // Whoever is killed for memory takes the others along: half a worker is of no use. Older kernels lack it.
         let _ = fs::write(group.0.join("memory.oom.group"), "1");

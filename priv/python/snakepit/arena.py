@@ -10,10 +10,10 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections import deque
 from itertools import count
 
 from .errors import CallError
+from .leases import Leases
 from .size_classes import class_size
 
 TYPE_CHECKING = False
@@ -92,8 +92,8 @@ class Arena:
         # By id, for reading what the BEAM sends back by reference.
         self.mappings: dict[int, Mapping] = {}
         self.total = 0
-        # Slots whose Python views are gone; filled from destructors, which must not take the lock.
-        self.abandoned: deque[Slot] = deque()
+        # Python's views of slots.
+        self._leases = Leases()
         self.leased = 0
         # What numpy made arrays in, by address; `freed_by_numpy` tells those that it is done with.
         self._lent: dict[int, Slot] = {}
@@ -300,11 +300,10 @@ class Arena:
                     self._release(slot)
 
     def _collect(self) -> None:
-        abandoned = self.abandoned
-        while abandoned:
-            slot = abandoned.popleft()
-            self.leased -= 1
-            self._release(slot)
+        if self._leases.gone:
+            for slot in self._leases.take():
+                self.leased -= 1
+                self._release(slot)
         if self._lent:
             for address in self.freed_by_numpy():
                 lent = self._lent.pop(address)
@@ -338,7 +337,7 @@ class Arena:
         """A writable view for Python, which takes over the caller's hold on the slot."""
         with self._lock:
             self.leased += 1
-        return slot.chunk.mapping.lease(slot.offset, length, slot, self.abandoned)
+        return self._leases.lend(slot.chunk.mapping, slot.offset, length, slot)
 
     def find(self, address: int, length: int) -> tuple[Slot, int] | None:
         """The slot in which this memory lies, held once more, and its offset in the chunk."""

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
 
 from .errors import CallError, ProtocolError
+from .leases import Leases
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ class Borrowed:
         self._own = own
         self._chunks: dict[int, Mapping] = {}
         self._arrival = threading.Condition()
-        # Tokens whose views are gone; `Lease.__del__` fills it, whoever writes a frame next empties it.
-        self.gone: deque[int] = deque()
+        # By token. Whoever writes a frame next gives back those that are gone.
+        self.leases = Leases()
         self.outstanding = 0
         """Tokens that were not given back yet."""
         self._counting = threading.Lock()
@@ -55,11 +55,11 @@ class Borrowed:
                 mapping = self._chunks.get(chunk) or self._own.get(chunk) or self._wait(chunk)
             except CallError:
                 # Those made so far come back by themselves.
-                self.gone.extend(place[3] for place in places[number:])
+                self.leases.end(place[3] for place in places[number:])
                 raise
             if offset + length > mapping.size:
                 raise ProtocolError("a buffer lies outside of its chunk")
-            made.append(mapping.lease(offset, length, token, self.gone).toreadonly())
+            made.append(self.leases.lend(mapping, offset, length, token).toreadonly())
         return made
 
     def _wait(self, chunk: int) -> Mapping:
@@ -75,17 +75,11 @@ class Borrowed:
         """Tokens of a reply that is not sent after all: the next one has them."""
         with self._counting:
             self.outstanding += len(tokens)
-        self.gone.extend(tokens)
+        self.leases.end(tokens)
 
     def take_released(self) -> list[int]:
         """The tokens to give back now. Each is returned by exactly one call."""
-        tokens: list[int] = []
-        gone = self.gone
-        while gone:
-            try:
-                tokens.append(gone.popleft())
-            except IndexError:
-                break
+        tokens = self.leases.take()
         with self._counting:
             self.outstanding -= len(tokens)
         return tokens

@@ -17,7 +17,17 @@ from .cancel import Cancellation, Cancelled
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest, some_of
-from .frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, read_body, released_tokens, write_head
+from .frames import (
+    FRAME_START,
+    HEADER,
+    PREFIX,
+    REPLY,
+    REQUEST,
+    granted_tokens,
+    read_body,
+    without_released,
+    write_head,
+)
 from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
 from .replies import Placer, bare_way
 from .survey import LEAVES
@@ -29,6 +39,7 @@ if TYPE_CHECKING:
 
     from .arena import Arena
     from .borrowed import Borrowed
+    from .frames import Body
     from .keeper import Keeper
     from .signature import Tool
 
@@ -81,7 +92,7 @@ class Calls:
         self._service = service
         self._tools = service.tools
         self._borrowed = service.borrowed
-        self._gone = service.borrowed.gone
+        self._gone = service.borrowed.leases.gone
         self._decoder = Decoder()
         self._encoder = Encoder(service.inline_limit)
         self._placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
@@ -251,8 +262,7 @@ class Calls:
             raise ProtocolError(f"a request of kind {kind}, way {way}")
         if count or freed:
             body = read_body(frame, way, length, count, freed)
-            if body.freed and self._service.arena is not None:
-                self._service.arena.freed(body.freed)
+            self._take_freed(body)
             command, arguments, caller = self._decoder.request(body.envelope, self._views(way, body, beside))
         else:
             if len(frame) != HEADER + length:
@@ -354,9 +364,9 @@ class Calls:
         """Ends a generator that was not read to its end."""
         try:
             if type(source) is types.GeneratorType:
-                source.close()
+                self._guarded(source.close, {})
             elif type(source) is types.AsyncGeneratorType:
-                self._run(_close(source))
+                self._guarded(self._run, {"coroutine": _close(source)})
         except Exception as error:
             _forget(error)
 
@@ -407,15 +417,40 @@ class Calls:
         )
         return placement.way, head, views
 
+    def synchronized(self, frame: memoryview, sure: bool) -> Reply:
+        """The answer to who wants to know that nothing runs here: nothing does, or nobody could ask."""
+        _, _, self._mask, _, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
+        if count or self._mask != 1 << INLINE:
+            raise ProtocolError("a request to synchronize has neither buffers nor a choice of ways")
+        self._take_freed(read_body(frame, INLINE, length, 0, freed))
+        return self._bare(RESULT, 0, self._pack(sure))
+
+    def _take_freed(self, body: Body) -> None:
+        if body.freed and self._service.arena is not None:
+            self._service.arena.freed(body.freed)
+
+    def unread(self, reply: Reply) -> None:
+        """Takes back what a reply grants that nobody will read."""
+        arena = self._service.arena
+        if arena is not None:
+            arena.freed(granted_tokens(reply[1]))
+
+    def keeping_released(self, head: bytes) -> bytes:
+        """The head of a reply that may not arrive: its released tokens go another way."""
+        head, released = without_released(head)
+        if released:
+            self._borrowed.take_back(released)
+        return head
+
     def no_way(self, head: bytes) -> Reply:
         """The reply that stands for a stream's item, of this head, which the lane may not carry."""
-        self._borrowed.take_back(released_tokens(head))
+        self._borrowed.take_back(without_released(head)[1])
         message = "a stream's large items cannot go by gRPC on a lane: call it by gRPC, or allow another way"
         return self._failed(CallError("transfer", "no_way", message), 0)
 
     def too_large(self, head: bytes, size: int, limit: int) -> Reply:
         """The reply that stands for one, of this head, which gRPC cannot carry."""
-        self._borrowed.take_back(released_tokens(head))
+        self._borrowed.take_back(without_released(head)[1])
         message = f"the reply has {size} bytes, a gRPC message at most {limit}"
         return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
 

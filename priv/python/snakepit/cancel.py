@@ -12,10 +12,12 @@ import signal
 import sys
 import threading
 import time
+from functools import cache
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
+    from collections.abc import Callable
     from types import FrameType
     from typing import Any
 
@@ -51,17 +53,17 @@ class Cancellation:
         self._asynchronous = False
 
     def cancel(self, call_id: int) -> None:
-        """Cancels this call (0: whichever runs), if its tool runs now. From any other thread; may be repeated."""
+        """Cancels this call, or an earlier one, if its tool runs now. From any other thread; may be repeated."""
         with self._lock:
+            now = time.monotonic()
             running = self.running
             if not running:
-                if self.stream and call_id in (0, self.stream):
-                    # Looked at before the next item.
-                    self.cancelling = self.stream
+                if self.stream and self.stream <= call_id and not self.cancelling:
+                    # Looked at before the next item; then it cleans up.
+                    self.cancelling, self._raised = self.stream, now
                 return
-            if call_id not in (0, running):
+            if running > call_id:
                 return
-            now = time.monotonic()
             if self.cancelling == running and now - self._raised < _AGAIN:
                 return
             self.cancelling = running
@@ -72,9 +74,9 @@ class Cancellation:
             # A module that was imported by half cannot be imported again, and the worker would be of no more use.
             if not _imports(sys._current_frames().get(self.thread)):
                 self._raised = now
-                self._raise()
+                self._raise(running)
 
-    def _raise(self) -> None:
+    def _raise(self, running: int) -> None:
         task = self.task
         if task is not None:
             try:
@@ -86,7 +88,10 @@ class Cancellation:
             signal.pthread_kill(self.thread, SIGNAL)
         else:
             self._asynchronous = True
-            _raise_in(self.thread, Cancelled)
+            raise_in, thread, error = _asynchronously(), self.thread, id(Cancelled)
+            # The interpreter switches threads before neither of these: if the tool runs here, it runs there.
+            if self.running == running:
+                raise_in(thread, error)
 
     def over(self) -> None:
         """The tool ended: what was raised in its thread and did not arrive must not arrive any more."""
@@ -95,7 +100,7 @@ class Cancellation:
                 with self._lock:
                     self.cancelling = 0
                     if self._asynchronous:
-                        _raise_in(self.thread, None)
+                        _asynchronously()(self.thread, None)
                         self._asynchronous = False
                 return
             except Cancelled:
@@ -124,8 +129,11 @@ def _imports(frame: FrameType | None) -> bool:
     return False
 
 
-def _raise_in(thread: int, error: type[BaseException] | None) -> None:
+@cache
+def _asynchronously() -> Callable[[int, int | None], int]:
+    """`PyThreadState_SetAsyncExc` of a thread and the address of an exception, or of none to take one back."""
     import ctypes
 
-    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
-    raise_in(ctypes.c_ulong(thread), ctypes.py_object(error) if error else None)
+    set_exception = ctypes.pythonapi.PyThreadState_SetAsyncExc
+    set_exception.restype, set_exception.argtypes = ctypes.c_int, [ctypes.c_ulong, ctypes.c_void_p]
+    return set_exception

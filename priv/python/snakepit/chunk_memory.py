@@ -10,7 +10,6 @@ import ctypes
 import fcntl
 import mmap
 import os
-from collections import deque
 from functools import cache
 
 TYPE_CHECKING = False
@@ -54,13 +53,9 @@ class Mapping:
         self.address: int = address
         self.size = size
 
-    def lease(self, offset: int, length: int, token: Any, gone: deque[Any]) -> memoryview:
-        """A writable view of a part that reports its end: see `Lease`."""
-        exporter = _lease_type(self.size).from_address(self.address)
-        exporter.token = token
-        exporter.gone = gone
-        exporter.mapping = self
-        return memoryview(exporter).cast("B")[offset : offset + length]
+    def exporter(self) -> Any:
+        """A new object that shows all of it, writable, to whatever takes a buffer."""
+        return _array_type(self.size).from_address(self.address)
 
     def __del__(self, munmap: Any = _libc.munmap) -> None:
         if hasattr(self, "address"):
@@ -92,32 +87,11 @@ def open_foreign(fd: int, size: int) -> Mapping:
     return Mapping(fd, size, writable=False)
 
 
-class Lease:
-    """Mixed into a ctypes array over mapped memory.
-
-    Whatever shows its bytes (memoryview, slice, ndarray, reshape) keeps it alive. When the last of them goes, its token
-    is handed to `gone`. Nothing more: this may run in any thread, in the middle of anything.
-    """
-
-    token: Any
-    gone: deque[Any]
-    mapping: Mapping
-
-    def __del__(self) -> None:
-        self.gone.append(self.token)
-
-
 @cache
-def _lease_type(size: int) -> Any:
-    # One type for each size of a chunk, of which there are few: making a type is dear.
-    return type("ChunkLease", (Lease, ctypes.c_ubyte * size), {})
-
-
-@cache
-def _plain_type(size: int) -> Any:
+def _array_type(size: int) -> Any:
     return ctypes.c_ubyte * size
 
 
 def whole(mapping: Mapping) -> memoryview:
     """All of a mapping, writable. The caller keeps the mapping alive."""
-    return memoryview(_plain_type(mapping.size).from_address(mapping.address)).cast("B")
+    return memoryview(mapping.exporter()).cast("B")

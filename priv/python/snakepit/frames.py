@@ -84,10 +84,23 @@ def write_head(
     return b"".join((head, table, _quads(released), envelope))
 
 
-def released_tokens(head: bytes) -> tuple[int, ...]:
-    """The released tokens in the head of a reply of ours."""
-    _, way, _, _, _, _, _, count, tokens = REPLY.unpack_from(head)
-    return unpack_from(f"<{tokens}Q", head, HEADER + count * (32 if way == ZERO_COPY else 8))
+def without_released(head: bytes) -> tuple[bytes, tuple[int, ...]]:
+    """The head of a reply of ours without its released tokens, and these."""
+    fields = REPLY.unpack_from(head)
+    way, count, tokens = fields[1], fields[7], fields[8]
+    if not tokens:
+        return head, ()
+    start = HEADER + count * (32 if way == ZERO_COPY else 8)
+    bare = REPLY.pack(*fields[:8], 0) + head[HEADER:start] + head[start + 8 * tokens :]
+    return bare, unpack_from(f"<{tokens}Q", head, start)
+
+
+def granted_tokens(head: bytes) -> tuple[int, ...]:
+    """The tokens of the places in the head of a reply of ours."""
+    fields = REPLY.unpack_from(head)
+    if fields[1] != ZERO_COPY:
+        return ()
+    return tuple(place[3] for place in PLACE.iter_unpack(head[HEADER : HEADER + 32 * fields[7]]))
 
 
 def _quads(numbers: Sequence[int]) -> bytes:

@@ -68,11 +68,18 @@ class Worker:
             frame, buffers = read_payload(message)
             lane = self._lane(frame)
             with lane.lock:
+                if not context.is_active():
+                    # Its caller gave up while it waited for the lane.
+                    return b""
                 if frame[0] == FETCH:
                     return self._fetch(lane, frame, context)
+                lane.placed = False
                 with self._running(lane):
                     reply = lane.calls.answer(frame, buffers)
-                return self._message(lane, reply)
+                message = self._message(lane, reply)
+                if not context.is_active():
+                    lane.calls.unread(reply)
+                return message
         except ProtocolError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
             raise
@@ -82,6 +89,7 @@ class Worker:
             frame, buffers = read_payload(message)
             lane = self._lane(frame)
             with lane.lock, self._running(lane):
+                lane.placed = False
                 replies = lane.calls.stream(frame, buffers)
                 try:
                     for reply in replies:
@@ -123,6 +131,7 @@ class Worker:
     @staticmethod
     def _message(lane: Lane, reply: Reply) -> bytes:
         way, head, views = reply
+        head = lane.calls.keeping_released(head)
         size = payload_size(head, views)
         if size > MAX_GRPC_MESSAGE:
             way, head, views = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)

@@ -8,8 +8,8 @@ import threading
 from . import context
 from .calls import Calls
 from .errors import ProtocolError
-from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out
-from .limits import GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STREAM, WAITS
+from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
+from .limits import GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STREAM, SYNC, WAITS, ZERO_COPY
 from .payload import payload_size, write_payload
 
 TYPE_CHECKING = False
@@ -36,6 +36,8 @@ class Lane:
         self._service = service
         # A reply that waits to be fetched by gRPC: call id and payload.
         self.waiting: tuple[int, bytes] | None = None
+        # Whether a reply of the last call named places in shared memory, which its reader has to give back.
+        self.placed = False
 
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""
@@ -47,15 +49,22 @@ class Lane:
         unpack, pack, count = PREFIX.unpack_from, PREFIX.pack, PREFIX.unpack_from
         acquire, release = self.lock.acquire, self.lock.release
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
+        # Of the request that came close behind the last one: who gave that up wants to synchronize.
+        rest = b""
         try:
             while not service.stopping:
-                got = receive(window)
+                if rest:
+                    got = len(rest)
+                    window[:got], rest = rest, b""
+                else:
+                    got = receive(window)
                 if got >= _SMALLEST:
                     acquire()
                     try:
                         reply = quick(memory, got - 4)
                         if reply is not None:
                             self.waiting = None
+                            self.placed = False
                             if isinstance(reply, bytes):
                                 send(reply)
                             else:
@@ -69,6 +78,9 @@ class Lane:
                         return
                     got = 4
                 length = unpack(buffer, _START - 4)[0]
+                if got > length + 4:
+                    rest = bytes(window[length + 4 : got])
+                    got = length + 4
                 if got == length + 4 and not count(buffer, _START + 20)[0]:
                     frame = memory[_START : _START + length]
                 else:
@@ -78,7 +90,11 @@ class Lane:
                         return
                     frame = read
                 with lock:
+                    if length >= HEADER and frame[0] == SYNC:
+                        self._send(self.calls.synchronized(frame, not self.placed))
+                        continue
                     self.waiting = None
+                    self.placed = False
                     if length >= HEADER and frame[3] & STREAM:
                         self._stream(frame)
                         continue
@@ -121,8 +137,6 @@ class Lane:
         return True
 
     def _read(self, window: memoryview, got: int, length: int) -> memoryview | None:
-        if got > length + 4:
-            raise ProtocolError("bytes after the end of a request")
         frame = memoryview(bytearray(length))
         have = got - 4
         frame[:have] = window[4:got]
@@ -130,6 +144,8 @@ class Lane:
 
     def _send(self, reply: Reply) -> None:
         way, head, views = reply
+        if way == ZERO_COPY and REPLY.unpack_from(head)[7]:
+            self.placed = True
         if way == GRPC and views:
             size = payload_size(head, views)
             if size > MAX_GRPC_MESSAGE:
@@ -159,9 +175,7 @@ class Lane:
 
         The tokens go with what is sent now: a reply that nobody fetches must not take them away.
         """
-        _, way, flags, _, length, call_id, nanoseconds, count, tokens = REPLY.unpack_from(head)
-        table, released = HEADER + 8 * count, HEADER + 8 * (count + tokens)
-        kept = REPLY.pack(head[0], way, flags, 0, length, call_id, nanoseconds, count, 0)
-        self.waiting = (call_id, write_payload(kept + head[HEADER:table] + head[released:], views))
-        note = REPLY.pack(WAITS, GRPC, flags, 0, 1, call_id, nanoseconds, 0, tokens)
-        return note + head[table:released] + _NIL
+        head, released = without_released(head)
+        _, _, flags, _, _, call_id, nanoseconds, _, _ = REPLY.unpack_from(head)
+        self.waiting = (call_id, write_payload(head, views))
+        return write_head(WAITS, GRPC, flags, call_id, nanoseconds, _NIL, (), (), released)

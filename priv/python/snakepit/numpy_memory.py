@@ -53,23 +53,19 @@ class NumpyMemory:
             return
         _installed.set(True)
         try:
+            table = _numpy_functions()
+            before = _pointer(ctypes.PYFUNCTYPE(ctypes.py_object)(table[_GET_HANDLER])(), _CAPSULE)
+            if not before or ctypes.string_at(before) != b"default_allocator":
+                # Somebody else's: it has its reasons.
+                return
             if self._capsule is None:
-                self._load()
-            if self._capsule is not None:
-                self._set(self._capsule)
+                self._load(table, before)
+            self._set(self._capsule)
         except (OSError, AttributeError, ValueError) as error:
             self._path = ""
             sys.stderr.write(f"snakepit: arrays are copied, numpy's memory cannot be lent: {error}\n")
 
-    def _load(self) -> None:
-        table = _numpy_functions()
-        get = ctypes.PYFUNCTYPE(ctypes.py_object)(table[_GET_HANDLER])
-        pointer = ctypes.pythonapi.PyCapsule_GetPointer
-        pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-        before = pointer(get(), _CAPSULE)
-        if not before or ctypes.string_at(before) != b"default_allocator":
-            # Somebody else's: it has its reasons.
-            return
+    def _load(self, table: Any, before: int) -> None:
         library = ctypes.CDLL(self._path)
         library.snakepit_numpy_handler.restype = ctypes.c_void_p
         library.snakepit_numpy_handler.argtypes = [ctypes.c_void_p, ctypes.c_size_t, _Take]
@@ -108,6 +104,12 @@ class NumpyMemory:
 def _numpy_functions() -> Any:
     """numpy's table of C functions."""
     umath = sys.modules.get("numpy._core._multiarray_umath") or sys.modules["numpy.core._multiarray_umath"]
-    pointer = ctypes.pythonapi.PyCapsule_GetPointer
-    pointer.restype, pointer.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
-    return ctypes.cast(pointer(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+    return ctypes.cast(_pointer(umath._ARRAY_API, None), ctypes.POINTER(ctypes.c_void_p))
+
+
+def _pointer(capsule: Any, name: bytes | None) -> int:
+    """What a capsule holds."""
+    get = ctypes.pythonapi.PyCapsule_GetPointer
+    get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
+    pointer: int = get(capsule, name)
+    return pointer

@@ -69,6 +69,43 @@ defmodule Snakepit.Call.SettleTest do
     end
   end
 
+  test "a caller that is killed at any moment of a small call costs nothing" do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+
+    for n <- 1..300 do
+      {caller, monitor} = spawn_monitor(fn -> calls_for_ever(pool) end)
+      # Where it is by then is up to chance.
+      for _ <- 1..(n * 20), do: :erlang.yield()
+      Process.exit(caller, :kill)
+      assert_receive {:DOWN, ^monitor, _, _, _}
+      assert {:ok, ^n} = Snakepit.execute("add", %{a: n, b: 0}, pool: pool)
+    end
+
+    assert pid(pool) == before
+  end
+
+  defp calls_for_ever(pool) do
+    {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+    calls_for_ever(pool)
+  end
+
+  test "a call by gRPC that takes too long is cancelled, and the worker goes on", %{tmp_dir: dir} do
+    for threads <- [[], [worker_profile: :thread, threads_per_worker: 2]] do
+      pool = pool!([size: 1, cancel_grace: 20_000] ++ threads)
+      before = pid(pool)
+      path = Path.join(dir, "busy#{length(threads)}")
+      args = %{how: "loop", path: path}
+
+      assert {:error, %Error{category: :timeout}} =
+               Snakepit.execute("busy", args, pool: pool, timeout: 2_000, transfer: :grpc)
+
+      assert eventually(fn -> over?(path) end)
+      assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool, transfer: :grpc)
+      assert pid(pool) == before
+    end
+  end
+
   test "a stream that is left before its end, or whose reader is killed", %{tmp_dir: dir} do
     pool = pool!(size: 1, cancel_grace: 20_000)
     before = pid(pool)

@@ -5,18 +5,31 @@ defmodule Snakepit.Worker.HeartTest do
   test "asks, and asks again once it was answered" do
     heart = Heart.new(100, 1000)
     assert {:ping, 1, heart} = Heart.beat(heart, 0, nil)
-    assert :wait = Heart.beat(heart, 100, "R")
-    assert :wait = Heart.beat(Heart.pong(heart, 7), 100, "S")
-    assert {:ping, 2, heart} = heart |> Heart.pong(1) |> Heart.beat(200, "S")
-    assert :wait = heart |> Heart.pong(1) |> Heart.beat(300, "S")
+    assert {:wait, heart} = Heart.beat(heart, 100, "R")
+    assert {:wait, heart} = heart |> Heart.pong(7) |> Heart.beat(200, "S")
+    assert {:ping, 2, heart} = heart |> Heart.pong(1) |> Heart.beat(300, "S")
+    assert {:wait, _} = heart |> Heart.pong(1) |> Heart.beat(400, "S")
   end
 
   test "patience with one that runs, none with one that is stopped" do
-    {:ping, 1, heart} = Heart.beat(Heart.new(100, 1000), 0, nil)
-    assert :wait = Heart.beat(heart, 999, "R")
+    {:ping, 1, asked} = Heart.beat(Heart.new(100, 1000), 0, nil)
+
+    heart =
+      Enum.reduce(1..9, asked, fn n, heart ->
+        assert {:wait, heart} = Heart.beat(heart, n * 100, "R")
+        heart
+      end)
+
     assert {:dead, why} = Heart.beat(heart, 1000, "R")
     assert why =~ "1000 ms"
-    assert {:dead, why} = Heart.beat(heart, 100, "T")
+    assert {:dead, why} = Heart.beat(asked, 100, "T")
     assert why =~ "stopped"
+  end
+
+  test "who was stopped itself begins anew" do
+    {:ping, 1, heart} = Heart.beat(Heart.new(100, 1000), 0, nil)
+    assert {:wait, heart} = Heart.beat(heart, 60_000, "T")
+    assert {:wait, heart} = Heart.beat(heart, 60_100, "S")
+    assert {:ping, 2, _} = heart |> Heart.pong(1) |> Heart.beat(60_200, "S")
   end
 end

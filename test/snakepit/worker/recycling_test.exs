@@ -38,8 +38,7 @@ defmodule Snakepit.Worker.RecyclingTest do
 
   for {name, given} <- [
         "by age": [worker_ttl: 300],
-        "by calls": [worker_max_requests: 100],
-        "by memory": [memory_threshold_mb: 1]
+        "by calls": [worker_max_requests: 100]
       ] do
     test "#{name}: replaced while calls go on, none is refused, and the old process is gone" do
       pool = pool!([size: 1, max_queue: 0] ++ unquote(given))
@@ -48,6 +47,67 @@ defmodule Snakepit.Worker.RecyclingTest do
       assert eventually(fn -> not Enum.any?(old, &alive?/1) end)
       assert eventually(fn -> length(pids(pool)) == 1 end)
     end
+  end
+
+  @mib 1024 * 1024
+
+  test "by memory" do
+    pss = pool!(size: 1) |> pids() |> hd() |> Snakepit.Machine.pss()
+    pool = pool!(size: 1, max_queue: 0, memory_threshold_mb: div(pss, @mib) + 50)
+    old = pids(pool)
+
+    Snakepit.execute!("keep", %{x: Snakepit.bytes(:binary.copy("x", 100 * @mib))},
+      pool: pool,
+      transfer: :inline
+    )
+
+    assert calls_until_replaced(pool, old) == :ok
+  end
+
+  test "a threshold that its modules alone exceed: said, and not acted upon again and again" do
+    log =
+      ExUnit.CaptureLog.capture_log(fn ->
+        pool = pool!(size: 1, memory_threshold_mb: 1, worker_max_requests: 10)
+        first = pids(pool)
+        # It is looked at by now, and replaced for its calls only.
+        assert calls_until_replaced(pool, first) == :ok
+      end)
+
+    assert log =~ ":memory_threshold_mb is 1"
+    refute log =~ "it holds"
+  end
+
+  @tag :tmp_dir
+  test "one worker of a pool at a time", %{tmp_dir: dir} do
+    # Notes who imports, and imports until it is let go, but for the first two.
+    File.write!(Path.join(dir, "counted.py"), """
+    import os, time
+    me = os.path.join(#{inspect(dir)}, f"import.{os.getpid()}")
+    open(me, "w").close()
+    while len([n for n in os.listdir(#{inspect(dir)}) if n.startswith("import.")]) > 2:
+        if os.path.exists(os.path.join(#{inspect(dir)}, "go")):
+            break
+        time.sleep(0.005)
+    from snakepit import tool
+    @tool
+    def pid() -> int:
+        return os.getpid()
+    """)
+
+    pool = pool!(size: 2, worker_ttl: 1, python_module: "counted", python_path: [dir])
+    imports = fn -> Enum.count(File.ls!(dir), &String.starts_with?(&1, "import.")) end
+    old = pids(pool)
+    assert eventually(fn -> imports.() == 3 end)
+    # Both are due, and have looked at that since.
+    assert [_, _] = Registry.keys(Snakepit.Registry, recycled(pool)) ++ [:and_no_other]
+    File.write!(Path.join(dir, "go"), "")
+    assert eventually(fn -> not Enum.any?(old, &alive?/1) end)
+  end
+
+  # The worker process whose turn it is.
+  defp recycled(pool) do
+    [{pid, _}] = Registry.lookup(Snakepit.Registry, {:recycled, pool})
+    pid
   end
 
   @tag :tmp_dir

@@ -1,8 +1,8 @@
-defmodule Snakepit.Worker.BackoffTest do
+defmodule Snakepit.BackoffTest do
   use ExUnit.Case, async: true
   import :proper_types, only: [list: 1, float: 2, integer: 2]
   import Snakepit.Properties
-  alias Snakepit.Worker.Backoff
+  alias Snakepit.Backoff
 
   @healthy 30_000
 

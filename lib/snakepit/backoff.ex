@@ -1,6 +1,6 @@
-defmodule Snakepit.Worker.Backoff do
+defmodule Snakepit.Backoff do
   @moduledoc false
-  # How long to wait before a worker is started again: doubling with full jitter, forgotten after a healthy run. Pure.
+  # How long to wait before a process is started again: doubling with full jitter, forgotten after a healthy run. Pure.
 
   @base_ms 50
   @cap_ms 10_000
@@ -8,7 +8,7 @@ defmodule Snakepit.Worker.Backoff do
 
   @type t :: non_neg_integer()
 
-  @doc "A worker that has not failed."
+  @doc "One that has not failed."
   @spec new() :: t()
   def new, do: 0
 

@@ -1,0 +1,57 @@
+defmodule Snakepit.Worker.Chunks do
+  @moduledoc false
+  # The shared memory of one run: chunks the worker announced, and chunks it is told of.
+
+  alias Snakepit.{Native, Pool}
+  alias Snakepit.Worker.{Control, Run}
+
+  @doc "Bytes that one worker's own arena may have."
+  @spec quota(Pool.Handle.t()) :: pos_integer()
+  def quota(%{quota: quota, options: options}),
+    do: max(div(quota, 2 * options.size), options.chunk_size)
+
+  # Each costs this VM a descriptor and a mapping. The smallest that an honest worker makes is half of `chunk_size`; of
+  # twice as many, half may have been given up and the word of it be on its way.
+  defp most(%{options: options} = pool), do: 4 * div(quota(pool), options.chunk_size) + 4
+
+  @doc "Takes over a chunk that the worker announced, with the next descriptor it sent."
+  @spec adopt(Run.t(), Native.chunk_id(), non_neg_integer()) :: Run.t() | {:error, String.t()}
+  def adopt(%Run{chunks: chunks} = run, id, size) do
+    with {:most, true} <- {:most, MapSet.size(chunks) < most(run.pool)},
+         {:ok, [fd], control} <- Control.take_fds(run.control, 1),
+         # The library takes the descriptor over, whatever it says of it.
+         :ok <- Native.worker_adopt(run.memory, id, size, fd) do
+      %{run | control: control, chunks: MapSet.put(chunks, id)}
+    else
+      {:most, false} -> {:error, "the worker announced more than #{most(run.pool)} chunks"}
+      :error -> {:error, "a chunk was announced without its descriptor"}
+      {:error, why} -> {:error, "the worker's chunk was refused: #{why}"}
+    end
+  end
+
+  @doc "The worker has given up a chunk of its own."
+  @spec forget(Run.t(), Native.chunk_id()) :: Run.t()
+  def forget(%Run{chunks: chunks} = run, id) do
+    Native.worker_forget(run.memory, id)
+    %{run | chunks: MapSet.delete(chunks, id)}
+  end
+
+  @doc "Sends the descriptors of these chunks, but not of those the worker has."
+  @spec announce(Run.t(), [Native.chunk_id()]) :: :ok | {:error, term()}
+  def announce(run, ids), do: send_all(run, Enum.filter(ids, &Native.worker_must_be_told(run.memory, &1)))
+
+  @doc "Sends the descriptors of these chunks; of those that are gone meanwhile, none."
+  @spec send_all(Run.t(), [Native.chunk_id()]) :: :ok | {:error, term()}
+  def send_all(run, ids) do
+    Enum.reduce_while(ids, :ok, fn id, :ok ->
+      with {:ok, fd, size, chunk} <- Native.chunk_fd(id),
+           sent = Control.send_message(run.control, ["chunk", id, size], [fd]),
+           :ok = Native.chunk_sent(chunk),
+           {:error, _reason} <- sent do
+        {:halt, sent}
+      else
+        _ -> {:cont, :ok}
+      end
+    end)
+  end
+end

@@ -1,0 +1,116 @@
+defmodule Snakepit.Worker.Conversation do
+  @moduledoc false
+  # What a worker says on its control socket (native/PROTOCOL.md), and what becomes of it: the run it belongs to, or why
+  # that must end. The worker's own process calls it, and compares phases to see what is new.
+
+  alias Snakepit.{Native, Pool, Python}
+  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, Run}
+
+  @type answer :: {:ok, Run.t()} | {:error, String.t() | Snakepit.Error.t(), Run.t()}
+
+  # What the library takes. Anything else a worker says would end the process that reads it instead of the worker.
+  defguardp is_u64(n) when is_integer(n) and n >= 0 and n <= 0xFFFF_FFFF_FFFF_FFFF
+
+  @doc "Reads all that has come."
+  @spec read(Run.t()) :: answer()
+  def read(%Run{} = run) do
+    case Control.receive_all(run.control) do
+      {:error, why, control} -> {:error, why, %{run | control: control}}
+      {_ok_or_closed, messages, control} -> each(messages, %{run | control: control})
+    end
+  end
+
+  defp each(messages, run) do
+    Enum.reduce_while(messages, {:ok, run}, fn message, {:ok, run} ->
+      case message(message, run.phase, run) do
+        %Run{} = run -> {:cont, {:ok, run}}
+        {:error, why} -> {:halt, {:error, why, run}}
+      end
+    end)
+  end
+
+  @doc "Asks for its gRPC server; `from` is answered when that is there."
+  @spec ask_for_grpc(Run.t(), GenServer.from()) :: Run.t()
+  def ask_for_grpc(%Run{grpc_waiting: []} = run, from) do
+    path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.grpc")
+    Control.send_message(run.control, ["grpc", path])
+    %{run | grpc_waiting: [from], grpc_path: path}
+  end
+
+  def ask_for_grpc(run, from), do: %{run | grpc_waiting: [from | run.grpc_waiting]}
+
+  defp message(["hello", %{} = hello], :greeting, run) do
+    with {:ok, info} <- Hello.check(hello, run.token, run.pool.options),
+         run = %{run | phase: :importing, info: info},
+         :ok <- Control.send_message(run.control, ["welcome", settings(run)]) do
+      run
+    else
+      {:error, %Snakepit.Error{}} = error -> error
+      {:error, words} when is_binary(words) -> {:error, words}
+      {:error, reason} -> {:error, "the control socket: #{inspect(reason)}"}
+    end
+  end
+
+  defp message(["lanes", n], :importing, %Run{lanes: []} = run) when is_integer(n) do
+    with true <- n == Pool.Options.lanes(run.pool.options),
+         {:ok, fds, control} <- Control.take_fds(run.control, n) do
+      %{run | control: control, lanes: Enum.map(fds, &LaneSocket.open/1)}
+    else
+      _ -> {:error, "the worker sent other lanes than it was asked for"}
+    end
+  end
+
+  defp message(["ready", %{"tools" => tools}], :importing, %Run{lanes: [_ | _]} = run) when is_list(tools),
+    do: %{run | phase: :ready, tools: tools}
+
+  defp message(["failed", %{"type" => type, "message" => words} = failure], :importing, run)
+       when is_binary(type) and is_binary(words),
+       do: {:error, ImportFailure.error(run.pool.options, failure)}
+
+  defp message(["chunk", id, size], _phase, run) when is_u64(id) and is_u64(size),
+    do: Chunks.adopt(run, id, size)
+
+  defp message(["drop", id], _phase, run) when is_u64(id), do: Chunks.forget(run, id)
+
+  defp message(["released", tokens], _phase, run) when is_list(tokens) do
+    if Enum.all?(tokens, &u64?/1) and Native.worker_released(run.memory, tokens),
+      do: run,
+      else: {:error, "the worker returned a token it was not given"}
+  end
+
+  defp message(["grpc_ready", path], _phase, run) when is_binary(path),
+    do: answer_grpc(run, Snakepit.Grpc.connect("unix:" <> path))
+
+  defp message(["grpc_failed", why], _phase, run) when is_binary(why), do: answer_grpc(run, {:error, why})
+  defp message(["pong", n], _phase, %Run{heart: %Heart{}} = run), do: %{run | heart: Heart.pong(run.heart, n)}
+
+  defp message([name | _], phase, _run)
+       when name in ["hello", "lanes", "ready", "failed", "chunk", "drop", "released"],
+       do: {:error, "the worker said #{inspect(name)} while #{phase}, or said it wrong"}
+
+  # A newer worker may know more.
+  defp message(_unknown, _phase, run), do: run
+
+  defp settings(%Run{pool: %{options: options} = pool} = run) do
+    %{
+      owner: run.epoch,
+      lanes: Pool.Options.lanes(options),
+      inline_limit: options.inline_limit,
+      chunk_size: options.chunk_size,
+      quota: Chunks.quota(pool),
+      idle_ms: options.idle_chunk_ms,
+      max_result: options.max_result,
+      pool: inspect(options.name),
+      modules: options.python_module,
+      numpy_memory: Python.numpy_memory(options)
+    }
+  end
+
+  defp answer_grpc(run, answer) do
+    Enum.each(run.grpc_waiting, &GenServer.reply(&1, answer))
+    # A failure is not kept: the next call may find grpcio installed.
+    %{run | grpc: if(match?({:ok, _}, answer), do: answer), grpc_waiting: []}
+  end
+
+  defp u64?(n), do: is_u64(n)
+end
