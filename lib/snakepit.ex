@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- moduledoc -->") |> Enum.at(1)
 
-  alias Snakepit.{Breaker, Call, Error, Observation, Pool, Transfer}
+  alias Snakepit.{Breaker, Call, Error, Observation, Performance, Pool, Transfer}
 
   @type command :: String.t() | atom()
   @type args :: %{optional(String.t() | atom()) => term()}
@@ -32,6 +32,14 @@ defmodule Snakepit do
   @doc "As `execute/3`, with what the call cost beside the result."
   @spec observe(command(), args(), keyword()) :: {{:ok, term()} | {:error, Error.t()}, Observation.t()}
   def observe(command, args \\ %{}, opts \\ []), do: Call.run(command, args, opts)
+
+  @doc """
+  Why a call with these arguments would go the way it would, and which ways other sizes take. Nothing is called.
+
+  The answer prints as a table: `IO.puts(explanation)`. Its fields: `Snakepit.Performance.Explanation`.
+  """
+  @spec explain(command(), args(), keyword()) :: {:ok, Performance.Explanation.t()} | {:error, Error.t()}
+  def explain(command, args \\ %{}, opts \\ []), do: Call.explain(command, args, opts)
 
   @doc """
   Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes.
@@ -236,13 +244,13 @@ defmodule Snakepit do
          pool: handle.name,
          memory: Snakepit.Native.arena_usage(handle.arena),
          memory_quota: handle.quota,
-         breakers: handle.breaker |> explain() |> Map.put(:workers, explain(handle.workers_breaker)),
+         breakers: handle.breaker |> states() |> Map.put(:workers, states(handle.workers_breaker)),
          leased_bytes: leases |> Enum.map(&elem(&1, 1)) |> Enum.sum()
        })}
     end
   end
 
-  defp explain(breaker),
+  defp states(breaker),
     do: Map.new(Breaker.targets(breaker), fn target -> {target, Breaker.explain(breaker, target)} end)
 
   @doc """

@@ -14,6 +14,7 @@ defmodule Snakepit.Application do
 
   defp start(config) do
     Snakepit.Runtime.open()
+    Snakepit.Telemetry.start()
     Pool.Handle.set_default(config.default_pool)
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
@@ -21,6 +22,8 @@ defmodule Snakepit.Application do
       Snakepit.Companion,
       Snakepit.Undertaker,
       {Task.Supervisor, name: Snakepit.Call.Settle},
+      {Task.Supervisor, name: Snakepit.Performance.Tasks},
+      Snakepit.Performance.Learning,
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 

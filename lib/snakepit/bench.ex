@@ -3,22 +3,25 @@ defmodule Snakepit.Bench do
   # What suites share: pools, timing, callers.
 
   alias Snakepit.Bench
+  alias Snakepit.Performance.Learning
 
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]
-  def suites, do: [Bench.Calls, Bench.Transfer, Bench.Chaos, Bench.Soak]
+  def suites, do: [Bench.Calls, Bench.Transfer, Bench.Decision, Bench.Regret, Bench.Chaos, Bench.Soak]
 
   @doc "Those that are run when none is named: the others take long."
   @spec usual_suites() :: [module()]
   def usual_suites, do: [Bench.Calls, Bench.Transfer]
 
-  @doc "Runs `fun` with a pool of the bench's tools."
+  @doc "Runs `fun` with a pool of the bench's tools, once it is calibrated (unless `calibrated: false`)."
   @spec with_pool(keyword(), (atom() -> result)) :: result when result: term()
   def with_pool(options, fun) do
+    {calibrated?, options} = Keyword.pop(options, :calibrated, true)
     name = :"bench_#{System.unique_integer([:positive])}"
     {:ok, _} = Snakepit.start_pool([name: name, python_module: "snakepit_bench.tools"] ++ options)
 
     try do
+      if calibrated?, do: Learning.await_calibrated(name)
       fun.(name)
     after
       Snakepit.stop_pool(name)

@@ -7,8 +7,10 @@ defmodule Snakepit.Call do
   # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
   # whose state is unknown is replaced.
 
-  alias Snakepit.{Breaker, Error, Native, Observation, Pool, Transfer, Worker}
+  import Bitwise, only: [|||: 2, <<<: 2]
+  alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options, Settle}
+  alias Snakepit.Performance.{CostBenefitAnalyzer, Decision, Explanation}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
   defstruct [
@@ -19,13 +21,18 @@ defmodule Snakepit.Call do
     :envelope,
     :buffers,
     :bytes,
+    :size,
     :request_ways,
     :reply_ways,
+    :decision,
     :started,
     stream?: false
   ]
 
   @reason_ms 100
+  @probe Snakepit.Performance.Calibration.command()
+  # What a reply's data are, nobody says.
+  @mixed Snakepit.Performance.number(:mixed)
 
   @type t :: %__MODULE__{}
   @type result :: {:ok, term()} | {:error, Error.t()}
@@ -34,9 +41,14 @@ defmodule Snakepit.Call do
   @spec run(String.t() | atom(), map(), keyword()) :: {result(), Observation.t()}
   def run(command, args, opts) do
     case prepare(command, args, opts, false) do
-      {:ok, call} -> attempt(call, 0)
+      {:ok, call} -> told(attempt(call, 0))
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end
+  end
+
+  defp told({result, %{command: command} = seen} = answer) do
+    unless command == @probe, do: tell(seen, result)
+    answer
   end
 
   defp attempt(call, tried) do
@@ -107,6 +119,27 @@ defmodule Snakepit.Call do
         "options of the call: :idempotent is not for streams, which are never tried again"
       )
 
+  @doc "Which ways a call would take, and why; nothing is sent."
+  @spec explain(String.t() | atom(), map(), keyword()) :: {:ok, Explanation.t()} | {:error, Error.t()}
+  def explain(command, args, opts) do
+    with {:ok, %{handle: handle, size: size} = call} <- prepare(command, args, opts, false) do
+      type = Enum.at(Snakepit.Performance.data_types(), size.kind)
+
+      facts =
+        size
+        |> Map.take([:bytes, :fresh, :count, :envelope])
+        |> Map.merge(%{command: call.command, data_type: type})
+
+      if handle.brain,
+        do:
+          {:ok,
+           Explanation.new(handle, type, Explanation.call(handle, facts, call.request_ways, call.decision))},
+        else:
+          {:error,
+           Error.new(:validation, :not_enabled, CostBenefitAnalyzer.not_enabled(handle), pool: handle.name)}
+    end
+  end
+
   # ---- before a lane ----------------------------------------------------------------------------------------------
 
   defp prepare(command, args, opts, stream?) do
@@ -116,7 +149,7 @@ defmodule Snakepit.Call do
          {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
          {:ok, command} <- command(command, handle),
          :ok <- arguments(args, handle),
-         {:ok, envelope, buffers, bytes} <- encode(command, args, options, handle) do
+         {:ok, envelope, buffers, {bytes, fresh, kind}} <- encode(command, args, options, handle) do
       call = %__MODULE__{
         command: command,
         handle: handle,
@@ -125,6 +158,7 @@ defmodule Snakepit.Call do
         envelope: envelope,
         buffers: buffers,
         bytes: bytes,
+        size: %{bytes: bytes, fresh: fresh, kind: kind, count: length(buffers), envelope: byte_size(envelope)},
         started: started,
         stream?: stream?
       }
@@ -163,8 +197,8 @@ defmodule Snakepit.Call do
 
   defp encode(command, args, options, handle) do
     case Native.encode(command, args, caller(options), handle.options.inline_limit) do
-      {:ok, envelope, buffers, bytes} ->
-        {:ok, envelope, buffers, bytes}
+      {:ok, _envelope, _buffers, _size} = encoded ->
+        encoded
 
       :convert ->
         encode(command, Snakepit.Call.Convert.term(args), options, handle)
@@ -202,8 +236,8 @@ defmodule Snakepit.Call do
          {:ok, for_request} <- without(for_request, isolated, handle),
          {:ok, for_reply} <- without(for_reply, isolated, handle),
          :ok <- reply_open(for_reply, options, handle) do
-      case Transfer.plan(call.bytes, byte_size(call.envelope), for_request) do
-        [] ->
+      case Decision.ways(handle, call.size, for_request) do
+        {[], _} ->
           size = call.bytes + byte_size(call.envelope)
 
           {:error,
@@ -214,8 +248,8 @@ defmodule Snakepit.Call do
              pool: handle.name
            )}
 
-        ways ->
-          {:ok, %{call | request_ways: ways, reply_ways: for_reply}}
+        {ways, decision} ->
+          {:ok, %{call | request_ways: ways, reply_ways: for_reply, decision: decision}}
       end
     end
   end
@@ -325,6 +359,28 @@ defmodule Snakepit.Call do
     do: %{error | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
 
   defp observe(call, lane, queued, exchange, result) do
+    total = now_ns() - call.started
+    # What is done for measuring's sake is nobody's call.
+    unless call.command == @probe, do: count(call, exchange, queued, total, result)
+
+    %Observation{
+      pool: call.handle.name,
+      worker: lane.name,
+      command: call.command,
+      correlation_id: call.options.correlation_id,
+      request_way: exchange.request_way,
+      reply_way: exchange.reply_way,
+      request_bytes: call.bytes,
+      reply_bytes: exchange.reply_bytes,
+      copied_bytes: exchange.copied,
+      queue_ns: queued,
+      tool_ns: exchange.tool_ns,
+      total_ns: total,
+      fallback: exchange.fallback
+    }
+  end
+
+  defp count(call, exchange, queued, total, result) do
     counters = call.handle.counters
     Counters.add(counters, :calls, 1)
     Retries.earn(call.handle.retries)
@@ -344,23 +400,44 @@ defmodule Snakepit.Call do
 
     Counters.add(counters, :request_bytes, call.bytes + byte_size(call.envelope))
     Counters.add(counters, :reply_bytes, exchange.reply_bytes)
-
-    %Observation{
-      pool: call.handle.name,
-      worker: lane.name,
-      command: call.command,
-      correlation_id: call.options.correlation_id,
-      request_way: exchange.request_way,
-      reply_way: exchange.reply_way,
-      request_bytes: call.bytes,
-      reply_bytes: exchange.reply_bytes,
-      copied_bytes: exchange.copied,
-      queue_ns: queued,
-      tool_ns: exchange.tool_ns,
-      total_ns: now_ns() - call.started,
-      fallback: exchange.fallback
-    }
+    if brain = call.handle.brain, do: record(brain, call, exchange, queued, total, result)
   end
+
+  @stop [:snakepit, :call, :stop]
+  @fallback [:snakepit, :call, :fallback]
+
+  defp tell(seen, result) do
+    if Telemetry.listened_to?(@stop) do
+      measurements = Map.take(seen, [:tool_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
+
+      metadata =
+        Map.take(seen, [:pool, :worker, :command, :correlation_id, :request_way, :reply_way, :retries])
+
+      status = Map.put(metadata, :status, elem(result, 0))
+      Telemetry.execute(@stop, Map.put(measurements, :duration_ns, seen.total_ns), status)
+    end
+
+    if seen.fallback and Telemetry.listened_to?(@fallback) do
+      metadata = Map.take(seen, [:pool, :command, :request_way, :reply_way])
+      Telemetry.execute(@fallback, Map.take(seen, [:request_bytes, :reply_bytes]), metadata)
+    end
+  end
+
+  # As brain.rs reads it. Streams, calls that failed and those that paid for fresh memory are not learned from.
+  defp record(brain, call, %{request_way: there, reply_way: back} = exchange, queued, total, result)
+       when there != nil and back != nil do
+    ok? = match?({:ok, _}, result) and not call.stream? and not exchange.cold
+
+    legs =
+      Transfer.number(there) ||| Transfer.number(back) <<< 2 ||| call.size.kind <<< 4 ||| @mixed <<< 7 |||
+        0b11 <<< 10 |||
+        if(ok?, do: 1 <<< 12, else: 0)
+
+    carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
+    Native.brain_record(brain, legs, total, exchange.tool_ns, queued, carried, exchange.reply_carried)
+  end
+
+  defp record(_brain, _call, _exchange, _queued, _total, _result), do: :ok
 
   defp counter(:request, :inline), do: :request_inline
   defp counter(:request, :zero_copy), do: :request_zero_copy

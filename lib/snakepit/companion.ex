@@ -14,6 +14,8 @@ defmodule Snakepit.Companion do
 
   # Less than the callers of `run/3` have patience.
   @longest_wait_ms 2_000
+  # One that lived for so long was killed, and did not fail to start.
+  @lived_ms 500
 
   @type id :: pos_integer()
   @type event ::
@@ -115,7 +117,10 @@ defmodule Snakepit.Companion do
     end
 
     # One that cannot live is not opened in a loop; who wants to start a worker waits meanwhile.
-    {wait, backoff} = Backoff.next(state.backoff, now() - state.opened_at, :rand.uniform())
+    {wait, backoff} =
+      if now() - state.opened_at >= @lived_ms,
+        do: {0, Backoff.new()},
+        else: Backoff.next(state.backoff, 0, :rand.uniform())
 
     receive do
     after

@@ -25,6 +25,11 @@ defmodule Snakepit.Config do
         "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
           "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
     ],
+    performance_optimization: [
+      type: {:options, Snakepit.Performance.Settings.schema()},
+      default: [],
+      doc: "How ways are chosen: see `Snakepit.Performance.Settings`."
+    ],
     default_pool: [
       type: {:or, [{:in, [nil]}, :atom]},
       default: nil,
@@ -40,6 +45,7 @@ defmodule Snakepit.Config do
           pools: [Pool.Options.t()],
           python: String.t() | nil,
           venv: Path.t() | {atom(), Path.t()},
+          performance_optimization: Snakepit.Performance.Settings.t(),
           default_pool: atom() | nil
         }
 
@@ -68,8 +74,9 @@ defmodule Snakepit.Config do
 
   defp own(env) do
     with {:ok, config} <- Options.validate(env, @schema),
-         {:there, true} <- {:there, Snakepit.Python.expandable?(config.venv)} do
-      {:ok, config}
+         {:there, true} <- {:there, Snakepit.Python.expandable?(config.venv)},
+         {:ok, settings} <- Snakepit.Performance.Settings.new(config.performance_optimization) do
+      {:ok, %{config | performance_optimization: settings}}
     else
       {:there, false} ->
         own_error(:venv, ":venv names an application that is not there: #{inspect(env[:venv])}")

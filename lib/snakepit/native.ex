@@ -9,13 +9,14 @@ defmodule Snakepit.Native do
   @type arena :: reference()
   @type worker :: reference()
   @type desk :: reference()
+  @type brain :: reference()
   @type ticket :: reference()
   @type token :: non_neg_integer()
   @type chunk_id :: non_neg_integer()
   @type head ::
-          {kind :: 1..2, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF,
+          {kind :: 1..3, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF,
            lane :: non_neg_integer()}
-  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), starved :: boolean()}
+  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), flags :: 0..3}
 
   @doc false
   def load do
@@ -23,9 +24,13 @@ defmodule Snakepit.Native do
     :erlang.load_nif(path, 0)
   end
 
-  @doc "Splits a call into its envelope and the binaries of at least `inline_limit` bytes."
+  @doc """
+  Splits a call into its envelope and the binaries of at least `inline_limit` bytes; of these, how many bytes there are,
+  how many do not lie in a segment already, and what they are (`Snakepit.Performance.data_types/0`).
+  """
   @spec encode(String.t(), term(), String.t() | nil, pos_integer()) ::
-          {:ok, envelope :: binary(), buffers :: [binary()], bytes :: non_neg_integer()}
+          {:ok, envelope :: binary(), buffers :: [binary()],
+           {bytes :: non_neg_integer(), fresh :: non_neg_integer(), kind :: 0..4}}
           | {:error, path :: String.t(), reason :: atom(), detail :: String.t()}
           | :convert
   def encode(command, args, session, inline_limit) do
@@ -274,6 +279,113 @@ defmodule Snakepit.Native do
           | {:dropped, id :: non_neg_integer(), lines :: pos_integer()}
           | {:bad_frame, String.t()}
   def companion_event(_bytes), do: stub()
+
+  @doc "A pool's brain (native/snakepit_nif/src/brain.rs), which knows nothing yet."
+  @spec brain_new() :: brain()
+  def brain_new, do: stub()
+
+  @doc """
+  The user's rules, by which the table is compiled at once. Bounds are bytes, nil for none; `thresholds` and `overridden` are
+  by number of the data type; `tie` and `bounded_loss` are shares of the least cost.
+  """
+  @spec brain_rules(
+          brain(),
+          goal :: 0..3,
+          minimum :: pos_integer() | nil,
+          maximum :: pos_integer() | nil,
+          thresholds :: [non_neg_integer()],
+          overridden :: [boolean()],
+          tie :: float(),
+          bounded_loss :: float(),
+          exploration :: float()
+        ) :: :ok
+  def brain_rules(_brain, _goal, _minimum, _maximum, _thresholds, _overridden, _tie, _loss, _exploration),
+    do: stub()
+
+  @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason."
+  @spec brain_decide(brain(), direction :: 0..1, kind :: 0..4, warm :: boolean(), size :: non_neg_integer()) ::
+          non_neg_integer()
+  def brain_decide(_brain, _direction, _kind, _warm, _size), do: stub()
+
+  @doc "All that the table has for such a transfer: `{order, reason, explorable?, confidence, ns by way}`."
+  @spec brain_cell(brain(), 0..1, 0..4, boolean(), non_neg_integer()) ::
+          {order :: 0..5, reason :: 0..5, boolean(), float(), {pos_integer(), pos_integer(), pos_integer()}}
+  def brain_cell(_brain, _direction, _kind, _warm, _size), do: stub()
+
+  @doc "What a call took; `legs` as brain.rs has it."
+  @spec brain_record(
+          brain(),
+          legs :: non_neg_integer(),
+          total_ns :: non_neg_integer(),
+          tool_ns :: non_neg_integer(),
+          queue_ns :: non_neg_integer(),
+          request_bytes :: non_neg_integer(),
+          reply_bytes :: non_neg_integer()
+        ) :: :ok
+  def brain_record(_brain, _legs, _total, _tool, _queue, _request, _reply), do: stub()
+
+  @doc "Learns from what was recorded: how many calls there were, and how many were learned from."
+  @spec brain_drain(brain()) :: {seen :: non_neg_integer(), learned :: non_neg_integer()}
+  def brain_drain(_brain), do: stub()
+
+  @spec brain_compile(brain()) :: :ok
+  def brain_compile(_brain), do: stub()
+
+  @doc "A measured call of which one direction carried `size` bytes; `base_ns`: what one takes that carries nothing."
+  @spec brain_calibrate(brain(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer(), float(), float()) ::
+          :ok
+  def brain_calibrate(_brain, _direction, _way, _kind, _warm, _size, _ns, _base_ns), do: stub()
+
+  @spec brain_calibrate_cpu(brain(), 0..1, way :: 0..2, non_neg_integer(), float()) :: :ok
+  def brain_calibrate_cpu(_brain, _direction, _way, _size, _ns), do: stub()
+
+  @doc "What was observed so far is where the past is forgotten to."
+  @spec brain_anchor(brain()) :: :ok
+  def brain_anchor(_brain), do: stub()
+
+  @doc "What is scarce: bits, 1 CPU, 2 memory."
+  @spec brain_load(brain(), 0..3) :: :ok
+  def brain_load(_brain, _bits), do: stub()
+
+  @doc "What each way would cost, by its number: times in ns with their 95 % interval, CPU in ns, bytes held, cost."
+  @spec brain_prices(brain(), 0..1, 0..4, boolean(), non_neg_integer(), goal :: 0..3, load :: 0..3) ::
+          [
+            {{ns :: float(), low :: float(), high :: float(), samples :: non_neg_integer()},
+             {cpu_ns :: float(), bytes_held :: float(), cost :: float(), ready :: boolean()}}
+          ]
+  def brain_prices(_brain, _direction, _kind, _warm, _size, _goal, _load), do: stub()
+
+  @doc "The line of such transfers: ns, ns a byte, samples."
+  @spec brain_line(brain(), 0..1, way :: 0..2, 0..4, boolean()) :: {float(), float(), non_neg_integer()}
+  def brain_line(_brain, _direction, _way, _kind, _warm), do: stub()
+
+  @spec brain_crossover(brain(), 0..1, 0..4, goal :: 0..3, mask :: 0..7) ::
+          {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
+  def brain_crossover(_brain, _direction, _kind, _goal, _mask), do: stub()
+
+  @doc "The table of replies as workers read it (native/PROTOCOL.md)."
+  @spec brain_reply_table(brain()) :: binary()
+  def brain_reply_table(_brain), do: stub()
+
+  @spec brain_counts(brain()) ::
+          {decisions :: non_neg_integer(), explored :: non_neg_integer(), recorded :: non_neg_integer(),
+           dropped :: non_neg_integer(), version :: non_neg_integer(), table_bytes :: pos_integer()}
+  def brain_counts(_brain), do: stub()
+
+  @doc "Percentiles of latencies in ns, and of relative errors of predictions in thousandths; nil without calls."
+  @spec brain_percentiles(brain(), [float()]) :: {[non_neg_integer() | nil], [non_neg_integer() | nil]}
+  def brain_percentiles(_brain, _which), do: stub()
+
+  @spec brain_export(brain()) :: binary()
+  def brain_export(_brain), do: stub()
+
+  @doc "False for anything that `brain_export/1` cannot have made."
+  @spec brain_import(brain(), binary()) :: boolean()
+  def brain_import(_brain, _bytes), do: stub()
+
+  @doc "CPU time of a process, in ns; nil if it is gone."
+  @spec cpu_time(pos_integer()) :: non_neg_integer() | nil
+  def cpu_time(_os_pid), do: stub()
 
   # Dialyzer must not conclude from the stub that no function returns.
   defp stub, do: :erlang.nif_error({:not_loaded, __MODULE__})

@@ -13,7 +13,7 @@ defmodule Snakepit.Pool do
   """
 
   use GenServer
-  alias Snakepit.{Breaker, Call, Error, Native, Worker}
+  alias Snakepit.{Breaker, Call, Error, Native, Performance, Worker}
   alias Snakepit.Pool.{Handle, Options}
   alias Snakepit.Worker.Lane
 
@@ -211,6 +211,7 @@ defmodule Snakepit.Pool do
     Process.flag(:trap_exit, true)
     handle = Handle.new(options)
     Handle.publish(handle)
+    if handle.brain, do: Performance.Learning.watch(options.name)
 
     # up: index => epoch of the run whose lanes may be used; since: when that was; ended: epochs of runs that are over;
     # spared: of those whose end is meant.

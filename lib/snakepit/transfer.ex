@@ -2,8 +2,8 @@ defmodule Snakepit.Transfer do
   @moduledoc """
   Which ways a call's bytes may take, in the order they are tried. Pure.
 
-  The rule, until measurements decide: what has no large part goes inline; the rest goes by shared memory, else inline,
-  else by gRPC. A way that fails gives its turn to the next, unless it was forced. One that failed too often
+  The rule, where no measurements decide (`Snakepit.Performance`): what has no large part goes inline; the rest goes by
+  shared memory, else inline, else by gRPC. A way that fails gives its turn to the next, unless it was forced. One that failed too often
   (`Snakepit.Breaker`) is passed over for a while.
   """
 
@@ -28,8 +28,13 @@ defmodule Snakepit.Transfer do
   @spec plan(non_neg_integer(), envelope :: non_neg_integer(), [way()]) :: [way()]
   def plan(bytes, envelope, allowed) do
     order = if bytes == 0, do: [:inline, :zero_copy, :grpc], else: [:zero_copy, :inline, :grpc]
-    for way <- order, way in allowed, carries?(way, bytes, envelope), do: way
+    among(order, allowed, bytes, envelope)
   end
+
+  @doc "Of the ways in `order`, those that are `allowed` and can carry so much."
+  @spec among([way()], [way()], bytes :: non_neg_integer(), envelope :: non_neg_integer()) :: [way()]
+  def among(order, allowed, bytes, envelope),
+    do: for(way <- order, way in allowed, carries?(way, bytes, envelope), do: way)
 
   # Headers and the buffer table are at most a few MiB; this leaves room for them.
   defp carries?(:zero_copy, _bytes, envelope), do: envelope < @largest_message - 0x400000

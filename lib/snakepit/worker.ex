@@ -52,6 +52,10 @@ defmodule Snakepit.Worker do
   def tell(_worker, []), do: :ok
   def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
 
+  @doc "Sends the worker the table by which it chooses the ways of results, unless it has it."
+  @spec table(pid(), binary()) :: :ok
+  def table(worker, table), do: GenServer.cast(worker, {:table, table})
+
   @doc "A gRPC channel to the worker; its server is started when it is first asked for."
   @spec grpc(Lane.t(), timeout()) :: {:ok, reference()} | {:error, String.t() | :gone | :timeout}
   def grpc(%Lane{worker: worker, epoch: epoch}, timeout) do
@@ -164,6 +168,11 @@ defmodule Snakepit.Worker do
   def handle_cast({:announce, _ids}, state), do: {:noreply, state}
 
   def handle_cast({:tell, _ids}, state), do: {:noreply, state}
+
+  def handle_cast({:table, table}, %{run: %Run{phase: :ready, table: old}} = state) when table != old,
+    do: {:noreply, send_table(state, table)}
+
+  def handle_cast({:table, _table}, state), do: {:noreply, state}
 
   def handle_cast({:cancel, epoch, lane, call_id}, state) do
     # If it cannot be sent, the worker is gone or the grace period ends it.
@@ -358,6 +367,7 @@ defmodule Snakepit.Worker do
   defp ready(%{run: run} = state) do
     Process.cancel_timer(run.timer)
     state = sent(state, Chunks.announce(run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0))))
+    state = if brain = state.pool.brain, do: send_table(state, Native.brain_reply_table(brain)), else: state
     # It may have been given up meanwhile.
     if state.run.phase == :ready, do: up(state), else: state
   end
@@ -386,6 +396,11 @@ defmodule Snakepit.Worker do
     heart = Heart.new(options.heartbeat_interval, options.heartbeat_grace)
     state = %{state | was_ready: true, role: :first, not_before: not_before(state)}
     put_run(state, heart: heart)
+  end
+
+  defp send_table(%{run: run} = state, table) do
+    # In MessagePack what is no str is bin.
+    sent(put_run(state, table: table), Control.send_message(run.control, ["table", Snakepit.bytes(table)]))
   end
 
   # ---- heart and age ----------------------------------------------------------------------------------------------

@@ -80,15 +80,15 @@ defmodule Snakepit.NativeTest do
     test "an envelope and the large binaries beside it" do
       large = :binary.copy("b", 100)
       args = %{"a" => large, b: %Bytes{data: large}, c: Tensor.new(large, :u8), d: "small"}
-      assert {:ok, envelope, buffers, 300} = Native.encode("cmd", args, nil, 100)
+      assert {:ok, envelope, buffers, {300, 300, 4}} = Native.encode("cmd", args, nil, 100)
       assert is_binary(envelope)
       assert buffers == [large, large, large]
-      assert {:ok, _, [], 0} = Native.encode("cmd", args, "session", 101)
+      assert {:ok, _, [], {0, 0, 4}} = Native.encode("cmd", args, "session", 101)
     end
 
     test "as much as one likes: the dirty twin answers alike" do
       args = %{"x" => Enum.to_list(1..100_000)}
-      assert {:ok, envelope, [], 0} = Native.encode("cmd", args, nil, 4096)
+      assert {:ok, envelope, [], {0, 0, 4}} = Native.encode("cmd", args, nil, 4096)
       assert {:ok, ["cmd", ^args, nil]} = Native.unpack(envelope, MapSet.new())
       assert Native.encode_clean("cmd", args, nil, 4096) == :dirty
 
@@ -142,7 +142,7 @@ defmodule Snakepit.NativeTest do
     test "replies of every kind and way", %{worker: worker, chunk: chunk} do
       for {kind, name} <- [{1, :result}, {2, :error}, {3, :item}] do
         frame = frame(9, @inline, [], <<0x92, 1, 2>>, kind: kind)
-        assert Native.reply(worker, 9, frame, [], @plain) == {:ok, name, [1, 2], {@inline, 3, 5, false}}
+        assert Native.reply(worker, 9, frame, [], @plain) == {:ok, name, [1, 2], {@inline, 3, 5, 0}}
       end
 
       for {kind, name} <- [{4, :end}, {5, :fetch}] do
@@ -153,16 +153,16 @@ defmodule Snakepit.NativeTest do
       data = :binary.copy("d", 5000)
       inline = frame(9, @inline, [data, "second"], <<0x92, ref(1)::binary, ref(0)::binary>>)
 
-      assert {:ok, :result, ["second", ^data], {@inline, _, 5, false}} =
+      assert {:ok, :result, ["second", ^data], {@inline, _, 5, 0}} =
                Native.reply(worker, 9, inline, [], @plain)
 
       beside = frame(9, @grpc, [data], ref(0))
-      assert {:ok, :result, ^data, {@grpc, _, 5, false}} = Native.reply(worker, 9, beside, [data], @plain)
+      assert {:ok, :result, ^data, {@grpc, _, 5, 0}} = Native.reply(worker, 9, beside, [data], @plain)
       assert {:error, :protocol, _} = Native.reply(worker, 9, beside, [data, data], @plain)
       assert {:error, :protocol, _} = Native.reply(worker, 9, beside, ["short"], @plain)
 
       shared = frame(9, @zero_copy, [{chunk, 64, 1000, 1}], ref(0))
-      assert {:ok, :result, there, {@zero_copy, _, 5, false}} = Native.reply(worker, 9, shared, [], @plain)
+      assert {:ok, :result, there, {@zero_copy, _, 5, 0}} = Native.reply(worker, 9, shared, [], @plain)
       assert byte_size(there) == 1000 and Native.in_segment(there)
       assert {:ok, :result, ^there, _} = answer = Native.reply(worker, 9, shared, [], @copy)
       refute Native.in_segment(elem(answer, 2))
@@ -207,10 +207,10 @@ defmodule Snakepit.NativeTest do
       ]
     end
 
-    defp expected?({:ok, kind, _term, {way, bytes, ns, starved}}),
+    defp expected?({:ok, kind, _term, {way, bytes, ns, flags}}),
       do:
         kind in [:result, :error, :item, :end, :fetch] and way in 0..2 and bytes >= 0 and ns >= 0 and
-          is_boolean(starved)
+          flags in 0..3
 
     defp expected?({:error, :protocol, what}), do: String.valid?(what)
     defp expected?({:error, :unknown_chunk, id}), do: is_integer(id)

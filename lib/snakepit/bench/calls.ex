@@ -91,7 +91,7 @@ defmodule Snakepit.Bench.Calls do
       for _ <- 1..rounds do
         started = System.monotonic_time()
 
-        Bench.with_pool([size: 1], fn pool ->
+        Bench.with_pool([size: 1, calibrated: false], fn pool ->
           {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
           System.convert_time_unit(System.monotonic_time() - started, :native, :microsecond) / 1000
         end)

@@ -5,12 +5,15 @@ defmodule Snakepit.Call.Exchange do
   # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
   # tool still runs there, so that it has to be cancelled first (`whole?`: see Settle).
 
+  import Bitwise, only: [&&&: 2]
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Reply
   alias Snakepit.Worker.Lane
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
-  defstruct [:request_way, :reply_way, :guard, reply_bytes: 0, copied: 0, tool_ns: 0, fallback: false]
+  # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
+  defstruct [:request_way, :reply_way, :guard] ++
+              [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, fallback: false, cold: false]
 
   @type lane_state ::
           :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}
@@ -21,6 +24,9 @@ defmodule Snakepit.Call.Exchange do
   @fetch 2
   @result 1
   @error 2
+  # Flags of replies, and of requests.
+  @starved 1
+  @in_place 2
   @flag_forced 1
   @flag_stream 2
   # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
@@ -85,6 +91,9 @@ defmodule Snakepit.Call.Exchange do
 
       {:sent, call_id, copied} ->
         {:sent, call_id, %{ex | request_way: way, copied: copied}}
+
+      {:sent_cold, call_id, copied} ->
+        {:sent, call_id, %{ex | request_way: way, copied: copied, cold: true}}
 
       {:replied, call_id, frame, beside} ->
         {:replied, call_id, frame, beside, %{ex | request_way: way}}
@@ -159,7 +168,8 @@ defmodule Snakepit.Call.Exchange do
       case by_memory(call, lane) do
         {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
         {:cold, lengths} -> no_room(call, lengths, :taken)
-        sent -> sent
+        {:sent, call_id, copied} -> {:sent_cold, call_id, copied}
+        failed -> failed
       end
     else
       {:error, why} -> no_room(call, lengths, why)
@@ -475,7 +485,8 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- helpers ----------------------------------------------------------------------------------------------------
 
-  defp costs(call, ex, {way, bytes, tool_ns, starved}) do
+  defp costs(call, ex, {way, bytes, tool_ns, flags}) do
+    starved = (flags &&& @starved) != 0
     if starved, do: Pool.Arena.starved(call.handle)
     ex = arrived(call, ex, tool_ns)
     way = Transfer.from_number(way)
@@ -484,6 +495,7 @@ defmodule Snakepit.Call.Exchange do
       ex
       | reply_way: way,
         reply_bytes: ex.reply_bytes + bytes,
+        reply_carried: ex.reply_carried + if((flags &&& @in_place) == 0, do: bytes, else: 0),
         tool_ns: ex.tool_ns + tool_ns,
         fallback: ex.fallback or starved
     }

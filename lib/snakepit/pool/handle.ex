@@ -2,10 +2,20 @@ defmodule Snakepit.Pool.Handle do
   @moduledoc false
   # What a caller needs of a pool, in one persistent term: no process is asked on the way to a lane but the pool itself.
 
-  alias Snakepit.{Breaker, Error, Native, Pool, Transfer}
+  alias Snakepit.{Breaker, Error, Native, Performance, Pool, Transfer}
 
   @enforce_keys [:name, :options, :arena, :quota, :counters, :retries] ++
-                  [:breaker, :workers_breaker, :desk, :lanes, :pool, :arena_keeper]
+                  [
+                    :breaker,
+                    :workers_breaker,
+                    :desk,
+                    :lanes,
+                    :pool,
+                    :arena_keeper,
+                    :brain,
+                    :policy,
+                    :settings
+                  ]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
@@ -20,7 +30,10 @@ defmodule Snakepit.Pool.Handle do
           desk: Native.desk(),
           lanes: :ets.table(),
           pool: GenServer.name(),
-          arena_keeper: GenServer.name()
+          arena_keeper: GenServer.name(),
+          brain: Native.brain() | nil,
+          policy: Performance.Policy.t(),
+          settings: Performance.Settings.t()
         }
 
   # By the pool's process: it owns the desk and the table of lanes.
@@ -28,6 +41,8 @@ defmodule Snakepit.Pool.Handle do
   def new(%Pool.Options{} = options) do
     quota = options.memory_quota || max(div(Snakepit.Machine.memory(), 4), 4 * options.chunk_size)
     {arena, _owner} = Native.arena_new(options.chunk_size, div(quota, 2))
+    settings = Performance.Settings.get()
+    {:ok, policy} = Performance.Policy.new(options.performance_policy, settings)
 
     %__MODULE__{
       name: options.name,
@@ -43,8 +58,16 @@ defmodule Snakepit.Pool.Handle do
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
       pool: name(:pool, options.name),
-      arena_keeper: name(:arena, options.name)
+      arena_keeper: name(:arena, options.name),
+      brain: brain(options, settings, policy),
+      policy: policy,
+      settings: settings
     }
+  end
+
+  defp brain(options, settings, policy) do
+    if Performance.Policy.enabled?(options.performance_policy, settings),
+      do: Performance.Tuning.brain(settings, policy)
   end
 
   @doc "The registered name of one of a pool's processes."

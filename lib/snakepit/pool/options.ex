@@ -154,6 +154,11 @@ defmodule Snakepit.Pool.Options do
       doc:
         "Whether workers make numpy's large arrays in shared memory, so that they are returned without a copy."
     ],
+    performance_policy: [
+      type: {:options, Snakepit.Performance.Policy.schema()},
+      default: [],
+      doc: "What the pool's transfers are chosen for."
+    ],
     max_result: [
       type: :bytes,
       default: 8 * 1024 * 1024 * 1024,
@@ -230,7 +235,14 @@ defmodule Snakepit.Pool.Options do
          "in :limits: expected :memory to be less than 8388608 TB, got: #{options.limits.memory}"}
 
       true ->
-        cpus(options.limits.cpus)
+        with :ok <- cpus(options.limits.cpus), do: policy(options.performance_policy)
+    end
+  end
+
+  defp policy(policy) do
+    case Snakepit.Performance.Policy.new(policy) do
+      {:ok, _} -> :ok
+      {:error, _key, message} -> {:error, :performance_policy, "in :performance_policy: #{message}"}
     end
   end
 

@@ -105,7 +105,8 @@ pub fn padding(at: usize) -> usize {
 pub struct Reply {
     pub kind: Kind,
     pub way: Way,
-    pub starved: bool,
+    /// 1: more shared memory would have been used; 2: no buffer was copied.
+    pub flags: u8,
     pub call_id: u64,
     pub tool_ns: u64,
     pub released: Vec<u64>,
@@ -161,7 +162,7 @@ impl Reply {
             _ => return Err(BadFrame("unknown kind of reply")),
         };
         let way = Way::from_u8(head[1]).ok_or(BadFrame("unknown way"))?;
-        let starved = head[2] & 1 == 1;
+        let flags = head[2] & 3;
         let envelope_len = c.u32()? as usize;
         let call_id = c.u64()?;
         let tool_ns = c.u64()?;
@@ -202,7 +203,7 @@ impl Reply {
         if c.at != bytes.len() {
             return Err(BadFrame("bytes after the end of the frame"));
         }
-        Ok(Self { kind, way, starved, call_id, tool_ns, released, envelope, table })
+        Ok(Self { kind, way, flags, call_id, tool_ns, released, envelope, table })
     }
 }
 

@@ -4,6 +4,7 @@
 //! models. `native/PROTOCOL.md` is the contract these modules implement.
 
 pub mod arena;
+pub mod brain;
 pub mod class;
 pub mod companion;
 pub mod copy;

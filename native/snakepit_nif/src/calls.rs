@@ -7,6 +7,7 @@ use crate::encode::{Encoder as TermEncoder, Refusal};
 use crate::memory::{Outbound, OutboundArc, Piece, Worker, WorkerArc};
 use crate::slot::{self, End, Slot};
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
+use snakepit_core::brain::Kind as What;
 use snakepit_core::frame::{self, Kind, Place, Reply, Request, Table, Way};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -43,7 +44,8 @@ fn encode_request<'a>(
         None => {
             let envelope: Term = NewBinary::from_slice(env, e.out.as_slice()).into();
             let buffers: Vec<Term> = e.buffers.iter().map(|b| b.to_term(env)).collect();
-            (atoms::ok(), envelope, buffers, e.buffer_bytes).encode(env)
+            let kind = e.kind.unwrap_or(What::Mixed) as u8;
+            (atoms::ok(), envelope, buffers, (e.buffer_bytes, e.fresh_bytes, kind)).encode(env)
         }
         Some((_, Refusal::Dirty)) => atoms::dirty().encode(env),
         Some((_, Refusal::Convert)) => atoms::convert().encode(env),
@@ -282,7 +284,7 @@ fn read_reply<'a>(
     };
     match term {
         Ok(term) => {
-            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, reply.starved);
+            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, reply.flags);
             (atoms::ok(), kind, term, meta).encode(env)
         }
         Err(Failure::Protocol(what)) => protocol_error(env, what),

@@ -186,6 +186,16 @@ impl Chunk {
         REGISTRY.read().expect("registry").by_id.get(&id)?.upgrade()
     }
 
+    /// Whether `bytes` begin in a chunk that is mapped: a quick look, before [`Self::find`] makes sure.
+    pub fn covers(bytes: &[u8]) -> bool {
+        let start = bytes.as_ptr() as usize;
+        let registry = REGISTRY.read().expect("registry");
+        // Let go of after the lock, as in `find`.
+        let chunk = registry.by_base.range(..=start).next_back().and_then(|(_, chunk)| chunk.upgrade());
+        drop(registry);
+        chunk.is_some_and(|chunk| ((start - chunk.map().base.as_ptr() as usize) as u64) < chunk.size())
+    }
+
     /// The live slot that holds all of `bytes`, and where in its chunk they start; `None` for ordinary memory.
     pub fn find(bytes: &[u8]) -> Option<(Arc<Slot>, u64)> {
         let start = bytes.as_ptr() as usize;

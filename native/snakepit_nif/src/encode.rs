@@ -1,9 +1,11 @@
 //! Elixir terms to envelope and buffers.
 
 use crate::atoms;
+use crate::chunk::Chunk;
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
 use rustler::{Atom, Binary, Env, ListIterator, Term, TermType};
+use snakepit_core::brain::Kind;
 use snakepit_core::writer::{OpenExt, Writer, ext};
 use snakepit_core::{MAX_DEPTH, MAX_DIMS, MAX_VALUES};
 use std::collections::HashSet;
@@ -46,6 +48,10 @@ pub struct Encoder<'a> {
     /// What travels out of band.
     pub buffers: Vec<Binary<'a>>,
     pub buffer_bytes: usize,
+    /// Of these, how many lie in no segment yet.
+    pub fresh_bytes: usize,
+    /// What all buffers are, or that they are several things.
+    pub kind: Option<Kind>,
     inline_limit: usize,
     values_left: u32,
     bytes_left: usize,
@@ -60,6 +66,8 @@ impl<'a> Encoder<'a> {
             out: Writer::with_capacity(256),
             buffers: Vec::new(),
             buffer_bytes: 0,
+            fresh_bytes: 0,
+            kind: None,
             inline_limit: inline_limit.max(1),
             values_left: if clean { CLEAN_VALUES } else { MAX_VALUES },
             bytes_left: if clean { CLEAN_BYTES } else { usize::MAX },
@@ -168,7 +176,7 @@ impl<'a> Encoder<'a> {
             return refuse(atoms::not_utf8(), format!("a binary of {} bytes that is not UTF-8", bytes.len()));
         };
         if bytes.len() >= self.inline_limit {
-            let index = self.buffer(binary)?;
+            let index = self.buffer(binary, Kind::Text)?;
             self.out.buffer(ext::STR, index);
         } else {
             self.out.str(text);
@@ -177,9 +185,9 @@ impl<'a> Encoder<'a> {
     }
 
     /// Bytes: within the envelope when small, else out of band.
-    fn bytes(&mut self, binary: Binary<'a>) -> Encoded {
+    fn bytes(&mut self, binary: Binary<'a>, kind: Kind) -> Encoded {
         if binary.len() >= self.inline_limit {
-            let index = self.buffer(binary)?;
+            let index = self.buffer(binary, kind)?;
             self.out.buffer(ext::BYTES, index);
         } else {
             self.spend(binary.len())?;
@@ -188,11 +196,15 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn buffer(&mut self, binary: Binary<'a>) -> Result<u32, Refusal> {
+    fn buffer(&mut self, binary: Binary<'a>, kind: Kind) -> Result<u32, Refusal> {
         if self.buffers.len() == snakepit_core::frame::MAX_BUFFERS {
             return refuse(atoms::too_many_buffers(), "more than 65536 large values in one call");
         }
         self.buffer_bytes += binary.len();
+        if !Chunk::covers(binary.as_slice()) {
+            self.fresh_bytes += binary.len();
+        }
+        self.kind = Some(if self.kind.is_none_or(|k| k == kind) { kind } else { Kind::Mixed });
         self.buffers.push(binary);
         Ok(self.buffers.len() as u32 - 1)
     }
@@ -281,7 +293,7 @@ impl<'a> Encoder<'a> {
         let name = atom_text(name)?;
         match name.as_str() {
             "Elixir.Snakepit.Bytes" => match field(term, atoms::data()).and_then(|d| Binary::from_term(d).ok()) {
-                Some(data) => self.bytes(data),
+                Some(data) => self.bytes(data, Kind::Binary),
                 None => unsupported("a %Snakepit.Bytes{} whose data is no binary"),
             },
             "Elixir.Snakepit.Tensor" => self.tensor(term),
@@ -339,7 +351,7 @@ impl<'a> Encoder<'a> {
             this.out.str(dtype);
             this.out.array(dims.len() as u32);
             dims.iter().for_each(|d| this.out.uint(*d));
-            this.bytes(data)
+            this.bytes(data, Kind::Tensor)
         })
     }
 

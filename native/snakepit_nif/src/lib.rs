@@ -5,6 +5,7 @@
 //! dirty twin. The Elixir side of every function, with its contract, is in `lib/snakepit/native.ex`.
 
 mod atoms;
+mod brain;
 mod calls;
 mod chunk;
 mod companion;

@@ -29,6 +29,7 @@ from .frames import (
     write_head,
 )
 from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
+from .probe import PROBE
 from .replies import Placer, bare_way
 from .survey import LEAVES
 
@@ -95,7 +96,7 @@ class Calls:
         self._gone = service.borrowed.leases.gone
         self._decoder = Decoder()
         self._encoder = Encoder(service.inline_limit)
-        self._placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
+        self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
         self._unpack = partial(unpackb, strict_map_key=False)
@@ -290,7 +291,7 @@ class Calls:
         return beside or ()
 
     def _unknown(self, command: str) -> CallError:
-        known = list(self._tools)
+        known = [name for name in self._tools if name != PROBE]
         hint = did_you_mean(command[:200], known) or f"; it has {some_of(known)}"
         message = f"{self._service.pool} has no tool {command[:200]!r}{hint}"
         return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
@@ -397,7 +398,7 @@ class Calls:
             raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
         if not buffers:
             return self._bare(kind, nanoseconds, envelope)
-        placement = self._placer.place(buffers, self._mask, self._forced)
+        placement = self.placer.place(buffers, self._mask, self._forced)
         del buffers
         views = placement.views
         if views and total <= _COPY_LIMIT and self._borrowed.outstanding:

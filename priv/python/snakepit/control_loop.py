@@ -9,6 +9,7 @@ import threading
 
 from . import context
 from .errors import ProtocolError
+from .replies import BINS, KINDS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -57,6 +58,8 @@ class ControlLoop:
         elif name == "free":
             if self._service.arena is not None:
                 self._service.arena.freed(rest[0])
+        elif name == "table":
+            self._table(rest[0])
         elif name == "grpc":
             threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
         elif name == "stop":
@@ -71,6 +74,12 @@ class ControlLoop:
             sys.stderr.write(f"snakepit: chunk {chunk:#x} is not mapped: {error}\n")
         finally:
             os.close(fd)
+
+    def _table(self, table: bytes) -> None:
+        if not isinstance(table, bytes) or len(table) != KINDS * BINS:
+            raise ProtocolError("a table of ways is not as long as there are bins")
+        for lane in self._lanes:
+            lane.calls.placer.table = table
 
     def _serve_grpc(self, path: str) -> None:
         try:

@@ -19,6 +19,7 @@ from .control_loop import ControlLoop
 from .keeper import Keeper
 from .lane import Lane
 from .limits import PROTOCOL
+from .probe import PROBE, probe_tool
 from .registry import collect, describe
 
 TYPE_CHECKING = False
@@ -96,7 +97,9 @@ def run(path: str, token: str) -> None:
     lanes[0].calls.cancellation.listen()
     try:
         tools.update(collect(_imported(settings["modules"])))
-        control.send(["ready", {"tools": describe(tools)}])
+        described = describe(tools)
+        tools[PROBE] = probe_tool()
+        control.send(["ready", {"tools": described}])
     except BaseException as error:
         if service.stopping:
             _leave()

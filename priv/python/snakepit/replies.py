@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .arrays import freeze
 from .errors import CallError
-from .limits import GRPC, INLINE, MAX_FRAME, STARVED, ZERO_COPY
+from .limits import GRPC, IN_PLACE, INLINE, MAX_FRAME, STARVED, ZERO_COPY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     Buffers = list[Bytes | Array]
 
 _HEADROOM = 1 << 20
+# Of the BEAM's table: bins of one kind of value, and the kinds.
+BINS = 160
+BINARY, TENSOR, MIXED = 0, 2, 4
+KINDS = 5
 # A copied array of this size makes it worth while to have the next one made where it is sent from.
 LARGE = 128 << 10
+
+
+def bin_of(size: int) -> int:
+    """The bin of a size: four to a doubling."""
+    if size < 4:
+        return size
+    k = size.bit_length() - 1
+    return min(((k - 1) << 2) + ((size >> (k - 2)) & 3), BINS - 1)
 
 
 def bare_way(mask: int) -> int:
@@ -48,6 +60,8 @@ class Placer:
         self._arena = arena
         self._keeper = keeper
         self._lend_to_numpy = lend_to_numpy
+        # Until the BEAM sends one, shared memory comes first.
+        self.table = b""
 
     def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
         """Raises `CallError` (transfer) where no allowed way can take them."""
@@ -59,13 +73,14 @@ class Placer:
         if mask & 1 << ZERO_COPY:
             # Nothing else may take it: then memory is made, warm or not.
             must = forced or not (may_frame or may_grpc)
+            dearer = may_frame and not must and self._is_dearer(buffers, total)
             if self._arena is not None:
-                slots = self._slots(self._arena, buffers, must)
+                slots = self._slots(self._arena, buffers, must, dearer)
                 if slots is not None:
                     return self._fill(self._arena, buffers, slots)
             elif must:
                 raise CallError("transfer", "unavailable", "this worker has no shared memory")
-            flags = STARVED
+            flags = 0 if dearer else STARVED
         if may_frame:
             return self._beside(buffers, INLINE, flags)
         if may_grpc:
@@ -74,14 +89,26 @@ class Placer:
             raise CallError("transfer", "too_large", f"a result of {total} bytes does not fit in a frame")
         raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
 
+    def _is_dearer(self, buffers: Buffers, total: int) -> bool:
+        """Whether copying these into shared memory costs more than the frame, as the BEAM has measured it."""
+        table = self.table
+        if not table:
+            return False
+        arrays = sum(buffer.is_array for buffer in buffers)
+        kind = TENSOR if arrays == len(buffers) else MIXED if arrays else BINARY
+        return not table[kind * BINS + bin_of(total // len(buffers))]
+
     @staticmethod
     def _beside(buffers: Buffers, way: int, flags: int) -> Placement:
         placement = Placement(way, flags)
         placement.views = [buffer.view() for buffer in buffers]
         return placement
 
-    def _slots(self, arena: Arena, buffers: Buffers, must: bool) -> list[tuple[Slot, int]] | None:
-        """For each buffer a slot, held once, and the offset where it lies already (-1: to be copied)."""
+    def _slots(self, arena: Arena, buffers: Buffers, must: bool, only_there: bool) -> list[tuple[Slot, int]] | None:
+        """For each buffer a slot, held once, and the offset where it lies already (-1: to be copied).
+
+        `only_there`: none if anything would have to be copied.
+        """
         found: list[tuple[Slot, int]] = []
         try:
             for buffer in buffers:
@@ -90,6 +117,9 @@ class Placer:
                     # Somebody may still write to it.
                     arena.release(there[0])
                     there = None
+                if there is None and only_there:
+                    self._give_back(arena, found)
+                    return None
                 if there is None:
                     slot = arena.allocate(buffer.nbytes)
                     if slot is None and must:
@@ -119,7 +149,7 @@ class Placer:
             arena.release(slot)
 
     def _fill(self, arena: Arena, buffers: Buffers, slots: list[tuple[Slot, int]]) -> Placement:
-        placement = Placement(ZERO_COPY)
+        placement = Placement(ZERO_COPY, 0 if any(offset < 0 for _, offset in slots) else IN_PLACE)
         try:
             for buffer, (slot, offset) in zip(buffers, slots, strict=True):
                 if offset < 0:

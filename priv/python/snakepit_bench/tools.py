@@ -53,6 +53,18 @@ def hold(x: Any, started: str, go_on: str) -> int:
     return total
 
 
+_blocks: dict[int, bytes] = {}
+
+
+@tool
+def block(n: int) -> bytes:
+    """The same bytes every time: making them is not what is measured."""
+    if n not in _blocks:
+        _blocks.clear()
+        _blocks[n] = b"\x07" * n
+    return _blocks[n]
+
+
 @tool
 def numbers(n: int) -> Any:
     yield from range(n)

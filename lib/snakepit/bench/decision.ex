@@ -1,0 +1,141 @@
+defmodule Snakepit.Bench.Decision do
+  @moduledoc "What deciding and recording cost: in a call, through the public function, from many processes at once."
+  @behaviour Snakepit.Bench.Suite
+
+  alias Snakepit.{Bench, Native, Stats}
+  alias Snakepit.Bench.Result
+  alias Snakepit.Performance.{Controller, Decision}
+
+  @batch 1_000
+  @kib 1024
+
+  @impl true
+  def name, do: "decision"
+
+  @impl true
+  def about, do: "the cost of choosing a way, and of recording what it took"
+
+  @impl true
+  def seconds(%{quick?: quick?}), do: if(quick?, do: 15, else: 60)
+
+  @impl true
+  def run(%{quick?: quick?, progress: progress}) do
+    Bench.with_pool([size: 1, performance_policy: [enabled: true]], fn pool ->
+      {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+      rounds = if quick?, do: 50, else: 300
+      progress.("one decision")
+      one = one(handle, rounds)
+      progress.("many at once")
+      many = many(handle, if(quick?, do: 3, else: 10))
+      progress.("record")
+      record = record(handle, rounds)
+      one ++ many ++ record ++ [Result.new("decision.table.bytes", "B", [table_bytes(handle)])]
+    end) ++ overhead(if(quick?, do: 20, else: 100), progress)
+  end
+
+  # Sizes of every order of magnitude, so that the table is read all over.
+  defp sizes,
+    do: for(k <- 12..28, do: %{bytes: 2 ** k + 7, fresh: 2 ** k + 7, kind: rem(k, 5), count: 1, envelope: 40})
+
+  defp one(handle, rounds) do
+    ways = handle.options.transfers
+    sizes = sizes()
+    decide = fn -> Enum.each(sizes, &Decision.ways(handle, &1, ways)) end
+    nothing = fn -> Enum.each(sizes, &nothing/1) end
+    data = Snakepit.bytes(:binary.copy("x", 64 * @kib))
+    public = fn -> Controller.decide_transfer_method(data, pool: handle.name) end
+    {way, %{reason: _}} = public.()
+    true = way in ways
+
+    {call_path, public} =
+      Enum.unzip(
+        for _ <- 1..rounds, do: {per(decide, length(sizes)) - per(nothing, length(sizes)), per(public, 1)}
+      )
+
+    [
+      Result.new("decision.call_path.p50_ns", "ns", call_path, {:at_most, 500}),
+      Result.new("decision.call_path.p99_ns", "ns", [single(handle, hd(sizes), ways)], {:at_most, 2000}),
+      Result.new("decision.public.p50_ns", "ns", public, {:at_most, 1000})
+    ]
+  end
+
+  defp nothing(size), do: size
+
+  # Nanoseconds of one of `each` things that `fun` does.
+  defp per(fun, each) do
+    rounds = div(@batch, each)
+    started = :erlang.monotonic_time(:nanosecond)
+    Enum.each(1..rounds, fn _ -> fun.() end)
+    (:erlang.monotonic_time(:nanosecond) - started) / (rounds * each)
+  end
+
+  # One by one, less what reading the clock twice takes at the median.
+  defp single(handle, size, ways) do
+    decided = Bench.times(100_000, fn -> Decision.ways(handle, size, ways) end)
+    clock = Bench.times(100_000, fn -> :ok end)
+    max(Stats.percentile(decided, 99) - Stats.median(clock), 0)
+  end
+
+  defp many(%{brain: brain}, rounds) do
+    samples =
+      for _ <- 1..rounds do
+        Bench.rate(System.schedulers_online(), 300, fn -> fn -> burst(brain, 50) end end) * 50
+      end
+
+    [Result.new("decision.concurrent.per_second", "1/s", samples, {:at_least, 2_000_000})]
+  end
+
+  defp burst(_brain, 0), do: :ok
+
+  defp burst(brain, n) do
+    Native.brain_decide(brain, 0, 2, true, n * 4096)
+    burst(brain, n - 1)
+  end
+
+  defp record(%{brain: brain}, rounds) do
+    samples =
+      for _ <- 1..rounds do
+        started = :erlang.monotonic_time(:nanosecond)
+        # No call that counts: the flag that it went well is not set.
+        Enum.each(1..@batch, fn _ -> Native.brain_record(brain, 0, 50_000, 10_000, 100, 65_536, 20) end)
+        recorded = :erlang.monotonic_time(:nanosecond)
+        Enum.each(1..@batch, fn _ -> :ok end)
+        empty = :erlang.monotonic_time(:nanosecond)
+        (recorded - started - (empty - recorded)) / @batch
+      end
+
+    [Result.new("metrics.record.p50_ns", "ns", samples, {:at_most, 60})]
+  end
+
+  defp table_bytes(%{brain: brain}), do: brain |> Native.brain_counts() |> elem(5)
+
+  # The same calls on two pools, in turn. Nothing is explored, so that both do the same.
+  defp overhead(rounds, progress) do
+    progress.("calls with and without")
+    data = Snakepit.bytes(:binary.copy("x", 64 * @kib))
+
+    with_brain = [
+      size: 1,
+      performance_policy: [enabled: true, exploration_rate: 0, zero_copy_threshold_mb: 0.001]
+    ]
+
+    Bench.with_pool(with_brain, fn on ->
+      Bench.with_pool([size: 1, performance_policy: [enabled: false]], fn off ->
+        call = fn pool ->
+          fn -> {:ok, {_, _, 65_536}} = Snakepit.execute("ends", %{x: data}, pool: pool) end
+        end
+
+        for pool <- [on, off], do: Bench.times(1_000, call.(pool))
+
+        samples =
+          for _ <- 1..rounds do
+            [a, b] = for pool <- [on, off], do: 200 |> Bench.times(call.(pool)) |> Stats.median()
+            [c, d] = for pool <- [off, on], do: 200 |> Bench.times(call.(pool)) |> Stats.median()
+            100 * ((a + d) / (b + c) - 1)
+          end
+
+        [Result.new("metrics.overhead_percent", "%", samples, {:at_most, 2})]
+      end)
+    end)
+  end
+end

@@ -1,0 +1,60 @@
+defmodule Snakepit.Performance do
+  @moduledoc """
+  The brain: which way the bytes of a call take, learned from what calls cost on this machine.
+
+  | module | what |
+  |---|---|
+  | `Snakepit.Performance.Controller` | the decision, and what came of decisions |
+  | `Snakepit.Performance.CostBenefitAnalyzer` | what each way would cost, and why |
+  | `Snakepit.Performance.Policy` | what a pool wants most, and what it forbids |
+  | `Snakepit.Performance.Settings` | `config :snakepit, performance_optimization: […]` |
+
+  A pool's *model* (in the library, `native/snakepit_core/src/brain`) is a line for each direction, way, kind of data and
+  warmth of memory: nanoseconds = a + b · bytes, with a correction for each doubling of the size. It is seeded by a
+  *calibration* when the pool starts, and follows the calls. From it a *table* is compiled, which a call reads in well under
+  a microsecond; workers have it too, for their results.
+  """
+
+  alias Snakepit.{Native, Pool}
+
+  @typedoc "What the bytes are."
+  @type data_type :: :binary | :string | :tensor | :dataframe | :mixed
+  @type direction :: :request | :reply
+  @type goal :: :minimize_latency | :maximize_throughput | :minimize_memory | :balanced
+
+  @data_types [:binary, :string, :tensor, :dataframe, :mixed]
+  @goals [:minimize_latency, :maximize_throughput, :minimize_memory, :balanced]
+
+  @doc "What data can be; in the order of the library's numbers."
+  @spec data_types() :: [data_type()]
+  def data_types, do: @data_types
+
+  @doc "What a pool can want."
+  @spec goals() :: [goal()]
+  def goals, do: @goals
+
+  @doc false
+  @spec number(data_type() | goal() | direction()) :: non_neg_integer()
+  for {name, number} <- Enum.with_index(@data_types) ++ Enum.with_index(@goals) ++ [request: 0, reply: 1] do
+    def number(unquote(name)), do: unquote(number)
+  end
+
+  @doc "The format that spec/003 names for data of this type."
+  @spec format(data_type()) :: :raw | :numpy | :arrow
+  def format(:tensor), do: :numpy
+  def format(:dataframe), do: :arrow
+  def format(_raw), do: :raw
+
+  @doc """
+  From which size on shared memory is the cheapest way, in bytes with its 95 % interval; `nil` when nothing is known, or
+  the lines do not cross.
+  """
+  @spec crossover(Pool.Handle.t(), direction(), data_type()) ::
+          {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
+  def crossover(%{brain: nil}, _direction, _type), do: nil
+
+  def crossover(%{brain: brain} = handle, direction, type) do
+    mask = Snakepit.Transfer.mask(handle.options.transfers)
+    Native.brain_crossover(brain, number(direction), number(type), number(handle.policy.goal), mask)
+  end
+end

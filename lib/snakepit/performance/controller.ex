@@ -1,0 +1,217 @@
+defmodule Snakepit.Performance.Controller do
+  @moduledoc """
+  The decision which way data should take, for whoever asks; `Snakepit.execute/3` makes the same one by itself.
+  """
+
+  import Bitwise
+  alias Snakepit.{Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
+  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, Settings, Tuning}
+  alias Snakepit.Pool.Handle
+  require Logger
+
+  @doc """
+  The way that `data` should take: `{:zero_copy, meta}`, `{:inline, meta}` or `{:grpc, meta}`. It is total: where no decision
+  can be made it is `{:grpc, %{fallback: true, reason: reason}}`.
+
+  Options (a map or a keyword list): `:pool` (the default one), `:direction` (`:request`), `:data_type` (what `data` looks
+  like), `:data_size` (bytes; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
+
+  `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes, for as long as nothing was measured),
+  `:predicted_latency_us` (by way, for the middle of this size's bin), `:confidence` and `:explored?`. Intervals are in
+  `Snakepit.Performance.CostBenefitAnalyzer.analyze/2`.
+  """
+  @spec decide_transfer_method(term(), map() | keyword()) :: {Transfer.way(), map()}
+  def decide_transfer_method(data, opts \\ %{})
+
+  def decide_transfer_method(data, opts) when is_list(opts), do: decide_transfer_method(data, Map.new(opts))
+
+  def decide_transfer_method(data, opts) do
+    with {:ok, handle} <- Handle.fetch(opts[:pool] || Snakepit.default_pool()),
+         {:ok, type, size} <- characteristics(data, opts, handle) do
+      decide(handle, Performance.number(opts[:direction] || :request), type, size, Map.get(opts, :warm, true))
+    else
+      {:error, reason} -> fall_back(reason)
+    end
+  rescue
+    error -> fall_back(error)
+  end
+
+  defp decide(%{brain: nil} = handle, _direction, type, size, _warm) do
+    way = size |> Transfer.plan(0, handle.options.transfers) |> hd()
+    {way, meta(way, :rule, handle, type, size, nil, false)}
+  end
+
+  defp decide(handle, direction, type, size, warm) do
+    decision = Native.brain_decide(handle.brain, direction, Performance.number(type), warm, size)
+
+    {_, _, _, confidence, latencies} =
+      Native.brain_cell(handle.brain, direction, Performance.number(type), warm, size)
+
+    order = decision |> Decision.in_order() |> ruled(handle, direction, type, size)
+    allowed = handle.options.transfers
+    way = Enum.find(order, &(&1 in allowed))
+    reason = Decision.reason(decision >>> 4)
+    {way, meta(way, reason, handle, type, size, {confidence, latencies}, (decision &&& 8) != 0)}
+  end
+
+  defp ruled(order, %{policy: %{custom_rules: []}}, _direction, _type, _size), do: order
+
+  defp ruled(order, handle, direction, type, size) do
+    direction = if direction == 0, do: :request, else: :reply
+    format = Performance.format(type)
+    facts = %{pool: handle.name, direction: direction, data_size: size, data_type: type, format: format}
+
+    case Rules.first(handle.policy.custom_rules, facts) do
+      :default -> order
+      way -> [way | List.delete(order, way)]
+    end
+  end
+
+  defp meta(way, reason, handle, type, size, told, explored?) do
+    {confidence, latencies} = told || {0.0, nil}
+
+    %{
+      transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
+      method: way,
+      reason: reason,
+      data_size: size,
+      threshold: handle.policy.threshold_overrides[type] || Settings.base_threshold(handle.settings),
+      predicted_latency_us: microseconds(latencies),
+      confidence: confidence,
+      explored?: explored?
+    }
+  end
+
+  defp microseconds(nil), do: %{}
+
+  defp microseconds({inline, zero_copy, grpc}),
+    do: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
+
+  defp characteristics(_data, %{data_size: size} = opts, _handle) when is_integer(size) and size >= 0 do
+    type = Map.get(opts, :data_type, :binary)
+    if type in Performance.data_types(), do: {:ok, type, size}, else: {:error, {:unknown_data_type, type}}
+  end
+
+  defp characteristics(data, opts, handle) do
+    with {:ok, type, size} <- look(data, handle) do
+      case opts[:data_type] do
+        nil ->
+          {:ok, type, size}
+
+        type ->
+          if type in Performance.data_types(),
+            do: {:ok, type, size},
+            else: {:error, {:unknown_data_type, type}}
+      end
+    end
+  end
+
+  defp look(data, _handle) when is_binary(data), do: {:ok, :string, byte_size(data)}
+  defp look(%Bytes{data: data}, _handle), do: {:ok, :binary, byte_size(data)}
+  defp look(%Tensor{data: data}, _handle), do: {:ok, :tensor, byte_size(data)}
+
+  defp look(data, handle) do
+    case Native.encode("", data, nil, handle.options.inline_limit) do
+      {:ok, envelope, [], _} ->
+        {:ok, :mixed, byte_size(envelope)}
+
+      {:ok, _envelope, _buffers, {bytes, _fresh, kind}} ->
+        {:ok, Enum.at(Performance.data_types(), kind), bytes}
+
+      :convert ->
+        {:error, :needs_conversion}
+
+      {:error, path, reason, what} ->
+        {:error, {reason, path, what}}
+    end
+  end
+
+  defp fall_back(reason) do
+    shown = if is_exception(reason), do: Exception.message(reason), else: inspect(reason, limit: 5)
+    Logger.warning("no decision which way data should take, so gRPC: #{shown}")
+    {:grpc, %{fallback: true, reason: reason}}
+  end
+
+  @doc """
+  What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions.
+
+  Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is
+  |actual − predicted| / actual.
+  """
+  @spec get_statistics(atom()) :: {:ok, map()} | {:error, Error.t()}
+  def get_statistics(pool) do
+    with {:ok, handle} <- Handle.fetch(pool) do
+      counts = Pool.Counters.all(handle.counters)
+
+      {:ok,
+       %{
+         pool: pool,
+         policy: handle.policy,
+         inline_count: counts.request_inline,
+         zero_copy_count: counts.request_zero_copy,
+         grpc_count: counts.request_grpc
+       }
+       |> Map.merge(learned(handle.brain))}
+    end
+  end
+
+  @percentiles [p50: 0.5, p95: 0.95, p99: 0.99, p999: 0.999]
+
+  defp learned(nil), do: %{decisions: 0}
+
+  defp learned(brain) do
+    {decisions, explored, recorded, dropped, version, bytes} = Native.brain_counts(brain)
+    {latencies, errors} = Native.brain_percentiles(brain, Keyword.values(@percentiles))
+
+    named = fn values, unit ->
+      @percentiles |> Keyword.keys() |> Enum.zip(values) |> Map.new(fn {k, v} -> {k, v && v / unit} end)
+    end
+
+    %{
+      decisions: decisions,
+      explored: explored,
+      recorded: recorded,
+      dropped: dropped,
+      model_version: version,
+      table_bytes: bytes,
+      latency_us: named.(latencies, 1000),
+      prediction_error: named.(errors, 1000)
+    }
+  end
+
+  @doc """
+  Changes a running pool's policy, at once and for all calls from now on. `policy` has the keys of
+  `Snakepit.Performance.Policy`; those it does not name take their defaults. What is refused leaves the old one in force.
+  """
+  @spec update_policy(atom(), map() | keyword()) :: :ok | {:error, Error.t()}
+  def update_policy(pool, policy) do
+    with {:ok, %{brain: brain} = handle} when brain != nil <- Handle.fetch(pool),
+         {:ok, policy} <- Policy.new(policy, handle.settings) do
+      Tuning.set(brain, handle.settings, policy)
+      Handle.publish(%{handle | policy: policy})
+      Learning.publish(pool)
+      Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(handle.policy)}")
+
+      Telemetry.execute([:snakepit, :performance, :policy], %{}, %{
+        pool: pool,
+        old: handle.policy,
+        new: policy
+      })
+
+      :ok
+    else
+      {:ok, _no_brain} ->
+        {:error,
+         Error.new(:validation, :not_enabled, "pool #{inspect(pool)} does not measure its transfers",
+           pool: pool
+         )}
+
+      {:error, _key, message} ->
+        {:error,
+         Error.new(:validation, :invalid_option, "pool #{inspect(pool)}: policy: #{message}", pool: pool)}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+end

@@ -1,0 +1,213 @@
+defmodule Snakepit.Performance.CostBenefitAnalyzer do
+  @moduledoc """
+  What each way would cost a transfer, and why one of them is recommended.
+
+  Times are microseconds, sizes bytes. A way's `total_cost` is one weighted sum, by the pool's goal, of its latency, the CPU
+  time both sides burn and the memory held meanwhile, each counted once; it is compared, and means nothing by itself.
+  """
+
+  alias Snakepit.{Error, Native, Performance, Transfer}
+  alias Snakepit.Performance.Decision
+  alias Snakepit.Pool.Handle
+  alias Snakepit.Terminal.Units
+
+  @typedoc """
+  `data_size` is required. `data_type` (`:binary`), `direction` (`:request`), `warm` (whether shared memory is at hand;
+  `true`) and `pool` (the default one) are not.
+  """
+  @type data_characteristics :: %{required(:data_size) => non_neg_integer(), optional(atom()) => term()}
+
+  @doc """
+  Compares the ways that the pool allows.
+
+      {:ok, %{
+        recommendation: :zero_copy,
+        confidence: 0.98,
+        methods: %{
+          zero_copy: %{estimated_latency_us: 31.0, latency_interval_us: {29.8, 32.3}, estimated_memory: 262_144,
+                       estimated_cpu_us: 40.1, setup_overhead_us: 17.2, cleanup_overhead_us: 0.0, total_cost: 33.7,
+                       samples: 120},
+          inline: %{…, serialization_overhead_us: 52.9, …},
+          grpc: %{…}
+        },
+        rationale: "…",
+        factors: %{data_size: 262_144, system_load: nil, available_memory: nil, historical_performance: :good}
+      }}
+
+  `setup_overhead_us` is what a transfer by shared memory takes whatever its size, `serialization_overhead_us` what a message
+  takes for its bytes. `cleanup_overhead_us` is 0: a slot that is done with is named in the next frame. `samples` is 0 for a
+  way that was never measured, whose numbers are assumptions.
+
+  `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), and `system_load` and `available_memory`, which are
+  repeated in the factors.
+  """
+  @spec analyze(data_characteristics(), map()) :: {:ok, map()} | {:error, Error.t()}
+  def analyze(data, system_state \\ %{}) do
+    with {:ok, handle, facts} <- facts(data) do
+      load =
+        if(system_state[:cpu_pressure], do: 1, else: 0) + if(system_state[:memory_pressure], do: 2, else: 0)
+
+      prices = prices(handle, facts, load)
+      {order, reason, _explorable, confidence, _ns} = cell(handle, facts)
+      first = order |> Decision.in_order() |> Enum.find(&(&1 in handle.options.transfers))
+      methods = Map.new(handle.options.transfers, &{&1, method(&1, prices, handle, facts)})
+
+      {:ok,
+       %{
+         recommendation: first,
+         confidence: confidence,
+         methods: methods,
+         rationale: rationale(first, Decision.reason(reason), methods, facts),
+         factors: %{
+           data_size: facts.size,
+           system_load: system_state[:system_load],
+           available_memory: system_state[:available_memory],
+           historical_performance: history(handle)
+         }
+       }}
+    end
+  end
+
+  @doc "What one way would cost: the map of `analyze/2` for it."
+  @spec estimate_performance(Transfer.way(), data_characteristics()) :: {:ok, map()} | {:error, Error.t()}
+  def estimate_performance(way, data) do
+    with {:ok, handle, facts} <- facts(data) do
+      if way in Transfer.ways(),
+        do: {:ok, method(way, prices(handle, facts, 0), handle, facts)},
+        else: refuse("expected a way to be one of #{list(Transfer.ways())}, got: #{inspect(way)}")
+    end
+  end
+
+  @doc false
+  # A pool's handle and what is asked of it, checked.
+  @spec facts(data_characteristics()) :: {:ok, Handle.t(), map()} | {:error, Error.t()}
+  def facts(%{data_size: size} = data) when is_integer(size) and size >= 0 do
+    type = Map.get(data, :data_type, :binary)
+    direction = Map.get(data, :direction, :request)
+
+    with {:ok, handle} <- Handle.fetch(data[:pool] || Snakepit.default_pool()) do
+      cond do
+        type not in Performance.data_types() ->
+          refuse("expected :data_type to be one of #{list(Performance.data_types())}, got: #{inspect(type)}")
+
+        direction not in [:request, :reply] ->
+          refuse("expected :direction to be :request or :reply, got: #{inspect(direction)}")
+
+        handle.brain == nil ->
+          {:error, Error.new(:validation, :not_enabled, not_enabled(handle), pool: handle.name)}
+
+        true ->
+          {:ok, handle,
+           %{size: size, type: type, direction: direction, warm: Map.get(data, :warm, true) == true}}
+      end
+    end
+  end
+
+  def facts(other) do
+    refuse("expected characteristics with :data_size, a number of bytes, got: #{inspect(other, limit: 5)}")
+  end
+
+  @doc false
+  @spec not_enabled(Handle.t()) :: String.t()
+  def not_enabled(handle),
+    do:
+      "pool #{inspect(handle.name)} does not measure its transfers: performance_optimization: [enabled: false]"
+
+  defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, words)}
+  defp list(names), do: Enum.map_join(names, ", ", &inspect/1)
+
+  defp cell(handle, f),
+    do:
+      Native.brain_cell(
+        handle.brain,
+        Performance.number(f.direction),
+        Performance.number(f.type),
+        f.warm,
+        f.size
+      )
+
+  defp prices(handle, f, load) do
+    goal = Performance.number(handle.policy.goal)
+
+    Native.brain_prices(
+      handle.brain,
+      Performance.number(f.direction),
+      Performance.number(f.type),
+      f.warm,
+      f.size,
+      goal,
+      load
+    )
+  end
+
+  defp method(way, prices, handle, f) do
+    number = Transfer.number(way)
+    {{ns, low, high, samples}, {cpu, held, cost, _ready}} = Enum.at(prices, number)
+
+    {fixed, per_byte, _} =
+      Native.brain_line(
+        handle.brain,
+        Performance.number(f.direction),
+        number,
+        Performance.number(f.type),
+        f.warm
+      )
+
+    %{
+      estimated_latency_us: us(ns),
+      latency_interval_us: {us(low), us(high)},
+      estimated_memory: round(held),
+      estimated_cpu_us: us(cpu),
+      total_cost: us(cost),
+      samples: samples
+    }
+    |> Map.merge(
+      if way == :zero_copy,
+        do: %{setup_overhead_us: us(fixed), cleanup_overhead_us: 0.0},
+        else: %{serialization_overhead_us: us(per_byte * f.size)}
+    )
+  end
+
+  defp us(ns), do: Float.round(ns / 1000, 2)
+
+  defp rationale(first, reason, methods, f) do
+    mine = methods[first]
+    size = Units.bytes(f.size)
+    others = Map.delete(methods, first)
+
+    case Enum.min_by(others, fn {_, m} -> m.estimated_latency_us end, fn -> nil end) do
+      nil ->
+        "#{first} is the only way this pool allows."
+
+      {other, theirs} ->
+        "#{because(reason, first)} For #{size} of #{f.type} #{first} takes #{time(mine)}, #{other} #{time(theirs)}: " <>
+          "#{ratio(theirs.estimated_latency_us / max(mine.estimated_latency_us, 0.01))}."
+    end
+  end
+
+  defp time(%{samples: 0} = m), do: "#{Units.time(m.estimated_latency_us * 1000)} (assumed)"
+
+  defp time(%{latency_interval_us: {low, high}} = m),
+    do:
+      "#{Units.time(m.estimated_latency_us * 1000)} (#{Units.time(low * 1000)} to #{Units.time(high * 1000)})"
+
+  defp ratio(r) when r >= 1, do: "#{Units.digits(r)} times as long"
+  defp ratio(r), do: "#{Units.digits(1 / r)} times as fast, were it chosen"
+
+  defp because(:rule, way), do: "Nothing was measured yet; by the threshold, #{way}."
+  defp because(:below_minimum, way), do: "The size is below :minimum_threshold_mb: #{way}."
+  defp because(:above_maximum, way), do: "The size is not below :maximum_threshold_mb: #{way}."
+  defp because(:override, way), do: "The pool's policy sets a threshold: #{way}."
+  defp because(:cheapest, way), do: "#{way} costs least."
+  defp because(:tie, way), do: "The ways cost about the same, and #{way} is the simplest."
+
+  # By how far half of the predictions are off.
+  defp history(handle) do
+    case Native.brain_percentiles(handle.brain, [0.5]) do
+      {_, [nil]} -> :unknown
+      {_, [error]} when error <= 150 -> :good
+      {_, [error]} when error <= 400 -> :fair
+      _ -> :poor
+    end
+  end
+end

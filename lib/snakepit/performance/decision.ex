@@ -1,0 +1,82 @@
+defmodule Snakepit.Performance.Decision do
+  @moduledoc false
+  # The decision as a call makes it: the ways its arguments may take, best first. No process is asked, no model
+  # evaluated.
+
+  import Bitwise
+  alias Snakepit.{Native, Performance, Telemetry, Transfer}
+  alias Snakepit.Pool.Handle
+
+  # As the library numbers them (brain/table.rs).
+  @orders {[:inline, :zero_copy, :grpc], [:zero_copy, :inline, :grpc], [:inline, :grpc, :zero_copy],
+           [:zero_copy, :grpc, :inline], [:grpc, :inline, :zero_copy], [:grpc, :zero_copy, :inline]}
+
+  @event [:snakepit, :performance, :decision]
+
+  @reasons {:rule, :below_minimum, :above_maximum, :override, :cheapest, :tie}
+
+  @doc """
+  The ways of a request with `count` buffers of `bytes` in all, of which `fresh` do not lie in shared memory yet. Decided is
+  by the size of one buffer: what a way costs beside its bytes, it costs for each of them.
+  """
+  @spec ways(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], decision :: non_neg_integer() | nil}
+  def ways(%Handle{brain: nil}, size, allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+  # Nothing to carry, or nothing to copy.
+  def ways(_handle, %{fresh: 0} = size, allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+  def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+
+  def ways(%Handle{brain: brain} = handle, size, allowed) do
+    each = if size.count > 1, do: div(size.fresh, size.count), else: size.fresh
+    decision = Native.brain_decide(brain, 0, size.kind, true, each)
+    order = in_order(decision)
+
+    order =
+      case handle.policy.custom_rules do
+        [] -> order
+        rules -> by_rules(rules, handle, size, order)
+      end
+
+    if Telemetry.listened_to?(@event), do: tell(handle, size, order, decision)
+    {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
+  end
+
+  defp tell(handle, size, order, decision) do
+    Telemetry.execute(@event, %{data_size: size.bytes}, %{
+      pool: handle.name,
+      method: hd(order),
+      reason: reason(decision >>> 4),
+      explored?: (decision &&& 8) != 0,
+      data_type: Enum.at(Performance.data_types(), size.kind)
+    })
+  end
+
+  @doc "The ways in a decision, best first."
+  @spec in_order(non_neg_integer()) :: [Transfer.way()]
+  def in_order(decision) when (decision &&& 8) == 0, do: elem(@orders, decision &&& 7)
+
+  def in_order(decision) do
+    [first, second | rest] = elem(@orders, decision &&& 7)
+    [second, first | rest]
+  end
+
+  @doc "Why the first way is the first."
+  @spec reason(non_neg_integer()) :: atom()
+  def reason(number), do: elem(@reasons, number)
+
+  defp by_rules(rules, handle, size, order) do
+    type = Enum.at(Performance.data_types(), size.kind)
+
+    facts = %{
+      pool: handle.name,
+      direction: :request,
+      data_size: size.bytes,
+      data_type: type,
+      format: Performance.format(type)
+    }
+
+    case Performance.Rules.first(rules, facts) do
+      :default -> order
+      way -> [way | List.delete(order, way)]
+    end
+  end
+end

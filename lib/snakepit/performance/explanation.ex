@@ -1,0 +1,209 @@
+defmodule Snakepit.Performance.Explanation do
+  @moduledoc """
+  Which way calls of a pool would go, for every size, and why: what `Snakepit.explain/3` returns.
+
+  | field | meaning |
+  |---|---|
+  | `pool`, `goal`, `data_type` | what was asked |
+  | `request`, `reply` | ranges of sizes, `%{from:, to:, way:, reason:, latency_us:, runner_up:}`: `to` is exclusive, `latency_us` what the smallest and the largest size of the range take, `runner_up` the next best way and its times |
+  | `crossover` | for each direction, from where on shared memory is the cheapest way: `{bytes, low, high}`, or nil |
+  | `bound_cost` | what bounds and thresholds that somebody set cost against the measured best: `[%{direction:, from:, to:, way:, best:, factor:}]` |
+  | `call` | for a call: its bytes, its ways in order, and why |
+
+  `to_string/1` gives a table.
+  """
+
+  alias Snakepit.{Native, Performance, Transfer}
+  alias Snakepit.Performance.Decision
+  alias Snakepit.Pool.Handle
+  alias Snakepit.Terminal.{Table, Units}
+
+  defstruct [:pool, :goal, :data_type, :call, request: [], reply: [], crossover: %{}, bound_cost: []]
+
+  @type t :: %__MODULE__{}
+
+  # The sizes that are looked at: four to a doubling, as the table has them.
+  @first 1024
+  @last 1024 * 1024 * 1024
+
+  @doc false
+  @spec new(Handle.t(), Performance.data_type(), map() | nil) :: t()
+  def new(%Handle{} = handle, type, call) do
+    %__MODULE__{
+      pool: handle.name,
+      goal: handle.policy.goal,
+      data_type: type,
+      call: call,
+      request: ranges(handle, :request, type),
+      reply: ranges(handle, :reply, type),
+      crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, type)}),
+      bound_cost: Enum.flat_map([:request, :reply], &bound_cost(handle, &1, type))
+    }
+  end
+
+  # ---- ranges -----------------------------------------------------------------------------------------------------
+
+  defp ranges(handle, direction, type) do
+    for [first | _] = chunk <- handle |> cells(direction, type) |> Enum.chunk_by(&{&1.way, &1.reason}) do
+      last = List.last(chunk)
+
+      %{
+        from: first.size,
+        to: last.next,
+        way: first.way,
+        reason: first.reason,
+        latency_us: {first.us[first.way], last.us[first.way]},
+        runner_up: first.second && {first.second, first.us[first.second], last.us[first.second]}
+      }
+    end
+  end
+
+  defp cells(handle, direction, type) do
+    sizes = Stream.unfold(@first, fn size -> if size < @last, do: {{size, next(size)}, next(size)} end)
+    for {size, next} <- sizes, do: handle |> cell(direction, type, size) |> Map.put(:next, next)
+  end
+
+  # The next bin of sizes (brain/bins.rs).
+  defp next(size), do: size + div(Bitwise.bsl(1, floor(:math.log2(size))), 4)
+
+  defp cell(handle, direction, type, size) do
+    {order, reason, _explorable, confidence, {inline, zero_copy, grpc}} =
+      Native.brain_cell(handle.brain, Performance.number(direction), Performance.number(type), true, size)
+
+    ways = order |> Decision.in_order() |> Enum.filter(&(&1 in handle.options.transfers))
+
+    %{
+      size: size,
+      way: hd(ways),
+      second: Enum.at(ways, 1),
+      reason: Decision.reason(reason),
+      confidence: confidence,
+      us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
+    }
+  end
+
+  # ---- bounds -----------------------------------------------------------------------------------------------------
+
+  # Where a bound decides, and another way would be faster: by which factor, at worst.
+  defp bound_cost(handle, direction, type) do
+    handle
+    |> cells(direction, type)
+    |> Enum.map(&dearer(&1, handle))
+    |> Enum.chunk_by(&(&1 && {&1.way, &1.best}))
+    |> Enum.reject(&(hd(&1) == nil))
+    |> Enum.map(fn chunk ->
+      %{hd(chunk) | to: List.last(chunk).to, factor: chunk |> Enum.map(& &1.factor) |> Enum.max()}
+      |> Map.put(:direction, direction)
+    end)
+  end
+
+  defp dearer(%{reason: reason, way: way} = cell, handle)
+       when reason in [:below_minimum, :above_maximum, :override] do
+    best = Enum.min_by(handle.options.transfers, &cell.us[&1])
+    factor = cell.us[way] / cell.us[best]
+    if factor > 1.05, do: %{from: cell.size, to: cell.next, way: way, best: best, factor: factor}
+  end
+
+  defp dearer(_cell, _handle), do: nil
+
+  # ---- words ------------------------------------------------------------------------------------------------------
+
+  @doc false
+  @spec format(t()) :: iodata()
+  def format(%__MODULE__{} = e) do
+    [
+      "Pool #{inspect(e.pool)}, goal #{e.goal}, data of type #{e.data_type}\n",
+      call(e.call),
+      "\n",
+      table("Arguments", e.request),
+      crossover(e.crossover[:request]),
+      "\n",
+      table("Results", e.reply),
+      crossover(e.crossover[:reply]),
+      Enum.map(e.bound_cost, &bound/1)
+    ]
+  end
+
+  defp call(nil), do: []
+
+  defp call(call) do
+    [
+      "\n#{call.command}: #{Units.bytes(call.bytes)} beside an envelope of #{Units.bytes(call.envelope)}",
+      if(call.fresh < call.bytes,
+        do: ", of which #{Units.bytes(call.bytes - call.fresh)} lie in shared memory already",
+        else: ""
+      ),
+      "\nIt would go by #{hd(call.ways)}: #{call.reason}",
+      case tl(call.ways) do
+        [] -> "\n"
+        others -> "\nShould that fail: #{Enum.join(others, ", then ")}\n"
+      end
+    ]
+  end
+
+  defp table(title, ranges) do
+    columns = [
+      {title, :left},
+      {"way", :left},
+      {"takes", :right},
+      {"next best", :left},
+      {"", :right},
+      {"why", :left}
+    ]
+
+    rows =
+      for r <- ranges do
+        {low, high} = r.latency_us
+        {second, s_low, s_high} = r.runner_up || {"", nil, nil}
+        size = "#{Units.bytes(r.from)} – #{if r.to >= @last, do: "…", else: Units.bytes(r.to)}"
+        [size, to_string(r.way), span(low, high), to_string(second), span(s_low, s_high), words(r.reason)]
+      end
+
+    Table.format(columns, rows)
+  end
+
+  defp span(nil, nil), do: ""
+  defp span(low, high), do: "#{Units.time(low * 1000)} – #{Units.time(high * 1000)}"
+
+  defp words(:rule), do: "not measured: the threshold"
+  defp words(:below_minimum), do: "below :minimum_threshold_mb"
+  defp words(:above_maximum), do: "from :maximum_threshold_mb on"
+  defp words(:override), do: "a threshold of the policy"
+  defp words(:cheapest), do: "costs least"
+  defp words(:tie), do: "about the same, and simplest"
+
+  defp crossover(nil), do: "No crossover is known.\n"
+
+  defp crossover({size, low, high}),
+    do:
+      "Shared memory is cheapest from #{Units.bytes(size)} on (95 %: #{Units.bytes(low)} to #{Units.bytes(high)}).\n"
+
+  defp bound(b) do
+    "Bounds that were set cost: #{b.direction} of #{Units.bytes(b.from)} to #{Units.bytes(b.to)} by #{b.way} take up to " <>
+      "#{Units.digits(b.factor)} times as long as by #{b.best}.\n"
+  end
+
+  @doc false
+  @spec call(Handle.t(), map(), [Transfer.way()], non_neg_integer() | nil) :: map()
+  def call(handle, call, ways, decision),
+    do: Map.merge(call, %{ways: ways, reason: reason(handle, call, decision)})
+
+  defp reason(_handle, %{bytes: 0}, nil), do: "it carries nothing large, and the frame is the simplest way."
+  defp reason(_handle, %{fresh: 0}, nil), do: "all of it lies in shared memory already, and is not copied."
+
+  defp reason(_handle, _call, nil),
+    do: "it is the only way this call may take, or the pool does not measure its transfers."
+
+  defp reason(handle, call, decision) do
+    %{us: us, way: way} = cell(handle, :request, call.data_type, div(call.fresh, call.count))
+    times = Enum.map_join(handle.options.transfers, ", ", &"#{&1} #{Units.time(us[&1] * 1000)}")
+    why = decision |> Bitwise.bsr(4) |> Decision.reason() |> words()
+    tried = if Bitwise.band(decision, 8) != 0, do: " (another way than #{way} is tried, to learn)", else: ""
+    "#{why}#{tried}. Expected for each of #{call.count} of this size: #{times}."
+  end
+
+  defimpl String.Chars do
+    def to_string(explanation),
+      do: explanation |> Snakepit.Performance.Explanation.format() |> IO.iodata_to_binary()
+  end
+end

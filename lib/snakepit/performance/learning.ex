@@ -1,0 +1,171 @@
+defmodule Snakepit.Performance.Learning do
+  @moduledoc false
+  # Tends the pools' brains: has each calibrated once, lets it learn from the calls of the last second, compiles its
+  # table, and sends workers theirs. Calls do not wait for it, and go on without it; what was learned is not kept here.
+
+  use GenServer
+  alias Snakepit.{Native, Pool, Worker}
+  alias Snakepit.Performance.Calibration
+  alias Snakepit.Pool.Handle
+  require Logger
+
+  @tick_ms 1_000
+  # Calls that are learned from before the table is made anew.
+  @worth_compiling 20
+
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
+
+  @doc "There is a pool of this name, perhaps anew."
+  @spec watch(atom()) :: :ok
+  def watch(pool), do: GenServer.cast(__MODULE__, {:watch, pool})
+
+  @doc "Waits until the pool is calibrated, or cannot be."
+  @spec await_calibrated(atom(), timeout()) :: :ok
+  def await_calibrated(pool, timeout \\ 30_000), do: GenServer.call(__MODULE__, {:await, pool}, timeout)
+
+  @doc "Learns from all calls that were recorded, now."
+  @spec learn_now(atom()) :: :ok
+  def learn_now(pool), do: GenServer.call(__MODULE__, {:learn, pool})
+
+  @doc "The pool's table is another by now: its workers are sent theirs."
+  @spec publish(atom()) :: :ok
+  def publish(pool), do: GenServer.cast(__MODULE__, {:publish, pool})
+
+  @impl true
+  def init(_opts) do
+    Process.send_after(self(), :tick, @tick_ms)
+    # By pool: its brain, who calibrates it, who waits for that, what was learned since the table was made.
+    {:ok, Enum.reduce(Handle.names(), %{pools: %{}}, &watched(&2, &1))}
+  end
+
+  @impl true
+  def handle_cast({:watch, name}, state), do: {:noreply, watched(state, name)}
+
+  def handle_cast({:publish, name}, state) do
+    with {:ok, %{brain: brain} = handle} when brain != nil <- Handle.fetch(name), do: send_tables(handle)
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_call({:await, name}, from, state) do
+    case state.pools do
+      %{^name => %{task: task} = pool} when task != nil ->
+        {:noreply, put_in(state.pools[name], %{pool | waiting: [from | pool.waiting]})}
+
+      _ ->
+        {:reply, :ok, state}
+    end
+  end
+
+  def handle_call({:learn, name}, _from, state) do
+    {:reply, :ok, update(state, name, &learn(&1, 1))}
+  end
+
+  @impl true
+  def handle_info(:tick, state) do
+    Process.send_after(self(), :tick, @tick_ms)
+
+    {:noreply,
+     Enum.reduce(Map.keys(state.pools), state, fn name, state ->
+       update(state, name, &learn(&1, @worth_compiling))
+     end)}
+  end
+
+  # A calibration is over, one way or the other.
+  def handle_info({:DOWN, ref, :process, _pid, _reason}, state) do
+    case Enum.find(state.pools, fn {_name, pool} -> pool.task == ref end) do
+      {name, pool} ->
+        Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
+        send_tables(pool.handle)
+        {:noreply, put_in(state.pools[name], %{pool | task: nil, waiting: []})}
+
+      nil ->
+        {:noreply, state}
+    end
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp watched(state, name) do
+    case Handle.fetch(name) do
+      {:ok, %{brain: nil}} ->
+        state
+
+      {:ok, handle} ->
+        put_in(state.pools[name], %{
+          handle: handle,
+          task: calibrate(handle),
+          waiting: [],
+          new: 0
+        })
+
+      {:error, _} ->
+        state
+    end
+  end
+
+  defp update(state, name, fun) do
+    case {state.pools, Handle.fetch(name)} do
+      {%{^name => %{handle: %{brain: brain}} = pool}, {:ok, %{brain: brain} = handle}} ->
+        put_in(state.pools[name], fun.(%{pool | handle: handle}))
+
+      # Stopped, or another one by now, of which we were told.
+      _ ->
+        %{state | pools: Map.delete(state.pools, name)}
+    end
+  end
+
+  defp learn(%{handle: %{brain: brain, policy: policy} = handle} = pool, enough) do
+    {_seen, learned} = if policy.learning_enabled, do: Native.brain_drain(brain), else: {0, 0}
+    new = pool.new + learned
+
+    if new >= enough and pool.task == nil do
+      Native.brain_compile(brain)
+      send_tables(handle)
+      %{pool | new: 0}
+    else
+      %{pool | new: new}
+    end
+  end
+
+  defp send_tables(handle) do
+    table = Native.brain_reply_table(handle.brain)
+    for worker <- Pool.Supervisor.workers(handle.name), do: Worker.table(worker, table)
+  end
+
+  # What was learned is not thrown away because this process died.
+  defp calibrate(%{brain: brain} = handle),
+    do: if(elem(Native.brain_counts(brain), 4) == 0, do: start_calibration(handle))
+
+  defp start_calibration(handle) do
+    {:ok, pid} =
+      Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
+        with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle)
+      end)
+
+    Process.monitor(pid)
+  end
+
+  defp calibrated(%{settings: settings} = handle) do
+    with true <- settings.calibrate,
+         :none <- Calibration.load(handle, settings),
+         {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
+      Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
+
+      with {:error, reason} <- Calibration.store(handle, settings),
+           do: Logger.debug("the calibration of pool #{inspect(handle.name)} is not kept: #{inspect(reason)}")
+    else
+      {:ok, summary} ->
+        Logger.debug(
+          "pool #{inspect(handle.name)}: the machine was too busy to calibrate: #{inspect(summary)}"
+        )
+
+      {:error, reason} ->
+        Logger.debug("pool #{inspect(handle.name)} was not calibrated: #{inspect(reason)}")
+
+      _ ->
+        :ok
+    end
+  end
+end

@@ -1,0 +1,41 @@
+defmodule Snakepit.Performance.Rules do
+  @moduledoc false
+  # Asks a policy's custom rules. One that raises, or returns what is no way, is reported once and passed over.
+
+  alias Snakepit.Transfer
+  require Logger
+
+  @doc "What the first rule says that does not say `:default`."
+  @spec first([Snakepit.Performance.Policy.rule()], map()) :: Transfer.way() | :default
+  def first(rules, facts), do: Enum.find_value(rules, :default, &said(&1, facts))
+
+  defp said(rule, facts) do
+    case call(rule, facts) do
+      :default -> nil
+      way when way in [:zero_copy, :inline, :grpc] -> way
+      other -> complain(rule, facts, "Got: #{inspect(other, limit: 5)}")
+    end
+  rescue
+    error -> complain(rule, facts, "It raised: #{Exception.message(error)}")
+  catch
+    kind, what -> complain(rule, facts, "Got: #{kind} #{inspect(what, limit: 5)}")
+  end
+
+  defp call({module, function}, facts), do: apply(module, function, [facts])
+  defp call(rule, facts), do: rule.(facts)
+
+  defp complain(rule, facts, got) do
+    key = {__MODULE__, facts.pool, rule}
+
+    # A race reports it twice, which does no harm.
+    unless :persistent_term.get(key, false) do
+      :persistent_term.put(key, true)
+
+      Logger.error(
+        "pool #{inspect(facts.pool)}: the custom rule #{inspect(rule)} is ignored. Expected: :zero_copy, :inline, :grpc or :default. #{got}"
+      )
+    end
+
+    nil
+  end
+end

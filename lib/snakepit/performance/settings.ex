@@ -1,0 +1,96 @@
+defmodule Snakepit.Performance.Settings do
+  @moduledoc """
+  `config :snakepit, performance_optimization: […]`, for all pools.
+  """
+
+  alias Snakepit.Options
+
+  @mib 1024 * 1024
+
+  @schema [
+    enabled: [
+      type: :boolean,
+      default: true,
+      doc:
+        "Whether calls are measured and ways chosen by what they cost; else everything of at least a pool's " <>
+          "`:inline_limit` goes by shared memory."
+    ],
+    calibrate: [
+      type: :boolean,
+      default: true,
+      doc: "Whether each pool measures its ways when it starts, in at most 300 ms of one worker's idle time."
+    ],
+    calibration_dir: [
+      type: {:or, [{:in, [nil]}, :string]},
+      default: nil,
+      doc:
+        "Where calibrations are kept for the next start, each for one machine, Python and pool; by default in the user's cache."
+    ],
+    learning_enabled: [type: :boolean, default: true, doc: "Whether the model follows the calls."],
+    exploration_rate: [
+      type: {:number, 0, 1},
+      default: 0.05,
+      doc:
+        "The share of calls, among those whose second best way costs little more than the best, that take that one to learn."
+    ],
+    default_zero_copy_threshold_mb: [
+      type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
+      default: nil,
+      doc: "MiB from which on shared memory is used as long as nothing was measured (10)."
+    ],
+    minimum_threshold_mb: [
+      type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
+      default: nil,
+      doc: "MiB below which shared memory is never used; by default measurements decide."
+    ],
+    maximum_threshold_mb: [
+      type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
+      default: nil,
+      doc: "MiB from which on it always is; by default measurements decide."
+    ]
+  ]
+
+  @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
+
+  defstruct Keyword.keys(@schema)
+
+  @type t :: %__MODULE__{}
+
+  # spec/003.
+  @base_mb 10
+
+  @doc "The option set, for `Snakepit.Config`."
+  @spec schema() :: Options.schema()
+  def schema, do: @schema
+
+  @doc "Checks what the types cannot: `{:error, key, message}` names the key."
+  @spec new(map()) :: {:ok, t()} | {:error, atom(), String.t()}
+  def new(%{minimum_threshold_mb: min, maximum_threshold_mb: max})
+      when is_number(min) and is_number(max) and min > max do
+    {:error, :minimum_threshold_mb,
+     "expected :minimum_threshold_mb to be at most :maximum_threshold_mb (#{max}), got: #{min}"}
+  end
+
+  def new(options), do: {:ok, struct!(__MODULE__, options)}
+
+  @doc "Of the running application; the defaults where nothing valid is configured."
+  @spec get() :: t()
+  def get do
+    given = Application.get_env(:snakepit, :performance_optimization, [])
+
+    with {:ok, options} <- Options.validate(given, @schema), {:ok, settings} <- new(options) do
+      settings
+    else
+      _ -> struct!(__MODULE__, Map.new(@schema, fn {key, spec} -> {key, spec[:default]} end))
+    end
+  end
+
+  @doc "Bytes of `default_zero_copy_threshold_mb`, or of what spec/003 says."
+  @spec base_threshold(t()) :: pos_integer()
+  def base_threshold(settings), do: bytes(settings.default_zero_copy_threshold_mb || @base_mb)
+
+  @doc "MiB, which may be a fraction, in bytes."
+  @spec bytes(number() | nil) :: pos_integer() | nil
+  def bytes(nil), do: nil
+  def bytes(mb), do: max(round(mb * @mib), 1)
+end

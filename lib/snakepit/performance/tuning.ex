@@ -1,0 +1,40 @@
+defmodule Snakepit.Performance.Tuning do
+  @moduledoc false
+  # A brain, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
+
+  alias Snakepit.{Native, Performance}
+  alias Snakepit.Performance.{Policy, Settings}
+
+  # A way that is cheaper by less than this share is no reason to leave the simpler one.
+  @tie 0.05
+  # What exploring may cost, as a share of the best way's cost.
+  @bounded_loss 0.25
+
+  @doc "A brain that knows nothing yet."
+  @spec brain(Settings.t(), Policy.t()) :: Native.brain()
+  def brain(settings, policy) do
+    brain = Native.brain_new()
+    :ok = set(brain, settings, policy)
+    brain
+  end
+
+  @doc "Compiles the brain's table by these; `thresholds`, in bytes by type, for as long as nothing was measured."
+  @spec set(Native.brain(), Settings.t(), Policy.t(), %{Performance.data_type() => pos_integer()}) :: :ok
+  def set(brain, settings, policy, thresholds \\ %{}) do
+    overrides = policy.threshold_overrides
+    base = Settings.base_threshold(settings)
+    types = Performance.data_types()
+
+    Native.brain_rules(
+      brain,
+      Performance.number(policy.goal),
+      Settings.bytes(settings.minimum_threshold_mb),
+      Settings.bytes(settings.maximum_threshold_mb),
+      Enum.map(types, &(overrides[&1] || thresholds[&1] || base)),
+      Enum.map(types, &is_map_key(overrides, &1)),
+      @tie,
+      @bounded_loss,
+      if(policy.learning_enabled, do: policy.exploration_rate * 1.0, else: 0.0)
+    )
+  end
+end

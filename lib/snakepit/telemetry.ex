@@ -1,0 +1,127 @@
+defmodule Snakepit.Telemetry do
+  @events [
+    {[:snakepit, :call, :stop], "a call ended",
+     "`duration_ns`, `tool_ns`, `queue_ns`, `request_bytes`, `reply_bytes`, `copied_bytes`",
+     "`pool`, `worker`, `command`, `correlation_id`, `status` (`:ok` or `:error`), `request_way`, `reply_way`, `retries`"},
+    {[:snakepit, :call, :fallback], "a call went another way than the first it wanted",
+     "`request_bytes`, `reply_bytes`", "`pool`, `command`, `request_way`, `reply_way`"},
+    {[:snakepit, :performance, :decision], "a way was chosen for a call's arguments", "`data_size`",
+     "`pool`, `method`, `reason`, `explored?`, `data_type`"},
+    {[:snakepit, :performance, :policy], "a pool's policy was changed", "none", "`pool`, `old`, `new`"},
+    {[:snakepit, :performance, :calibration], "a pool was calibrated, or could not be",
+     "`probes`, `duration_ms`", "`pool`, `result` (`:measured`, `:loaded`, or why not), `crossover`"}
+  ]
+
+  @moduledoc """
+  What happens, as events.
+
+  | event | when | measurements | metadata |
+  |---|---|---|---|
+  #{Enum.map_join(@events, "\n", fn {name, when_, measurements, metadata} -> "| `#{inspect(name)}` | #{when_} | #{measurements} | #{metadata} |" end)}
+
+  Times are nanoseconds unless a name says otherwise, sizes bytes. Where the library `:telemetry` is there when Snakepit
+  starts, every event goes through it as well. An event nobody listens to costs some ten nanoseconds.
+  """
+
+  require Logger
+
+  @type event :: [atom(), ...]
+  @type handler :: (event(), measurements :: map(), metadata :: map(), config :: term() -> any())
+
+  @handlers {__MODULE__, :handlers}
+  @library {__MODULE__, :library}
+  @compile {:no_warn_undefined, :telemetry}
+
+  @doc "The names of all events."
+  @spec events() :: [event()]
+  def events, do: Enum.map(@events, &elem(&1, 0))
+
+  @doc "Calls `fun` with each of these events. One that raises is detached and reported."
+  @spec attach(id :: term(), event() | [event()], handler(), config :: term()) ::
+          :ok | {:error, :already_exists | :unknown_event}
+  def attach(id, events, fun, config \\ nil) when is_function(fun, 4) do
+    events = if match?([[_ | _] | _], events), do: events, else: [events]
+
+    change(fn handlers ->
+      cond do
+        Enum.any?(handlers, fn {_, list} -> List.keymember?(list, id, 0) end) ->
+          {{:error, :already_exists}, handlers}
+
+        events -- events() != [] ->
+          {{:error, :unknown_event}, handlers}
+
+        true ->
+          entry = {id, fun, config}
+
+          {:ok,
+           Enum.reduce(events, handlers, fn event, all ->
+             Map.update(all, event, [entry], &(&1 ++ [entry]))
+           end)}
+      end
+    end)
+  end
+
+  @doc "Undoes `attach/4`."
+  @spec detach(id :: term()) :: :ok | {:error, :not_found}
+  def detach(id) do
+    change(fn handlers ->
+      left =
+        for {event, list} <- handlers,
+            rest = List.keydelete(list, id, 0),
+            rest != [],
+            into: %{},
+            do: {event, rest}
+
+      {if(left == handlers, do: {:error, :not_found}, else: :ok), left}
+    end)
+  end
+
+  @doc "Whether anybody listens: what an event is made of need not be put together otherwise."
+  @spec listened_to?(event()) :: boolean()
+  def listened_to?(event),
+    do: is_map_key(:persistent_term.get(@handlers, %{}), event) or :persistent_term.get(@library, false)
+
+  @doc "Tells those who listen."
+  @spec execute(event(), map(), map()) :: :ok
+  def execute(event, measurements, metadata) do
+    case :persistent_term.get(@handlers, %{}) do
+      %{^event => list} -> Enum.each(list, &tell(&1, event, measurements, metadata))
+      _ -> :ok
+    end
+
+    if :persistent_term.get(@library, false), do: :telemetry.execute(event, measurements, metadata)
+    :ok
+  end
+
+  @doc false
+  # Looked for once: a module that is absent is dear to look for.
+  @spec start() :: :ok
+  def start,
+    do:
+      :persistent_term.put(
+        @library,
+        Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
+      )
+
+  defp tell({id, fun, config}, event, measurements, metadata) do
+    fun.(event, measurements, metadata, config)
+  catch
+    kind, reason ->
+      detach(id)
+      said = Exception.format(kind, reason, __STACKTRACE__)
+      Logger.error("the handler #{inspect(id)} of #{inspect(event)} failed and was detached: #{said}")
+  end
+
+  # Changes are rare, readers many.
+  defp change(fun) do
+    :global.trans(
+      {@handlers, self()},
+      fn ->
+        {answer, handlers} = fun.(:persistent_term.get(@handlers, %{}))
+        :persistent_term.put(@handlers, handlers)
+        answer
+      end,
+      [node()]
+    )
+  end
+end

@@ -1,0 +1,288 @@
+//! The lines of one pool, and what they say of a transfer.
+
+use super::cost::{Goal, Weights, bytes_held};
+use super::line::{Estimate, Line};
+use super::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
+use serde::{Deserialize, Serialize};
+
+/// For all kinds together: what a kind of its own is judged by until it has samples enough.
+const POOLED: usize = Kind::COUNT;
+
+/// What is taken for granted of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
+/// measured; the others are by calibration.
+const ASSUMED: [(f64, f64); WAYS] = [(15_000.0, 0.25), (17_000.0, 0.08), (150_000.0, 2.0)];
+/// Fresh pages.
+const ASSUMED_COLD: (f64, f64) = (40_000.0, 1.0);
+
+/// One direction of a call, as it was measured.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Leg {
+    pub way: usize,
+    pub kind: Kind,
+    pub warm: bool,
+    pub size: u64,
+}
+
+/// What one way costs one transfer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Price {
+    pub latency: Estimate,
+    pub cpu_ns: f64,
+    pub bytes_held: f64,
+    pub cost: f64,
+    /// Whether the estimate rests on measurements enough.
+    pub ready: bool,
+}
+
+/// From which size on shared memory is the cheapest way, with a 95 % interval.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Crossover {
+    pub size: u64,
+    pub low: u64,
+    pub high: u64,
+}
+
+/// What one pool has learned.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Model {
+    /// By direction, way, warmth, kind.
+    lines: Vec<Line>,
+    /// CPU time of both sides, by direction and way. Only calibration measures it.
+    cpu: Vec<Line>,
+    /// How often it was changed.
+    pub version: u64,
+}
+
+impl Default for Model {
+    fn default() -> Self {
+        let mut lines = Vec::new();
+        for _direction in Direction::ALL {
+            for (way, (a, b)) in ASSUMED.iter().enumerate() {
+                for warm in [false, true] {
+                    let (a, b) = if way == ZERO_COPY && !warm { ASSUMED_COLD } else { (*a, *b) };
+                    lines.extend((0..=Kind::COUNT).map(|_| Line::assumed(a, b)));
+                }
+            }
+        }
+        Self { lines, cpu: vec![Line::default(); 2 * WAYS], version: 0 }
+    }
+}
+
+fn index(direction: Direction, way: usize, warm: bool, kind: usize) -> usize {
+    // Only shared memory knows warm and cold.
+    let warm = warm || way != ZERO_COPY;
+    ((direction as usize * WAYS + way) * 2 + usize::from(warm)) * (Kind::COUNT + 1) + kind
+}
+
+impl Model {
+    /// As bytes, for a file.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_allocvec(self).unwrap_or_default()
+    }
+
+    /// What `to_bytes` made; `None` for anything that could not have come from there.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (model, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
+        let same = |lines: &[Line], n| lines.len() == n && lines.iter().all(Line::is_sound);
+        let whole = same(&model.lines, Self::default().lines.len()) && same(&model.cpu, 2 * WAYS) && rest.is_empty();
+        whole.then_some(model)
+    }
+
+    /// The line a transfer is judged by.
+    pub fn line(&self, direction: Direction, way: usize, warm: bool, kind: Kind) -> &Line {
+        let own = &self.lines[index(direction, way, warm, kind as usize)];
+        if own.is_ready() { own } else { &self.lines[index(direction, way, warm, POOLED)] }
+    }
+
+    fn observe(&mut self, direction: Direction, leg: Leg, ns: f64) {
+        for kind in [leg.kind as usize, POOLED] {
+            self.lines[index(direction, leg.way, leg.warm, kind)].observe(leg.size, ns);
+        }
+    }
+
+    fn expected(&self, direction: Direction, leg: Leg) -> f64 {
+        self.line(direction, leg.way, leg.warm, leg.kind).estimate(leg.size).ns
+    }
+
+    /// What a call is expected to take beside its tool and its wait for a lane.
+    pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
+        self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)
+    }
+
+    /// A call took `ns` beside its tool and its wait. Only the sum is known: each direction gets its expected share.
+    pub fn learn(&mut self, request: Leg, reply: Leg, ns: f64) {
+        let (there, back) = (self.expected(Direction::Request, request), self.expected(Direction::Reply, reply));
+        let share = there / (there + back);
+        self.observe(Direction::Request, request, ns * share);
+        self.observe(Direction::Reply, reply, ns * (1.0 - share));
+        self.version += 1;
+    }
+
+    /// As `learn`, where one direction carried next to nothing, and `base` is what a call takes where both do: the rest is
+    /// the other direction's.
+    pub fn calibrate(&mut self, direction: Direction, leg: Leg, ns: f64, base: f64) {
+        self.observe(direction, leg, (ns - base / 2.0).max(base / 2.0));
+        self.version += 1;
+    }
+
+    /// CPU time of a call of which one direction carried next to nothing.
+    pub fn calibrate_cpu(&mut self, direction: Direction, way: usize, size: u64, ns: f64) {
+        self.cpu[direction as usize * WAYS + way].observe(size, ns);
+    }
+
+    /// The end of a calibration.
+    pub fn anchor(&mut self) {
+        self.lines.iter_mut().for_each(Line::anchor);
+    }
+
+    /// What a way costs for one goal, under one load.
+    pub fn price(&self, direction: Direction, leg: Leg, weights: &Weights) -> Price {
+        let line = self.line(direction, leg.way, leg.warm, leg.kind);
+        let latency = line.estimate(leg.size);
+        let cpu = &self.cpu[direction as usize * WAYS + leg.way];
+        // Unmeasured, all of the time is taken for work.
+        let cpu_ns = if cpu.samples() > 0 { cpu.estimate(leg.size).ns } else { latency.ns };
+        let bytes_held = bytes_held(leg.way, leg.size);
+        let cost = weights.cost(latency.ns, cpu_ns, bytes_held);
+        Price { latency, cpu_ns, bytes_held, cost, ready: line.is_ready() }
+    }
+
+    /// Where shared memory begins to be cheaper than every other of these ways, up to 1 GiB. `None` is no evidence: lines
+    /// that are not ready, or that do not cross.
+    pub fn crossover(&self, direction: Direction, kind: Kind, goal: Goal, mask: u8) -> Option<Crossover> {
+        let weights = Weights::of(goal);
+        let others: Vec<usize> = [INLINE, GRPC].into_iter().filter(|way| mask & (1 << way) != 0).collect();
+        let wins = |bin: usize| -> Option<f64> {
+            let price = |way| self.price(direction, Leg { way, kind, warm: true, size: bins::middle(bin) }, &weights);
+            let ours = price(ZERO_COPY);
+            let best = others.iter().map(|way| price(*way)).min_by(|a, b| a.cost.total_cmp(&b.cost))?;
+            (ours.ready && best.ready).then(|| {
+                let error = ours.latency.log_error().hypot(best.latency.log_error()).max(1e-6);
+                ((best.cost / ours.cost).ln()) / error
+            })
+        };
+        let (first, last) = (bins::of(256), bins::of(1 << 30));
+        let z: Vec<f64> = (first..=last).map(wins).collect::<Option<_>>()?;
+        // The first bin from which on it holds, all the way.
+        let from = |least: f64| z.iter().rposition(|z| *z < least).map_or(0, |at| at + 1);
+        let (at, low, high) = (from(0.0), from(-1.96), from(1.96));
+        (at > 0 && at < z.len()).then(|| Crossover {
+            size: bins::start(first + at),
+            low: bins::start(first + low),
+            high: bins::start(first + high.min(z.len() - 1)),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SMALL: Leg = Leg { way: INLINE, kind: Kind::Mixed, warm: true, size: 20 };
+
+    fn leg(way: usize, size: u64) -> Leg {
+        Leg { way, kind: Kind::Binary, warm: true, size }
+    }
+
+    /// Inline 20 µs and 0.3 ns a byte, shared memory 26 µs and 0.1.
+    fn truth(way: usize, size: u64) -> f64 {
+        let (a, b) = [(20_000.0, 0.3), (26_000.0, 0.1), (300_000.0, 1.0)][way];
+        a + b * size as f64
+    }
+
+    fn calibrated() -> Model {
+        let mut model = Model::default();
+        let base = 40_000.0;
+        for round in 0..8 {
+            for k in (12..=24).step_by(2) {
+                for way in [INLINE, ZERO_COPY] {
+                    let jitter = 1.0 + 0.02 * f64::from((round * 7 + k) % 5 - 2);
+                    for direction in Direction::ALL {
+                        let ns = truth(way, 1 << k) * jitter + base / 2.0;
+                        model.calibrate(direction, leg(way, 1 << k), ns, base);
+                    }
+                }
+            }
+        }
+        model.anchor();
+        model
+    }
+
+    #[test]
+    fn the_lines_cross_where_the_truth_does() {
+        let model = calibrated();
+        let found = model.crossover(Direction::Request, Kind::Binary, Goal::MinimizeLatency, 0b111).unwrap();
+        // 6 µs more, 0.2 ns a byte less: 30,000 bytes.
+        assert!(found.low <= 30_000 && 30_000 <= found.high && found.low <= found.size, "{found:?}");
+        assert!(found.size.abs_diff(30_000) < 8_000, "{found:?}");
+        // A kind never seen is judged by all of them.
+        assert_eq!(model.crossover(Direction::Request, Kind::Table, Goal::MinimizeLatency, 0b111), Some(found));
+    }
+
+    #[test]
+    fn survives_a_file_and_refuses_a_broken_one() {
+        let model = calibrated();
+        let bytes = model.to_bytes();
+        assert_eq!(Model::from_bytes(&bytes), Some(model));
+        for cut in 0..bytes.len().min(3_000) {
+            assert_eq!(Model::from_bytes(&bytes[..cut]), None);
+        }
+        let mut longer = bytes.clone();
+        longer.push(0);
+        assert_eq!(Model::from_bytes(&longer), None);
+        // Whatever a file says, what is taken from it is sound.
+        for at in 0..bytes.len().min(3_000) {
+            let mut broken = bytes.clone();
+            broken[at] ^= 0xFF;
+            if let Some(model) = Model::from_bytes(&broken) {
+                let price = model.price(Direction::Request, leg(ZERO_COPY, 1 << 20), &Weights::of(Goal::Balanced));
+                assert!(price.cost.is_finite() && price.latency.low <= price.latency.high);
+            }
+        }
+    }
+
+    #[test]
+    fn no_evidence_is_no_crossover() {
+        assert_eq!(Model::default().crossover(Direction::Request, Kind::Binary, Goal::Balanced, 0b111), None);
+        // Parallel lines.
+        let mut model = Model::default();
+        for n in 0..200u64 {
+            for way in [INLINE, ZERO_COPY] {
+                let size = 1 << (12 + n % 12);
+                model.calibrate(Direction::Reply, leg(way, size), 30_000.0 + size as f64 * 0.2, 20_000.0);
+            }
+        }
+        assert_eq!(model.crossover(Direction::Reply, Kind::Binary, Goal::MinimizeLatency, 0b011), None);
+        // Nothing to compare with.
+        assert_eq!(calibrated().crossover(Direction::Reply, Kind::Binary, Goal::Balanced, 0b010), None);
+    }
+
+    #[test]
+    fn learns_both_directions_from_sums() {
+        let mut model = calibrated();
+        // The world became slower by half.
+        for n in 0..4_000u64 {
+            let (way, size) = ([INLINE, ZERO_COPY][(n % 2) as usize], 1 << (12 + n % 11));
+            let (there, back) = if n % 3 == 0 { (leg(way, size), SMALL) } else { (SMALL, leg(way, size)) };
+            let ns = 1.5 * (truth(there.way, there.size) + truth(back.way, back.size));
+            model.learn(there, back, ns);
+        }
+        for k in [13, 16, 20] {
+            let got = model.predict(leg(ZERO_COPY, 1 << k), SMALL);
+            let want = 1.5 * (truth(ZERO_COPY, 1 << k) + truth(INLINE, 20));
+            assert!((got / want).ln().abs() < 0.15, "2^{k}: {got} for {want}");
+        }
+    }
+
+    #[test]
+    fn goals_weigh_the_same_terms_differently() {
+        let model = calibrated();
+        let price = |way, goal| model.price(Direction::Request, leg(way, 1 << 24), &Weights::of(goal)).cost;
+        assert!(price(GRPC, Goal::MinimizeMemory) > 2.0 * price(ZERO_COPY, Goal::MinimizeMemory));
+        let calm = Weights::of(Goal::MinimizeLatency);
+        assert_eq!(calm.under(0), calm);
+        let pressed = calm.under(super::super::cost::MEMORY_PRESSURE);
+        let leg = leg(GRPC, 1 << 24);
+        assert!(model.price(Direction::Reply, leg, &pressed).cost > model.price(Direction::Reply, leg, &calm).cost);
+    }
+}

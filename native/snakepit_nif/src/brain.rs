@@ -1,0 +1,359 @@
+//! A pool's brain: its table of decisions, read without a lock, and what it learns from, behind one.
+//!
+//! Calls decide and record; both are a few loads and stores. Everything else is for the processes that tend the brain, and
+//! runs on dirty schedulers, where it may wait for the lock.
+
+use crate::atoms;
+use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Resource, ResourceArc, Term};
+use snakepit_core::brain::cost::{Goal, Weights};
+use snakepit_core::brain::histogram::Histogram;
+use snakepit_core::brain::model::{Leg, Model};
+use snakepit_core::brain::ring::Ring;
+use snakepit_core::brain::table::{Rules, Table};
+use snakepit_core::brain::{Direction, Kind, WAYS, ZERO_COPY, bins};
+use std::cell::Cell as ThreadCell;
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Records kept until they are drained; a power of two.
+const RING: usize = 1 << 12;
+
+struct Slow {
+    model: Model,
+    rules: Rules,
+    /// Records of the ring that were learned from.
+    taken: u64,
+    latencies: Histogram,
+    /// |actual − predicted| / actual, in thousandths.
+    errors: Histogram,
+}
+
+pub struct Brain {
+    table: Table,
+    ring: Ring,
+    /// Bits of `cost::CPU_PRESSURE` and its like.
+    load: AtomicU8,
+    /// How often a way that costs little more is tried, of 2^32 decisions.
+    exploration: AtomicU32,
+    decisions: AtomicU64,
+    explored: AtomicU64,
+    slow: Mutex<Slow>,
+}
+
+#[rustler::resource_impl]
+impl Resource for Brain {}
+
+type BrainArc = ResourceArc<Brain>;
+
+impl Brain {
+    /// Not held on the way of a call.
+    fn slow(&self) -> MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn direction(n: u8) -> NifResult<Direction> {
+    Direction::from_u8(n).ok_or(Error::BadArg)
+}
+
+fn kind(n: u8) -> NifResult<Kind> {
+    Kind::from_u8(n).ok_or(Error::BadArg)
+}
+
+fn goal(n: u8) -> NifResult<Goal> {
+    Goal::from_u8(n).ok_or(Error::BadArg)
+}
+
+fn way(n: u8) -> NifResult<usize> {
+    if (n as usize) < WAYS { Ok(n as usize) } else { Err(Error::BadArg) }
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_new() -> BrainArc {
+    let model = Model::default();
+    let rules = Rules {
+        goal: Goal::Balanced,
+        minimum: None,
+        maximum: None,
+        thresholds: [u64::MAX; Kind::COUNT],
+        overridden: [false; Kind::COUNT],
+        tie: 0.05,
+        bounded_loss: 0.25,
+    };
+    let table = Table::new(&model, &rules);
+    let (latencies, errors) = (Histogram::default(), Histogram::default());
+    ResourceArc::new(Brain {
+        table,
+        ring: Ring::new(RING),
+        load: AtomicU8::new(0),
+        exploration: AtomicU32::new(0),
+        decisions: AtomicU64::new(0),
+        explored: AtomicU64::new(0),
+        slow: Mutex::new(Slow { model, rules, taken: 0, latencies, errors }),
+    })
+}
+
+thread_local! {
+    static RANDOM: ThreadCell<u64> = const { ThreadCell::new(0) };
+}
+
+/// xorshift64*: good enough to choose whom to explore, and a nanosecond.
+fn random() -> u32 {
+    RANDOM.with(|state| {
+        let mut x = state.get();
+        if x == 0 {
+            x = (state as *const _ as u64) ^ 0x9E37_79B9_7F4A_7C15;
+        }
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        state.set(x);
+        (x.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 32) as u32
+    })
+}
+
+/// The decision of a call: `order | explored << 3 | reason << 4`. Explored: the first two ways of the order have changed
+/// places.
+#[rustler::nif]
+fn brain_decide(brain: BrainArc, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
+    let cell = brain.table.look_up(direction(to)?, kind(what)?, warm, brain.load.load(Ordering::Relaxed), size);
+    brain.decisions.fetch_add(1, Ordering::Relaxed);
+    let rate = brain.exploration.load(Ordering::Relaxed);
+    let explored = rate != 0 && cell.explorable() && random() < rate;
+    if explored {
+        brain.explored.fetch_add(1, Ordering::Relaxed);
+    }
+    Ok(cell.0 & 7 | u64::from(explored) << 3 | (cell.0 >> 3 & 7) << 4)
+}
+
+/// All a cell says: `{order, reason, explorable?, confidence, {ns, ns, ns}}`.
+#[rustler::nif]
+#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
+fn brain_cell(
+    brain: BrainArc,
+    to: u8,
+    what: u8,
+    warm: bool,
+    size: u64,
+) -> NifResult<(u64, u64, bool, f64, (u64, u64, u64))> {
+    let cell = brain.table.look_up(direction(to)?, kind(what)?, warm, brain.load.load(Ordering::Relaxed), size);
+    let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
+    Ok((cell.0 & 7, cell.0 >> 3 & 7, cell.explorable(), cell.confidence(), latencies))
+}
+
+const OK: u64 = 1 << 12;
+
+/// What a call took. `legs` is `request way | reply way << 2 | request kind << 4 | reply kind << 7 | request warm << 10 |
+/// reply warm << 11 | ok << 12`; sizes are of what was carried: nothing, where it lay in shared memory already.
+#[rustler::nif]
+fn brain_record(
+    brain: BrainArc,
+    legs: u64,
+    total_ns: u64,
+    tool_ns: u64,
+    queue_ns: u64,
+    request_bytes: u64,
+    reply_bytes: u64,
+) -> Atom {
+    brain.ring.add([legs, total_ns, tool_ns, queue_ns, request_bytes, reply_bytes, 0, 0, 0]);
+    atoms::ok()
+}
+
+fn legs(word: u64, request_bytes: u64, reply_bytes: u64) -> Option<(Leg, Leg)> {
+    let leg = |way: u64, what: u64, warm: u64, size| {
+        let way = (way & 3) as usize;
+        (way < WAYS).then_some(Leg { way, kind: Kind::from_u8((what & 7) as u8)?, warm: warm & 1 == 1, size })
+    };
+    Some((leg(word, word >> 4, word >> 10, request_bytes)?, leg(word >> 2, word >> 7, word >> 11, reply_bytes)?))
+}
+
+/// Learns from the calls recorded since the last time: how many there were, and how many of them were learned from.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_drain(brain: BrainArc) -> (u64, u64) {
+    let mut slow = brain.slow();
+    let slow = &mut *slow;
+    let (mut seen, mut learned) = (0, 0);
+    slow.taken = brain.ring.take(slow.taken, |[word, total, tool, queue, request_bytes, reply_bytes, ..]| {
+        seen += 1;
+        let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
+        let work = total.saturating_sub(tool).saturating_sub(queue);
+        slow.latencies.add(work);
+        if word & OK == 0 || work == 0 {
+            return;
+        }
+        let predicted = slow.model.predict(request, reply);
+        slow.errors.add((1000.0 * (work as f64 - predicted).abs() / work as f64) as u64);
+        slow.model.learn(request, reply, work as f64);
+        learned += 1;
+    });
+    (seen, learned)
+}
+
+/// Compiles the table anew from what was learned.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_compile(brain: BrainArc) -> Atom {
+    let slow = brain.slow();
+    brain.table.compile(&slow.model, &slow.rules);
+    atoms::ok()
+}
+
+/// What the user has to say; the table is compiled with it.
+#[rustler::nif(schedule = "DirtyCpu")]
+#[allow(clippy::too_many_arguments, reason = "one for each field of `Rules`")]
+fn brain_rules(
+    brain: BrainArc,
+    aim: u8,
+    minimum: Option<u64>,
+    maximum: Option<u64>,
+    thresholds: Vec<u64>,
+    overridden: Vec<bool>,
+    tie: f64,
+    bounded_loss: f64,
+    exploration: f64,
+) -> NifResult<Atom> {
+    let thresholds = thresholds.try_into().map_err(|_| Error::BadArg)?;
+    let overridden = overridden.try_into().map_err(|_| Error::BadArg)?;
+    let mut slow = brain.slow();
+    slow.rules = Rules { goal: goal(aim)?, minimum, maximum, thresholds, overridden, tie, bounded_loss };
+    brain.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
+    brain.table.compile(&slow.model, &slow.rules);
+    Ok(atoms::ok())
+}
+
+/// One measured call of which one direction carried `size` bytes, and the other next to nothing.
+#[rustler::nif(schedule = "DirtyCpu")]
+#[allow(clippy::too_many_arguments, reason = "a leg and its times")]
+fn brain_calibrate(
+    brain: BrainArc,
+    to: u8,
+    by: u8,
+    what: u8,
+    warm: bool,
+    size: u64,
+    ns: f64,
+    base_ns: f64,
+) -> NifResult<Atom> {
+    let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
+    brain.slow().model.calibrate(direction(to)?, leg, ns, base_ns);
+    Ok(atoms::ok())
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_calibrate_cpu(brain: BrainArc, to: u8, by: u8, size: u64, ns: f64) -> NifResult<Atom> {
+    brain.slow().model.calibrate_cpu(direction(to)?, way(by)?, size, ns);
+    Ok(atoms::ok())
+}
+
+/// The end of a calibration: to this the past is forgotten.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_anchor(brain: BrainArc) -> Atom {
+    brain.slow().model.anchor();
+    atoms::ok()
+}
+
+/// Bits: 1 CPU, 2 memory is scarce.
+#[rustler::nif]
+fn brain_load(brain: BrainArc, bits: u8) -> Atom {
+    brain.load.store(bits, Ordering::Relaxed);
+    atoms::ok()
+}
+
+/// What each way would cost: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
+#[rustler::nif(schedule = "DirtyCpu")]
+#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
+fn brain_prices(
+    brain: BrainArc,
+    to: u8,
+    what: u8,
+    warm: bool,
+    size: u64,
+    aim: u8,
+    load: u8,
+) -> NifResult<Vec<((f64, f64, f64, u64), (f64, f64, f64, bool))>> {
+    let (to, what, weights) = (direction(to)?, kind(what)?, Weights::of(goal(aim)?).under(load));
+    let slow = brain.slow();
+    Ok((0..WAYS)
+        .map(|way| {
+            let p = slow.model.price(to, Leg { way, kind: what, warm, size }, &weights);
+            let l = p.latency;
+            ((l.ns, l.low, l.high, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
+        })
+        .collect())
+}
+
+/// Nanoseconds, and nanoseconds a byte, and samples of the line by which such transfers are judged.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_line(brain: BrainArc, to: u8, by: u8, what: u8, warm: bool) -> NifResult<(f64, f64, u64)> {
+    let slow = brain.slow();
+    let line = slow.model.line(direction(to)?, way(by)?, warm, kind(what)?);
+    let (a, b) = line.coefficients();
+    Ok((a, b, line.samples()))
+}
+
+/// From which size on shared memory is the cheapest of the ways in `mask`: `{size, low, high}`, or nil.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_crossover(brain: BrainArc, to: u8, what: u8, aim: u8, mask: u8) -> NifResult<Option<(u64, u64, u64)>> {
+    let found = brain.slow().model.crossover(direction(to)?, kind(what)?, goal(aim)?, mask);
+    Ok(found.map(|c| (c.size, c.low, c.high)))
+}
+
+/// The table of replies as a worker reads it: for each kind a byte per bin, 1 where shared memory that is warm comes
+/// before the frame.
+#[rustler::nif]
+fn brain_reply_table<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
+    let load = brain.load.load(Ordering::Relaxed);
+    let mut out = NewBinary::new(env, Kind::COUNT * bins::COUNT);
+    for (i, byte) in out.as_mut_slice().iter_mut().enumerate() {
+        let (what, bin) = (Kind::ALL[i / bins::COUNT], i % bins::COUNT);
+        let order = brain.table.look_up(Direction::Reply, what, true, load, bins::start(bin)).order();
+        let place = |way: usize| order.iter().position(|w| *w == way);
+        *byte = u8::from(place(ZERO_COPY) < place(snakepit_core::brain::INLINE));
+    }
+    out.into()
+}
+
+/// `{decisions, explored, recorded, dropped, model version, table bytes}`
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_counts(brain: BrainArc) -> (u64, u64, u64, u64, u64, usize) {
+    let (recorded, dropped) = brain.ring.counts();
+    let version = brain.slow().model.version;
+    let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+    (count(&brain.decisions), count(&brain.explored), recorded, dropped, version, brain.table.bytes())
+}
+
+/// Percentiles (0..1) of latencies in nanoseconds, and of the relative errors of predictions, in thousandths.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_percentiles(brain: BrainArc, which: Vec<f64>) -> (Vec<Option<u64>>, Vec<Option<u64>>) {
+    let slow = brain.slow();
+    let of = |histogram: &Histogram| which.iter().map(|p| histogram.percentile(*p)).collect();
+    (of(&slow.latencies), of(&slow.errors))
+}
+
+/// What was learned, for a file.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_export<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
+    let bytes = brain.slow().model.to_bytes();
+    let mut out = NewBinary::new(env, bytes.len());
+    out.as_mut_slice().copy_from_slice(&bytes);
+    out.into()
+}
+
+/// False for what `brain_export` cannot have made: nothing is changed then.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_import(brain: BrainArc, bytes: Binary) -> bool {
+    let Some(model) = Model::from_bytes(bytes.as_slice()) else { return false };
+    let mut slow = brain.slow();
+    slow.model = model;
+    brain.table.compile(&slow.model, &slow.rules);
+    true
+}
+
+/// CPU time in nanoseconds of a process of ours, by `clock_getcpuclockid(3)`; nil if it is gone.
+#[rustler::nif]
+fn cpu_time<'a>(env: Env<'a>, pid: i32) -> Term<'a> {
+    let mut clock: libc::clockid_t = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both are given places of their own to write to.
+    let read = unsafe { libc::clock_getcpuclockid(pid, &mut clock) == 0 && libc::clock_gettime(clock, &mut time) == 0 };
+    if read { (time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64).encode(env) } else { atoms::nil().encode(env) }
+}

@@ -1,0 +1,244 @@
+defmodule Snakepit.Performance.ControllerTest do
+  use Snakepit.Case, async: true
+  import ExUnit.CaptureLog
+  alias Snakepit.Performance.{Controller, CostBenefitAnalyzer, Learning}
+  alias Snakepit.Pool.Handle
+  alias Snakepit.{Bytes, Native}
+
+  @kib 1024
+  @mib 1024 * 1024
+
+  # A pool that knows a world in which shared memory is cheapest from 30,000 bytes on.
+  defp pool(policy \\ []) do
+    pool = pool!(performance_policy: [enabled: true, exploration_rate: 0, goal: :minimize_latency] ++ policy)
+    {:ok, handle} = Handle.fetch(pool)
+
+    for n <- 1..400, direction <- [0, 1], {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
+      size = 2 ** (10 + rem(n, 16))
+
+      :ok =
+        Native.brain_calibrate(handle.brain, direction, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+    end
+
+    :ok = Native.brain_compile(handle.brain)
+    {pool, handle}
+  end
+
+  defp bytes(size), do: %Bytes{data: :binary.copy(<<7>>, size)}
+
+  # Shared memory is there, so that a call that chooses it need not go another way.
+  defp warm(pool, size),
+    do: {:ok, _} = Snakepit.execute("length", %{x: bytes(size)}, pool: pool, transfer: :zero_copy)
+
+  defp way(pool, size) do
+    {{:ok, ^size}, seen} = Snakepit.observe("length", %{x: bytes(size)}, pool: pool)
+    seen.request_way
+  end
+
+  test "a call takes the way that costs least; replies too" do
+    {pool, _} = pool()
+    for size <- [8 * @kib, @mib], do: warm(pool, size)
+    assert way(pool, 8 * @kib) == :inline
+    assert way(pool, @mib) == :zero_copy
+
+    # The worker is sent its table beside the calls.
+    :ok = Learning.publish(pool)
+    assert eventually(fn -> reply_way(pool, @mib) == :zero_copy end)
+    assert reply_way(pool, 8 * @kib) == :inline
+  end
+
+  defp reply_way(pool, size) do
+    {{:ok, _}, seen} = Snakepit.observe("python_value", %{code: "x = b'7' * #{size}"}, pool: pool)
+    seen.reply_way
+  end
+
+  test "many small buffers are decided by the size of one" do
+    {pool, _} = pool()
+    list = for _ <- 1..200, do: bytes(8 * @kib)
+    {{:ok, 200}, seen} = Snakepit.observe("length", %{x: list}, pool: pool)
+    assert seen.request_way == :inline
+  end
+
+  test "what lies in shared memory is not copied, whatever its size" do
+    {pool, _} = pool()
+    {:ok, shared} = Snakepit.share(bytes(8 * @kib), pool: pool)
+    {{:ok, _}, seen} = Snakepit.observe("length", %{x: shared}, pool: pool)
+    assert {seen.request_way, seen.copied_bytes} == {:zero_copy, 0}
+  end
+
+  test "the decision says what it rests on" do
+    {pool, _} = pool()
+    assert {:zero_copy, meta} = Controller.decide_transfer_method(bytes(@mib), pool: pool)
+    assert %{method: :zero_copy, reason: :cheapest, data_size: @mib, explored?: false} = meta
+    assert is_binary(meta.transfer_id) and meta.confidence > 0.9
+    assert meta.predicted_latency_us.zero_copy < meta.predicted_latency_us.inline
+    assert {:inline, %{reason: :cheapest}} = Controller.decide_transfer_method("small", %{pool: pool})
+
+    assert {:zero_copy, _} =
+             Controller.decide_transfer_method(nil, pool: pool, data_size: @mib, data_type: :tensor)
+
+    assert {:zero_copy, _} =
+             Controller.decide_transfer_method(%{a: [bytes(@mib)]}, pool: pool, direction: :reply)
+  end
+
+  test "it is total" do
+    log =
+      capture_log(fn ->
+        for {data, opts} <- [
+              {"x", [pool: :no_such_pool]},
+              {self(), [pool: elem(pool(), 0)]},
+              {"x", [pool: elem(pool(), 0), data_type: :picture]},
+              {"x", [pool: elem(pool(), 0), direction: :sideways]},
+              {"x", :nonsense}
+            ] do
+          assert {:grpc, %{fallback: true, reason: _}} = Controller.decide_transfer_method(data, opts)
+        end
+      end)
+
+    assert log =~ "no_such_pool"
+  end
+
+  test "a policy is changed while calls go on; a bad one is refused and changes nothing" do
+    {pool, _} = pool()
+    warm(pool, 8 * @kib)
+    assert way(pool, 8 * @kib) == :inline
+    assert :ok = Controller.update_policy(pool, zero_copy_threshold_mb: 0.001)
+    assert way(pool, 8 * @kib) == :zero_copy
+
+    for {bad, word} <- [{[goal: :none], "goal"}, {[exploration_rate: 2], "exploration_rate"}, {:none, "none"}] do
+      assert {:error, %Error{category: :validation, message: message}} = Controller.update_policy(pool, bad)
+      assert message =~ inspect(pool) and message =~ word
+    end
+
+    assert way(pool, 8 * @kib) == :zero_copy
+
+    assert {:ok, %{policy: %{goal: :balanced, threshold_overrides: %{binary: 1049}}}} =
+             Controller.get_statistics(pool)
+
+    assert {:error, %Error{reason: :unknown_pool}} = Controller.update_policy(:no_such_pool, [])
+    assert {:error, %Error{reason: :not_enabled}} = Controller.update_policy(pool!(), [])
+  end
+
+  test "custom rules come first; one that is broken is told of once and ignored" do
+    me = self()
+
+    rule = fn facts ->
+      send(me, facts)
+      if facts.data_size == @mib, do: :inline, else: :default
+    end
+
+    {pool, _} = pool(custom_rules: [rule])
+    for size <- [@mib, 2 * @mib], do: warm(pool, size)
+    assert way(pool, @mib) == :inline
+    assert_received %{pool: ^pool, data_type: :binary, format: :raw, direction: :request, data_size: @mib}
+    assert way(pool, 2 * @mib) == :zero_copy
+
+    for {broken, word} <- [
+          {fn _ -> :by_pigeon end, "by_pigeon"},
+          {fn _ -> raise "no idea" end, "no idea"},
+          {fn _ -> throw(:x) end, ":x"}
+        ] do
+      log =
+        capture_log(fn ->
+          :ok =
+            Controller.update_policy(pool,
+              custom_rules: [broken],
+              goal: :minimize_latency,
+              exploration_rate: 0
+            )
+
+          for _ <- 1..3, do: assert(way(pool, 2 * @mib) == :zero_copy)
+        end)
+
+      assert [_, _] = String.split(log, "Expected: :zero_copy, :inline, :grpc or :default")
+      assert log =~ word
+    end
+  end
+
+  test "statistics" do
+    {pool, handle} = pool()
+    warm(pool, @mib)
+    for _ <- 1..30, do: way(pool, @mib)
+    # What a killed test left behind would be counted too.
+    :ok = Snakepit.Performance.Learning.learn_now(pool)
+    assert {:ok, stats} = Controller.get_statistics(pool)
+
+    assert %{decisions: 30, explored: 0, recorded: 31, dropped: 0, zero_copy_count: 31, inline_count: 0} =
+             stats
+
+    assert stats.latency_us.p50 > 0 and stats.latency_us.p50 <= stats.latency_us.p99
+    assert stats.prediction_error.p50 >= 0
+    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 1, 0, true)
+    assert samples == 400 + 31
+    assert {:error, %Error{reason: :unknown_pool}} = Controller.get_statistics(:no_such_pool)
+  end
+
+  test "exploration tries the second best where that costs little, and nowhere else" do
+    {pool, _} = pool()
+    :ok = Controller.update_policy(pool, exploration_rate: 1.0, goal: :minimize_latency)
+    # Near the crossover, and far from it.
+    assert {_, %{explored?: true}} = Controller.decide_transfer_method(bytes(30_000), pool: pool)
+    assert {:zero_copy, %{explored?: false}} = Controller.decide_transfer_method(bytes(16 * @mib), pool: pool)
+  end
+
+  test "costs and benefits, in the specification's words" do
+    {pool, _} = pool()
+    data = %{pool: pool, data_size: @mib, data_type: :tensor}
+    assert {:ok, analysis} = CostBenefitAnalyzer.analyze(data, %{system_load: 0.4, available_memory: 8})
+
+    assert %{recommendation: :zero_copy, confidence: confidence, rationale: rationale, methods: methods} =
+             analysis
+
+    assert confidence > 0.9
+    assert rationale =~ "zero_copy costs least" and rationale =~ "times as long"
+
+    assert %{data_size: @mib, system_load: 0.4, available_memory: 8, historical_performance: _} =
+             analysis.factors
+
+    for key <- [:setup_overhead_us, :cleanup_overhead_us], do: assert(is_float(methods.zero_copy[key]))
+
+    for {_, m} <- methods,
+        key <- [:estimated_latency_us, :estimated_memory, :estimated_cpu_us, :total_cost],
+        do: assert(m[key] >= 0)
+
+    assert methods.grpc.estimated_memory == 3 * @mib
+    assert methods.grpc.samples == 0
+    assert {:ok, m} = CostBenefitAnalyzer.estimate_performance(:inline, data)
+    assert m == methods.inline
+
+    for bad <- [
+          %{},
+          %{data_size: -1},
+          %{data_size: 5, pool: pool, data_type: :x},
+          %{data_size: 5, pool: pool, direction: :x}
+        ] do
+      assert {:error, %Error{category: :validation}} = CostBenefitAnalyzer.analyze(bad)
+    end
+
+    assert {:error, %Error{}} = CostBenefitAnalyzer.estimate_performance(:by_pigeon, data)
+  end
+
+  test "explained, as data and as a table" do
+    {pool, _} = pool()
+    assert {:ok, e} = Snakepit.explain("length", %{x: bytes(@mib)}, pool: pool)
+
+    assert [%{way: :inline, reason: :cheapest}, %{reason: :tie}, %{way: :zero_copy, reason: :cheapest}] =
+             e.request
+
+    assert {size, low, high} = e.crossover.request
+    assert low <= size and size <= high and size in 20_000..45_000
+    assert %{ways: [:zero_copy | _], bytes: @mib} = e.call
+    text = to_string(e)
+    assert text =~ "It would go by zero_copy" and text =~ "costs least" and text =~ "cheapest from"
+    # Nothing was called.
+    assert {:ok, %{calls: 0}} = Snakepit.get_stats(pool)
+
+    :ok = Controller.update_policy(pool, zero_copy_threshold_mb: 10)
+    assert {:ok, e} = Snakepit.explain("length", %{x: bytes(@mib)}, pool: pool)
+    assert [%{best: :zero_copy, way: :inline, factor: factor} | _] = e.bound_cost
+    assert factor > 2
+    assert to_string(e) =~ "Bounds that were set cost"
+    assert {:error, %Error{reason: :not_enabled}} = Snakepit.explain("length", %{x: 1}, pool: pool!())
+    assert {:error, %Error{category: :validation}} = Snakepit.explain("length", %{x: self()}, pool: pool)
+  end
+end

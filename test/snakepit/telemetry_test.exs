@@ -1,0 +1,86 @@
+defmodule Snakepit.TelemetryTest do
+  use Snakepit.Case, async: true
+  import ExUnit.CaptureLog
+  alias Snakepit.Performance.{Calibration, Controller, Learning}
+  alias Snakepit.Pool.Handle
+  alias Snakepit.Telemetry
+
+  defp listen(events) do
+    me = self()
+    id = make_ref()
+    :ok = Telemetry.attach(id, events, fn event, m, meta, to -> send(to, {event, m, meta}) end, me)
+    on_exit(fn -> Telemetry.detach(id) end)
+    id
+  end
+
+  test "every event that is documented is emitted" do
+    listen(Telemetry.events())
+    pool = pool!(performance_policy: [enabled: true, exploration_rate: 0])
+    :ok = Learning.await_calibrated(pool)
+    {:ok, handle} = Handle.fetch(pool)
+    data = Snakepit.bytes(:binary.copy("x", 20_000_000))
+
+    # By the threshold of 10 MB: no memory is warm yet, so that the first goes another way.
+    {:ok, _} = Snakepit.execute("length", %{x: data}, pool: pool, correlation_id: "c")
+    {:error, _} = Snakepit.execute("fail", %{}, pool: pool)
+    :ok = Controller.update_policy(pool, goal: :minimize_memory)
+    {:ok, _} = Calibration.run(handle, budget_ms: 20)
+
+    assert_received {[:snakepit, :call, :stop], m,
+                     %{pool: ^pool, command: "length", correlation_id: "c"} = meta}
+
+    assert %{status: :ok, request_way: way, reply_way: :inline, retries: 0} = meta
+    assert way in [:inline, :zero_copy]
+    assert m.duration_ns > m.tool_ns and m.request_bytes == 20_000_000
+    assert_received {[:snakepit, :call, :stop], _, %{pool: ^pool, command: "fail", status: :error}}
+
+    assert_received {[:snakepit, :call, :fallback], %{request_bytes: 20_000_000},
+                     %{pool: ^pool, request_way: :inline}}
+
+    assert_received {[:snakepit, :performance, :decision], %{data_size: 20_000_000},
+                     %{pool: ^pool, method: :zero_copy, reason: :rule, explored?: false, data_type: :binary}}
+
+    assert_received {[:snakepit, :performance, :policy], _,
+                     %{pool: ^pool, old: %{goal: :balanced}, new: %{goal: :minimize_memory}}}
+
+    assert_received {[:snakepit, :performance, :calibration], %{probes: probes, duration_ms: ms},
+                     %{pool: ^pool, result: :measured}}
+
+    assert probes > 0 and ms >= 0
+  end
+
+  test "attached once, detached once" do
+    id = listen([:snakepit, :call, :stop])
+
+    assert {:error, :already_exists} =
+             Telemetry.attach(id, [:snakepit, :call, :stop], fn _, _, _, _ -> :ok end)
+
+    assert {:error, :unknown_event} =
+             Telemetry.attach(:other, [:snakepit, :no, :event], fn _, _, _, _ -> :ok end)
+
+    assert Telemetry.listened_to?([:snakepit, :call, :stop])
+    assert :ok = Telemetry.detach(id)
+    assert {:error, :not_found} = Telemetry.detach(id)
+  end
+
+  test "a handler that fails is detached and reported; the call does not notice" do
+    pool = pool!()
+    me = self()
+
+    :ok =
+      Telemetry.attach({:bad, pool}, [:snakepit, :call, :stop], fn _, _, meta, _ ->
+        if meta.pool == pool do
+          send(me, :called)
+          raise "no"
+        end
+      end)
+
+    log =
+      capture_log(fn -> for n <- 1..3, do: {:ok, _} = Snakepit.execute("add", %{a: n, b: 1}, pool: pool) end)
+
+    assert log =~ "was detached"
+    assert_received :called
+    refute_received :called
+    assert {:error, :not_found} = Telemetry.detach({:bad, pool})
+  end
+end
