@@ -29,7 +29,9 @@ defmodule Snakepit.ConfigTest do
     error = refused(pols: [])
     assert error.message == "config :snakepit: unknown option :pols; did you mean :pools?"
     assert error.details.key == :pols
-    assert refused(zzzzzz: 1).message =~ "known are: :pools, :python, :venv, :performance_optimization, :default_pool"
+
+    assert refused(zzzzzz: 1).message =~
+             "known are: :pools, :python, :venv, :performance_optimization, :default_pool"
   end
 
   test "a wrong type names the key" do
