@@ -155,7 +155,7 @@ fn brain_record(
     request_bytes: u64,
     reply_bytes: u64,
 ) -> Atom {
-    brain.ring.add([legs, total_ns, tool_ns, queue_ns, request_bytes, reply_bytes, 0, 0, 0]);
+    brain.ring.add([legs, total_ns, tool_ns, queue_ns, request_bytes, reply_bytes]);
     atoms::ok()
 }
 
@@ -173,7 +173,7 @@ fn brain_drain(brain: BrainArc) -> (u64, u64) {
     let mut slow = brain.slow();
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
-    slow.taken = brain.ring.take(slow.taken, |[word, total, tool, queue, request_bytes, reply_bytes, ..]| {
+    slow.taken = brain.ring.take(slow.taken, |[word, total, tool, queue, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
         let work = total.saturating_sub(tool).saturating_sub(queue);
