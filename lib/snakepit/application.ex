@@ -24,6 +24,7 @@ defmodule Snakepit.Application do
       {Task.Supervisor, name: Snakepit.Call.Settle},
       {Task.Supervisor, name: Snakepit.Performance.Tasks},
       Snakepit.Performance.Learning,
+      Snakepit.Performance.ResourceMonitor,
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 

@@ -15,6 +15,60 @@ defmodule Snakepit.Machine do
     |> min(host)
   end
 
+  @doc """
+  The share of the memory that is used, and bytes that are left: of the cgroup's limit if there is one below the host's.
+  Page cache that can be dropped at once counts as left. `nil` if it cannot be read.
+  """
+  @spec memory_use() :: {used :: float(), available :: non_neg_integer()} | nil
+  def memory_use do
+    with {:ok, text} <- File.read("/proc/meminfo"),
+         [_, total] <- Regex.run(~r/MemTotal:\s+(\d+) kB/, text),
+         [_, available] <- Regex.run(~r/MemAvailable:\s+(\d+) kB/, text) do
+      {total, available} = {String.to_integer(total) * 1024, String.to_integer(available) * 1024}
+      host = {1 - available / total, available}
+      Enum.max_by([host | group_use(total)], &elem(&1, 0))
+    else
+      _ -> nil
+    end
+  end
+
+  # Versions 2 and 1 of cgroups.
+  defp group_use(host) do
+    for {limit, usage, stat} <- [
+          {"memory.max", "memory.current", "memory.stat"},
+          {"memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"}
+        ],
+        limit = with_number("/sys/fs/cgroup/" <> limit, ~r/\A(\d+)/, 1),
+        limit < host,
+        usage = with_number("/sys/fs/cgroup/" <> usage, ~r/\A(\d+)/, 1) do
+      cache = with_number("/sys/fs/cgroup/" <> stat, ~r/^(?:total_)?inactive_file (\d+)/m, 1) || 0
+      used = max(usage - cache, 0)
+      {used / limit, max(limit - used, 0)}
+    end
+  end
+
+  @doc "Ticks that the CPUs were busy, and in all, since the machine started (proc(5), stat); `nil` if that cannot be read."
+  @spec cpu_times() :: {busy :: non_neg_integer(), all :: non_neg_integer()} | nil
+  def cpu_times do
+    with {:ok, "cpu " <> rest} <- File.read("/proc/stat"),
+         [user, nice, system, idle, iowait, irq, softirq, steal | _] <-
+           rest |> String.split("\n", parts: 2) |> hd() |> String.split() |> Enum.map(&String.to_integer/1) do
+      busy = user + nice + system + irq + softirq + steal
+      {busy, busy + idle + iowait}
+    else
+      _ -> nil
+    end
+  end
+
+  @doc "The percentage of the last ten seconds that somebody waited for \"cpu\" or \"memory\" (the kernel's PSI)."
+  @spec stalled(String.t()) :: float() | nil
+  def stalled(what) do
+    with {:ok, text} <- File.read("/proc/pressure/" <> what),
+         [_, percent] <- Regex.run(~r/some avg10=([\d.]+)/, text),
+         do: String.to_float(percent),
+         else: (_ -> nil)
+  end
+
   @doc "Pss in bytes of one process, every shared page counted by its share; `nil` if it is gone (proc(5), smaps_rollup)."
   @spec pss(pos_integer() | String.t()) :: non_neg_integer() | nil
   def pss(pid), do: with_number("/proc/#{pid}/smaps_rollup", ~r/^Pss:\s+(\d+) kB/m, 1024)

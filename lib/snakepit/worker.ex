@@ -56,6 +56,10 @@ defmodule Snakepit.Worker do
   @spec table(pid(), binary()) :: :ok
   def table(worker, table), do: GenServer.cast(worker, {:table, table})
 
+  @doc "After how long without use the worker gives its shared memory back."
+  @spec idle_ms(pid(), non_neg_integer()) :: :ok
+  def idle_ms(worker, ms), do: GenServer.cast(worker, {:idle_ms, ms})
+
   @doc "A gRPC channel to the worker; its server is started when it is first asked for."
   @spec grpc(Lane.t(), timeout()) :: {:ok, reference()} | {:error, String.t() | :gone | :timeout}
   def grpc(%Lane{worker: worker, epoch: epoch}, timeout) do
@@ -173,6 +177,11 @@ defmodule Snakepit.Worker do
     do: {:noreply, send_table(state, table)}
 
   def handle_cast({:table, _table}, state), do: {:noreply, state}
+
+  def handle_cast({:idle_ms, ms}, %{run: %Run{phase: :ready, idle_ms: old} = run} = state) when ms != old,
+    do: {:noreply, sent(put_run(state, idle_ms: ms), Control.send_message(run.control, ["idle_ms", ms]))}
+
+  def handle_cast({:idle_ms, _ms}, state), do: {:noreply, state}
 
   def handle_cast({:cancel, epoch, lane, call_id}, state) do
     # If it cannot be sent, the worker is gone or the grace period ends it.
@@ -297,6 +306,7 @@ defmodule Snakepit.Worker do
         control: control,
         token: token,
         started_at: now(),
+        idle_ms: options.idle_chunk_ms,
         timer: Process.send_after(self(), {:startup_timeout, owner}, options.startup_timeout)
       }
 

@@ -7,7 +7,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   """
 
   alias Snakepit.{Error, Native, Performance, Transfer}
-  alias Snakepit.Performance.Decision
+  alias Snakepit.Performance.{Decision, ResourceMonitor}
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.Units
 
@@ -38,12 +38,14 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   takes for its bytes. `cleanup_overhead_us` is 0: a slot that is done with is named in the next frame. `samples` is 0 for a
   way that was never measured, whose numbers are assumptions.
 
-  `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), and `system_load` and `available_memory`, which are
-  repeated in the factors.
+  `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), `system_load` (share of the CPUs) and
+  `available_memory` (bytes); what it does not say is as `Snakepit.Performance.ResourceMonitor` has it.
   """
   @spec analyze(data_characteristics(), map()) :: {:ok, map()} | {:error, Error.t()}
   def analyze(data, system_state \\ %{}) do
     with {:ok, handle, facts} <- facts(data) do
+      system_state = Map.merge(present(), system_state)
+
       load =
         if(system_state[:cpu_pressure], do: 1, else: 0) + if(system_state[:memory_pressure], do: 2, else: 0)
 
@@ -66,6 +68,17 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
          }
        }}
     end
+  end
+
+  defp present do
+    now = ResourceMonitor.now()
+
+    %{
+      system_load: now.cpu,
+      available_memory: now.available_memory,
+      cpu_pressure: now.cpu_pressure?,
+      memory_pressure: now.memory_pressure?
+    }
   end
 
   @doc "What one way would cost: the map of `analyze/2` for it."

@@ -43,6 +43,16 @@ defmodule Snakepit.Performance.Settings do
       default: nil,
       doc: "MiB below which shared memory is never used; by default measurements decide."
     ],
+    memory_pressure_threshold: [
+      type: {:number, 0, 1},
+      default: 0.8,
+      doc: "The share of memory in use above which it counts as scarce; 1: never."
+    ],
+    cpu_pressure_threshold: [
+      type: {:number, 0, 1},
+      default: 0.8,
+      doc: "The share of the CPUs' time above which they count as scarce; 1: never."
+    ],
     maximum_threshold_mb: [
       type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
       default: nil,

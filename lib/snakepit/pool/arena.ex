@@ -21,6 +21,10 @@ defmodule Snakepit.Pool.Arena do
   def warm(%Handle{arena_keeper: keeper}, lengths, probe),
     do: GenServer.cast(keeper, {:warm, lengths, probe})
 
+  @doc "Memory is scarce, or no longer: while it is, idle chunks are given back at once, and none is made ahead."
+  @spec scarce(Handle.t(), boolean()) :: :ok
+  def scarce(%Handle{arena_keeper: keeper}, scarce?), do: GenServer.cast(keeper, {:scarce, scarce?})
+
   @doc "A worker had no room for a reply: whoever holds most is made to collect."
   @spec starved(Handle.t()) :: :ok
   def starved(%Handle{arena_keeper: keeper}), do: GenServer.cast(keeper, :starved)
@@ -69,7 +73,7 @@ defmodule Snakepit.Pool.Arena do
   def init(pool) do
     handle = Handle.fetch!(pool)
     Process.send_after(self(), :tend, @tend_ms)
-    state = %{handle: handle, collected: nil}
+    state = %{handle: handle, collected: nil, scarce?: false}
     if :zero_copy in handle.options.transfers, do: {:ok, state, {:continue, :first}}, else: {:ok, state}
   end
 
@@ -88,6 +92,9 @@ defmodule Snakepit.Pool.Arena do
     {:noreply, state}
   end
 
+  def handle_cast({:scarce, scarce?}, %{scarce?: scarce?} = state), do: {:noreply, state}
+  def handle_cast({:scarce, scarce?}, state), do: {:noreply, tend(%{state | scarce?: scarce?})}
+
   def handle_cast(:starved, state) do
     now = System.monotonic_time(:millisecond)
 
@@ -103,16 +110,21 @@ defmodule Snakepit.Pool.Arena do
 
   @impl true
   def handle_info(:tend, state) do
-    spare? = Native.arena_tend(state.handle.arena, state.handle.options.idle_chunk_ms)
-    if spare?, do: announce(state, Native.arena_grow(state.handle.arena))
-    for pid <- workers(state), do: send(pid, :tend)
     Process.send_after(self(), :tend, @tend_ms)
-    {:noreply, state}
+    {:noreply, tend(state)}
   end
 
   # The answer of a collection asked for above.
   def handle_info({:garbage_collect, _ref, _result}, state), do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
+
+  defp tend(%{handle: handle} = state) do
+    idle_ms = if state.scarce?, do: 0, else: handle.options.idle_chunk_ms
+    spare? = Native.arena_tend(handle.arena, idle_ms)
+    if spare? and not state.scarce?, do: announce(state, Native.arena_grow(handle.arena))
+    for pid <- workers(state), do: send(pid, :tend)
+    state
+  end
 
   defp made({:ok, _ids}, _lengths), do: :ok
   # What could never have room says nothing of the others.

@@ -11,7 +11,7 @@ defmodule Snakepit.Worker.Run do
 
   @enforce_keys [:pool, :epoch, :id, :memory, :control, :token, :started_at]
   defstruct @enforce_keys ++
-              [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table] ++
+              [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table, :idle_ms] ++
               [phase: :starting, lanes: [], tools: [], info: %{}, chunks: MapSet.new(), grpc_waiting: []]
 
   @type t :: %__MODULE__{

@@ -60,6 +60,8 @@ class ControlLoop:
                 self._service.arena.freed(rest[0])
         elif name == "table":
             self._table(rest[0])
+        elif name == "idle_ms":
+            self._service.keeper.give_back_after(int(rest[0]) / 1000)
         elif name == "grpc":
             threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
         elif name == "stop":

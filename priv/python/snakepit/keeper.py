@@ -55,6 +55,11 @@ class Keeper:
         """There is something to prepare."""
         self._wake.set()
 
+    def give_back_after(self, seconds: float) -> None:
+        """Memory that is idle for so long is given up, from now on."""
+        self._idle = max(seconds, 0.0)
+        self._wake.set()
+
     def _pause(self) -> float | None:
         if self._borrowed.outstanding or (self._arena and self._arena.leased):
             return _TICK

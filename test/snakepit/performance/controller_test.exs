@@ -184,7 +184,8 @@ defmodule Snakepit.Performance.ControllerTest do
   test "costs and benefits, in the specification's words" do
     {pool, _} = pool()
     data = %{pool: pool, data_size: @mib, data_type: :tensor}
-    assert {:ok, analysis} = CostBenefitAnalyzer.analyze(data, %{system_load: 0.4, available_memory: 8})
+    state = %{system_load: 0.4, available_memory: 8, cpu_pressure: false, memory_pressure: false}
+    assert {:ok, analysis} = CostBenefitAnalyzer.analyze(data, state)
 
     assert %{recommendation: :zero_copy, confidence: confidence, rationale: rationale, methods: methods} =
              analysis
