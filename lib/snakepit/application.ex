@@ -15,27 +15,30 @@ defmodule Snakepit.Application do
   defp start(config) do
     Snakepit.Runtime.open()
     Snakepit.Telemetry.start()
+    Snakepit.Performance.MetricsStore.create()
     Pool.Handle.set_default(config.default_pool)
+
+    # However often these die, calls go on without them: they must not use up the restarts of those that calls need.
+    performance = [
+      {Task.Supervisor, name: Snakepit.Performance.Tasks},
+      Snakepit.Performance.MetricsStore,
+      Snakepit.Performance.Learning,
+      Snakepit.Performance.ResourceMonitor
+    ]
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
     serving = [
       Snakepit.Companion,
       Snakepit.Undertaker,
       {Task.Supervisor, name: Snakepit.Call.Settle},
-      {Task.Supervisor, name: Snakepit.Performance.Tasks},
-      Snakepit.Performance.Learning,
-      Snakepit.Performance.ResourceMonitor,
+      supervisor(:performance, performance, max_restarts: 100, max_seconds: 1),
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 
     # rest_for_one: nothing is found any more without the registry.
     children = [
       {Registry, keys: :unique, name: Snakepit.Registry},
-      %{
-        id: :serving,
-        type: :supervisor,
-        start: {Supervisor, :start_link, [serving, [strategy: :one_for_one]]}
-      }
+      supervisor(:serving, serving, [])
     ]
 
     with {:ok, supervisor} <-
@@ -43,6 +46,11 @@ defmodule Snakepit.Application do
       Enum.each(config.pools, &start_pool/1)
       {:ok, supervisor}
     end
+  end
+
+  defp supervisor(id, children, opts) do
+    start = {Supervisor, :start_link, [children, [strategy: :one_for_one] ++ opts]}
+    %{id: id, type: :supervisor, start: start}
   end
 
   # A pool that cannot start does not keep the application from starting: its calls say why. It is logged once.

@@ -324,9 +324,21 @@ defmodule Snakepit.Native do
         ) :: :ok
   def brain_record(_brain, _legs, _total, _tool, _queue, _request, _reply), do: stub()
 
-  @doc "Learns from what was recorded: how many calls there were, and how many were learned from."
-  @spec brain_drain(brain()) :: {seen :: non_neg_integer(), learned :: non_neg_integer()}
-  def brain_drain(_brain), do: stub()
+  @typedoc "A recorded call: `legs` as brain.rs has it, ns beside tool and wait, bytes carried, ns that were predicted."
+  @type row ::
+          {legs :: non_neg_integer(), ns :: non_neg_integer(), request_bytes :: non_neg_integer(),
+           reply_bytes :: non_neg_integer(), predicted_ns :: non_neg_integer()}
+
+  @doc "Counts what was recorded, and learns from it if wanted: how many calls, how many learned from, the latest ones."
+  @spec brain_drain(brain(), learn? :: boolean(), most_rows :: non_neg_integer()) ::
+          {seen :: non_neg_integer(), learned :: non_neg_integer(), [row()]}
+  def brain_drain(_brain, _learn?, _most_rows), do: stub()
+
+  @doc "The calls of the second, minute or hour (0, 1, 2) that runs, which is over if so said; percentiles p50, p95, p99, p99.9."
+  @spec brain_window(brain(), 0..2, over? :: boolean()) ::
+          {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
+           sum_bytes :: non_neg_integer(), [non_neg_integer() | nil]}
+  def brain_window(_brain, _which, _over?), do: stub()
 
   @spec brain_compile(brain()) :: :ok
   def brain_compile(_brain), do: stub()

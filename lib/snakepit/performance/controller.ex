@@ -133,6 +133,15 @@ defmodule Snakepit.Performance.Controller do
   end
 
   @doc """
+  Records what a transfer took that was decided by `decide_transfer_method/2`, and made by somebody else: as
+  `Snakepit.Performance.Analyzer.record_metrics/2`. The calls of `Snakepit.execute/3` are recorded by themselves.
+  """
+  @spec record_transfer_metrics(String.t(), map()) :: :ok
+  defdelegate record_transfer_metrics(transfer_id, metrics),
+    to: Snakepit.Performance.Analyzer,
+    as: :record_metrics
+
+  @doc """
   What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions.
 
   Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is

@@ -5,13 +5,15 @@ defmodule Snakepit.Performance.Learning do
 
   use GenServer
   alias Snakepit.{Native, Pool, Worker}
-  alias Snakepit.Performance.Calibration
+  alias Snakepit.Performance.{Calibration, MetricsStore}
   alias Snakepit.Pool.Handle
   require Logger
 
   @tick_ms 1_000
   # Calls that are learned from before the table is made anew.
   @worth_compiling 20
+  # Of a pool's calls so many, the latest, are kept one by one.
+  @most_rows 100
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -24,9 +26,15 @@ defmodule Snakepit.Performance.Learning do
   @spec await_calibrated(atom(), timeout()) :: :ok
   def await_calibrated(pool, timeout \\ 30_000), do: GenServer.call(__MODULE__, {:await, pool}, timeout)
 
-  @doc "Learns from all calls that were recorded, now."
+  @doc "Learns from all calls that were recorded, now; what they took is in the tables of `MetricsStore` then."
   @spec learn_now(atom()) :: :ok
-  def learn_now(pool), do: GenServer.call(__MODULE__, {:learn, pool})
+  def learn_now(pool) do
+    GenServer.call(__MODULE__, {:learn, pool})
+    MetricsStore.flush()
+  catch
+    # One of them has just died; the next second makes up for it.
+    :exit, _ -> :ok
+  end
 
   @doc "The pool's table is another by now: its workers are sent theirs."
   @spec publish(atom()) :: :ok
@@ -117,7 +125,8 @@ defmodule Snakepit.Performance.Learning do
   end
 
   defp learn(%{handle: %{brain: brain, policy: policy} = handle} = pool, enough) do
-    {_seen, learned} = if policy.learning_enabled, do: Native.brain_drain(brain), else: {0, 0}
+    {_seen, learned, rows} = Native.brain_drain(brain, policy.learning_enabled, @most_rows)
+    MetricsStore.add(handle, rows)
     new = pool.new + learned
 
     if new >= enough and pool.task == nil do

@@ -43,6 +43,16 @@ defmodule Snakepit.Performance.Settings do
       default: nil,
       doc: "MiB below which shared memory is never used; by default measurements decide."
     ],
+    metrics_retention_hours: [
+      type: :pos_integer,
+      default: 168,
+      doc: "How long aggregated metrics are kept (`Snakepit.Performance.MetricsStore`)."
+    ],
+    aggregation_interval_seconds: [
+      type: {:range, 2, 3_599},
+      default: 60,
+      doc: "The seconds of one aggregate between those of a second and of an hour."
+    ],
     memory_pressure_threshold: [
       type: {:number, 0, 1},
       default: 0.8,

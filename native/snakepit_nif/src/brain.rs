@@ -26,6 +26,19 @@ struct Slow {
     latencies: Histogram,
     /// |actual − predicted| / actual, in thousandths.
     errors: Histogram,
+    /// Of the second, the minute (or whatever the user aggregates by) and the hour that run.
+    windows: [Window; WINDOWS],
+}
+
+const WINDOWS: usize = 3;
+
+/// The calls of some time.
+#[derive(Default)]
+struct Window {
+    latencies: Histogram,
+    sum_ns: u64,
+    sum_bytes: u64,
+    failed: u64,
 }
 
 pub struct Brain {
@@ -89,7 +102,7 @@ fn brain_new() -> BrainArc {
         exploration: AtomicU32::new(0),
         decisions: AtomicU64::new(0),
         explored: AtomicU64::new(0),
-        slow: Mutex::new(Slow { model, rules, taken: 0, latencies, errors }),
+        slow: Mutex::new(Slow { model, rules, taken: 0, latencies, errors, windows: Default::default() }),
     })
 }
 
@@ -167,26 +180,59 @@ fn legs(word: u64, request_bytes: u64, reply_bytes: u64) -> Option<(Leg, Leg)> {
     Some((leg(word, word >> 4, word >> 10, request_bytes)?, leg(word >> 2, word >> 7, word >> 11, reply_bytes)?))
 }
 
-/// Learns from the calls recorded since the last time: how many there were, and how many of them were learned from.
+/// A record as Elixir takes it: `{legs, ns beside tool and wait, request bytes, reply bytes, predicted ns}`.
+type Row = (u64, u64, u64, u64, u64);
+
+/// Counts the calls recorded since the last time, and learns from them if that is wanted: how many there were, how many of
+/// them were learned from, and the latest of them.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_drain(brain: BrainArc) -> (u64, u64) {
+fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec<Row>) {
     let mut slow = brain.slow();
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
+    let mut rows = std::collections::VecDeque::new();
     slow.taken = brain.ring.take(slow.taken, |[word, total, tool, queue, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
         let work = total.saturating_sub(tool).saturating_sub(queue);
+        let predicted = slow.model.predict(request, reply);
         slow.latencies.add(work);
+        for window in &mut slow.windows {
+            window.latencies.add(work);
+            window.sum_ns = window.sum_ns.saturating_add(work);
+            window.sum_bytes = window.sum_bytes.saturating_add(request_bytes).saturating_add(reply_bytes);
+            window.failed += u64::from(word & OK == 0);
+        }
+        if rows.len() == most_rows {
+            rows.pop_front();
+        }
+        if most_rows > 0 {
+            rows.push_back((word, work, request_bytes, reply_bytes, predicted as u64));
+        }
         if word & OK == 0 || work == 0 {
             return;
         }
-        let predicted = slow.model.predict(request, reply);
         slow.errors.add((1000.0 * (work as f64 - predicted).abs() / work as f64) as u64);
-        slow.model.learn(request, reply, work as f64);
-        learned += 1;
+        if learn {
+            slow.model.learn(request, reply, work as f64);
+            learned += 1;
+        }
     });
-    (seen, learned)
+    (seen, learned, rows.into())
+}
+
+/// The calls of a window (0: second, 1: minute, 2: hour): `{count, failed, sum of ns, sum of bytes, [p50, p95, p99, p99.9]}`.
+/// With `over`, the next window begins.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<(u64, u64, u64, u64, Vec<Option<u64>>)> {
+    let mut slow = brain.slow();
+    let window = slow.windows.get_mut(which).ok_or(Error::BadArg)?;
+    let percentiles = [0.5, 0.95, 0.99, 0.999].map(|p| window.latencies.percentile(p)).to_vec();
+    let said = (window.latencies.total(), window.failed, window.sum_ns, window.sum_bytes, percentiles);
+    if over {
+        *window = Window::default();
+    }
+    Ok(said)
 }
 
 /// Compiles the table anew from what was learned.

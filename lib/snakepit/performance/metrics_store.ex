@@ -1,0 +1,235 @@
+defmodule Snakepit.Performance.MetricsStore do
+  @moduledoc """
+  What calls took, in tables anybody may read.
+
+  | table | kind | rows |
+  |---|---|---|
+  | `:performance_metrics` | ordered set | `{{unix_us, pool, n}, %{timestamp:, pool:, metrics: %TransferMetrics{}}}`: of each pool the latest calls, at most 100 of a second |
+  | `:performance_aggregates` | set | `{{pool, seconds, time_bucket}, %{pool:, time_bucket:, count:, sum_latency:, sum_throughput:, p50_latency:, p95_latency:, p99_latency:, …}}`: series of `seconds` 1, `aggregation_interval_seconds` and 3600 |
+  | `:ml_models` | set | `{{pool, :lines}, %{version:, calibrated?:, crossover:}}` |
+
+  A `time_bucket` is Unix seconds, where it begins. Latencies are microseconds. Beside the specification's fields an
+  aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
+
+  Nothing is written on the way of a call: once a second `Snakepit.Performance.Learning` hands over what it drained. The
+  tables belong to the application, so that they outlive this process. Rows go by age (seconds after an hour,
+  single calls after a day, all others after `metrics_retention_hours`) and when there are too many.
+  """
+
+  use GenServer
+  alias Snakepit.{Native, Performance, Transfer}
+  alias Snakepit.Performance.{ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.Pool.Handle
+
+  @metrics :performance_metrics
+  @aggregates :performance_aggregates
+  @models :ml_models
+
+  @hour 3_600
+  # Rows of single calls, of all pools: some 20 MB.
+  @most_rows 20_000
+  @sweep_ms 10_000
+
+  @doc "Makes the tables; they live as long as the process that calls this."
+  @spec create() :: :ok
+  def create do
+    for {name, kind} <- [{@metrics, :ordered_set}, {@aggregates, :set}, {@models, :set}],
+        :ets.whereis(name) == :undefined do
+      :ets.new(name, [kind, :public, :named_table, read_concurrency: true])
+    end
+
+    :ok
+  end
+
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
+
+  @doc "The calls of a pool that were drained just now."
+  @spec add(Handle.t(), [Native.row()]) :: :ok
+  def add(%Handle{} = handle, rows), do: GenServer.cast(__MODULE__, {:add, handle, rows})
+
+  @doc "One transfer's metrics, that somebody else measured."
+  @spec put(TransferMetrics.t()) :: :ok
+  def put(%TransferMetrics{} = metrics) do
+    insert(metrics)
+    :ok
+  end
+
+  @doc "All that was added so far is in the tables when this returns."
+  @spec flush() :: :ok
+  def flush, do: GenServer.call(__MODULE__, :flush)
+
+  @doc "A pool's aggregates of so many seconds each, oldest first, from and to Unix seconds."
+  @spec series(atom(), pos_integer(), {integer(), integer()}) :: [map()]
+  def series(pool, seconds, {from, to}) do
+    @aggregates
+    |> :ets.select([
+      {{{pool, seconds, :"$1"}, :"$2"}, [{:>=, :"$1", from}, {:"=<", :"$1", to}], [:"$2"]}
+    ])
+    |> Enum.sort_by(& &1.time_bucket)
+  rescue
+    ArgumentError -> []
+  end
+
+  @doc "A pool's latest transfers, newest first."
+  @spec latest(atom(), pos_integer()) :: [TransferMetrics.t()]
+  def latest(pool, count) do
+    Stream.unfold(:ets.last(@metrics), fn
+      :"$end_of_table" -> nil
+      key -> {key, :ets.prev(@metrics, key)}
+    end)
+    |> Stream.filter(&match?({_, ^pool, _}, &1))
+    |> Stream.flat_map(&:ets.lookup(@metrics, &1))
+    |> Stream.map(fn {_, %{metrics: metrics}} -> metrics end)
+    |> Enum.take(count)
+  rescue
+    ArgumentError -> []
+  end
+
+  # ---- the process ------------------------------------------------------------------------------------------------
+
+  @impl true
+  def init(_opts) do
+    create()
+    Process.send_after(self(), :sweep, @sweep_ms)
+    # buckets: of each pool and width, the one that runs.
+    {:ok, %{settings: Settings.get(), buckets: %{}}}
+  end
+
+  @impl true
+  def handle_cast({:add, handle, rows}, state) do
+    now = System.os_time(:microsecond)
+    machine = ResourceMonitor.now()
+    Enum.each(rows, &insert(metrics(&1, handle, now, machine)))
+    state = aggregate(state, handle, div(now, 1_000_000))
+    :ets.insert(@models, {{handle.name, :lines}, model(handle)})
+    {:noreply, state}
+  end
+
+  @impl true
+  def handle_call(:flush, _from, state), do: {:reply, :ok, state}
+
+  @impl true
+  def handle_info(:sweep, state) do
+    Process.send_after(self(), :sweep, @sweep_ms)
+    sweep(state.settings)
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp insert(%TransferMetrics{timestamp: timestamp, pool: pool} = metrics) do
+    us = DateTime.to_unix(timestamp, :microsecond)
+    row = %{timestamp: us, pool: pool, metrics: metrics}
+    :ets.insert(@metrics, {{us, pool, :erlang.unique_integer([:monotonic])}, row})
+  end
+
+  defp metrics({legs, ns, request, reply, predicted}, handle, now, machine) do
+    import Bitwise
+
+    {way, kind, size} =
+      if request >= reply,
+        do: {legs &&& 3, legs >>> 4 &&& 7, request},
+        else: {legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
+
+    type = Enum.at(Performance.data_types(), kind)
+    us = max(div(ns, 1000), 1)
+
+    %TransferMetrics{
+      transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
+      timestamp: DateTime.from_unix!(now, :microsecond),
+      pool: handle.name,
+      method: Transfer.from_number(way),
+      data_size: size,
+      data_type: type,
+      format: Performance.format(type),
+      compression: false,
+      latency_us: us,
+      throughput_mbps: size / us,
+      memory_used: if(way == 2, do: 3, else: 1) * size,
+      predicted_latency_us: div(predicted, 1000),
+      prediction_error: abs(ns - predicted) / max(ns, 1),
+      system_load: machine.cpu,
+      available_memory: machine.available_memory
+    }
+  end
+
+  # ---- series -----------------------------------------------------------------------------------------------------
+
+  defp widths(settings), do: [{0, 1}, {1, settings.aggregation_interval_seconds}, {2, @hour}]
+
+  # A window in the library is cleared when its bucket is over; what it held then is that bucket's last word.
+  defp aggregate(state, handle, now) do
+    Enum.reduce(widths(state.settings), state, fn {window, seconds}, state ->
+      bucket = now - rem(now, seconds)
+      # A pool that was started anew has a brain whose windows are empty.
+      running =
+        with {brain, running} when brain == handle.brain <- state.buckets[{handle.name, window}],
+             do: running,
+             else: (_ -> bucket)
+
+      over? = running != bucket
+      put_aggregate(handle, seconds, running, Native.brain_window(handle.brain, window, over?))
+      put_in(state.buckets[{handle.name, window}], {handle.brain, bucket})
+    end)
+  end
+
+  defp put_aggregate(_handle, _seconds, _bucket, {0, _, _, _, _}), do: :ok
+
+  defp put_aggregate(handle, seconds, bucket, {count, failed, ns, bytes, percentiles}) do
+    [p50, p95, p99, p999] = Enum.map(percentiles, &div(&1 || 0, 1000))
+
+    :ets.insert(
+      @aggregates,
+      {{handle.name, seconds, bucket},
+       %{
+         pool: handle.name,
+         time_bucket: bucket,
+         count: count,
+         failed: failed,
+         sum_latency: div(ns, 1000),
+         sum_throughput: if(ns > 0, do: bytes * 1000 / ns, else: 0.0),
+         sum_bytes: bytes,
+         p50_latency: p50,
+         p95_latency: p95,
+         p99_latency: p99,
+         p999_latency: p999
+       }}
+    )
+  end
+
+  defp model(handle) do
+    {_, _, _, _, version, _} = Native.brain_counts(handle.brain)
+
+    crossover =
+      for direction <- [:request, :reply],
+          into: %{},
+          do: {direction, Performance.crossover(handle, direction, :binary)}
+
+    %{version: version, crossover: crossover, model: :lines}
+  end
+
+  # ---- retention --------------------------------------------------------------------------------------------------
+
+  @doc false
+  @spec sweep(Settings.t(), now :: integer()) :: :ok
+  def sweep(settings, now \\ System.os_time(:second)) do
+    oldest = now - settings.metrics_retention_hours * @hour
+    day = (now - 24 * @hour) * 1_000_000
+    :ets.select_delete(@metrics, [{{{:"$1", :_, :_}, :_}, [{:<, :"$1", day}], [true]}])
+
+    :ets.select_delete(@aggregates, [
+      {{{:_, 1, :"$1"}, :_}, [{:<, :"$1", now - @hour}], [true]},
+      {{{:_, :_, :"$1"}, :_}, [{:<, :"$1", oldest}], [true]}
+    ])
+
+    too_many(:ets.info(@metrics, :size) - @most_rows)
+  end
+
+  defp too_many(n) when n > 0 do
+    :ets.delete(@metrics, :ets.first(@metrics))
+    too_many(n - 1)
+  end
+
+  defp too_many(_none), do: :ok
+end
