@@ -16,6 +16,7 @@ defmodule Snakepit.Application do
     Snakepit.Runtime.open()
     Snakepit.Telemetry.start()
     Snakepit.Performance.MetricsStore.create()
+    Snakepit.Performance.ThresholdManager.create()
     Pool.Handle.set_default(config.default_pool)
 
     # However often these die, calls go on without them: they must not use up the restarts of those that calls need.
@@ -23,6 +24,7 @@ defmodule Snakepit.Application do
       {Task.Supervisor, name: Snakepit.Performance.Tasks},
       Snakepit.Performance.MetricsStore,
       Snakepit.Performance.Learning,
+      Snakepit.Performance.ThresholdManager,
       Snakepit.Performance.ResourceMonitor
     ]
 

@@ -7,6 +7,8 @@ defmodule Snakepit.Telemetry do
      "`request_bytes`, `reply_bytes`", "`pool`, `command`, `request_way`, `reply_way`"},
     {[:snakepit, :performance, :decision], "a way was chosen for a call's arguments", "`data_size`",
      "`pool`, `method`, `reason`, `explored?`, `data_type`"},
+    {[:snakepit, :performance, :threshold], "a threshold was set, tuned or undone", "`old`, `new` (bytes)",
+     "`pool`, `data_type`, `reason`, `expected`"},
     {[:snakepit, :performance, :policy], "a pool's policy was changed", "none", "`pool`, `old`, `new`"},
     {[:snakepit, :performance, :calibration], "a pool was calibrated, or could not be",
      "`probes`, `duration_ms`", "`pool`, `result` (`:measured`, `:loaded`, or why not), `crossover`"}

@@ -1,7 +1,7 @@
 defmodule Snakepit.TelemetryTest do
   use Snakepit.Case, async: true
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Calibration, Controller, Learning}
+  alias Snakepit.Performance.{Calibration, Controller, Learning, ThresholdManager}
   alias Snakepit.Pool.Handle
   alias Snakepit.Telemetry
 
@@ -25,6 +25,7 @@ defmodule Snakepit.TelemetryTest do
     {:error, _} = Snakepit.execute("fail", %{}, pool: pool)
     :ok = Controller.update_policy(pool, goal: :minimize_memory)
     {:ok, _} = Calibration.run(handle, budget_ms: 20)
+    :ok = ThresholdManager.adjust_threshold(pool, %{data_type: :tensor, bytes: 77})
 
     assert_received {[:snakepit, :call, :stop], m,
                      %{pool: ^pool, command: "length", correlation_id: "c"} = meta}
@@ -47,6 +48,9 @@ defmodule Snakepit.TelemetryTest do
                      %{pool: ^pool, result: :measured}}
 
     assert probes > 0 and ms >= 0
+
+    assert_received {[:snakepit, :performance, :threshold], %{old: _, new: 77},
+                     %{pool: ^pool, data_type: :tensor, reason: "set by hand"}}
   end
 
   test "attached once, detached once" do

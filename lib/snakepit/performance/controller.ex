@@ -5,7 +5,7 @@ defmodule Snakepit.Performance.Controller do
 
   import Bitwise
   alias Snakepit.{Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, Settings, Tuning}
+  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, ThresholdManager, Tuning}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -75,11 +75,16 @@ defmodule Snakepit.Performance.Controller do
       method: way,
       reason: reason,
       data_size: size,
-      threshold: handle.policy.threshold_overrides[type] || Settings.base_threshold(handle.settings),
+      threshold: threshold(handle.name, type),
       predicted_latency_us: microseconds(latencies),
       confidence: confidence,
       explored?: explored?
     }
+  end
+
+  defp threshold(pool, type) do
+    {:ok, bytes} = ThresholdManager.get_threshold(pool, type)
+    bytes
   end
 
   defp microseconds(nil), do: %{}

@@ -1,0 +1,346 @@
+defmodule Snakepit.Performance.ThresholdManager do
+  @moduledoc """
+  From which size on a pool's data goes by shared memory, for each type of data: base × adjustment × resource factor.
+
+  The base is the policy's, else `default_zero_copy_threshold_mb`. Every ten seconds the adjustment takes a step toward the
+  crossover that was measured, at most by a factor of two, and not for less than a quarter. The resource factor is 4 when
+  memory is scarce, 1/2 when CPU is. The result stays between `minimum_threshold_mb` and `maximum_threshold_mb`.
+
+  These thresholds decide where measurements do not: a pool's table goes by what each way costs as soon as that is known.
+  One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
+
+  Every change is kept (`changes/1`), logged, told as an event, and guarded: if the pool's calls are slower afterwards by more
+  than a tenth, it is undone.
+  """
+
+  use GenServer
+  alias Snakepit.{Error, Performance, Telemetry}
+
+  alias Snakepit.Performance.{
+    GuardedChange,
+    Learning,
+    MetricsStore,
+    ResourceMonitor,
+    Settings,
+    Thresholds,
+    Tuning
+  }
+
+  alias Snakepit.Pool.Handle
+  require Logger
+
+  @tick_ms 10_000
+  @window_s 30
+  @kept_changes 100
+  @table :snakepit_thresholds
+
+  @doc "Makes the table that thresholds are read from; it lives as long as the process that calls this."
+  @spec create() :: :ok
+  def create do
+    if :ets.whereis(@table) == :undefined,
+      do: :ets.new(@table, [:set, :public, :named_table, read_concurrency: true])
+
+    :ok
+  end
+
+  @spec start_link(keyword()) :: GenServer.on_start()
+  def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
+
+  @doc "The threshold in force, in bytes. No process is asked."
+  @spec get_threshold(atom(), Performance.data_type()) :: {:ok, pos_integer()} | {:error, Error.t()}
+  def get_threshold(pool, data_type) do
+    with {:ok, handle} <- Handle.fetch(pool), :ok <- type(data_type) do
+      {:ok, in_force(handle, data_type, state_of(handle, data_type))}
+    end
+  end
+
+  @doc """
+  Sets a threshold: `%{bytes: n}`, or `%{factor: f}` times the present one, for `:data_type` (or for all types), with a
+  `:reason` for the log. It holds until it is reset, undone, or found to make calls slower.
+  """
+  @spec adjust_threshold(atom(), map()) :: :ok | {:error, Error.t()}
+  def adjust_threshold(pool, adjustment) do
+    with {:ok, handle} <- brain(pool),
+         {:ok, adjustment} <- adjustment(adjustment) do
+      types = if adjustment.data_type == :all, do: Performance.data_types(), else: [adjustment.data_type]
+      call({:adjust, handle.name, types, adjustment})
+    end
+  end
+
+  @doc "Forgets what was set and tuned: back to the base."
+  @spec reset_thresholds(atom()) :: :ok | {:error, Error.t()}
+  def reset_thresholds(pool) do
+    with {:ok, handle} <- brain(pool), do: call({:reset, handle.name})
+  end
+
+  @doc "Undoes the latest change that was not undone yet."
+  @spec undo(atom()) :: :ok | {:error, Error.t()}
+  def undo(pool) do
+    with {:ok, handle} <- brain(pool), do: call({:undo, handle.name})
+  end
+
+  @doc "A pool's changes, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
+  @spec changes(atom()) :: [GuardedChange.t()]
+  def changes(pool) do
+    case :ets.lookup(@table, {:changes, pool}) do
+      [{_, changes}] -> changes
+      [] -> []
+    end
+  rescue
+    ArgumentError -> []
+  end
+
+  @doc false
+  # A step of the tuning, and the verdicts that are due: what the ticks do.
+  @spec tune(atom(), now :: integer()) :: :ok
+  def tune(pool, now \\ now()), do: GenServer.call(__MODULE__, {:tune, pool, now})
+
+  defp call(message) do
+    GenServer.call(__MODULE__, message)
+  catch
+    :exit, _ ->
+      {:error, Error.new(:pool, :stopped, "the threshold manager is being started again: try once more")}
+  end
+
+  defp brain(pool) do
+    case Handle.fetch(pool) do
+      {:ok, %{brain: nil} = handle} ->
+        words = Performance.CostBenefitAnalyzer.not_enabled(handle)
+        {:error, Error.new(:validation, :not_enabled, words, pool: pool)}
+
+      other ->
+        other
+    end
+  end
+
+  @schema [
+    data_type: [type: {:in, [:all, :binary, :string, :tensor, :dataframe, :mixed]}, default: :all],
+    bytes: [type: {:or, [{:in, [nil]}, :bytes]}, default: nil],
+    factor: [type: {:or, [{:in, [nil]}, {:number, 0.01, 100}]}, default: nil],
+    reason: [type: :string, default: "set by hand"]
+  ]
+
+  defp adjustment(given) do
+    case Snakepit.Options.validate(given, @schema) do
+      {:ok, %{bytes: nil, factor: nil}} ->
+        refuse("expected :bytes or :factor")
+
+      {:ok, %{bytes: bytes, factor: factor}} when bytes != nil and factor != nil ->
+        refuse("expected :bytes or :factor, not both")
+
+      {:ok, adjustment} ->
+        {:ok, adjustment}
+
+      {:error, _key, message} ->
+        refuse(message)
+    end
+  end
+
+  defp type(type) do
+    if type in Performance.data_types(),
+      do: :ok,
+      else:
+        refuse(
+          "expected a data type to be one of #{inspect(Performance.data_types())}, got: #{inspect(type)}"
+        )
+  end
+
+  defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, "threshold: #{words}")}
+
+  # ---- what is in force -------------------------------------------------------------------------------------------
+
+  # What was tuned, and what somebody set.
+  defp state_of(handle, type) do
+    case :ets.lookup(@table, {handle.name, type}) do
+      [{_, brain, tuned, set}] when brain == handle.brain -> {tuned, set}
+      _ -> {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
+    end
+  rescue
+    ArgumentError -> {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
+  end
+
+  defp in_force(_handle, _type, {_tuned, set}) when set != nil, do: set
+
+  defp in_force(handle, type, {tuned, nil}) do
+    with nil <- handle.policy.threshold_overrides[type] do
+      now = ResourceMonitor.now()
+      tuned = %{tuned | resource: Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?)}
+      {minimum, maximum} = {handle.settings.minimum_threshold_mb, handle.settings.maximum_threshold_mb}
+      Thresholds.bytes(tuned, Settings.bytes(minimum), Settings.bytes(maximum))
+    end
+  end
+
+  # ---- the process ------------------------------------------------------------------------------------------------
+
+  @impl true
+  def init(_opts) do
+    create()
+    Process.send_after(self(), :tick, @tick_ms)
+    {:ok, nil}
+  end
+
+  @impl true
+  def handle_call({:adjust, pool, types, adjustment}, _from, state) do
+    with_handle(pool, state, fn handle ->
+      for type <- types do
+        {tuned, _set} = before = state_of(handle, type)
+        old = in_force(handle, type, before)
+        new = adjustment.bytes || max(round(old * adjustment.factor), 1)
+        change(handle, type, old, new, {tuned, new}, adjustment.reason, nil)
+      end
+
+      apply_all(handle)
+    end)
+  end
+
+  def handle_call({:reset, pool}, _from, state) do
+    with_handle(pool, state, fn handle ->
+      for type <- Performance.data_types() do
+        old = in_force(handle, type, state_of(handle, type))
+        fresh = {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
+        new = in_force(handle, type, fresh)
+        if old != new, do: change(handle, type, old, new, fresh, "reset", nil), else: put(handle, type, fresh)
+      end
+
+      apply_all(handle)
+    end)
+  end
+
+  def handle_call({:undo, pool}, _from, state) do
+    case Enum.find(changes(pool), &(&1.verdict != :undone)) do
+      nil -> {:reply, refuse("pool #{inspect(pool)} has no change to undo"), state}
+      change -> with_handle(pool, state, &undo(&1, change, "undone by hand"))
+    end
+  end
+
+  def handle_call({:tune, pool, now}, _from, state), do: with_handle(pool, state, &tick(&1, now))
+
+  @impl true
+  def handle_info(:tick, state) do
+    Process.send_after(self(), :tick, @tick_ms)
+
+    for name <- Handle.names(),
+        {:ok, %{brain: brain} = handle} when brain != nil <- [Handle.fetch(name)],
+        do: tick(handle, now())
+
+    {:noreply, state}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp with_handle(pool, state, fun) do
+    case Handle.fetch(pool) do
+      {:ok, handle} ->
+        fun.(handle)
+        {:reply, :ok, state}
+
+      error ->
+        {:reply, error, state}
+    end
+  end
+
+  # ---- tuning -----------------------------------------------------------------------------------------------------
+
+  defp tick(handle, now) do
+    for change <- changes(handle.name), GuardedChange.due?(change, now), do: judge(handle, change)
+
+    if handle.policy.learning_enabled do
+      changed = for type <- Performance.data_types(), step(handle, type), do: type
+      if changed != [], do: apply_all(handle)
+    end
+
+    :ok
+  end
+
+  defp step(handle, type) do
+    with {tuned, nil} = before <- state_of(handle, type),
+         {crossover, low, high} <- Performance.crossover(handle, :request, type),
+         {:changed, next} <- Thresholds.toward(tuned, crossover) do
+      {old, new} = {in_force(handle, type, before), in_force(handle, type, {next, nil})}
+      expected = "shared memory is cheaper from #{crossover} bytes on (95 %: #{low} to #{high})"
+      change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
+      true
+    else
+      _ -> false
+    end
+  end
+
+  defp judge(handle, change) do
+    judged = GuardedChange.judge(change, metric(handle.name))
+    replace(handle.name, change, judged)
+
+    # What was merely tuned decides nothing that measurements do not.
+    if judged.verdict == :worse, do: undo(handle, judged, "calls became slower")
+  end
+
+  defp undo(handle, change, reason) do
+    {:threshold, type} = change.knob
+    {tuned, set} = state_of(handle, type)
+    base = Settings.base_threshold(handle.settings)
+    back = if set, do: {tuned, nil}, else: {%{tuned | adjustment: change.old / base}, nil}
+    # What was set before this was set is set again.
+    back = if change.old != in_force(handle, type, back), do: {elem(back, 0), change.old}, else: back
+    put(handle, type, back)
+    undone = GuardedChange.undo(change, reason, now())
+    replace(handle.name, change, %{change | verdict: :undone})
+    tell(handle, undone)
+    apply_all(handle)
+  end
+
+  # Mean latency of the pool's calls of the last half minute.
+  defp metric(pool) do
+    now = System.os_time(:second)
+    series = MetricsStore.series(pool, 1, {now - @window_s, now})
+    count = series |> Enum.map(& &1.count) |> Enum.sum()
+    if count > 0, do: {(series |> Enum.map(& &1.sum_latency) |> Enum.sum()) / count, count}
+  end
+
+  defp change(handle, type, old, new, state, reason, expected) do
+    put(handle, type, state)
+
+    change =
+      GuardedChange.new({:threshold, type}, old, new,
+        reason: reason,
+        expected: expected,
+        at: now(),
+        before: metric(handle.name)
+      )
+
+    :ets.insert(@table, {{:changes, handle.name}, Enum.take([change | changes(handle.name)], @kept_changes)})
+    tell(handle, change)
+  end
+
+  defp put(handle, type, {tuned, set}),
+    do: :ets.insert(@table, {{handle.name, type}, handle.brain, tuned, set})
+
+  defp replace(pool, old, new) do
+    :ets.insert(@table, {{:changes, pool}, Enum.map(changes(pool), &if(&1 == old, do: new, else: &1))})
+  end
+
+  defp tell(handle, change) do
+    {:threshold, type} = change.knob
+
+    Logger.info(
+      "pool #{inspect(handle.name)}: threshold of #{type} #{change.old} → #{change.new} bytes: #{change.reason}"
+    )
+
+    Telemetry.execute([:snakepit, :performance, :threshold], %{old: change.old, new: change.new}, %{
+      pool: handle.name,
+      data_type: type,
+      reason: change.reason,
+      expected: change.expected
+    })
+  end
+
+  # The brain's table, by all of the pool's thresholds.
+  defp apply_all(handle) do
+    states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
+    thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
+    set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
+    policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
+    Tuning.set(handle.brain, handle.settings, policy, thresholds)
+    Learning.publish(handle.name)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end

@@ -1,0 +1,156 @@
+defmodule Snakepit.Performance.ThresholdManagerTest do
+  use Snakepit.Case, async: false
+  alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Pool.Handle
+  alias Snakepit.Native
+
+  @mib 1024 * 1024
+
+  # Shared memory is cheapest from 30,000 bytes on.
+  defp calibrated(pool) do
+    {:ok, handle} = Handle.fetch(pool)
+
+    for n <- 1..400, {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
+      size = 2 ** (10 + rem(n, 16))
+      :ok = Native.brain_calibrate(handle.brain, 0, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+    end
+  end
+
+  defp pool(policy \\ []),
+    do: pool!(performance_policy: [enabled: true, goal: :minimize_latency, exploration_rate: 0] ++ policy)
+
+  defp chosen(pool, size) do
+    {way, _} = Controller.decide_transfer_method(nil, pool: pool, data_size: size)
+    way
+  end
+
+  test "starts at the specification's 10 MB, or at the policy's" do
+    assert {:ok, 10_485_760} = ThresholdManager.get_threshold(pool(), :tensor)
+    assert {:ok, 5_242_880} = ThresholdManager.get_threshold(pool(zero_copy_threshold_mb: 5), :binary)
+    assert {:error, %Error{reason: :unknown_pool}} = ThresholdManager.get_threshold(:no_such_pool, :tensor)
+    assert {:error, %Error{category: :validation}} = ThresholdManager.get_threshold(pool(), :picture)
+  end
+
+  test "goes to the measured crossover by halves, and stays there" do
+    pool = pool()
+    calibrated(pool)
+    now = System.monotonic_time(:millisecond)
+
+    seen =
+      for n <- 1..12 do
+        :ok = ThresholdManager.tune(pool, now + n)
+        {:ok, bytes} = ThresholdManager.get_threshold(pool, :binary)
+        bytes
+      end
+
+    assert Enum.take(seen, 3) == [5 * @mib, div(5 * @mib, 2), div(5 * @mib, 4)]
+    [last | _] = Enum.reverse(seen)
+    assert last in 20_000..45_000
+    assert Enum.take(seen, -3) |> Enum.uniq() |> length() == 1
+    assert [%{knob: {:threshold, _}, reason: reason, expected: expected} | _] = ThresholdManager.changes(pool)
+    assert reason =~ "tuned" and expected =~ "cheaper from"
+  end
+
+  test "with learning off nothing is tuned" do
+    pool = pool(learning_enabled: false)
+    calibrated(pool)
+    :ok = ThresholdManager.tune(pool)
+    assert {:ok, 10_485_760} = ThresholdManager.get_threshold(pool, :binary)
+  end
+
+  test "what is set decides at once; it can be undone and reset" do
+    pool = pool()
+    assert chosen(pool, @mib) == :inline
+    assert :ok = ThresholdManager.adjust_threshold(pool, %{bytes: "64KB", reason: "we know better"})
+    assert chosen(pool, @mib) == :zero_copy
+    assert {:ok, 65_536} = ThresholdManager.get_threshold(pool, :tensor)
+    assert :ok = ThresholdManager.adjust_threshold(pool, %{factor: 100, data_type: :binary})
+    assert {:ok, 6_553_600} = ThresholdManager.get_threshold(pool, :binary)
+    assert chosen(pool, @mib) == :inline
+    assert :ok = ThresholdManager.undo(pool)
+    assert {:ok, 65_536} = ThresholdManager.get_threshold(pool, :binary)
+    assert chosen(pool, @mib) == :zero_copy
+    assert :ok = ThresholdManager.reset_thresholds(pool)
+    for type <- [:binary, :tensor], do: assert({:ok, 10_485_760} = ThresholdManager.get_threshold(pool, type))
+    assert chosen(pool, @mib) == :inline
+
+    for bad <- [
+          %{},
+          %{bytes: 0},
+          %{bytes: -1},
+          %{factor: 0},
+          %{bytes: 1, factor: 2},
+          %{data_type: :x, bytes: 1},
+          :none,
+          %{colour: 1}
+        ] do
+      assert {:error, %Error{category: :validation}} = ThresholdManager.adjust_threshold(pool, bad)
+    end
+
+    assert {:error, %Error{reason: :not_enabled}} = ThresholdManager.adjust_threshold(pool!(), %{bytes: 5})
+    fresh = pool()
+    assert {:error, %Error{message: message}} = ThresholdManager.undo(fresh)
+    assert message =~ "no change"
+  end
+
+  test "a change after which calls are slower is undone by itself" do
+    pool = pool()
+    now = System.os_time(:second)
+
+    row = fn at, us ->
+      :ets.insert(
+        :performance_aggregates,
+        {{pool, 1, at}, %{time_bucket: at, count: 100, sum_latency: 100 * us}}
+      )
+    end
+
+    row.(now - 5, 50)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
+    assert [%{before: {50.0, 100}, verdict: :pending}] = ThresholdManager.changes(pool)
+    # Half a minute later.
+    row.(now - 5, 90)
+    :ok = ThresholdManager.tune(pool, System.monotonic_time(:millisecond) + 31_000)
+    assert [%{after: {90.0, 100}, verdict: :undone}] = ThresholdManager.changes(pool)
+    assert {:ok, 10_485_760} = ThresholdManager.get_threshold(pool, :binary)
+    assert MetricsStore.series(pool, 1, {now - 10, now}) != []
+  end
+
+  test "killed: thresholds stay, and calls never noticed" do
+    pool = pool()
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000})
+    pid = Process.whereis(ThresholdManager)
+    ref = Process.monitor(pid)
+    Process.exit(pid, :kill)
+    assert_receive {:DOWN, ^ref, _, _, _}
+    assert {:ok, 5_000} = ThresholdManager.get_threshold(pool, :tensor)
+    assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+    assert eventually(fn -> Process.whereis(ThresholdManager) not in [nil, pid] end)
+  end
+
+  test "a thousand who decide and a few who change: every decision is a whole one" do
+    pool = pool()
+    calibrated(pool)
+
+    deciders =
+      for _ <- 1..1_000 do
+        Task.async(fn ->
+          for n <- 1..20 do
+            {way, meta} = Controller.decide_transfer_method(nil, pool: pool, data_size: n * 50_000)
+            {way, meta[:method], Map.has_key?(meta, :fallback)}
+          end
+        end)
+      end
+
+    for n <- 1..20 do
+      :ok = Controller.update_policy(pool, zero_copy_threshold_mb: n, exploration_rate: 0)
+      :ok = ThresholdManager.adjust_threshold(pool, %{bytes: n * 1_000})
+    end
+
+    decisions = deciders |> Task.await_many(60_000) |> List.flatten()
+    assert length(decisions) == 20_000
+
+    assert Enum.all?(decisions, fn {way, method, fallback?} ->
+             way == method and way in [:inline, :zero_copy] and not fallback?
+           end)
+  end
+end
