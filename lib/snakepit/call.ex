@@ -434,7 +434,8 @@ defmodule Snakepit.Call do
         if(ok?, do: 1 <<< 12, else: 0)
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
-    Native.brain_record(brain, legs, total, exchange.tool_ns, queued, carried, exchange.reply_carried)
+    work = max(total - exchange.tool_ns - queued, 0)
+    Native.brain_record(brain, legs, work, carried, exchange.reply_carried)
   end
 
   defp record(_brain, _call, _exchange, _queued, _total, _result), do: :ok

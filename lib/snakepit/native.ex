@@ -312,17 +312,15 @@ defmodule Snakepit.Native do
           {order :: 0..5, reason :: 0..5, boolean(), float(), {pos_integer(), pos_integer(), pos_integer()}}
   def brain_cell(_brain, _direction, _kind, _warm, _size), do: stub()
 
-  @doc "What a call took; `legs` as brain.rs has it."
+  @doc "What a call took beside its tool and its wait; `legs` as brain.rs has it."
   @spec brain_record(
           brain(),
           legs :: non_neg_integer(),
-          total_ns :: non_neg_integer(),
-          tool_ns :: non_neg_integer(),
-          queue_ns :: non_neg_integer(),
+          work_ns :: non_neg_integer(),
           request_bytes :: non_neg_integer(),
           reply_bytes :: non_neg_integer()
         ) :: :ok
-  def brain_record(_brain, _legs, _total, _tool, _queue, _request, _reply), do: stub()
+  def brain_record(_brain, _legs, _work, _request, _reply), do: stub()
 
   @typedoc "A recorded call: `legs` as brain.rs has it, ns beside tool and wait, bytes carried, ns that were predicted."
   @type row ::

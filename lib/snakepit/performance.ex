@@ -6,6 +6,10 @@ defmodule Snakepit.Performance do
   |---|---|
   | `Snakepit.Performance.Controller` | the decision, and what came of decisions |
   | `Snakepit.Performance.CostBenefitAnalyzer` | what each way would cost, and why |
+  | `Snakepit.Performance.ThresholdManager` | from which size on, where measurements do not decide |
+  | `Snakepit.Performance.MetricsStore` | what calls took, in ETS; `Snakepit.Performance.TransferMetrics` is one row |
+  | `Snakepit.Performance.Analyzer` | spans of time summed up, scenarios measured |
+  | `Snakepit.Performance.ResourceMonitor` | what the machine has left |
   | `Snakepit.Performance.Policy` | what a pool wants most, and what it forbids |
   | `Snakepit.Performance.Settings` | `config :snakepit, performance_optimization: […]` |
 

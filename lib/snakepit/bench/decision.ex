@@ -97,7 +97,7 @@ defmodule Snakepit.Bench.Decision do
       for _ <- 1..rounds do
         started = :erlang.monotonic_time(:nanosecond)
         # No call that counts: the flag that it went well is not set.
-        Enum.each(1..@batch, fn _ -> Native.brain_record(brain, 0, 50_000, 10_000, 100, 65_536, 20) end)
+        Enum.each(1..@batch, fn _ -> Native.brain_record(brain, 0, 40_000, 65_536, 20) end)
         recorded = :erlang.monotonic_time(:nanosecond)
         Enum.each(1..@batch, fn _ -> :ok end)
         empty = :erlang.monotonic_time(:nanosecond)

@@ -75,16 +75,11 @@ defmodule Snakepit.Performance.Controller do
       method: way,
       reason: reason,
       data_size: size,
-      threshold: threshold(handle.name, type),
+      threshold: ThresholdManager.latest(handle, type),
       predicted_latency_us: microseconds(latencies),
       confidence: confidence,
       explored?: explored?
     }
-  end
-
-  defp threshold(pool, type) do
-    {:ok, bytes} = ThresholdManager.get_threshold(pool, type)
-    bytes
   end
 
   defp microseconds(nil), do: %{}
@@ -203,6 +198,7 @@ defmodule Snakepit.Performance.Controller do
          {:ok, policy} <- Policy.new(policy, handle.settings) do
       Tuning.set(brain, handle.settings, policy)
       Handle.publish(%{handle | policy: policy})
+      ThresholdManager.refresh(pool)
       Learning.publish(pool)
       Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(handle.policy)}")
 

@@ -188,8 +188,18 @@ defmodule Snakepit.Performance.ResourceMonitor do
       Pool.Arena.scarce(handle, scarce?)
       idle_ms = if scarce?, do: 0, else: handle.options.idle_chunk_ms
       for worker <- Pool.Supervisor.workers(name), do: Worker.idle_ms(worker, idle_ms)
-      if handle.brain, do: Snakepit.Performance.Learning.publish(name)
+      if handle.brain, do: tell(name)
     end
+  end
+
+  # Both may be busy, and this process has to go on sampling.
+  defp tell(pool) do
+    Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
+      Snakepit.Performance.ThresholdManager.refresh(pool)
+      Snakepit.Performance.Learning.publish(pool)
+    end)
+  catch
+    :exit, _stopping -> :ok
   end
 
   defp told(nil, 0), do: :ok

@@ -149,6 +149,28 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   # ---- what is in force -------------------------------------------------------------------------------------------
 
+  @doc false
+  # For decisions: as of the last change, tick or change of pressure.
+  @spec latest(Handle.t(), Performance.data_type()) :: pos_integer()
+  def latest(handle, type) do
+    case :ets.lookup(@table, {:in_force, handle.name}) do
+      [{_, brain, %{^type => bytes}}] when brain == handle.brain -> bytes
+      _ -> in_force(handle, type, state_of(handle, type))
+    end
+  rescue
+    ArgumentError -> in_force(handle, type, state_of(handle, type))
+  end
+
+  @doc false
+  # The pool's policy is another, or something is scarce or no longer: its table is compiled anew.
+  @spec refresh(atom()) :: :ok
+  def refresh(pool) do
+    GenServer.call(__MODULE__, {:refresh, pool})
+    :ok
+  catch
+    :exit, _ -> :ok
+  end
+
   # What was tuned, and what somebody set.
   defp state_of(handle, type) do
     case :ets.lookup(@table, {handle.name, type}) do
@@ -214,6 +236,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   def handle_call({:tune, pool, now}, _from, state), do: with_handle(pool, state, &tick(&1, now))
+  def handle_call({:refresh, pool}, _from, state), do: with_handle(pool, state, &apply_all/1)
 
   @impl true
   def handle_info(:tick, state) do
@@ -336,6 +359,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   defp apply_all(handle) do
     states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
     thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
+    :ets.insert(@table, {{:in_force, handle.name}, handle.brain, thresholds})
     set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
     policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
     Tuning.set(handle.brain, handle.settings, policy, thresholds)

@@ -156,19 +156,12 @@ fn brain_cell(
 
 const OK: u64 = 1 << 12;
 
-/// What a call took. `legs` is `request way | reply way << 2 | request kind << 4 | reply kind << 7 | request warm << 10 |
-/// reply warm << 11 | ok << 12`; sizes are of what was carried: nothing, where it lay in shared memory already.
+/// What a call took beside its tool and its wait. `legs` is `request way | reply way << 2 | request kind << 4 |
+/// reply kind << 7 | request warm << 10 | reply warm << 11 | ok << 12`; sizes are of what was carried: nothing, where it lay
+/// in shared memory already.
 #[rustler::nif]
-fn brain_record(
-    brain: BrainArc,
-    legs: u64,
-    total_ns: u64,
-    tool_ns: u64,
-    queue_ns: u64,
-    request_bytes: u64,
-    reply_bytes: u64,
-) -> Atom {
-    brain.ring.add([legs, total_ns, tool_ns, queue_ns, request_bytes, reply_bytes]);
+fn brain_record(brain: BrainArc, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
+    brain.ring.add([legs, work_ns, request_bytes, reply_bytes]);
     atoms::ok()
 }
 
@@ -191,10 +184,9 @@ fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
     let mut rows = std::collections::VecDeque::new();
-    slow.taken = brain.ring.take(slow.taken, |[word, total, tool, queue, request_bytes, reply_bytes]| {
+    slow.taken = brain.ring.take(slow.taken, |[word, work, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
-        let work = total.saturating_sub(tool).saturating_sub(queue);
         let predicted = slow.model.predict(request, reply);
         slow.latencies.add(work);
         for window in &mut slow.windows {

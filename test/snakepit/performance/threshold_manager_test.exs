@@ -64,6 +64,9 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
     assert :ok = ThresholdManager.adjust_threshold(pool, %{bytes: "64KB", reason: "we know better"})
     assert chosen(pool, @mib) == :zero_copy
     assert {:ok, 65_536} = ThresholdManager.get_threshold(pool, :tensor)
+    # Another policy does not take it back.
+    assert :ok = Controller.update_policy(pool, goal: :minimize_memory, exploration_rate: 0)
+    assert chosen(pool, @mib) == :zero_copy
     assert :ok = ThresholdManager.adjust_threshold(pool, %{factor: 100, data_type: :binary})
     assert {:ok, 6_553_600} = ThresholdManager.get_threshold(pool, :binary)
     assert chosen(pool, @mib) == :inline

@@ -6,7 +6,7 @@
 use crate::sync::{AtomicU64, Ordering, fence};
 
 /// Words of a record. (loom tries all orders of all their loads and stores.)
-pub const WORDS: usize = if cfg!(loom) { 2 } else { 6 };
+pub const WORDS: usize = if cfg!(loom) { 2 } else { 4 };
 
 struct Slot {
     /// Twice the record's number plus two once it is whole, plus one while it is written.
