@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import subprocess
 import sys
 import tempfile
@@ -139,6 +140,60 @@ class Serving(unittest.TestCase):
         replies = list(self.beam.stream("hold_stream", {"x": X}, places=[place]))
         self.assertEqual([r.released for r in replies], [[], [], [place[3]]])
 
+    def test_synchronize(self):
+        def frame(**options):
+            return self.beam.frame(None, None, kind=3, envelope=b"\xc0", **{"mask": INLINE, **options})
+
+        def ask():
+            self.beam.write(frame())
+            reply = self.beam.read()
+            self.assertEqual((reply.kind, reply.way, reply.call_id), (1, 0, self.beam.calls))
+            return reply.envelope
+
+        self.call("add", {"a": 1, "b": 2})
+        self.assertIs(ask(), True)
+        placed = self.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
+        self.assertIs(ask(), False)
+        self.call("let_go", freed=placed.tokens)
+        self.assertIs(ask(), True)
+        # Right behind a call, in one piece: answered after it.
+        call = self.beam.frame("sleeps", {"seconds": 0.05})
+        data = b"".join(struct.pack(">I", len(part)) + part for part in (call, frame(), frame()))
+        self.beam.lanes[0].sendall(data)
+        ids = [self.beam.read().call_id for _ in range(3)]
+        self.assertEqual(ids, [self.beam.calls - 2, self.beam.calls - 1, self.beam.calls])
+        with Beam() as beam:
+            beam.write(beam.frame(None, None, kind=3, envelope=b"\xc0", mask=ZERO_COPY))
+            with self.assertRaises((EOFError, ConnectionError)):
+                beam.read()
+
+    def test_the_table_of_ways(self):
+        start = [n if n < 4 else (4 + n % 4) << (n // 4 - 1) for n in range(160)]
+        table = bytes(begin >= 65_536 for begin in start) * 5
+        with Beam() as beam:
+            for token in beam.call("blob", {"n": 65_536}, mask=ZERO_COPY, flags=1).tokens:
+                beam.call("let_go", freed=[token])
+
+            def ways(*sizes):
+                replies = [beam.call("blob", {"n": n}) for n in sizes]
+                beam.call("let_go", freed=[token for reply in replies for token in reply.tokens])
+                return [(reply.way, reply.flags) for reply in replies]
+
+            self.assertEqual([way for way, _ in ways(5_000, 65_535, 65_536)], [1, 1, 1])
+            beam.send(["table", table])
+            beam.send(["ping", 1])
+            beam.message("pong")
+            # Not starved: it is what was wanted.
+            self.assertEqual(ways(5_000, 65_535, 65_536), [(0, 0), (0, 0), (1, 0)])
+            beam.send(["table", table[1:]])
+            self.assertEqual(beam.message("eof"), ["eof"])
+
+    def test_the_probe(self):
+        self.assertEqual(len(self.call("snakepit.probe", {"n": 5000}, mask=INLINE).buffers[0]), 5000)
+        self.assertIsNone(self.call("snakepit.probe", {"x": [1, "y"]}).envelope)
+        self.assertIsNone(self.call("snakepit.probe", {"n": 1 << 40}).envelope)
+        self.assertNotIn("snakepit.probe", [tool["name"] for tool in self.beam.ready[1]["tools"]])
+
     def test_forced_and_masks(self):
         reply = self.call("zeros", {"n": 2_000_000}, mask=ZERO_COPY, flags=1)
         self.assertEqual((reply.way, len(reply.buffers[0])), (1, 2_000_000))
@@ -273,6 +328,13 @@ class Life(unittest.TestCase):
         with Beam(idle_ms=100) as beam:
             reply = beam.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
             beam.call("let_go", freed=reply.tokens)
+            self.assertEqual(beam.message("drop"), ["drop", reply.places[0][0]])
+
+    def test_memory_is_given_back_when_told(self):
+        with Beam() as beam:
+            reply = beam.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
+            beam.call("let_go", freed=reply.tokens)
+            beam.send(["idle_ms", 0])
             self.assertEqual(beam.message("drop"), ["drop", reply.places[0][0]])
 
     def test_results_over_the_limit(self):

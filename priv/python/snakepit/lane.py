@@ -99,7 +99,7 @@ class Lane:
                         self._stream(frame)
                         continue
                     way, head, views = answer(frame)
-                    if views:
+                    if views or way == ZERO_COPY:
                         self._send((way, head, views))
                     else:
                         send(pack(len(head)) + head)
