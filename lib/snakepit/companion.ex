@@ -14,8 +14,6 @@ defmodule Snakepit.Companion do
 
   # Less than the callers of `run/3` have patience.
   @longest_wait_ms 2_000
-  # One that lived for so long was killed, and did not fail to start.
-  @lived_ms 500
 
   @type id :: pos_integer()
   @type event ::
@@ -48,7 +46,7 @@ defmodule Snakepit.Companion do
   @impl true
   def init(_opts) do
     Process.flag(:trap_exit, true)
-    {:ok, %{port: open(), owners: %{}, opened_at: now(), backoff: Backoff.new()}}
+    {:ok, %{port: open(), owners: %{}, spoke?: false, backoff: Backoff.new()}}
   end
 
   @impl true
@@ -75,7 +73,7 @@ defmodule Snakepit.Companion do
 
   @impl true
   def handle_info({port, {:data, frame}}, %{port: port} = state) do
-    {:noreply, frame |> Native.companion_event() |> event(state)}
+    {:noreply, frame |> Native.companion_event() |> event(%{state | spoke?: true})}
   end
 
   def handle_info({port, {:exit_status, status}}, %{port: port} = state) do
@@ -116,19 +114,17 @@ defmodule Snakepit.Companion do
       send(owner, {:companion, id, {:exited, :companion_died, ""}})
     end
 
-    # One that cannot live is not opened in a loop; who wants to start a worker waits meanwhile.
+    # One that ends before it ever spoke is not opened in a loop; who wants to start a worker waits meanwhile.
     {wait, backoff} =
-      if now() - state.opened_at >= @lived_ms,
+      if state.spoke?,
         do: {0, Backoff.new()},
         else: Backoff.next(state.backoff, 0, :rand.uniform())
 
     receive do
     after
-      min(wait, @longest_wait_ms) -> %{state | port: open(), owners: %{}, opened_at: now(), backoff: backoff}
+      min(wait, @longest_wait_ms) -> %{state | port: open(), owners: %{}, spoke?: false, backoff: backoff}
     end
   end
-
-  defp now, do: System.monotonic_time(:millisecond)
 
   defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
   defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})

@@ -68,6 +68,15 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end
 
     keep_out_of_git(Path.dirname(venv))
+    compile(python)
+  end
+
+  # Workers import the package at every start, and where PYTHONDONTWRITEBYTECODE is set, as in many containers, they would
+  # compile it every time. Checked by hash, since a release does not keep the times of files. Where the directory may not
+  # be written, they do.
+  defp compile(python) do
+    dirs = Path.wildcard(Path.join(package(), "snakepit{,_bench,_demo}"))
+    command(python, ["-m", "compileall", "-q", "--invalidation-mode", "checked-hash" | dirs])
   end
 
   # Only the directory that is Snakepit's own.
