@@ -71,7 +71,16 @@ defmodule Snakepit.Call do
 
       {:error, error} ->
         error = named(error, call)
-        {{:error, error}, %Observation{command: call.command, correlation_id: call.options.correlation_id}}
+        waited = now_ns() - call.started
+
+        {{:error, error},
+         %Observation{
+           pool: call.handle.name,
+           command: call.command,
+           correlation_id: call.options.correlation_id,
+           queue_ns: waited,
+           total_ns: waited
+         }}
     end
   end
 
@@ -102,10 +111,13 @@ defmodule Snakepit.Call do
     with {:ok, call} <- prepare(command, args, opts, true),
          :ok <- not_idempotent(call),
          {:ok, lane, ticket, queued} <- checkout(call) do
-      guarded(call, lane, ticket, &left_stream/4, fn ->
-        {result, _observation} = finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
-        result
-      end)
+      {result, _observation} =
+        guarded(call, lane, ticket, fn ->
+          finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
+        end)
+
+      # What `fun` raised; the lane is seen to by now.
+      with {:raised, kind, reason, stacktrace} <- result, do: :erlang.raise(kind, reason, stacktrace)
     end
   end
 
@@ -316,16 +328,13 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(%{handle: handle}, lane, ticket, give_up \\ &Pool.discard/4, fun) do
+  defp guarded(%{handle: handle}, lane, ticket, fun) do
     fun.()
   catch
     kind, reason ->
-      give_up.(handle, ticket, lane, "a call ended abnormally")
+      Pool.discard(handle, ticket, lane, "a call ended abnormally")
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
-
-  # What the reader of a stream raised: the tool is in the middle of its loop.
-  defp left_stream(handle, ticket, lane, why), do: Settle.start(handle, lane, ticket, false, why)
 
   defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
     case lane_state do
@@ -424,8 +433,9 @@ defmodule Snakepit.Call do
   end
 
   # As brain.rs reads it. Streams, calls that failed and those that paid for fresh memory are not learned from.
-  defp record(brain, call, %{request_way: there, reply_way: back} = exchange, queued, total, result)
-       when there != nil and back != nil do
+  defp record(brain, call, exchange, queued, total, result) do
+    # A call that came to nothing is counted as one.
+    {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
     ok? = match?({:ok, _}, result) and not call.stream? and not exchange.cold
 
     legs =
@@ -437,8 +447,6 @@ defmodule Snakepit.Call do
     work = max(total - exchange.tool_ns - queued, 0)
     Native.brain_record(brain, legs, work, carried, exchange.reply_carried)
   end
-
-  defp record(_brain, _call, _exchange, _queued, _total, _result), do: :ok
 
   defp counter(:request, :inline), do: :request_inline
   defp counter(:request, :zero_copy), do: :request_zero_copy

@@ -156,6 +156,11 @@ defmodule Snakepit.Native do
   @spec worker_stale(worker()) :: [chunk_id()]
   def worker_stale(_worker), do: stub()
 
+  @doc "The latest call that a request was made of for this lane; `read?`: its last reply was read."
+  @spec worker_last_call(worker(), lane :: non_neg_integer()) ::
+          {id :: pos_integer(), stream? :: boolean(), read? :: boolean()} | nil
+  def worker_last_call(_worker, _lane), do: stub()
+
   @doc "How many buffers the worker still looks at."
   @spec worker_held(worker()) :: non_neg_integer()
   def worker_held(_worker), do: stub()

@@ -169,6 +169,20 @@ defmodule Snakepit.Pool do
       {:error, error(handle, :pool, :stopped, "pool #{inspect(handle.name)} has stopped")}
   end
 
+  @doc false
+  @spec set_policy(Handle.t(), Performance.Policy.t()) :: :ok | {:error, Error.t()}
+  def set_policy(%Handle{} = handle, policy),
+    do: safely(handle, fn -> GenServer.call(handle.pool, {:policy, policy}) end)
+
+  @doc false
+  # The processes of the workers that are up. No process is asked, so that one that is stopping keeps nobody.
+  @spec workers_of(Handle.t()) :: [pid()]
+  def workers_of(%Handle{lanes: lanes}) do
+    lanes |> :ets.match({:_, %{worker: :"$1"}}) |> List.flatten() |> Enum.uniq()
+  rescue
+    ArgumentError -> []
+  end
+
   # ---- for workers ------------------------------------------------------------------------------------------------
 
   @doc false
@@ -221,6 +235,13 @@ defmodule Snakepit.Pool do
 
   @impl true
   def handle_call(:failure, _from, state), do: {:reply, state.failure, state}
+
+  def handle_call({:policy, policy}, _from, %{handle: handle} = state) do
+    handle = %{handle | policy: policy}
+    Performance.Tuning.set(handle.brain, handle.settings, policy)
+    Handle.publish(handle)
+    {:reply, :ok, %{state | handle: handle}}
+  end
 
   def handle_call(:await_ready, from, state) do
     cond do

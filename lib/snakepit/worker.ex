@@ -249,7 +249,8 @@ defmodule Snakepit.Worker do
 
   def handle_info(:succeeded, state) do
     turn_over(state)
-    {:noreply, state}
+    with {_pid, monitor, _why} <- state.successor, do: Process.demonitor(monitor, [:flush])
+    {:noreply, %{state | successor: :up}}
   end
 
   def handle_info(:failed_successor, state), do: {:stop, {:shutdown, :not_ready}, state}
@@ -542,10 +543,20 @@ defmodule Snakepit.Worker do
     state = %{state | last_error: error.message}
 
     cond do
-      not state.was_ready -> never(state, error)
+      not state.was_ready ->
+        never(state, error)
+
+      # Its place is taken, and its last call over.
+      state.successor == :up ->
+        send(self(), :succeeded)
+        state
+
       # It will be ready before another could be; if it is not, its end says so.
-      state.successor -> state
-      true -> later(state, now() - run.started_at)
+      state.successor ->
+        state
+
+      true ->
+        later(state, now() - run.started_at)
     end
   end
 

@@ -151,11 +151,11 @@ class Serving(unittest.TestCase):
             return reply.envelope
 
         self.call("add", {"a": 1, "b": 2})
-        self.assertIs(ask(), True)
+        self.assertEqual(ask(), [self.beam.calls - 1, False])
         placed = self.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
-        self.assertIs(ask(), False)
+        self.assertEqual(ask(), [self.beam.calls - 1, True])
         self.call("let_go", freed=placed.tokens)
-        self.assertIs(ask(), True)
+        self.assertEqual(ask(), [self.beam.calls - 1, False])
         # Right behind a call, in one piece: answered after it.
         call = self.beam.frame("sleeps", {"seconds": 0.05})
         data = b"".join(struct.pack(">I", len(part)) + part for part in (call, frame(), frame()))

@@ -405,9 +405,11 @@ defmodule Snakepit.Call.Exchange do
       {:ok, :item, term, meta} ->
         ex = costs(call, ex, meta)
 
-        case fun.(term, acc) do
+        case handed(fun, term, acc) do
           {:cont, acc} -> items(call, lane, call_id, ex, source, acc, fun)
           {:halt, acc} -> {{:ok, acc}, left(source), ex}
+          # Nothing is lost with it: the stream is left, and the lane settled, before it is raised again (Call.stream).
+          {:raised, _, _, _} = raised -> {raised, left(source), ex}
         end
 
       {:ok, :end, _, meta} ->
@@ -427,6 +429,12 @@ defmodule Snakepit.Call.Exchange do
       {:error, what} ->
         broken(what, ex)
     end
+  end
+
+  defp handed(fun, term, acc) do
+    fun.(term, acc)
+  catch
+    kind, reason -> {:raised, kind, reason, __STACKTRACE__}
   end
 
   defp next_frame(call, lane, :lane) do

@@ -10,14 +10,13 @@ defmodule Snakepit.Call.Settle do
   alias Snakepit.Worker.Lane
 
   @enforce_keys [:handle, :lane, :ticket, :whole?, :why, :until]
-  defstruct @enforce_keys ++ [:sync, :frame]
+  defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]
 
   # Told again, for the tool may not have begun when it was told first.
   @again_ms 100
   @look_ms 10
-  # A kind of request (native/PROTOCOL.md), and its envelope: nil.
+  # A kind of request (native/PROTOCOL.md).
   @sync 3
-  @nil_envelope <<0xC0>>
 
   @doc """
   Takes over the lane. `whole?`: every reply that was sent so far was read, and those to come will be read here; else one
@@ -37,9 +36,15 @@ defmodule Snakepit.Call.Settle do
     :exit, _ -> Pool.discard(handle, ticket, lane, why)
   end
 
-  defp prepared(%{lane: lane} = s) do
+  # `last` is as the caller left it: what is read here changes it.
+  defp prepared(%{lane: lane} = s),
+    do: %{requested(s, nil) | last: Native.worker_last_call(lane.memory, lane.number)}
+
+  # `unread`: a call whose only reply was lost, and with it tokens that the worker is to take back.
+  defp requested(%{lane: lane} = s, unread) do
     head = {@sync, Transfer.number(:inline), Transfer.mask([:inline]), 0, 0, lane.number}
-    {:ok, sync, frame, [], 0} = Native.request(lane.memory, s.handle.arena, head, @nil_envelope, [])
+    {:ok, envelope} = Native.pack(unread)
+    {:ok, sync, frame, [], 0} = Native.request(lane.memory, s.handle.arena, head, envelope, [])
     %{s | sync: sync, frame: frame}
   end
 
@@ -90,15 +95,15 @@ defmodule Snakepit.Call.Settle do
   # Decoded so that the memory it refers to is given back.
   defp read(%{sync: sync} = s, <<_kind, _::binary-size(7), id::64-little, _::binary>> = frame, go_on) do
     case Reply.read(s.lane, id, frame, [], false) do
-      {:ok, :result, sure?, _} when id == sync ->
-        if sure? or s.whole?, do: checkin(s), else: discard(s, s.why)
+      {:ok, :result, [seen, lost?], _} when id == sync ->
+        answered(s, seen, lost?)
 
       {:error, words} ->
         discard(s, "it broke the protocol: #{words}")
 
       # The one reply of a call is here, and not lost.
-      {:ok, :result, _value, _} ->
-        go_on.(%{s | whole?: true})
+      {:ok, kind, _, _} when kind in [:result, :error] ->
+        go_on.(%{s | whole?: s.whole? or not stream?(s)})
 
       _other ->
         go_on.(s)
@@ -106,6 +111,25 @@ defmodule Snakepit.Call.Settle do
   end
 
   defp read(s, _frame, _go_on), do: discard(s, "it broke the protocol: a frame is shorter than its header")
+
+  # `seen`: the last call the worker had. `lost?`: whether its replies had tokens, which are lost if one was not read.
+  defp answered(%{whole?: true} = s, _seen, _lost?), do: checkin(s)
+
+  defp answered(%{last: last} = s, seen, lost?) do
+    case last do
+      nil -> checkin(s)
+      {_id, _stream?, true} -> checkin(s)
+      {^seen, _stream?, false} when not lost? -> checkin(s)
+      # Its one reply went to a caller that was dead. The next answer will say that nothing is lost.
+      {^seen, false, false} when not s.taken_back? -> synchronize(%{requested(s, seen) | taken_back?: true})
+      # An item of a stream that may be lost, or a request that was made and never sent: what it holds would be held for
+      # ever.
+      _ -> discard(s, s.why)
+    end
+  end
+
+  defp stream?(%{last: {_id, stream?, _read?}}), do: stream?
+  defp stream?(_s), do: false
 
   # Every call before the synchronization; those that follow on the lane have greater ids.
   defp cancel(s), do: Worker.cancel(s.lane, s.sync)

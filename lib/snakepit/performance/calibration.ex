@@ -48,10 +48,11 @@ defmodule Snakepit.Performance.Calibration do
     progress = opts[:progress] || fn _share -> :ok end
 
     with [_, _ | _] <- ways,
-         {:ok, [%{os_pid: pid} | _]} <- workers(handle),
+         {:ok, workers} <- workers(handle),
+         pids = for(%{os_pid: pid} <- workers, do: pid),
          state = %{
            handle: handle,
-           pid: pid,
+           pids: pids,
            left: budget * 1_000_000,
            patience: opts[:patience_ms] || @patience_ms,
            probes: 0
@@ -171,12 +172,12 @@ defmodule Snakepit.Performance.Calibration do
         do: [],
         else: [{if(direction == :request, do: :request_transfer, else: :reply_transfer), way}]
 
-    before = cpu(state.pid)
+    before = cpu(state.pids)
 
     case Call.run(@probe, args, [pool: state.handle.name, timeout: 5_000] ++ opts) do
       {{:ok, _}, seen} ->
         ns = seen.total_ns - seen.tool_ns - seen.queue_ns
-        sample = %{direction: direction, way: way, size: size, ns: ns, cpu: cpu(state.pid) - before}
+        sample = %{direction: direction, way: way, size: size, ns: ns, cpu: cpu(state.pids) - before}
         {:ok, sample, %{state | left: state.left - seen.total_ns, probes: state.probes + 1}}
 
       {{:error, error}, _seen} ->
@@ -184,8 +185,9 @@ defmodule Snakepit.Performance.Calibration do
     end
   end
 
-  # CPU time of both sides. Other work of the VM is in it, so medians are taken.
-  defp cpu(worker), do: (Native.cpu_time(worker) || 0) + Native.cpu_time(String.to_integer(System.pid()))
+  # CPU time of both sides: which worker gets a probe is not known before. Other work is in it, so medians are taken.
+  defp cpu(workers),
+    do: [String.to_integer(System.pid()) | workers] |> Enum.map(&(Native.cpu_time(&1) || 0)) |> Enum.sum()
 
   # Kept, so that its pages are warm, as those of data are that somebody just made.
   defp payload(0), do: nil

@@ -5,7 +5,7 @@ defmodule Snakepit.Performance.Controller do
 
   import Bitwise
   alias Snakepit.{Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, ThresholdManager, Tuning}
+  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, ThresholdManager}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -196,19 +196,8 @@ defmodule Snakepit.Performance.Controller do
   def update_policy(pool, policy) do
     with {:ok, %{brain: brain} = handle} when brain != nil <- Handle.fetch(pool),
          {:ok, policy} <- Policy.new(policy, handle.settings) do
-      Tuning.set(brain, handle.settings, policy)
-      Handle.publish(%{handle | policy: policy})
-      ThresholdManager.refresh(pool)
-      Learning.publish(pool)
-      Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(handle.policy)}")
-
-      Telemetry.execute([:snakepit, :performance, :policy], %{}, %{
-        pool: pool,
-        old: handle.policy,
-        new: policy
-      })
-
-      :ok
+      # By the pool's own process: it may have been started anew meanwhile.
+      with :ok <- Pool.set_policy(handle, policy), do: changed(pool, handle, policy)
     else
       {:ok, _no_brain} ->
         {:error,
@@ -223,5 +212,19 @@ defmodule Snakepit.Performance.Controller do
       {:error, error} ->
         {:error, error}
     end
+  end
+
+  defp changed(pool, handle, policy) do
+    ThresholdManager.refresh(pool)
+    Learning.publish(pool)
+    Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(handle.policy)}")
+
+    Telemetry.execute([:snakepit, :performance, :policy], %{}, %{
+      pool: pool,
+      old: handle.policy,
+      new: policy
+    })
+
+    :ok
   end
 end

@@ -21,8 +21,10 @@ defmodule Snakepit.Performance.Decision do
   """
   @spec ways(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], decision :: non_neg_integer() | nil}
   def ways(%Handle{brain: nil}, size, allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
-  # Nothing to carry, or nothing to copy.
-  def ways(_handle, %{fresh: 0} = size, allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+  # Nothing to carry, or some of it lies in shared memory already: any other way would carry that too.
+  def ways(_handle, %{fresh: fresh, bytes: bytes} = size, allowed) when bytes == 0 or fresh < bytes,
+    do: {Transfer.plan(bytes, size.envelope, allowed), nil}
+
   def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
 
   def ways(%Handle{brain: brain} = handle, size, allowed) do

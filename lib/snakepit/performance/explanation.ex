@@ -189,7 +189,9 @@ defmodule Snakepit.Performance.Explanation do
     do: Map.merge(call, %{ways: ways, reason: reason(handle, call, decision)})
 
   defp reason(_handle, %{bytes: 0}, nil), do: "it carries nothing large, and the frame is the simplest way."
-  defp reason(_handle, %{fresh: 0}, nil), do: "all of it lies in shared memory already, and is not copied."
+
+  defp reason(_handle, %{fresh: fresh, bytes: bytes}, nil) when fresh < bytes,
+    do: "what lies in shared memory already is not copied, and would be by any other way."
 
   defp reason(_handle, _call, nil),
     do: "it is the only way this call may take, or the pool does not measure its transfers."

@@ -14,7 +14,7 @@ defmodule Snakepit.Performance.GuardedChange do
 
   @enforce_keys [:knob, :old, :new, :reason, :at]
   defstruct @enforce_keys ++
-              [:expected, :before, :after, window_ms: 30_000, tolerance: 0.1, verdict: :pending]
+              [:expected, :before, :after, :context, window_ms: 30_000, tolerance: 0.1, verdict: :pending]
 
   @typedoc "The metric's mean and how many samples it rests on; less is better."
   @type metric :: {mean :: number(), samples :: non_neg_integer()}
@@ -25,6 +25,7 @@ defmodule Snakepit.Performance.GuardedChange do
           new: term(),
           reason: String.t(),
           expected: String.t() | nil,
+          context: term(),
           at: integer(),
           before: metric() | nil,
           after: metric() | nil,

@@ -140,7 +140,7 @@ defmodule Snakepit.Performance.Learning do
 
   defp send_tables(handle) do
     table = Native.brain_reply_table(handle.brain)
-    for worker <- Pool.Supervisor.workers(handle.name), do: Worker.table(worker, table)
+    for worker <- Pool.workers_of(handle), do: Worker.table(worker, table)
   end
 
   # What was learned is not thrown away because this process died.

@@ -187,7 +187,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
       if handle.brain, do: Native.brain_load(handle.brain, bits)
       Pool.Arena.scarce(handle, scarce?)
       idle_ms = if scarce?, do: 0, else: handle.options.idle_chunk_ms
-      for worker <- Pool.Supervisor.workers(name), do: Worker.idle_ms(worker, idle_ms)
+      for worker <- Pool.workers_of(handle), do: Worker.idle_ms(worker, idle_ms)
       if handle.brain, do: tell(name)
     end
   end

@@ -298,12 +298,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp undo(handle, change, reason) do
     {:threshold, type} = change.knob
-    {tuned, set} = state_of(handle, type)
-    base = Settings.base_threshold(handle.settings)
-    back = if set, do: {tuned, nil}, else: {%{tuned | adjustment: change.old / base}, nil}
-    # What was set before this was set is set again.
-    back = if change.old != in_force(handle, type, back), do: {elem(back, 0), change.old}, else: back
-    put(handle, type, back)
+    put(handle, type, change.context)
     undone = GuardedChange.undo(change, reason, now())
     replace(handle.name, change, %{change | verdict: :undone})
     tell(handle, undone)
@@ -318,13 +313,16 @@ defmodule Snakepit.Performance.ThresholdManager do
     if count > 0, do: {(series |> Enum.map(& &1.sum_latency) |> Enum.sum()) / count, count}
   end
 
+  # The change remembers what it replaced, which is more than a number of bytes.
   defp change(handle, type, old, new, state, reason, expected) do
+    context = state_of(handle, type)
     put(handle, type, state)
 
     change =
       GuardedChange.new({:threshold, type}, old, new,
         reason: reason,
         expected: expected,
+        context: context,
         at: now(),
         before: metric(handle.name)
       )

@@ -74,6 +74,8 @@ defmodule Snakepit.Performance.TransferMetrics do
              "a type of data"
            ),
          :ok <-
+           check(Map.put_new(given, :timestamp, now), :timestamp, &is_struct(&1, DateTime), "a DateTime"),
+         :ok <-
            optional(given, [
              :memory_used,
              :cpu_time_us,

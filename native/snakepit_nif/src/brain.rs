@@ -16,7 +16,7 @@ use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Records kept until they are drained; a power of two.
-const RING: usize = 1 << 12;
+const RING: usize = 1 << 14;
 
 struct Slow {
     model: Model,
@@ -213,10 +213,13 @@ fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec
     (seen, learned, rows.into())
 }
 
+/// `{count, failed, sum of ns, sum of bytes, percentiles}`
+type Summary = (u64, u64, u64, u64, Vec<Option<u64>>);
+
 /// The calls of a window (0: second, 1: minute, 2: hour): `{count, failed, sum of ns, sum of bytes, [p50, p95, p99, p99.9]}`.
 /// With `over`, the next window begins.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<(u64, u64, u64, u64, Vec<Option<u64>>)> {
+fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<Summary> {
     let mut slow = brain.slow();
     let window = slow.windows.get_mut(which).ok_or(Error::BadArg)?;
     let percentiles = [0.5, 0.95, 0.99, 0.999].map(|p| window.latencies.percentile(p)).to_vec();

@@ -15,6 +15,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 const CLEAN_COPY: u64 = 1 << 20;
 const CLEAN_DECODE: usize = 64 * 1024;
 
+/// As `native/PROTOCOL.md` has them.
+const CALL_KIND: u8 = 1;
+const STREAM_FLAG: u8 = 2;
+
 static CALL: AtomicU64 = AtomicU64::new(1);
 
 /// A path as a user reads it: `args["items"][3].x`.
@@ -164,6 +168,9 @@ fn write_request<'a>(
     } else {
         first
     };
+    if kind == CALL_KIND {
+        worker.issue(lane, call_id, flags & STREAM_FLAG != 0);
+    }
     Ok((atoms::ok(), call_id, frame, tell, copied).encode(env))
 }
 
@@ -282,6 +289,9 @@ fn read_reply<'a>(
         let decoder = Decoder { env, buffers: &buffers, empty_set, decimal };
         decoder.envelope(&bytes.as_slice()[reply.envelope.clone()])
     };
+    if matches!(reply.kind, Kind::Result | Kind::Error | Kind::End) {
+        worker.finish(call_id);
+    }
     match term {
         Ok(term) => {
             let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, reply.flags);

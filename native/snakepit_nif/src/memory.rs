@@ -167,6 +167,17 @@ pub struct Worker {
     /// Chunk ids that this worker has been sent, of others than itself.
     told: Mutex<HashSet<u64>>,
     freed: Arc<FreeList<u64>>,
+    /// By lane: the latest call that was written for it.
+    calls: Mutex<HashMap<u32, Issued>>,
+}
+
+/// A call whose request was made.
+#[derive(Clone, Copy)]
+pub struct Issued {
+    pub id: u64,
+    pub stream: bool,
+    /// Whether its last reply was read.
+    pub read: bool,
 }
 
 #[rustler::resource_impl]
@@ -181,7 +192,28 @@ impl Worker {
             holds: Mutex::default(),
             told: Mutex::default(),
             freed: Arc::default(),
+            calls: Mutex::default(),
         }
+    }
+
+    fn calls(&self) -> MutexGuard<'_, HashMap<u32, Issued>> {
+        self.calls.lock().expect("calls")
+    }
+
+    /// A request was made: whoever made it may die before it is sent.
+    pub fn issue(&self, lane: u32, id: u64, stream: bool) {
+        self.calls().insert(lane, Issued { id, stream, read: false });
+    }
+
+    /// The last reply of this call was read, and what it grants and returns was taken.
+    pub fn finish(&self, id: u64) {
+        if let Some(call) = self.calls().values_mut().find(|call| call.id == id) {
+            call.read = true;
+        }
+    }
+
+    pub fn last_call(&self, lane: u32) -> Option<Issued> {
+        self.calls().get(&lane).copied()
     }
 
     /// Maps a chunk the worker announced. Its id must be of this worker's own.

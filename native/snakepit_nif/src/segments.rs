@@ -147,6 +147,12 @@ fn worker_stale(worker: WorkerArc) -> Vec<u64> {
     worker.stale()
 }
 
+/// The latest call that was written for a lane: `{id, stream?, read?}`, or nil.
+#[rustler::nif]
+fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool)> {
+    worker.last_call(lane).map(|call| (call.id, call.stream, call.read))
+}
+
 #[rustler::nif]
 fn worker_held(worker: WorkerArc) -> usize {
     worker.held()

@@ -103,6 +103,8 @@ class Calls:
         self._pack = Packer(strict_types=True).pack
         self._runner: Any = None
         self._call_id = 0
+        # The last call that came, by whichever way.
+        self.seen = 0
         self._mask = 0
         self._forced = False
         self.cancellation = Cancellation()
@@ -135,7 +137,7 @@ class Calls:
         started = perf_counter_ns()
         cancellation = self.cancellation
         try:
-            cancellation.running = call_id
+            self.seen = cancellation.running = call_id
             value = tool.call(**arguments)
             cancellation.running = 0
             if cancellation.cancelling:
@@ -261,6 +263,7 @@ class Calls:
         self._forced = bool(flags & FORCED)
         if kind != CALL or way > GRPC:
             raise ProtocolError(f"a request of kind {kind}, way {way}")
+        self.seen = self._call_id
         if count or freed:
             body = read_body(frame, way, length, count, freed)
             self._take_freed(body)
@@ -418,13 +421,25 @@ class Calls:
         )
         return placement.way, head, views
 
-    def synchronized(self, frame: memoryview, sure: bool) -> Reply:
-        """The answer to who wants to know that nothing runs here: nothing does, or nobody could ask."""
+    def synchronized(self, frame: memoryview, lost: bool | bytes) -> tuple[Reply, bool | bytes]:
+        """The answer to who wants to know that nothing runs here: nothing does, or nobody could ask.
+
+        It names the last call, and says whether tokens are lost if its replies were not read. Who says by a call's id
+        that it was not read has them taken back, where `lost` is the head of its only reply.
+        """
         _, _, self._mask, _, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
         if count or self._mask != 1 << INLINE:
             raise ProtocolError("a request to synchronize has neither buffers nor a choice of ways")
-        self._take_freed(read_body(frame, INLINE, length, 0, freed))
-        return self._bare(RESULT, 0, self._pack(sure))
+        body = read_body(frame, INLINE, length, 0, freed)
+        self._take_freed(body)
+        unread = unpackb(body.envelope)
+        if isinstance(lost, bytes) and unread == REPLY.unpack_from(lost)[5]:
+            if self._service.arena is not None:
+                self._service.arena.freed(granted_tokens(lost))
+            # They go with the answer.
+            self._borrowed.take_back(without_released(lost)[1])
+            lost = False
+        return self._bare(RESULT, 0, self._pack([self.seen, bool(lost)])), lost
 
     def _take_freed(self, body: Body) -> None:
         if body.freed and self._service.arena is not None:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import grpc
 
 from .errors import ProtocolError
-from .frames import HEADER, REQUEST, lay_out
+from .frames import HEADER, REQUEST, granted_tokens, lay_out
 from .limits import FETCH, INLINE, MAX_GRPC_MESSAGE
 from .payload import payload_size, read_payload, write_payload
 
@@ -73,12 +73,13 @@ class Worker:
                     return b""
                 if frame[0] == FETCH:
                     return self._fetch(lane, frame, context)
-                lane.placed = False
+                lane.lost = False
                 with self._running(lane):
                     reply = lane.calls.answer(frame, buffers)
                 message = self._message(lane, reply)
                 if not context.is_active():
                     lane.calls.unread(reply)
+                    lane.lost = False
                 return message
         except ProtocolError as error:
             context.abort(grpc.StatusCode.INVALID_ARGUMENT, str(error))
@@ -89,7 +90,7 @@ class Worker:
             frame, buffers = read_payload(message)
             lane = self._lane(frame)
             with lane.lock, self._running(lane):
-                lane.placed = False
+                lane.lost = False
                 replies = lane.calls.stream(frame, buffers)
                 try:
                     for reply in replies:
@@ -132,6 +133,8 @@ class Worker:
     def _message(lane: Lane, reply: Reply) -> bytes:
         way, head, views = reply
         head = lane.calls.keeping_released(head)
+        if granted_tokens(head):
+            lane.lost = True
         size = payload_size(head, views)
         if size > MAX_GRPC_MESSAGE:
             way, head, views = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)

@@ -86,13 +86,16 @@ class Keeper:
     def _work(self) -> None:
         try:
             if self._arena:
+                if not self._idle:
+                    # Memory is scarce: what is made ahead would be given up at once.
+                    self._wanted.clear()
                 while self._wanted:
                     # It stays in the list while it is made: asking again meanwhile changes nothing.
                     try:
                         self._arena.prepare(self._wanted[0])
                     finally:
                         self._wanted.popleft()
-                if self._arena.wants_spare():
+                if self._idle and self._arena.wants_spare():
                     self._arena.make_spare()
                 self._arena.drop_idle(self._idle)
         except (CallError, OSError, MemoryError):

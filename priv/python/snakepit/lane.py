@@ -9,7 +9,7 @@ from . import context
 from .calls import Calls
 from .errors import ProtocolError
 from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
-from .limits import GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STREAM, SYNC, WAITS, ZERO_COPY
+from .limits import ERROR, GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC, WAITS, ZERO_COPY
 from .payload import payload_size, write_payload
 
 TYPE_CHECKING = False
@@ -23,6 +23,8 @@ _SMALLEST = HEADER + 4
 _JOIN = 128 << 10
 _IOV_MAX = 512
 _NIL = b"\xc0"
+# Of places, and of tokens.
+_NOTHING = (0, 0)
 
 
 class Lane:
@@ -36,8 +38,9 @@ class Lane:
         self._service = service
         # A reply that waits to be fetched by gRPC: call id and payload.
         self.waiting: tuple[int, bytes] | None = None
-        # Whether a reply of the last call named places in shared memory, which its reader has to give back.
-        self.placed = False
+        # Whether a reply of the last call had tokens, of places that it grants or buffers that it gives back: if nobody
+        # read it, they are lost. The head of that reply where it is the only one, so that they can be taken back.
+        self.lost: bool | bytes = False
 
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""
@@ -64,7 +67,7 @@ class Lane:
                         reply = quick(memory, got - 4)
                         if reply is not None:
                             self.waiting = None
-                            self.placed = False
+                            self.lost = False
                             if isinstance(reply, bytes):
                                 send(reply)
                             else:
@@ -91,15 +94,18 @@ class Lane:
                     frame = read
                 with lock:
                     if length >= HEADER and frame[0] == SYNC:
-                        self._send(self.calls.synchronized(frame, not self.placed))
+                        reply, lost = self.calls.synchronized(frame, self.lost)
+                        self._send(reply)
+                        # Who asked reads this one.
+                        self.lost = lost
                         continue
                     self.waiting = None
-                    self.placed = False
+                    self.lost = False
                     if length >= HEADER and frame[3] & STREAM:
                         self._stream(frame)
                         continue
                     way, head, views = answer(frame)
-                    if views or way == ZERO_COPY:
+                    if views or REPLY.unpack_from(head)[7:9] != _NOTHING:
                         self._send((way, head, views))
                     else:
                         send(pack(len(head)) + head)
@@ -144,8 +150,9 @@ class Lane:
 
     def _send(self, reply: Reply) -> None:
         way, head, views = reply
-        if way == ZERO_COPY and REPLY.unpack_from(head)[7]:
-            self.placed = True
+        kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
+        if released or (count and way == ZERO_COPY):
+            self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
         if way == GRPC and views:
             size = payload_size(head, views)
             if size > MAX_GRPC_MESSAGE:

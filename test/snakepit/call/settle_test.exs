@@ -150,6 +150,58 @@ defmodule Snakepit.Call.SettleTest do
     assert [%{held_buffers: 0}] = Snakepit.list_workers(pool)
   end
 
+  test "a caller that is killed with an argument in shared memory: its slot is free again" do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    {:ok, %{arena: arena}} = Snakepit.Pool.Handle.fetch(pool)
+    {:ok, x} = Snakepit.share(Snakepit.bytes(:binary.copy("x", 100_000)), pool: pool)
+
+    for n <- 1..40 do
+      caller = spawn(fn -> Snakepit.execute("keep_for", %{x: x, ms: 30}, pool: pool) end)
+      for _ <- 1..(n * 30), do: :erlang.yield()
+      Process.exit(caller, :kill)
+      assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+    end
+
+    assert eventually(fn -> match?([%{held_buffers: 0}], Snakepit.list_workers(pool)) end)
+    assert Snakepit.Native.arena_leases(arena) == []
+  end
+
+  test "a caller that is killed between two calls does not cost the worker, whatever the last reply was" do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+    {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+
+    for _ <- 1..5 do
+      {:ok, tensor} = Snakepit.execute("ones", %{n: 100_000}, pool: pool, transfer: :zero_copy)
+      # As a call does, and no further.
+      {caller, monitor} =
+        spawn_monitor(fn -> {:ok, _lane, _ticket} = Snakepit.Pool.checkout(handle, :infinity, nil, false) end)
+
+      assert_receive {:DOWN, ^monitor, _, ^caller, :normal}
+      assert pid(pool) == before
+      Snakepit.release(tensor)
+    end
+  end
+
+  test "a reader that raises keeps its worker, though items went by shared memory" do
+    pool = pool!(size: 1, cancel_grace: 20_000)
+    before = pid(pool)
+
+    for way <- [:zero_copy, :grpc] do
+      assert_raise RuntimeError, "mine", fn ->
+        Snakepit.execute_stream("blocks", %{n: 50, size: 300_000}, fn _ -> raise "mine" end,
+          pool: pool,
+          request_transfer: way,
+          reply_transfer: if(way == :grpc, do: :inline, else: :zero_copy)
+        )
+      end
+
+      assert pid(pool) == before
+    end
+
+    assert eventually(fn -> match?([%{held_buffers: 0}], Snakepit.list_workers(pool)) end)
+  end
+
   test "cancelling at every moment hits the tool of that call and nothing else" do
     pool = pool!(size: 1, worker_profile: :thread, threads_per_worker: 2, cancel_grace: 20_000)
     before = pid(pool)

@@ -66,6 +66,14 @@ defmodule Snakepit.Performance.ControllerTest do
     assert {seen.request_way, seen.copied_bytes} == {:zero_copy, 0}
   end
 
+  test "with something small beside it, what lies in shared memory is still not copied" do
+    {pool, _} = pool()
+    {:ok, shared} = Snakepit.share(bytes(@mib), pool: pool)
+    warm(pool, 5_000)
+    {{:ok, 2}, seen} = Snakepit.observe("length", %{x: [shared, bytes(5_000)]}, pool: pool)
+    assert {seen.request_way, seen.copied_bytes} == {:zero_copy, 5_000}
+  end
+
   test "the decision says what it rests on" do
     {pool, _} = pool()
     assert {:zero_copy, meta} = Controller.decide_transfer_method(bytes(@mib), pool: pool)

@@ -105,6 +105,13 @@ def keep(x: Any) -> int:
 
 
 @tool
+def keep_for(x: Any, ms: int) -> int:
+    """Looks at it for a while."""
+    time.sleep(ms / 1000)
+    return len(x)
+
+
+@tool
 def kept_sum() -> int:
     return sum(int(memoryview(x)[0]) for x in KEPT)
 

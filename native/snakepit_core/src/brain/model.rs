@@ -88,8 +88,11 @@ impl Model {
         whole.then_some(model)
     }
 
-    /// The line a transfer is judged by.
+    /// The line a transfer is judged by. Nobody says what a result's data are, so that all results are judged alike.
     pub fn line(&self, direction: Direction, way: usize, warm: bool, kind: Kind) -> &Line {
+        if direction == Direction::Reply {
+            return &self.lines[index(direction, way, warm, POOLED)];
+        }
         let own = &self.lines[index(direction, way, warm, kind as usize)];
         if own.is_ready() { own } else { &self.lines[index(direction, way, warm, POOLED)] }
     }
@@ -155,7 +158,8 @@ impl Model {
         let wins = |bin: usize| -> Option<f64> {
             let price = |way| self.price(direction, Leg { way, kind, warm: true, size: bins::middle(bin) }, &weights);
             let ours = price(ZERO_COPY);
-            let best = others.iter().map(|way| price(*way)).min_by(|a, b| a.cost.total_cmp(&b.cost))?;
+            let best =
+                others.iter().map(|way| price(*way)).filter(|p| p.ready).min_by(|a, b| a.cost.total_cmp(&b.cost))?;
             (ours.ready && best.ready).then(|| {
                 let error = ours.latency.log_error().hypot(best.latency.log_error()).max(1e-6);
                 ((best.cost / ours.cost).ln()) / error

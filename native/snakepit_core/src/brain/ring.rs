@@ -62,6 +62,7 @@ impl Ring {
     pub fn take(&self, from: u64, mut each: impl FnMut([u64; WORDS])) -> u64 {
         let head = self.head.load(Ordering::Relaxed);
         let oldest = head.saturating_sub(self.slots.len() as u64);
+        self.dropped.fetch_add(oldest.saturating_sub(from), Ordering::Relaxed);
         for number in from.max(oldest)..head {
             let slot = self.slot(number);
             if slot.sequence.load(Ordering::Acquire) != 2 * number + 2 {
@@ -76,7 +77,7 @@ impl Ring {
         head
     }
 
-    /// Records ever begun, and those that were dropped since their slot was busy.
+    /// Records ever begun, and those that were dropped, since their slot was busy or since nobody took them in time.
     pub fn counts(&self) -> (u64, u64) {
         (self.head.load(Ordering::Relaxed), self.dropped.load(Ordering::Relaxed))
     }
@@ -104,7 +105,7 @@ mod tests {
         assert_eq!(taken(&ring, 3), (vec![], 3));
         (3..10).for_each(|n| ring.add([n; WORDS]));
         assert_eq!(taken(&ring, 3), (vec![6, 7, 8, 9], 10));
-        assert_eq!(ring.counts(), (10, 0));
+        assert_eq!(ring.counts(), (10, 3));
     }
 
     #[test]

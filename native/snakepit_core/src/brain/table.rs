@@ -182,6 +182,11 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
         // Fresh memory loses to the socket at every size.
         return Cell::new(shared_first(warm && size >= threshold), Reason::Rule, false, 0.0, latencies);
     }
+    // Nobody's assumption beats a measurement.
+    let mut prices = prices;
+    for price in prices.iter_mut().filter(|price| !price.ready) {
+        price.cost = f64::INFINITY;
+    }
     let cheapest = prices.iter().map(|price| price.cost).fold(f64::INFINITY, f64::min);
     let mut order: [usize; WAYS] = [INLINE, ZERO_COPY, GRPC];
     // Those within the tie band count as equal; the sort is stable, so that the simpler one stays first.
