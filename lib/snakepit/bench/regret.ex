@@ -125,7 +125,7 @@ defmodule Snakepit.Bench.Regret do
     seen.total_ns - seen.tool_ns - seen.queue_ns
   end
 
-  defp right!(%Bytes{data: data}, size) when byte_size(data) == size, do: 7 = :binary.last(data)
+  defp right!(data, size) when byte_size(data) == size, do: 7 = :binary.last(data)
 
   # Nothing that small leaves the envelope, whichever way it is asked to go.
   defp chosen(%{options: %{inline_limit: limit}}, _direction, _type, size) when size < limit, do: :inline
