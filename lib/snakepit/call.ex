@@ -10,7 +10,7 @@ defmodule Snakepit.Call do
   import Bitwise, only: [|||: 2, <<<: 2]
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options, Settle}
-  alias Snakepit.Performance.{CostBenefitAnalyzer, Decision, Explanation}
+  alias Snakepit.Performance.{Decision, Explanation}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
   defstruct [
@@ -30,7 +30,7 @@ defmodule Snakepit.Call do
   ]
 
   @reason_ms 100
-  @probe Snakepit.Performance.Calibration.command()
+  @probe Snakepit.Performance.Probe.command()
   # What a reply's data are, nobody says.
   @mixed Snakepit.Performance.number(:mixed)
 
@@ -142,13 +142,10 @@ defmodule Snakepit.Call do
         |> Map.take([:bytes, :fresh, :count, :envelope])
         |> Map.merge(%{command: call.command, data_type: type})
 
-      if handle.brain,
-        do:
-          {:ok,
-           Explanation.new(handle, type, Explanation.call(handle, facts, call.request_ways, call.decision))},
-        else:
-          {:error,
-           Error.new(:validation, :not_enabled, CostBenefitAnalyzer.not_enabled(handle), pool: handle.name)}
+      with :ok <- Snakepit.Performance.enabled(handle),
+           do:
+             {:ok,
+              Explanation.new(handle, type, Explanation.call(handle, facts, call.request_ways, call.decision))}
     end
   end
 

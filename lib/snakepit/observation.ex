@@ -34,4 +34,8 @@ defmodule Snakepit.Observation do
   ]
 
   @type t :: %__MODULE__{}
+
+  @doc "Nanoseconds that the call took beside its tool and its wait for a lane."
+  @spec transfer_ns(t()) :: non_neg_integer()
+  def transfer_ns(%__MODULE__{} = seen), do: max(seen.total_ns - seen.queue_ns - seen.tool_ns, 0)
 end

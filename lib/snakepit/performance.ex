@@ -19,7 +19,7 @@ defmodule Snakepit.Performance do
   a microsecond; workers have it too, for their results.
   """
 
-  alias Snakepit.{Native, Pool}
+  alias Snakepit.{Error, Native, Pool}
 
   @typedoc "What the bytes are."
   @type data_type :: :binary | :string | :tensor | :dataframe | :mixed
@@ -48,6 +48,15 @@ defmodule Snakepit.Performance do
   def format(:tensor), do: :numpy
   def format(:dataframe), do: :arrow
   def format(_raw), do: :raw
+
+  @doc "Whether the pool measures its transfers; else the error of whoever asks for what it does not know."
+  @spec enabled(Pool.Handle.t()) :: :ok | {:error, Error.t()}
+  def enabled(%{brain: nil, name: name}) do
+    words = "pool #{inspect(name)} does not measure its transfers: performance_optimization: [enabled: false]"
+    {:error, Error.new(:validation, :not_enabled, words, pool: name)}
+  end
+
+  def enabled(_handle), do: :ok
 
   @doc """
   From which size on shared memory is the cheapest way, in bytes with its 95 % interval; `nil` when nothing is known, or

@@ -47,7 +47,7 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
     Snakepit.run_as_script(fn ->
       handle = Mix.Tasks.Snakepit.Explain.handle(opts[:pool])
       Learning.await_calibrated(handle.name)
-      if handle.brain == nil, do: fail(Snakepit.Performance.CostBenefitAnalyzer.not_enabled(handle))
+      with {:error, error} <- Snakepit.Performance.enabled(handle), do: fail(Exception.message(error))
       ways = if opts[:grpc], do: handle.options.transfers, else: handle.options.transfers -- [:grpc]
       bar = Progress.begin(Progress.new(), "calibrate", 100)
       progress = &shown(bar, round(100 * &1))

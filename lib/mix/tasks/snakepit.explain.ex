@@ -44,7 +44,7 @@ defmodule Mix.Tasks.Snakepit.Explain do
     Snakepit.run_as_script(fn ->
       handle = handle(opts[:pool])
       Learning.await_calibrated(handle.name)
-      if handle.brain == nil, do: fail(CostBenefitAnalyzer.not_enabled(handle))
+      with {:error, error} <- Snakepit.Performance.enabled(handle), do: fail(Exception.message(error))
       Mix.shell().info(Explanation.format(Explanation.new(handle, type, nil)))
       if size, do: for(direction <- [:request, :reply], do: one(handle, type, size, direction))
     end)

@@ -8,9 +8,9 @@ defmodule Snakepit.Bench.Regret do
   """
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.{Bench, Bytes, Native, Performance, Pool, Stats, Tensor, Transfer}
+  alias Snakepit.{Bench, Native, Observation, Performance, Pool, Stats, Transfer}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Calibration, Decision}
+  alias Snakepit.Performance.{Calibration, Decision, Probe}
 
   @mib 1024 * 1024
   @fixed 10 * @mib
@@ -84,7 +84,7 @@ defmodule Snakepit.Bench.Regret do
       |> min(if(quick?, do: 40, else: 200))
 
   defp tell(handle, direction, type, size, rounds) do
-    data = data(direction, type, size)
+    data = Probe.payload(direction, type, size)
     # gRPC is far behind at every size: what it takes is seen after a few calls.
     ways = handle.options.transfers
     for way <- ways, do: once(handle, direction, data, size, way)
@@ -108,21 +108,16 @@ defmodule Snakepit.Bench.Regret do
     }
   end
 
-  defp data(:reply, _type, _size), do: nil
-  defp data(:request, :binary, size), do: %Bytes{data: :binary.copy(<<7>>, size)}
-  defp data(:request, :string, size), do: :binary.copy("7", size)
-  defp data(:request, :tensor, size), do: Tensor.new(:binary.copy(<<7>>, size), :u8)
-
   # Nanoseconds beside the tool and the wait for a lane.
   defp once(handle, direction, data, size, way) do
     {command, args, opts} =
       if direction == :request,
-        do: {"snakepit.probe", %{x: data}, [request_transfer: way]},
+        do: {Probe.command(), %{x: data}, [request_transfer: way]},
         else: {"block", %{n: size}, [reply_transfer: way]}
 
     {{:ok, result}, seen} = Snakepit.observe(command, args, [pool: handle.name] ++ opts)
     if direction == :reply, do: right!(result, size)
-    seen.total_ns - seen.tool_ns - seen.queue_ns
+    Observation.transfer_ns(seen)
   end
 
   defp right!(data, size) when byte_size(data) == size, do: 7 = :binary.last(data)

@@ -366,16 +366,8 @@ defmodule Snakepit.Call.Exchange do
   defp items(call, lane, call_id, ex, source, acc, fun) do
     case next_frame(call, lane, source) do
       {:ok, frame, beside} ->
-        item(
-          call,
-          lane,
-          call_id,
-          ex,
-          source,
-          acc,
-          fun,
-          Reply.read(lane, call_id, frame, beside, call.options.copy)
-        )
+        read = Reply.read(lane, call_id, frame, beside, call.options.copy)
+        item(call, lane, call_id, ex, source, acc, fun, read)
 
       :done ->
         broken("the stream ended without its end", ex)

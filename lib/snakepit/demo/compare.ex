@@ -3,7 +3,8 @@ defmodule Snakepit.Demo.Compare do
   # The same bytes by each way in turn. One caller and one worker, so that nothing but the way differs; the ways take
   # turns, so that a slow moment of the machine meets all of them; the first round of each file only warms up.
 
-  alias Snakepit.Demo.{Examine, Scan, SizeClass}
+  alias Snakepit.Demo.{Scan, SizeClass}
+  alias Snakepit.Observation
 
   @files 3
   @rounds 6
@@ -80,7 +81,7 @@ defmodule Snakepit.Demo.Compare do
     size = byte_size(data)
 
     case Snakepit.observe("size", %{data: Snakepit.bytes(data)}, options(pool, way)) do
-      {{:ok, ^size}, observation} -> Examine.transfer_ns(observation)
+      {{:ok, ^size}, observation} -> Observation.transfer_ns(observation)
       _failed -> nil
     end
   end

@@ -2,6 +2,7 @@ defmodule Snakepit.Demo.Examine do
   @moduledoc false
   # One file: its bytes through each of the tools, the answers checked.
 
+  alias Snakepit.Observation
   alias Snakepit.Demo.Scan
   alias Snakepit.Terminal.Name
 
@@ -48,16 +49,12 @@ defmodule Snakepit.Demo.Examine do
   defp call(tool, data, file, pool) do
     case Snakepit.observe(tool, %{data: Snakepit.bytes(data)}, pool: pool, timeout: :infinity) do
       {{:ok, answer}, observation} ->
-        {:ok, answer, %{way: observation.request_way, ns: transfer_ns(observation)}}
+        {:ok, answer, %{way: observation.request_way, ns: Observation.transfer_ns(observation)}}
 
       {{:error, error}, _observation} ->
         {:error, "#{file.shown}: #{tool}: #{Name.show(first_line(error.message))}"}
     end
   end
-
-  @doc "What a call took, less waiting for a worker and the tool's own time."
-  @spec transfer_ns(Snakepit.Observation.t()) :: non_neg_integer()
-  def transfer_ns(observation), do: max(observation.total_ns - observation.queue_ns - observation.tool_ns, 0)
 
   @doc "The digest Python computed must be Erlang's own."
   @spec same_digest(Scan.file(), binary(), String.t()) :: :ok | {:error, String.t()}

@@ -3,8 +3,8 @@ defmodule Snakepit.Performance.Analyzer do
   What transfers took: records that of others, sums up a span of time, and measures scenarios on live pools.
   """
 
-  alias Snakepit.{Error, Stats, Transfer}
-  alias Snakepit.Performance.{Learning, MetricsStore, TransferMetrics}
+  alias Snakepit.{Error, Observation, Stats, Transfer}
+  alias Snakepit.Performance.{Learning, MetricsStore, Probe, TransferMetrics}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -181,7 +181,7 @@ defmodule Snakepit.Performance.Analyzer do
   end
 
   defp measured({size, type, direction}, handle, s) do
-    data = data(direction, type, size)
+    data = Probe.payload(direction, type, size)
     # The first of each way makes memory, or starts gRPC.
     for way <- s.ways, do: once(handle, direction, data, size, way)
 
@@ -215,20 +215,7 @@ defmodule Snakepit.Performance.Analyzer do
   defp ok!({:error, error}), do: throw({:failed, error})
   defp ok!(ns), do: ns
 
-  defp data(:reply, _type, _size), do: nil
-  defp data(:request, :binary, size), do: Snakepit.bytes(:binary.copy(<<7>>, size))
-  defp data(:request, :string, size), do: :binary.copy("7", size)
-  defp data(:request, :tensor, size), do: Snakepit.Tensor.new(:binary.copy(<<7>>, size), :u8)
-
   defp once(handle, direction, data, size, way) do
-    {args, key} =
-      if direction == :request, do: {%{x: data}, :request_transfer}, else: {%{n: size}, :reply_transfer}
-
-    probe = Snakepit.Performance.Calibration.command()
-
-    case Snakepit.observe(probe, args, [{:pool, handle.name}, {key, way}]) do
-      {{:ok, _}, seen} -> seen.total_ns - seen.tool_ns - seen.queue_ns
-      {{:error, error}, _seen} -> {:error, error}
-    end
+    with {:ok, seen} <- Probe.run(handle, direction, data, size, way), do: Observation.transfer_ns(seen)
   end
 end

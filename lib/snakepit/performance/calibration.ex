@@ -3,7 +3,8 @@ defmodule Snakepit.Performance.Calibration do
   # Measures the ways of a pool on this machine: a command that does nothing, with payloads of a few sizes, in both
   # directions, by each way in turn, on lanes that nobody waits for.
 
-  alias Snakepit.{Call, Machine, Native, Performance, Stats, Telemetry, Transfer, Worker}
+  alias Snakepit.{Machine, Native, Observation, Performance, Stats, Telemetry, Transfer, Worker}
+  alias Snakepit.Performance.Probe
   alias Snakepit.Pool.Handle
 
   @kib 1024
@@ -19,13 +20,8 @@ defmodule Snakepit.Performance.Calibration do
   @budget_ms 300
   # How long is waited, in all, for lanes that are busy with calls.
   @patience_ms 10_000
-  @probe "snakepit.probe"
   # As the model has it (brain/line.rs, READY).
   @enough 20
-
-  @doc "The command that does nothing (priv/python/snakepit/probe.py)."
-  @spec command() :: String.t()
-  def command, do: @probe
 
   @type summary :: %{
           probes: non_neg_integer(),
@@ -165,23 +161,14 @@ defmodule Snakepit.Performance.Calibration do
   end
 
   defp measured(state, direction, way, size) do
-    args = if direction == :request, do: %{x: payload(size)}, else: %{n: size}
     # What carries nothing goes as calls do that carry nothing.
-    opts =
-      if size == 0,
-        do: [],
-        else: [{if(direction == :request, do: :request_transfer, else: :reply_transfer), way}]
-
+    forced = if size > 0, do: way
     before = cpu(state.pids)
 
-    case Call.run(@probe, args, [pool: state.handle.name, timeout: 5_000] ++ opts) do
-      {{:ok, _}, seen} ->
-        ns = seen.total_ns - seen.tool_ns - seen.queue_ns
-        sample = %{direction: direction, way: way, size: size, ns: ns, cpu: cpu(state.pids) - before}
-        {:ok, sample, %{state | left: state.left - seen.total_ns, probes: state.probes + 1}}
-
-      {{:error, error}, _seen} ->
-        {:error, error}
+    with {:ok, seen} <- Probe.run(state.handle, direction, payload(size), size, forced, timeout: 5_000) do
+      ns = Observation.transfer_ns(seen)
+      sample = %{direction: direction, way: way, size: size, ns: ns, cpu: cpu(state.pids) - before}
+      {:ok, sample, %{state | left: state.left - seen.total_ns, probes: state.probes + 1}}
     end
   end
 
@@ -194,7 +181,7 @@ defmodule Snakepit.Performance.Calibration do
 
   defp payload(size) do
     with nil <- Process.get({__MODULE__, size}) do
-      payload = Snakepit.bytes(:binary.copy(<<7>>, size))
+      payload = Probe.payload(:request, :binary, size)
       Process.put({__MODULE__, size}, payload)
       payload
     end

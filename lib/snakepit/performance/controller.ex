@@ -47,24 +47,12 @@ defmodule Snakepit.Performance.Controller do
     {_, _, _, confidence, latencies} =
       Native.brain_cell(handle.brain, direction, Performance.number(type), warm, size)
 
-    order = decision |> Decision.in_order() |> ruled(handle, direction, type, size)
+    named = if direction == 0, do: :request, else: :reply
+    order = decision |> Decision.in_order() |> Rules.reorder(handle, named, type, size)
     allowed = handle.options.transfers
     way = Enum.find(order, &(&1 in allowed))
     reason = Decision.reason(decision >>> 4)
     {way, meta(way, reason, handle, type, size, {confidence, latencies}, (decision &&& 8) != 0)}
-  end
-
-  defp ruled(order, %{policy: %{custom_rules: []}}, _direction, _type, _size), do: order
-
-  defp ruled(order, handle, direction, type, size) do
-    direction = if direction == 0, do: :request, else: :reply
-    format = Performance.format(type)
-    facts = %{pool: handle.name, direction: direction, data_size: size, data_type: type, format: format}
-
-    case Rules.first(handle.policy.custom_rules, facts) do
-      :default -> order
-      way -> [way | List.delete(order, way)]
-    end
   end
 
   defp meta(way, reason, handle, type, size, told, explored?) do
@@ -87,23 +75,15 @@ defmodule Snakepit.Performance.Controller do
   defp microseconds({inline, zero_copy, grpc}),
     do: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
 
-  defp characteristics(_data, %{data_size: size} = opts, _handle) when is_integer(size) and size >= 0 do
-    type = Map.get(opts, :data_type, :binary)
-    if type in Performance.data_types(), do: {:ok, type, size}, else: {:error, {:unknown_data_type, type}}
-  end
+  defp characteristics(_data, %{data_size: size} = opts, _handle) when is_integer(size) and size >= 0,
+    do: known(Map.get(opts, :data_type, :binary), size)
 
   defp characteristics(data, opts, handle) do
-    with {:ok, type, size} <- look(data, handle) do
-      case opts[:data_type] do
-        nil ->
-          {:ok, type, size}
+    with {:ok, type, size} <- look(data, handle), do: known(opts[:data_type] || type, size)
+  end
 
-        type ->
-          if type in Performance.data_types(),
-            do: {:ok, type, size},
-            else: {:error, {:unknown_data_type, type}}
-      end
-    end
+  defp known(type, size) do
+    if type in Performance.data_types(), do: {:ok, type, size}, else: {:error, {:unknown_data_type, type}}
   end
 
   defp look(data, _handle) when is_binary(data), do: {:ok, :string, byte_size(data)}
@@ -194,17 +174,12 @@ defmodule Snakepit.Performance.Controller do
   """
   @spec update_policy(atom(), map() | keyword()) :: :ok | {:error, Error.t()}
   def update_policy(pool, policy) do
-    with {:ok, %{brain: brain} = handle} when brain != nil <- Handle.fetch(pool),
+    with {:ok, handle} <- Handle.fetch(pool),
+         :ok <- Performance.enabled(handle),
          {:ok, policy} <- Policy.new(policy, handle.settings) do
       # By the pool's own process: it may have been started anew meanwhile.
       with :ok <- Pool.set_policy(handle, policy), do: changed(pool, handle, policy)
     else
-      {:ok, _no_brain} ->
-        {:error,
-         Error.new(:validation, :not_enabled, "pool #{inspect(pool)} does not measure its transfers",
-           pool: pool
-         )}
-
       {:error, _key, message} ->
         {:error,
          Error.new(:validation, :invalid_option, "pool #{inspect(pool)}: policy: #{message}", pool: pool)}

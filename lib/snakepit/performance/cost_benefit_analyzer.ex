@@ -106,12 +106,9 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
         direction not in [:request, :reply] ->
           refuse("expected :direction to be :request or :reply, got: #{inspect(direction)}")
 
-        handle.brain == nil ->
-          {:error, Error.new(:validation, :not_enabled, not_enabled(handle), pool: handle.name)}
-
         true ->
-          {:ok, handle,
-           %{size: size, type: type, direction: direction, warm: Map.get(data, :warm, true) == true}}
+          facts = %{size: size, type: type, direction: direction, warm: Map.get(data, :warm, true) == true}
+          with :ok <- Performance.enabled(handle), do: {:ok, handle, facts}
       end
     end
   end
@@ -119,12 +116,6 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   def facts(other) do
     refuse("expected characteristics with :data_size, a number of bytes, got: #{inspect(other, limit: 5)}")
   end
-
-  @doc false
-  @spec not_enabled(Handle.t()) :: String.t()
-  def not_enabled(handle),
-    do:
-      "pool #{inspect(handle.name)} does not measure its transfers: performance_optimization: [enabled: false]"
 
   defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, words)}
   defp list(names), do: Enum.map_join(names, ", ", &inspect/1)

@@ -5,12 +5,14 @@ defmodule Snakepit.Performance.Decision do
 
   import Bitwise
   alias Snakepit.{Native, Performance, Telemetry, Transfer}
+  alias Snakepit.Performance.Rules
   alias Snakepit.Pool.Handle
 
   # As the library numbers them (brain/table.rs).
   @orders {[:inline, :zero_copy, :grpc], [:zero_copy, :inline, :grpc], [:inline, :grpc, :zero_copy],
            [:zero_copy, :grpc, :inline], [:grpc, :inline, :zero_copy], [:grpc, :zero_copy, :inline]}
 
+  @types List.to_tuple(Performance.data_types())
   @event [:snakepit, :performance, :decision]
 
   @reasons {:rule, :below_minimum, :above_maximum, :override, :cheapest, :tie}
@@ -30,25 +32,19 @@ defmodule Snakepit.Performance.Decision do
   def ways(%Handle{brain: brain} = handle, size, allowed) do
     each = if size.count > 1, do: div(size.fresh, size.count), else: size.fresh
     decision = Native.brain_decide(brain, 0, size.kind, true, each)
-    order = in_order(decision)
-
-    order =
-      case handle.policy.custom_rules do
-        [] -> order
-        rules -> by_rules(rules, handle, size, order)
-      end
-
-    if Telemetry.listened_to?(@event), do: tell(handle, size, order, decision)
+    type = elem(@types, size.kind)
+    order = decision |> in_order() |> Rules.reorder(handle, :request, type, size.bytes)
+    if Telemetry.listened_to?(@event), do: tell(handle, type, size, order, decision)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
   end
 
-  defp tell(handle, size, order, decision) do
+  defp tell(handle, type, size, order, decision) do
     Telemetry.execute(@event, %{data_size: size.bytes}, %{
       pool: handle.name,
       method: hd(order),
       reason: reason(decision >>> 4),
       explored?: (decision &&& 8) != 0,
-      data_type: Enum.at(Performance.data_types(), size.kind)
+      data_type: type
     })
   end
 
@@ -64,21 +60,4 @@ defmodule Snakepit.Performance.Decision do
   @doc "Why the first way is the first."
   @spec reason(non_neg_integer()) :: atom()
   def reason(number), do: elem(@reasons, number)
-
-  defp by_rules(rules, handle, size, order) do
-    type = Enum.at(Performance.data_types(), size.kind)
-
-    facts = %{
-      pool: handle.name,
-      direction: :request,
-      data_size: size.bytes,
-      data_type: type,
-      format: Performance.format(type)
-    }
-
-    case Performance.Rules.first(rules, facts) do
-      :default -> order
-      way -> [way | List.delete(order, way)]
-    end
-  end
 end

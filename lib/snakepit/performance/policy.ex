@@ -34,7 +34,7 @@ defmodule Snakepit.Performance.Policy do
         "Whether this pool's calls are measured and their ways chosen; as `performance_optimization:` has it, unless set."
     ],
     goal: [
-      type: {:in, [:minimize_latency, :maximize_throughput, :minimize_memory, :balanced]},
+      type: {:in, Performance.goals()},
       default: :balanced,
       doc: "What is weighed: latency, CPU time, memory, or some of each."
     ],
@@ -44,7 +44,7 @@ defmodule Snakepit.Performance.Policy do
       doc: "MiB from which on this pool uses shared memory, whatever was measured."
     ],
     threshold_overrides: [
-      type: {:map_of, {:in, [:binary, :string, :tensor, :dataframe, :mixed]}, :bytes},
+      type: {:map_of, {:in, Performance.data_types()}, :bytes},
       default: %{},
       doc: "The same for one type of data, in bytes: `%{tensor: \"64KB\"}`."
     ],

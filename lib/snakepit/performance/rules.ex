@@ -2,12 +2,29 @@ defmodule Snakepit.Performance.Rules do
   @moduledoc false
   # Asks a policy's custom rules. One that raises, or returns what is no way, is reported once and passed over.
 
-  alias Snakepit.Transfer
+  alias Snakepit.{Performance, Transfer}
+  alias Snakepit.Pool.Handle
   require Logger
 
-  @doc "What the first rule says that does not say `:default`."
-  @spec first([Snakepit.Performance.Policy.rule()], map()) :: Transfer.way() | :default
-  def first(rules, facts), do: Enum.find_value(rules, :default, &said(&1, facts))
+  @doc "The ways in `order`, that one first which a rule of the pool's wants for such a transfer."
+  @spec reorder(
+          [Transfer.way()],
+          Handle.t(),
+          Performance.direction(),
+          Performance.data_type(),
+          non_neg_integer()
+        ) :: [Transfer.way()]
+  def reorder(order, %Handle{policy: %{custom_rules: []}}, _direction, _type, _size), do: order
+
+  def reorder(order, %Handle{policy: %{custom_rules: rules}} = handle, direction, type, size) do
+    format = Performance.format(type)
+    facts = %{pool: handle.name, direction: direction, data_size: size, data_type: type, format: format}
+
+    case Enum.find_value(rules, &said(&1, facts)) do
+      nil -> order
+      way -> [way | List.delete(order, way)]
+    end
+  end
 
   defp said(rule, facts) do
     case call(rule, facts) do

@@ -103,18 +103,11 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp brain(pool) do
-    case Handle.fetch(pool) do
-      {:ok, %{brain: nil} = handle} ->
-        words = Performance.CostBenefitAnalyzer.not_enabled(handle)
-        {:error, Error.new(:validation, :not_enabled, words, pool: pool)}
-
-      other ->
-        other
-    end
+    with {:ok, handle} <- Handle.fetch(pool), :ok <- Performance.enabled(handle), do: {:ok, handle}
   end
 
   @schema [
-    data_type: [type: {:in, [:all, :binary, :string, :tensor, :dataframe, :mixed]}, default: :all],
+    data_type: [type: {:in, [:all | Performance.data_types()]}, default: :all],
     bytes: [type: {:or, [{:in, [nil]}, :bytes]}, default: nil],
     factor: [type: {:or, [{:in, [nil]}, {:number, 0.01, 100}]}, default: nil],
     reason: [type: :string, default: "set by hand"]

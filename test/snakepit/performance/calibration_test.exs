@@ -1,7 +1,7 @@
 defmodule Snakepit.Performance.CalibrationTest do
   use Snakepit.Case, async: true
   alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Learning, Settings}
+  alias Snakepit.Performance.{Calibration, Learning, Probe, Settings}
   alias Snakepit.Pool.Handle
 
   @enabled [performance_policy: [enabled: true]]
@@ -25,9 +25,9 @@ defmodule Snakepit.Performance.CalibrationTest do
     assert {_, _, 0} = Native.brain_line(handle.brain, 0, 2, 0, true)
     assert {:ok, %{calls: 0, request_bytes: 0}} = Snakepit.get_stats(handle.name)
     assert [%{tools: tools}] = Snakepit.list_workers(handle.name)
-    refute Enum.any?(tools, &(&1["name"] == Calibration.command()))
+    refute Enum.any?(tools, &(&1["name"] == Probe.command()))
     assert {:error, error} = Snakepit.execute("snakepit.prob", %{}, pool: handle.name)
-    refute error.message =~ Calibration.command()
+    refute error.message =~ Probe.command()
   end
 
   test "gRPC on request" do

@@ -41,10 +41,6 @@ impl Histogram {
         self.total
     }
 
-    pub fn clear(&mut self) {
-        *self = Self::default();
-    }
-
     /// As if everything that was added to `other` had been added here.
     pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(other.counts.iter()) {
