@@ -1,7 +1,7 @@
 defmodule Snakepit.Application do
   @moduledoc false
   use Application
-  alias Snakepit.{Config, Pool}
+  alias Snakepit.{Config, Performance, Pool}
   require Logger
 
   @impl true
@@ -13,19 +13,20 @@ defmodule Snakepit.Application do
   end
 
   defp start(config) do
+    warn(Performance.Settings.without_effect(config.performance_optimization))
     Snakepit.Runtime.open()
     Snakepit.Telemetry.start()
-    Snakepit.Performance.MetricsStore.create()
-    Snakepit.Performance.ThresholdManager.create()
+    Performance.MetricsStore.create()
+    Performance.ThresholdManager.create()
     Pool.Handle.set_default(config.default_pool)
 
     # However often these die, calls go on without them: they must not use up the restarts of those that calls need.
     performance = [
-      {Task.Supervisor, name: Snakepit.Performance.Tasks},
-      Snakepit.Performance.MetricsStore,
-      Snakepit.Performance.Learning,
-      Snakepit.Performance.ThresholdManager,
-      Snakepit.Performance.ResourceMonitor
+      {Task.Supervisor, name: Performance.Tasks},
+      Performance.MetricsStore,
+      Performance.Learning,
+      Performance.ThresholdManager,
+      Performance.ResourceMonitor
     ]
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
@@ -48,6 +49,13 @@ defmodule Snakepit.Application do
       Enum.each(config.pools, &start_pool/1)
       {:ok, supervisor}
     end
+  end
+
+  defp warn([]), do: :ok
+
+  defp warn(keys) do
+    names = Enum.map_join(keys, ", ", &inspect/1)
+    Logger.warning("config :snakepit, performance_optimization: no effect yet of #{names}")
   end
 
   defp supervisor(id, children, opts) do

@@ -52,7 +52,7 @@ defmodule Snakepit.Call do
   end
 
   defp attempt(call, tried) do
-    case once(call) do
+    case once(call, &Exchange.run(&1, &2, &3)) do
       {{:error, %Error{category: :worker, reason: reason}}, _seen} = failed
       when call.options.idempotent and reason in [:lost, :protocol] ->
         again(call, tried, failed)
@@ -62,11 +62,12 @@ defmodule Snakepit.Call do
     end
   end
 
-  defp once(call) do
+  # A lane, and what is exchanged on it.
+  defp once(call, exchange) do
     case checkout(call) do
       {:ok, lane, ticket, queued} ->
         guarded(call, lane, ticket, fn ->
-          finish(call, lane, ticket, queued, Exchange.run(call, lane, ticket))
+          finish(call, lane, ticket, queued, exchange.(call, lane, ticket))
         end)
 
       {:error, error} ->
@@ -109,12 +110,9 @@ defmodule Snakepit.Call do
         when acc: term()
   def stream(command, args, opts, acc, fun) do
     with {:ok, call} <- prepare(command, args, opts, true),
-         :ok <- not_idempotent(call),
-         {:ok, lane, ticket, queued} <- checkout(call) do
-      {result, _observation} =
-        guarded(call, lane, ticket, fn ->
-          finish(call, lane, ticket, queued, Exchange.stream(call, lane, acc, fun))
-        end)
+         :ok <- not_idempotent(call) do
+      {result, _seen} =
+        call |> once(fn call, lane, _ticket -> Exchange.stream(call, lane, acc, fun) end) |> told()
 
       # What `fun` raised; the lane is seen to by now.
       with {:raised, kind, reason, stacktrace} <- result, do: :erlang.raise(kind, reason, stacktrace)
@@ -382,7 +380,8 @@ defmodule Snakepit.Call do
       queue_ns: queued,
       tool_ns: exchange.tool_ns,
       total_ns: total,
-      fallback: exchange.fallback
+      fallback: exchange.fallback,
+      cold: exchange.cold
     }
   end
 
@@ -437,8 +436,7 @@ defmodule Snakepit.Call do
 
     legs =
       Transfer.number(there) ||| Transfer.number(back) <<< 2 ||| call.size.kind <<< 4 ||| @mixed <<< 7 |||
-        0b11 <<< 10 |||
-        if(ok?, do: 1 <<< 12, else: 0)
+        0b11 <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) ||| Decision.recorded(call.decision)
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
     work = max(total - exchange.tool_ns - queued, 0)

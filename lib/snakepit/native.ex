@@ -307,15 +307,23 @@ defmodule Snakepit.Native do
   def brain_rules(_brain, _goal, _minimum, _maximum, _thresholds, _overridden, _tie, _loss, _exploration),
     do: stub()
 
-  @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason."
+  @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason, propensity."
   @spec brain_decide(brain(), direction :: 0..1, kind :: 0..4, warm :: boolean(), size :: non_neg_integer()) ::
           non_neg_integer()
   def brain_decide(_brain, _direction, _kind, _warm, _size), do: stub()
 
-  @doc "All that the table has for such a transfer: `{order, reason, explorable?, confidence, ns by way}`."
-  @spec brain_cell(brain(), 0..1, 0..4, boolean(), non_neg_integer()) ::
-          {order :: 0..5, reason :: 0..5, boolean(), float(), {pos_integer(), pos_integer(), pos_integer()}}
-  def brain_cell(_brain, _direction, _kind, _warm, _size), do: stub()
+  @doc "A decision and what it rests on; the threshold is in bytes."
+  @spec brain_consider(brain(), 0..1, 0..4, boolean(), non_neg_integer()) ::
+          {decision :: non_neg_integer(), confidence :: float(), ns_by_way(), threshold :: pos_integer(),
+           model_version :: non_neg_integer()}
+  def brain_consider(_brain, _direction, _kind, _warm, _size), do: stub()
+
+  @type ns_by_way :: {pos_integer(), pos_integer(), pos_integer()}
+
+  @doc "All that the table has for such a transfer under a load, nil: the present one."
+  @spec brain_cell(brain(), 0..1, 0..4, boolean(), non_neg_integer(), load :: 0..3 | nil) ::
+          {order :: 0..5, reason :: 0..5, explorable? :: boolean(), confidence :: float(), ns_by_way()}
+  def brain_cell(_brain, _direction, _kind, _warm, _size, _load), do: stub()
 
   @doc "What a call took beside its tool and its wait; `legs` as brain.rs has it."
   @spec brain_record(
@@ -343,6 +351,15 @@ defmodule Snakepit.Native do
            sum_bytes :: non_neg_integer(), [non_neg_integer() | nil]}
   def brain_window(_brain, _which, _over?), do: stub()
 
+  @doc "A probe's record: it is learned from, and not counted."
+  @spec brain_probed(brain(), non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()) ::
+          :ok
+  def brain_probed(_brain, _legs, _work, _request, _reply), do: stub()
+
+  @doc "What a call of such legs is expected to take, in ns."
+  @spec brain_predict(brain(), legs :: non_neg_integer(), non_neg_integer(), non_neg_integer()) :: float()
+  def brain_predict(_brain, _legs, _request, _reply), do: stub()
+
   @spec brain_compile(brain()) :: :ok
   def brain_compile(_brain), do: stub()
 
@@ -358,8 +375,8 @@ defmodule Snakepit.Native do
   @spec brain_anchor(brain()) :: :ok
   def brain_anchor(_brain), do: stub()
 
-  @doc "What is scarce: bits, 1 CPU, 2 memory."
-  @spec brain_load(brain(), 0..3) :: :ok
+  @doc "What is scarce: bits, 1 CPU, 2 memory. Whether that is news."
+  @spec brain_load(brain(), 0..3) :: boolean()
   def brain_load(_brain, _bits), do: stub()
 
   @doc "What each way would cost, by its number: times in ns with their 95 % interval, CPU in ns, bytes held, cost."
@@ -371,8 +388,9 @@ defmodule Snakepit.Native do
   def brain_prices(_brain, _direction, _kind, _warm, _size, _goal, _load), do: stub()
 
   @doc "The line of such transfers: ns, ns a byte, samples."
-  @spec brain_line(brain(), 0..1, way :: 0..2, 0..4, boolean()) :: {float(), float(), non_neg_integer()}
-  def brain_line(_brain, _direction, _way, _kind, _warm), do: stub()
+  @spec brain_line(brain(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer()) ::
+          {float(), float(), non_neg_integer()}
+  def brain_line(_brain, _direction, _way, _kind, _warm, _size), do: stub()
 
   @spec brain_crossover(brain(), 0..1, 0..4, goal :: 0..3, mask :: 0..7) ::
           {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil

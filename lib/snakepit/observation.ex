@@ -14,6 +14,7 @@ defmodule Snakepit.Observation do
   | `retries` | how often the call was tried again: see the option `idempotent:` |
   | `correlation_id` | the option of the call |
   | `fallback` | whether a cheaper way was tried or wanted first |
+  | `cold` | whether the call made fresh shared memory for its arguments |
   """
 
   defstruct [
@@ -30,7 +31,8 @@ defmodule Snakepit.Observation do
     tool_ns: 0,
     total_ns: 0,
     retries: 0,
-    fallback: false
+    fallback: false,
+    cold: false
   ]
 
   @type t :: %__MODULE__{}

@@ -1,17 +1,21 @@
 defmodule Snakepit.Telemetry do
   @events [
-    {[:snakepit, :call, :stop], "a call ended",
+    {[:snakepit, :call, :stop], "a call ended, or a stream",
      "`duration_ns`, `tool_ns`, `queue_ns`, `request_bytes`, `reply_bytes`, `copied_bytes`",
-     "`pool`, `worker`, `command`, `correlation_id`, `status` (`:ok` or `:error`), `request_way`, `reply_way`, `retries`"},
+     "`pool`, `worker`, `command`, `correlation_id`, `status` (`:ok`, `:error`, or `:raised`: what took a stream's items did), `request_way`, `reply_way`, `retries`"},
     {[:snakepit, :call, :fallback], "a call went another way than the first it wanted",
      "`request_bytes`, `reply_bytes`", "`pool`, `command`, `request_way`, `reply_way`"},
     {[:snakepit, :performance, :decision], "a way was chosen for a call's arguments", "`data_size`",
-     "`pool`, `method`, `reason`, `explored?`, `data_type`"},
+     "`pool`, `method`, `reason`, `explored?`, `propensity`, `data_type`"},
     {[:snakepit, :performance, :threshold], "a threshold was set, tuned or undone", "`old`, `new` (bytes)",
      "`pool`, `data_type`, `reason`, `expected`"},
     {[:snakepit, :performance, :policy], "a pool's policy was changed", "none", "`pool`, `old`, `new`"},
     {[:snakepit, :performance, :calibration], "a pool was calibrated, or could not be",
-     "`probes`, `duration_ms`", "`pool`, `result` (`:measured`, `:loaded`, or why not), `crossover`"}
+     "`probes`, `duration_ms`", "`pool`, `result` (`:measured`, `:loaded`, or why not), `crossover`"},
+    {[:snakepit, :performance, :regression],
+     "transfers of a size became slower than they used to be, or are so no longer",
+     "`baseline_us`, `recent_us`, `change_percent`",
+     "`pool`, `state` (`:begins` or `:ends`), `method`, `data_size` (from, to)"}
   ]
 
   @moduledoc """

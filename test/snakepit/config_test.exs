@@ -1,6 +1,7 @@
 defmodule Snakepit.ConfigTest do
   use ExUnit.Case, async: true
   alias Snakepit.{Config, Error}
+  alias Snakepit.Performance.Settings
 
   @pool %{name: :ml, python_module: "tools"}
 
@@ -52,6 +53,46 @@ defmodule Snakepit.ConfigTest do
         do: assert(refused(pools: pools).message =~ "expected :pools to be a list")
 
     for env <- [nil, "x", [1]], do: assert(refused(env).message =~ "expected a map or a keyword list")
+  end
+
+  @tag :"S3-98"
+  test "spec/003's configuration is taken as it stands; what has no effect yet is known" do
+    given = [
+      enabled: true,
+      learning_enabled: true,
+      exploration_rate: 0.05,
+      default_zero_copy_threshold_mb: 10,
+      minimum_threshold_mb: 1,
+      maximum_threshold_mb: 1024,
+      metrics_retention_hours: 168,
+      aggregation_interval_seconds: 60,
+      regression_detection_enabled: true,
+      regression_threshold_percent: 20,
+      model_update_interval_seconds: 3600,
+      minimum_training_samples: 1000,
+      model_validation_split: 0.2,
+      drift_detection_enabled: true,
+      memory_pressure_threshold: 0.8,
+      cpu_pressure_threshold: 0.8,
+      ab_testing_enabled: false,
+      ab_test_traffic_split: 0.1
+    ]
+
+    assert {:ok, %{performance_optimization: settings}} = Config.validate(performance_optimization: given)
+    assert Settings.without_effect(settings) == []
+    more = Keyword.merge(given, ab_testing_enabled: true, minimum_training_samples: 10)
+    assert {:ok, %{performance_optimization: settings}} = Config.validate(performance_optimization: more)
+    assert Settings.without_effect(settings) == [:minimum_training_samples, :ab_testing_enabled]
+
+    for bad <- [
+          [regression_threshold_percent: 0],
+          [model_validation_split: 1],
+          [minimum_training_samples: 0],
+          [ab_test_traffic_split: 1.5],
+          [ab_testing_enabled: :yes]
+        ] do
+      assert refused(performance_optimization: bad).message =~ inspect(bad |> Keyword.keys() |> hd())
+    end
   end
 
   test "the environment may lie in an application's directory, which must be there" do

@@ -1,7 +1,8 @@
 defmodule Snakepit.TelemetryTest do
   use Snakepit.Case, async: true
+  import Bitwise
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Calibration, Controller, Learning, ThresholdManager}
+  alias Snakepit.Performance.{Analyzer, Calibration, Controller, Learning, MetricsStore, ThresholdManager}
   alias Snakepit.Pool.Handle
   alias Snakepit.Telemetry
 
@@ -51,6 +52,50 @@ defmodule Snakepit.TelemetryTest do
 
     assert_received {[:snakepit, :performance, :threshold], %{old: _, new: 77},
                      %{pool: ^pool, data_type: :tensor, reason: "set by hand"}}
+  end
+
+  test "transfers that become slower, and as fast as before" do
+    listen([:snakepit, :performance, :regression])
+    pool = pool!(performance_policy: [enabled: true])
+    {:ok, handle} = Handle.fetch(pool)
+    # As the library hands records over: calls that went well, with 100 KB inline, of so many microseconds.
+    add = fn us, count ->
+      :ok = MetricsStore.add(handle, for(_ <- 1..count, do: {1 <<< 12, us * 1000, 100_000, 20, 0}))
+      :ok = MetricsStore.flush()
+    end
+
+    add.(50, 500)
+    assert {:ok, []} = Analyzer.detect_regressions(pool)
+
+    log = capture_log(fn -> add.(100, 100) end)
+    assert log =~ "transfers of 65536 to 131072 bytes by inline take"
+
+    assert_received {[:snakepit, :performance, :regression], m,
+                     %{pool: ^pool, state: :begins, method: :inline}}
+
+    assert m.recent_us > m.baseline_us and m.change_percent > 20
+    assert {:ok, [%{method: :inline, data_size: {65_536, 131_072}}]} = Analyzer.detect_regressions(pool)
+
+    add.(50, 300)
+    assert_received {[:snakepit, :performance, :regression], _, %{pool: ^pool, state: :ends}}
+    assert {:ok, []} = Analyzer.detect_regressions(pool)
+    assert {:error, %Error{reason: :unknown_pool}} = Analyzer.detect_regressions(:no_such_pool)
+  end
+
+  test "a stream ends with one event, whatever became of it" do
+    listen([:snakepit, :call, :stop])
+    pool = pool!()
+    [_, _, _] = Snakepit.stream("count", %{n: 3}, pool: pool) |> Enum.to_list()
+
+    assert_received {[:snakepit, :call, :stop], %{duration_ns: _},
+                     %{pool: ^pool, command: "count", status: :ok}}
+
+    assert_raise RuntimeError, fn ->
+      Snakepit.stream("count", %{n: 3}, pool: pool) |> Enum.each(fn _ -> raise "no" end)
+    end
+
+    assert_received {[:snakepit, :call, :stop], _, %{pool: ^pool, command: "count"}}
+    refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
   end
 
   test "attached once, detached once" do

@@ -1,10 +1,11 @@
 defmodule Snakepit.Performance.Analyzer do
   @moduledoc """
-  What transfers took: records that of others, sums up a span of time, and measures scenarios on live pools.
+  What transfers took: records that of others, sums up a span of time, finds what became slower, and measures scenarios on
+  live pools.
   """
 
   alias Snakepit.{Error, Observation, Stats, Transfer}
-  alias Snakepit.Performance.{Learning, MetricsStore, Probe, TransferMetrics}
+  alias Snakepit.Performance.{Learning, MetricsStore, Probe, Regression, TransferMetrics}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -123,6 +124,29 @@ defmodule Snakepit.Performance.Analyzer do
   end
 
   defp sum(series, key), do: series |> Enum.map(& &1[key]) |> Enum.sum()
+
+  @doc """
+  Which transfers of a pool take longer than they used to, by more than `regression_threshold_percent` and more than chance:
+
+      {:ok, [%{method: :inline, data_size: {65_536, 131_072}, baseline_us: 80.1, recent_us: 131.0, change_percent: 63.5,
+               samples: 4_000}]}
+
+  Compared are the averages of the logarithms of the last 50 and the last 2,000 transfers of about one size by one way (of
+  those that `:performance_metrics` has: at most 100 of a second). When one begins or ends there is an event, too.
+  """
+  @spec detect_regressions(atom()) :: {:ok, [map()]} | {:error, Error.t()}
+  def detect_regressions(pool) do
+    with {:ok, handle} <- Handle.fetch(pool) do
+      if handle.brain, do: Learning.learn_now(pool)
+
+      {:ok,
+       for(
+         {key, found} <- Enum.sort(MetricsStore.baselines(pool)),
+         found.worse?,
+         do: Regression.describe(key, found)
+       )}
+    end
+  end
 
   @doc """
   Measures a scenario on a live pool: `%{pool:, sizes:, types:, ways:, directions:, concurrency:, rounds:}`, of which only the

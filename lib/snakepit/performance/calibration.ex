@@ -1,9 +1,9 @@
 defmodule Snakepit.Performance.Calibration do
   @moduledoc false
   # Measures the ways of a pool on this machine: a command that does nothing, with payloads of a few sizes, in both
-  # directions, by each way in turn, on lanes that nobody waits for.
+  # directions, by each way in turn, on lanes that nobody waits for; and shared memory that has to be made first.
 
-  alias Snakepit.{Machine, Native, Observation, Performance, Stats, Telemetry, Transfer, Worker}
+  alias Snakepit.{Native, Observation, Performance, Pool, Stats, Telemetry, Transfer, Worker}
   alias Snakepit.Performance.Probe
   alias Snakepit.Pool.Handle
 
@@ -17,6 +17,12 @@ defmodule Snakepit.Performance.Calibration do
     {[4 * @mib], 8},
     {[16 * @mib], 4}
   ]
+  # The same for fresh memory, which is dearer.
+  @cold_sizes [256 * @kib, @mib, 4 * @mib]
+  @cold_rounds 7
+  # Bytes of an answer that carries nothing.
+  @nothing 20
+  @base_rounds 40
   @budget_ms 300
   # How long is waited, in all, for lanes that are busy with calls.
   @patience_ms 10_000
@@ -41,7 +47,6 @@ defmodule Snakepit.Performance.Calibration do
   def run(%Handle{brain: brain} = handle, opts \\ []) when brain != nil do
     ways = opts[:ways] || handle.options.transfers -- [:grpc]
     budget = opts[:budget_ms] || @budget_ms
-    progress = opts[:progress] || fn _share -> :ok end
 
     with [_, _ | _] <- ways,
          {:ok, workers} <- workers(handle),
@@ -49,18 +54,21 @@ defmodule Snakepit.Performance.Calibration do
          state = %{
            handle: handle,
            pids: pids,
+           budget: budget * 1_000_000,
            left: budget * 1_000_000,
            patience: opts[:patience_ms] || @patience_ms,
-           probes: 0
+           progress: opts[:progress] || fn _share -> :ok end,
+           samples: []
          },
-         {:ok, base, state} <- base(state),
-         {:ok, samples, state} <- waves(state, ways, budget, progress) do
-      learn(brain, base, samples)
+         {:ok, state} <- measure(state, base_plan()),
+         base = base(state.samples),
+         {:ok, state} <- measure(state, plan(handle, ways)) do
+      learn(brain, base, Enum.reverse(state.samples))
 
       summary = %{
-        probes: state.probes,
+        probes: length(state.samples),
         ready?: Enum.all?(samples_of(brain, ways), &(&1 >= @enough)),
-        ms: budget - div(state.left, 1_000_000),
+        ms: div(state.budget - state.left, 1_000_000),
         base_ns: base.ns,
         crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
       }
@@ -78,7 +86,9 @@ defmodule Snakepit.Performance.Calibration do
     {:error, reason}
   end
 
-  defp tell(handle, result, summary) do
+  @doc "Tells that a pool was calibrated, or why not."
+  @spec tell(Handle.t(), result :: term(), summary() | %{}) :: :ok
+  def tell(handle, result, summary) do
     metadata = %{pool: handle.name, result: result, crossover: summary[:crossover]}
     measurements = %{probes: summary[:probes] || 0, duration_ms: summary[:ms] || 0}
     Telemetry.execute([:snakepit, :performance, :calibration], measurements, metadata)
@@ -87,7 +97,14 @@ defmodule Snakepit.Performance.Calibration do
   defp samples_of(brain, ways) do
     for direction <- [0, 1], way <- ways do
       {_, _, samples} =
-        Native.brain_line(brain, direction, Transfer.number(way), Performance.number(:binary), true)
+        Native.brain_line(
+          brain,
+          direction,
+          Transfer.number(way),
+          Performance.number(:binary),
+          true,
+          64 * @kib
+        )
 
       samples
     end
@@ -100,59 +117,56 @@ defmodule Snakepit.Performance.Calibration do
     end
   end
 
-  # What a call takes that carries nothing.
-  defp base(state) do
-    with {:ok, samples, state} <- several(state, 40, []) do
-      {:ok,
-       %{ns: round(Stats.median(Enum.map(samples, & &1.ns))), cpu: Stats.median(Enum.map(samples, & &1.cpu))},
-       state}
-    end
-  end
+  # ---- what is measured -------------------------------------------------------------------------------------------
 
-  defp several(state, 0, samples), do: {:ok, samples, state}
+  # A plan is a list of {counts?, direction, way, size, warm?}.
+  defp base_plan, do: for(n <- 0..@base_rounds, do: {n > 0, :request, :inline, 0, true})
 
-  defp several(state, n, samples) do
-    with {:ok, sample, state} <- probe(state, :request, :inline, 0),
-         do: several(state, n - 1, [sample | samples])
-  end
-
-  # Sizes in turn, ways within a size, so that what the machine does meanwhile meets all of them. The first of a kind
-  # makes memory, and says nothing of those to come.
-  defp waves(state, ways, budget, progress) do
+  # Ways in turn, so that what the machine does meanwhile meets all of them. The first of a kind makes memory, and says
+  # nothing of those to come.
+  defp plan(handle, ways) do
     # What an arena could hardly hold says nothing of usual times.
-    largest = div(Worker.Chunks.quota(state.handle), 4)
+    largest = div(Worker.Chunks.quota(handle), 4)
 
-    plan =
+    warm =
       for {sizes, rounds} <- @waves,
-          round <- 0..rounds,
           size <- sizes,
-          size <= largest,
           direction <- [:request, :reply],
+          round <- 0..rounds,
           way <- ways,
-          do: {round > 0, direction, way, size}
+          do: {round > 0, direction, way, size, true}
 
-    Enum.reduce_while(plan, {:ok, [], state}, fn {counts?, direction, way, size}, {:ok, samples, state} ->
-      progress.(1.0 - max(state.left, 0) / (budget * 1_000_000))
+    # Results never wait for fresh memory: a worker that has none at hand takes another way.
+    cold = for _ <- 1..@cold_rounds, size <- @cold_sizes, do: {true, :request, :zero_copy, size, false}
+
+    for {_, _, _, size, _} = probe <- warm ++ if(:zero_copy in ways, do: cold, else: []),
+        size <= largest,
+        do: probe
+  end
+
+  defp measure(state, plan) do
+    Enum.reduce_while(plan, {:ok, state}, fn probe, {:ok, state} ->
+      state.progress.(1.0 - max(state.left, 0) / state.budget)
 
       with true <- state.left > 0,
-           {:ok, sample, state} <- probe(state, direction, way, size) do
-        {:cont, {:ok, if(counts?, do: [sample | samples], else: samples), state}}
+           {:ok, state} <- probe(state, probe) do
+        {:cont, {:ok, state}}
       else
-        false -> {:halt, {:ok, samples, state}}
+        false -> {:halt, {:ok, state}}
         error -> {:halt, error}
       end
     end)
   end
 
-  defp probe(%{handle: handle} = state, direction, way, size) do
+  defp probe(%{handle: handle} = state, probe) do
     case Native.desk_counts(handle.desk) do
       {idle, _busy, 0} when idle > 0 ->
-        measured(state, direction, way, size)
+        measured(state, probe)
 
       _busy when state.patience > 0 ->
         receive do
         after
-          10 -> probe(%{state | patience: state.patience - 10}, direction, way, size)
+          10 -> probe(%{state | patience: state.patience - 10}, probe)
         end
 
       _busy ->
@@ -160,15 +174,31 @@ defmodule Snakepit.Performance.Calibration do
     end
   end
 
-  defp measured(state, direction, way, size) do
+  defp measured(state, {counts?, direction, way, size, warm?}) do
     # What carries nothing goes as calls do that carry nothing.
     forced = if size > 0, do: way
+    unless warm?, do: Pool.Arena.drop_idle(state.handle)
     before = cpu(state.pids)
 
     with {:ok, seen} <- Probe.run(state.handle, direction, payload(size), size, forced, timeout: 5_000) do
-      ns = Observation.transfer_ns(seen)
-      sample = %{direction: direction, way: way, size: size, ns: ns, cpu: cpu(state.pids) - before}
-      {:ok, sample, %{state | left: state.left - seen.total_ns, probes: state.probes + 1}}
+      sample = %{
+        direction: direction,
+        way: way,
+        size: size,
+        warm: not seen.cold,
+        ns: Observation.transfer_ns(seen),
+        cpu: cpu(state.pids) - before
+      }
+
+      # Warm or cold as it was meant; others may have taken what was at hand.
+      counts? = counts? and warm? == sample.warm
+
+      {:ok,
+       %{
+         state
+         | left: state.left - seen.total_ns,
+           samples: if(counts?, do: [sample | state.samples], else: state.samples)
+       }}
     end
   end
 
@@ -187,24 +217,28 @@ defmodule Snakepit.Performance.Calibration do
     end
   end
 
+  # ---- what is learned from it ------------------------------------------------------------------------------------
+
+  # What a call takes that carries nothing.
+  defp base(samples),
+    do: %{
+      ns: samples |> Enum.map(& &1.ns) |> Stats.median() |> round(),
+      cpu: samples |> Enum.map(& &1.cpu) |> Stats.median()
+    }
+
   defp learn(brain, base, samples) do
-    kind = Performance.number(:binary)
-    samples = Enum.reverse(samples)
+    {empty, samples} = Enum.split_with(samples, &(&1.size == 0))
 
-    for %{direction: direction, way: way, size: size, ns: ns} <- samples do
-      Native.brain_calibrate(
-        brain,
-        Performance.number(direction),
-        Transfer.number(way),
-        kind,
-        true,
-        size,
-        ns * 1.0,
-        base.ns * 1.0
-      )
-    end
+    # Half of it for each direction.
+    for %{ns: ns} <- empty,
+        direction <- [:request, :reply],
+        do: calibrate(brain, %{direction: direction, way: :inline, size: @nothing, warm: true, ns: ns}, base)
 
-    for {{direction, way, size}, group} <- Enum.group_by(samples, &{&1.direction, &1.way, &1.size}) do
+    for sample <- samples, do: calibrate(brain, sample, base)
+
+    warm = Enum.filter(samples, & &1.warm)
+
+    for {{direction, way, size}, group} <- Enum.group_by(warm, &{&1.direction, &1.way, &1.size}) do
       cpu = Stats.median(Enum.map(group, & &1.cpu)) - base.cpu / 2
       number = Performance.number(direction)
       Native.brain_calibrate_cpu(brain, number, Transfer.number(way), size, max(cpu * 1.0, 1.0))
@@ -214,54 +248,16 @@ defmodule Snakepit.Performance.Calibration do
     Native.brain_compile(brain)
   end
 
-  # ---- files ------------------------------------------------------------------------------------------------------
-
-  @doc "Where this pool's calibration is kept, and what must be the same for it to be used again."
-  @spec file(Handle.t(), Performance.Settings.t()) :: {Path.t(), fingerprint :: binary()}
-  def file(handle, settings) do
-    dir = settings.calibration_dir || :filename.basedir(:user_cache, "snakepit") |> to_string()
-    machine = Machine.describe() |> Map.drop([:date]) |> Enum.sort()
-    python = handle.name |> Snakepit.list_workers() |> Enum.find_value(& &1.python)
-    o = handle.options
-    pool = [python, o.transfers, o.inline_limit, o.chunk_size, o.worker_profile, Enum.sort(o.limits)]
-    fingerprint = :crypto.hash(:sha256, :erlang.term_to_binary({1, machine, pool}, minor_version: 2))
-
-    {Path.join(dir, "calibration-#{Base.encode16(binary_part(fingerprint, 0, 8), case: :lower)}"),
-     fingerprint}
-  end
-
-  @magic "snakepit calibration 1\n"
-
-  @doc "Keeps what the pool's model knows."
-  @spec store(Handle.t(), Performance.Settings.t()) :: {:ok, Path.t()} | {:error, File.posix()}
-  def store(handle, settings) do
-    {path, fingerprint} = file(handle, settings)
-    part = "#{path}.#{System.pid()}.#{System.unique_integer([:positive])}"
-
-    # Whole or not at all, whoever else writes it now.
-    with :ok <- File.mkdir_p(Path.dirname(path)),
-         model = Native.brain_export(handle.brain),
-         sum = :crypto.hash(:sha256, [fingerprint, model]),
-         :ok <- File.write(part, [@magic, fingerprint, sum, model]),
-         :ok <- File.rename(part, path) do
-      {:ok, path}
-    end
-  end
-
-  @doc "Takes over what was kept; another machine's, another version's or a broken file is passed over."
-  @spec load(Handle.t(), Performance.Settings.t()) :: :ok | :none
-  def load(handle, settings) do
-    {path, fingerprint} = file(handle, settings)
-
-    with {:ok, %{size: size}} when size < @mib <- File.stat(path),
-         {:ok, <<@magic, ^fingerprint::binary-size(32), sum::binary-size(32), model::binary>>} <-
-           File.read(path),
-         ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
-         true <- Native.brain_import(handle.brain, model) do
-      tell(handle, :loaded, %{})
-      :ok
-    else
-      _ -> :none
-    end
+  defp calibrate(brain, sample, base) do
+    Native.brain_calibrate(
+      brain,
+      Performance.number(sample.direction),
+      Transfer.number(sample.way),
+      Performance.number(:binary),
+      sample.warm,
+      sample.size,
+      sample.ns * 1.0,
+      base.ns * 1.0
+    )
   end
 end

@@ -3,7 +3,6 @@ defmodule Snakepit.Performance.Controller do
   The decision which way data should take, for whoever asks; `Snakepit.execute/3` makes the same one by itself.
   """
 
-  import Bitwise
   alias Snakepit.{Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
   alias Snakepit.Performance.{Decision, Learning, Policy, Rules, ThresholdManager}
   alias Snakepit.Pool.Handle
@@ -17,7 +16,8 @@ defmodule Snakepit.Performance.Controller do
   like), `:data_size` (bytes; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
 
   `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes, for as long as nothing was measured),
-  `:predicted_latency_us` (by way, for the middle of this size's bin), `:confidence` and `:explored?`. Intervals are in
+  `:predicted_latency_us` (by way, for the middle of this size's bin), `:confidence`, `:model_version` (how many observations
+  the table rests on), `:explored?` and `:propensity` (how likely this choice was). Intervals are in
   `Snakepit.Performance.CostBenefitAnalyzer.analyze/2`.
   """
   @spec decide_transfer_method(term(), map() | keyword()) :: {Transfer.way(), map()}
@@ -36,44 +36,45 @@ defmodule Snakepit.Performance.Controller do
     error -> fall_back(error)
   end
 
-  defp decide(%{brain: nil} = handle, _direction, type, size, _warm) do
+  defp decide(%{brain: nil} = handle, _direction, _type, size, _warm) do
     way = size |> Transfer.plan(0, handle.options.transfers) |> hd()
-    {way, meta(way, :rule, handle, type, size, nil, false)}
+    {way, meta(way, :rule, size, handle.options.inline_limit)}
   end
 
   defp decide(handle, direction, type, size, warm) do
-    decision = Native.brain_decide(handle.brain, direction, Performance.number(type), warm, size)
-
-    {_, _, _, confidence, latencies} =
-      Native.brain_cell(handle.brain, direction, Performance.number(type), warm, size)
+    {decision, confidence, {inline, zero_copy, grpc}, threshold, version} =
+      Native.brain_consider(handle.brain, direction, Performance.number(type), warm, size)
 
     named = if direction == 0, do: :request, else: :reply
     order = decision |> Decision.in_order() |> Rules.reorder(handle, named, type, size)
     allowed = handle.options.transfers
     way = Enum.find(order, &(&1 in allowed))
-    reason = Decision.reason(decision >>> 4)
-    {way, meta(way, reason, handle, type, size, {confidence, latencies}, (decision &&& 8) != 0)}
+
+    {way,
+     %{
+       meta(way, Decision.reason(decision), size, threshold)
+       | predicted_latency_us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000},
+         confidence: confidence,
+         model_version: version,
+         explored?: Decision.explored?(decision),
+         propensity: Decision.propensity(decision)
+     }}
   end
 
-  defp meta(way, reason, handle, type, size, told, explored?) do
-    {confidence, latencies} = told || {0.0, nil}
-
+  defp meta(way, reason, size, threshold) do
     %{
       transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
       method: way,
       reason: reason,
       data_size: size,
-      threshold: ThresholdManager.latest(handle, type),
-      predicted_latency_us: microseconds(latencies),
-      confidence: confidence,
-      explored?: explored?
+      threshold: threshold,
+      predicted_latency_us: %{},
+      confidence: 0.0,
+      model_version: 0,
+      explored?: false,
+      propensity: 1.0
     }
   end
-
-  defp microseconds(nil), do: %{}
-
-  defp microseconds({inline, zero_copy, grpc}),
-    do: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
 
   defp characteristics(_data, %{data_size: size} = opts, _handle) when is_integer(size) and size >= 0,
     do: known(Map.get(opts, :data_type, :binary), size)

@@ -50,7 +50,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
         if(system_state[:cpu_pressure], do: 1, else: 0) + if(system_state[:memory_pressure], do: 2, else: 0)
 
       prices = prices(handle, facts, load)
-      {order, reason, _explorable, confidence, _ns} = cell(handle, facts)
+      {order, reason, _explorable, confidence, _ns} = cell(handle, facts, load)
       first = order |> Decision.in_order() |> Enum.find(&(&1 in handle.options.transfers))
       methods = Map.new(handle.options.transfers, &{&1, method(&1, prices, handle, facts)})
 
@@ -59,7 +59,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
          recommendation: first,
          confidence: confidence,
          methods: methods,
-         rationale: rationale(first, Decision.reason(reason), methods, facts),
+         rationale: rationale(first, Decision.named_reason(reason), methods, facts),
          factors: %{
            data_size: facts.size,
            system_load: system_state[:system_load],
@@ -120,14 +120,15 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, words)}
   defp list(names), do: Enum.map_join(names, ", ", &inspect/1)
 
-  defp cell(handle, f),
+  defp cell(handle, f, load),
     do:
       Native.brain_cell(
         handle.brain,
         Performance.number(f.direction),
         Performance.number(f.type),
         f.warm,
-        f.size
+        f.size,
+        load
       )
 
   defp prices(handle, f, load) do
@@ -154,7 +155,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
         Performance.number(f.direction),
         number,
         Performance.number(f.type),
-        f.warm
+        f.warm,
+        f.size
       )
 
     %{
@@ -184,7 +186,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
         "#{first} is the only way this pool allows."
 
       {other, theirs} ->
-        "#{because(reason, first)} For #{size} of #{f.type} #{first} takes #{time(mine)}, #{other} #{time(theirs)}: " <>
+        "#{first}: #{Decision.words(reason)}. For #{size} of #{f.type} it takes #{time(mine)}, #{other} #{time(theirs)}: " <>
           "#{ratio(theirs.estimated_latency_us / max(mine.estimated_latency_us, 0.01))}."
     end
   end
@@ -197,13 +199,6 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   defp ratio(r) when r >= 1, do: "#{Units.digits(r)} times as long"
   defp ratio(r), do: "#{Units.digits(1 / r)} times as fast, were it chosen"
-
-  defp because(:rule, way), do: "Nothing was measured yet; by the threshold, #{way}."
-  defp because(:below_minimum, way), do: "The size is below :minimum_threshold_mb: #{way}."
-  defp because(:above_maximum, way), do: "The size is not below :maximum_threshold_mb: #{way}."
-  defp because(:override, way), do: "The pool's policy sets a threshold: #{way}."
-  defp because(:cheapest, way), do: "#{way} costs least."
-  defp because(:tie, way), do: "The ways cost about the same, and #{way} is the simplest."
 
   # By how far half of the predictions are off.
   defp history(handle) do

@@ -42,8 +42,9 @@ defmodule Snakepit.Performance.Decision do
     Telemetry.execute(@event, %{data_size: size.bytes}, %{
       pool: handle.name,
       method: hd(order),
-      reason: reason(decision >>> 4),
-      explored?: (decision &&& 8) != 0,
+      reason: reason(decision),
+      explored?: explored?(decision),
+      propensity: propensity(decision),
       data_type: type
     })
   end
@@ -57,7 +58,38 @@ defmodule Snakepit.Performance.Decision do
     [second, first | rest]
   end
 
-  @doc "Why the first way is the first."
+  @doc "Whether the second best way is tried, to learn."
+  @spec explored?(non_neg_integer()) :: boolean()
+  def explored?(decision), do: (decision &&& 8) != 0
+
+  @doc "Why the best way is the best."
   @spec reason(non_neg_integer()) :: atom()
-  def reason(number), do: elem(@reasons, number)
+  def reason(decision), do: named_reason(decision >>> 4 &&& 7)
+
+  @doc "The reason of this number, as a cell of the table has it."
+  @spec named_reason(non_neg_integer()) :: atom()
+  def named_reason(number), do: elem(@reasons, number)
+
+  @doc "A reason for people."
+  @spec words(atom()) :: String.t()
+  def words(:rule), do: "not measured: the threshold"
+  def words(:below_minimum), do: "below :minimum_threshold_mb"
+  def words(:above_maximum), do: "from :maximum_threshold_mb on"
+  def words(:override), do: "a threshold of the policy"
+  def words(:cheapest), do: "costs least"
+  def words(:tie), do: "about the same, and simplest"
+
+  @doc "How likely this order was when it was decided, explored or not: what weighs it in statistics (in 0..1)."
+  @spec propensity(non_neg_integer()) :: float()
+  def propensity(decision), do: (decision >>> 7 &&& 0xFFFF) / 0xFFFF
+
+  # What a call's record says of its decision (brain.rs, `brain_record`); nothing was explored where nothing was decided.
+  @doc false
+  @spec recorded(non_neg_integer() | nil) :: non_neg_integer()
+  def recorded(nil), do: 0xFFFF <<< 16
+  def recorded(decision), do: (decision &&& 8) <<< 10 ||| (decision >>> 7 &&& 0xFFFF) <<< 16
+
+  @doc "Whether a record's call explored, and how likely its order was."
+  @spec of_record(non_neg_integer()) :: {boolean(), float()}
+  def of_record(legs), do: {(legs >>> 13 &&& 1) == 1, (legs >>> 16 &&& 0xFFFF) / 0xFFFF}
 end

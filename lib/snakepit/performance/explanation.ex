@@ -68,7 +68,14 @@ defmodule Snakepit.Performance.Explanation do
 
   defp cell(handle, direction, type, size) do
     {order, reason, _explorable, confidence, {inline, zero_copy, grpc}} =
-      Native.brain_cell(handle.brain, Performance.number(direction), Performance.number(type), true, size)
+      Native.brain_cell(
+        handle.brain,
+        Performance.number(direction),
+        Performance.number(type),
+        true,
+        size,
+        nil
+      )
 
     ways = order |> Decision.in_order() |> Enum.filter(&(&1 in handle.options.transfers))
 
@@ -76,7 +83,7 @@ defmodule Snakepit.Performance.Explanation do
       size: size,
       way: hd(ways),
       second: Enum.at(ways, 1),
-      reason: Decision.reason(reason),
+      reason: Decision.named_reason(reason),
       confidence: confidence,
       us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
     }
@@ -156,7 +163,15 @@ defmodule Snakepit.Performance.Explanation do
         {low, high} = r.latency_us
         {second, s_low, s_high} = r.runner_up || {"", nil, nil}
         size = "#{Units.bytes(r.from)} – #{if r.to >= @last, do: "…", else: Units.bytes(r.to)}"
-        [size, to_string(r.way), span(low, high), to_string(second), span(s_low, s_high), words(r.reason)]
+
+        [
+          size,
+          to_string(r.way),
+          span(low, high),
+          to_string(second),
+          span(s_low, s_high),
+          Decision.words(r.reason)
+        ]
       end
 
     Table.format(columns, rows)
@@ -164,13 +179,6 @@ defmodule Snakepit.Performance.Explanation do
 
   defp span(nil, nil), do: ""
   defp span(low, high), do: "#{Units.time(low * 1000)} – #{Units.time(high * 1000)}"
-
-  defp words(:rule), do: "not measured: the threshold"
-  defp words(:below_minimum), do: "below :minimum_threshold_mb"
-  defp words(:above_maximum), do: "from :maximum_threshold_mb on"
-  defp words(:override), do: "a threshold of the policy"
-  defp words(:cheapest), do: "costs least"
-  defp words(:tie), do: "about the same, and simplest"
 
   defp crossover(nil), do: "No crossover is known.\n"
 
@@ -199,8 +207,8 @@ defmodule Snakepit.Performance.Explanation do
   defp reason(handle, call, decision) do
     %{us: us, way: way} = cell(handle, :request, call.data_type, div(call.fresh, call.count))
     times = Enum.map_join(handle.options.transfers, ", ", &"#{&1} #{Units.time(us[&1] * 1000)}")
-    why = decision |> Bitwise.bsr(4) |> Decision.reason() |> words()
-    tried = if Bitwise.band(decision, 8) != 0, do: " (another way than #{way} is tried, to learn)", else: ""
+    why = decision |> Decision.reason() |> Decision.words()
+    tried = if Decision.explored?(decision), do: " (another way than #{way} is tried, to learn)", else: ""
     "#{why}#{tried}. Expected for each of #{call.count} of this size: #{times}."
   end
 

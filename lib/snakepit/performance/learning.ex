@@ -1,11 +1,12 @@
 defmodule Snakepit.Performance.Learning do
   @moduledoc false
-  # Tends the pools' brains: has each calibrated once, lets it learn from the calls of the last second, compiles its
-  # table, and sends workers theirs. Calls do not wait for it, and go on without it; what was learned is not kept here.
+  # Tends the pools' brains: has each calibrated once, lets it learn from the calls of the last second, has ways probed
+  # that they did not take, compiles its table, and sends workers theirs. Calls do not wait for it, and go on without it;
+  # what was learned is not kept here.
 
   use GenServer
-  alias Snakepit.{Native, Pool, Worker}
-  alias Snakepit.Performance.{Calibration, MetricsStore}
+  alias Snakepit.{Native, Observation, Pool, Worker}
+  alias Snakepit.Performance.{Calibration, MetricsStore, Probe, Probing, ResourceMonitor}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -43,7 +44,9 @@ defmodule Snakepit.Performance.Learning do
   @impl true
   def init(_opts) do
     Process.send_after(self(), :tick, @tick_ms)
-    # By pool: its brain, who calibrates it, who waits for that, what was learned since the table was made.
+
+    # By pool: its brain, who calibrates it, who waits for that, what was learned since the table was made, who probes
+    # it, what probes may cost, and since when that was not reckoned.
     {:ok, Enum.reduce(Handle.names(), %{pools: %{}}, &watched(&2, &1))}
   end
 
@@ -76,13 +79,26 @@ defmodule Snakepit.Performance.Learning do
 
     {:noreply,
      Enum.reduce(Map.keys(state.pools), state, fn name, state ->
-       update(state, name, &learn(&1, @worth_compiling))
+       update(state, name, &(&1 |> learn(@worth_compiling) |> probe()))
      end)}
   end
 
-  # A calibration is over, one way or the other.
+  def handle_info({:probed, name, brain, learned, ns}, state) do
+    case state.pools do
+      %{^name => %{handle: %{brain: ^brain}} = pool} ->
+        {:noreply, put_in(state.pools[name], %{pool | new: pool.new + learned, saved: pool.saved - ns})}
+
+      _ ->
+        {:noreply, state}
+    end
+  end
+
+  # A calibration is over, one way or the other, or probes are.
   def handle_info({:DOWN, ref, :process, _pid, _reason}, state) do
-    case Enum.find(state.pools, fn {_name, pool} -> pool.task == ref end) do
+    case Enum.find(state.pools, fn {_name, pool} -> ref in [pool.task, pool.prober] end) do
+      {name, %{prober: ^ref} = pool} ->
+        {:noreply, put_in(state.pools[name], %{pool | prober: nil})}
+
       {name, pool} ->
         Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
         send_tables(pool.handle)
@@ -105,7 +121,11 @@ defmodule Snakepit.Performance.Learning do
           handle: handle,
           task: calibrate(handle),
           waiting: [],
-          new: 0
+          new: 0,
+          rows: [],
+          prober: nil,
+          saved: 0,
+          since: now()
         })
 
       {:error, _} ->
@@ -132,10 +152,79 @@ defmodule Snakepit.Performance.Learning do
     if new >= enough and pool.task == nil do
       Native.brain_compile(brain)
       send_tables(handle)
-      %{pool | new: 0}
+      %{pool | new: 0, rows: rows}
     else
-      %{pool | new: new}
+      %{pool | new: new, rows: rows}
     end
+  end
+
+  # ---- probes -----------------------------------------------------------------------------------------------------
+
+  # The calls of the last second, by ways they did not take.
+  defp probe(%{handle: handle} = pool) do
+    now = now()
+    saved = Probing.earned(pool.saved, now - pool.since, handle.options.size)
+    pool = %{pool | saved: saved, since: now}
+    # gRPC is not started for it.
+    ways = handle.options.transfers -- [:grpc]
+
+    with true <- handle.policy.learning_enabled and pool.task == nil and pool.prober == nil,
+         # Nothing is tried out with what is scarce.
+         %{memory_pressure?: false, cpu_pressure?: false} <- ResourceMonitor.now(),
+         [_ | _] = probes <-
+           Probing.plan(pool.rows, ways, handle.options.inline_limit, saved, &price(handle, &1)) do
+      %{pool | prober: start(fn -> probes(handle, probes) end)}
+    else
+      _ -> pool
+    end
+  end
+
+  defp price(handle, probe) do
+    {legs, request, reply} = Probing.record(probe)
+    Native.brain_predict(handle.brain, legs, request, reply)
+  end
+
+  defp probes(handle, probes) do
+    {learned, ns} =
+      Enum.reduce_while(probes, {0, 0}, fn probe, {learned, ns} ->
+        case idle?(handle) && probed(handle, probe) do
+          {:ok, new, took} -> {:cont, {learned + new, ns + took}}
+          # Somebody waits, or something is wrong: others have to find that out.
+          _ -> {:halt, {learned, ns}}
+        end
+      end)
+
+    send(__MODULE__, {:probed, handle.name, handle.brain, learned, ns})
+  rescue
+    # It has just died.
+    ArgumentError -> :ok
+  end
+
+  defp idle?(handle), do: match?({idle, _busy, 0} when idle > 0, Native.desk_counts(handle.desk))
+
+  defp probed(handle, probe) do
+    data = Probe.payload(probe.direction, probe.type, probe.size)
+    run = fn -> Probe.run(handle, probe.direction, data, probe.size, probe.way, timeout: 5_000) end
+
+    case run.() do
+      # Memory that had to be made says nothing of usual times, and is there now.
+      {:ok, %{cold: true, total_ns: ns}} ->
+        with {:ok, seen} <- run.(), do: {:ok, learned(handle, probe, seen), ns + seen.total_ns}
+
+      {:ok, seen} ->
+        {:ok, learned(handle, probe, seen), seen.total_ns}
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+
+  defp learned(_handle, _probe, %{cold: true}), do: 0
+
+  defp learned(handle, probe, seen) do
+    {legs, request, reply} = Probing.record(probe)
+    Native.brain_probed(handle.brain, legs, Observation.transfer_ns(seen), request, reply)
+    1
   end
 
   defp send_tables(handle) do
@@ -147,22 +236,23 @@ defmodule Snakepit.Performance.Learning do
   defp calibrate(%{brain: brain} = handle),
     do: if(elem(Native.brain_counts(brain), 4) == 0, do: start_calibration(handle))
 
-  defp start_calibration(handle) do
-    {:ok, pid} =
-      Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
-        with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle)
-      end)
+  defp start_calibration(handle),
+    do: start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle) end)
 
+  defp start(fun) do
+    {:ok, pid} = Task.Supervisor.start_child(Snakepit.Performance.Tasks, fun)
     Process.monitor(pid)
   end
 
+  defp now, do: System.monotonic_time(:nanosecond)
+
   defp calibrated(%{settings: settings} = handle) do
     with true <- settings.calibrate,
-         :none <- Calibration.load(handle, settings),
+         :none <- Calibration.Kept.load(handle, settings),
          {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
       Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
 
-      with {:error, reason} <- Calibration.store(handle, settings),
+      with {:error, reason} <- Calibration.Kept.store(handle, settings),
            do: Logger.debug("the calibration of pool #{inspect(handle.name)} is not kept: #{inspect(reason)}")
     else
       {:ok, summary} ->

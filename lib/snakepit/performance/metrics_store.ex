@@ -4,12 +4,13 @@ defmodule Snakepit.Performance.MetricsStore do
 
   | table | kind | rows |
   |---|---|---|
-  | `:performance_metrics` | ordered set | `{{unix_us, pool, n}, %{timestamp:, pool:, metrics: %TransferMetrics{}}}`: of each pool the latest calls, at most 100 of a second |
+  | `:performance_metrics` | ordered set | `{{unix_us, pool, n}, %{timestamp:, pool:, metrics: %TransferMetrics{}, explored?:, propensity:}}`: of each pool the latest calls, at most 100 of a second |
   | `:performance_aggregates` | set | `{{pool, seconds, time_bucket}, %{pool:, time_bucket:, count:, sum_latency:, sum_throughput:, p50_latency:, p95_latency:, p99_latency:, …}}`: series of `seconds` 1, `aggregation_interval_seconds` and 3600 |
-  | `:ml_models` | set | `{{pool, :lines}, %{version:, calibrated?:, crossover:}}` |
+  | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:}}`, and what transfers usually take, `{{pool, :baselines}, _}` |
 
   A `time_bucket` is Unix seconds, where it begins. Latencies are microseconds. Beside the specification's fields an
   aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
+  `propensity` is how likely the way was that was chosen for the call's arguments, as exploration draws it.
 
   Nothing is written on the way of a call: once a second `Snakepit.Performance.Learning` hands over what it drained. The
   tables belong to the application, so that they outlive this process. Rows go by age (seconds after an hour,
@@ -17,9 +18,11 @@ defmodule Snakepit.Performance.MetricsStore do
   """
 
   use GenServer
-  alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.{ResourceMonitor, Settings, TransferMetrics}
+  import Bitwise
+  alias Snakepit.{Native, Performance, Telemetry, Transfer}
+  alias Snakepit.Performance.{Decision, Regression, ResourceMonitor, Settings, TransferMetrics}
   alias Snakepit.Pool.Handle
+  require Logger
 
   @metrics :performance_metrics
   @aggregates :performance_aggregates
@@ -51,8 +54,19 @@ defmodule Snakepit.Performance.MetricsStore do
   @doc "One transfer's metrics, that somebody else measured."
   @spec put(TransferMetrics.t()) :: :ok
   def put(%TransferMetrics{} = metrics) do
-    insert(metrics)
+    insert(metrics, {false, 1.0})
     :ok
+  end
+
+  @doc "What transfers of a pool usually take, and took lately."
+  @spec baselines(atom()) :: %{Regression.key() => Regression.t()}
+  def baselines(pool) do
+    case :ets.lookup(@models, {pool, :baselines}) do
+      [{_, baselines}] -> baselines
+      [] -> %{}
+    end
+  rescue
+    ArgumentError -> %{}
   end
 
   @doc "All that was added so far is in the tables when this returns."
@@ -92,7 +106,7 @@ defmodule Snakepit.Performance.MetricsStore do
   def init(_opts) do
     create()
     Process.send_after(self(), :sweep, @sweep_ms)
-    # buckets: of each pool and width, the one that runs.
+    # buckets: of each pool and width, the brain and the one that runs.
     {:ok, %{settings: Settings.get(), buckets: %{}}}
   end
 
@@ -100,9 +114,10 @@ defmodule Snakepit.Performance.MetricsStore do
   def handle_cast({:add, handle, rows}, state) do
     now = System.os_time(:microsecond)
     machine = ResourceMonitor.now()
-    Enum.each(rows, &insert(metrics(&1, handle, now, machine)))
+    for row <- rows, do: row |> metrics(handle, now, machine) |> insert(Decision.of_record(elem(row, 0)))
+    if rows != [] and state.settings.regression_detection_enabled, do: compare(rows, handle, state.settings)
     state = aggregate(state, handle, div(now, 1_000_000))
-    :ets.insert(@models, {{handle.name, :lines}, model(handle)})
+    model(handle)
     {:noreply, state}
   end
 
@@ -113,45 +128,90 @@ defmodule Snakepit.Performance.MetricsStore do
   def handle_info(:sweep, state) do
     Process.send_after(self(), :sweep, @sweep_ms)
     sweep(state.settings)
-    {:noreply, state}
+    names = MapSet.new(Handle.names())
+    {:noreply, %{state | buckets: Map.filter(state.buckets, fn {{name, _}, _} -> name in names end)}}
   end
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  defp insert(%TransferMetrics{timestamp: timestamp, pool: pool} = metrics) do
+  defp insert(%TransferMetrics{timestamp: timestamp, pool: pool} = metrics, {explored?, propensity}) do
     us = DateTime.to_unix(timestamp, :microsecond)
-    row = %{timestamp: us, pool: pool, metrics: metrics}
+    row = %{timestamp: us, pool: pool, metrics: metrics, explored?: explored?, propensity: propensity}
     :ets.insert(@metrics, {{us, pool, :erlang.unique_integer([:monotonic])}, row})
   end
 
-  defp metrics({legs, ns, request, reply, predicted}, handle, now, machine) do
-    import Bitwise
-
+  # Of the larger direction.
+  defp leg({legs, _ns, request, reply, _predicted}) do
     {way, kind, size} =
       if request >= reply,
         do: {legs &&& 3, legs >>> 4 &&& 7, request},
         else: {legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
 
-    type = Enum.at(Performance.data_types(), kind)
-    us = max(div(ns, 1000), 1)
+    {Transfer.from_number(way), Enum.at(Performance.data_types(), kind), size}
+  end
+
+  defp microseconds({_legs, ns, _request, _reply, _predicted}), do: max(div(ns, 1000), 1)
+
+  defp metrics({_legs, ns, _request, _reply, predicted} = row, handle, now, machine) do
+    {way, type, size} = leg(row)
+    us = microseconds(row)
 
     %TransferMetrics{
       transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
       timestamp: DateTime.from_unix!(now, :microsecond),
       pool: handle.name,
-      method: Transfer.from_number(way),
+      method: way,
       data_size: size,
       data_type: type,
       format: Performance.format(type),
       compression: false,
       latency_us: us,
       throughput_mbps: size / us,
-      memory_used: if(way == 2, do: 3, else: 1) * size,
+      memory_used: if(way == :grpc, do: 3, else: 1) * size,
       predicted_latency_us: div(predicted, 1000),
       prediction_error: abs(ns - predicted) / max(ns, 1),
       system_load: machine.cpu,
       available_memory: machine.available_memory
     }
+  end
+
+  # ---- regressions ------------------------------------------------------------------------------------------------
+
+  # Kept in the table, so that the baselines outlive this process.
+  defp compare(rows, handle, settings) do
+    went_well = for row <- rows, (elem(row, 0) >>> 12 &&& 1) == 1, do: row
+
+    {baselines, changed} =
+      Enum.reduce(went_well, {baselines(handle.name), MapSet.new()}, fn row, {all, changed} ->
+        {way, _type, size} = leg(row)
+        key = Regression.key(way, size)
+        add = &Regression.add(&1, microseconds(row))
+        {Map.update(all, key, add.(Regression.new()), add), MapSet.put(changed, key)}
+      end)
+
+    judged =
+      Enum.reduce(changed, baselines, fn key, all ->
+        {verdict, judged} = Regression.judge(all[key], settings.regression_threshold_percent / 100)
+        if verdict in [:begins, :ends], do: tell(handle, verdict, Regression.describe(key, judged))
+        %{all | key => judged}
+      end)
+
+    :ets.insert(@models, {{handle.name, :baselines}, judged})
+  end
+
+  defp tell(handle, verdict, found) do
+    {low, high} = found.data_size
+
+    if verdict == :begins,
+      do:
+        Logger.warning(
+          "pool #{inspect(handle.name)}: transfers of #{low} to #{high} bytes by #{found.method} take #{found.recent_us} µs, " <>
+            "before #{found.baseline_us} µs (#{found.change_percent} % more)"
+        )
+
+    measurements = Map.take(found, [:baseline_us, :recent_us, :change_percent])
+    metadata = %{pool: handle.name, state: verdict, method: found.method, data_size: found.data_size}
+    Telemetry.execute([:snakepit, :performance, :regression], measurements, metadata)
   end
 
   # ---- series -----------------------------------------------------------------------------------------------------
@@ -198,15 +258,14 @@ defmodule Snakepit.Performance.MetricsStore do
     )
   end
 
+  # Where the lines cross is worked out only when they are others.
   defp model(handle) do
     {_, _, _, _, version, _} = Native.brain_counts(handle.brain)
 
-    crossover =
-      for direction <- [:request, :reply],
-          into: %{},
-          do: {direction, Performance.crossover(handle, direction, :binary)}
-
-    %{version: version, crossover: crossover, model: :lines}
+    unless match?([{_, %{version: ^version}}], :ets.lookup(@models, {handle.name, :lines})) do
+      crossover = Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
+      :ets.insert(@models, {{handle.name, :lines}, %{version: version, crossover: crossover, model: :lines}})
+    end
   end
 
   # ---- retention --------------------------------------------------------------------------------------------------

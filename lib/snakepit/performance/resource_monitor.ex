@@ -184,11 +184,10 @@ defmodule Snakepit.Performance.ResourceMonitor do
     scarce? = Bitwise.band(bits, 2) != 0
 
     for name <- Handle.names(), {:ok, handle} <- [Handle.fetch(name)] do
-      if handle.brain, do: Native.brain_load(handle.brain, bits)
       Pool.Arena.scarce(handle, scarce?)
       idle_ms = if scarce?, do: 0, else: handle.options.idle_chunk_ms
       for worker <- Pool.workers_of(handle), do: Worker.idle_ms(worker, idle_ms)
-      if handle.brain, do: tell(name)
+      if handle.brain && Native.brain_load(handle.brain, bits), do: tell(name)
     end
   end
 

@@ -143,18 +143,6 @@ defmodule Snakepit.Performance.ThresholdManager do
   # ---- what is in force -------------------------------------------------------------------------------------------
 
   @doc false
-  # For decisions: as of the last change, tick or change of pressure.
-  @spec latest(Handle.t(), Performance.data_type()) :: pos_integer()
-  def latest(handle, type) do
-    case :ets.lookup(@table, {:in_force, handle.name}) do
-      [{_, brain, %{^type => bytes}}] when brain == handle.brain -> bytes
-      _ -> in_force(handle, type, state_of(handle, type))
-    end
-  rescue
-    ArgumentError -> in_force(handle, type, state_of(handle, type))
-  end
-
-  @doc false
   # The pool's policy is another, or something is scarce or no longer: its table is compiled anew.
   @spec refresh(atom()) :: :ok
   def refresh(pool) do
@@ -239,6 +227,7 @@ defmodule Snakepit.Performance.ThresholdManager do
         {:ok, %{brain: brain} = handle} when brain != nil <- [Handle.fetch(name)],
         do: tick(handle, now())
 
+    forget_stopped()
     {:noreply, state}
   end
 
@@ -253,6 +242,13 @@ defmodule Snakepit.Performance.ThresholdManager do
       error ->
         {:reply, error, state}
     end
+  end
+
+  # Thresholds of brains that are no more, which the rows would keep alive.
+  defp forget_stopped do
+    for {{name, _type} = key, brain, _tuned, _set} <- :ets.tab2list(@table),
+        not match?({:ok, %{brain: ^brain}}, Handle.fetch(name)),
+        do: :ets.delete(@table, key)
   end
 
   # ---- tuning -----------------------------------------------------------------------------------------------------
@@ -350,7 +346,6 @@ defmodule Snakepit.Performance.ThresholdManager do
   defp apply_all(handle) do
     states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
     thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
-    :ets.insert(@table, {{:in_force, handle.name}, handle.brain, thresholds})
     set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
     policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
     Tuning.set(handle.brain, handle.settings, policy, thresholds)

@@ -3,7 +3,7 @@ defmodule Snakepit.Performance.Tuning do
   # A brain, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
 
   alias Snakepit.{Native, Performance}
-  alias Snakepit.Performance.{Policy, Settings}
+  alias Snakepit.Performance.{Policy, Settings, Thresholds}
 
   # A way that is cheaper by less than this share is no reason to leave the simpler one.
   @tie 0.05
@@ -22,14 +22,18 @@ defmodule Snakepit.Performance.Tuning do
   @spec set(Native.brain(), Settings.t(), Policy.t(), %{Performance.data_type() => pos_integer()}) :: :ok
   def set(brain, settings, policy, thresholds \\ %{}) do
     overrides = policy.threshold_overrides
-    base = Settings.base_threshold(settings)
+
+    {minimum, maximum} =
+      {Settings.bytes(settings.minimum_threshold_mb), Settings.bytes(settings.maximum_threshold_mb)}
+
+    base = settings |> Settings.base_threshold() |> Thresholds.new() |> Thresholds.bytes(minimum, maximum)
     types = Performance.data_types()
 
     Native.brain_rules(
       brain,
       Performance.number(policy.goal),
-      Settings.bytes(settings.minimum_threshold_mb),
-      Settings.bytes(settings.maximum_threshold_mb),
+      minimum,
+      maximum,
       Enum.map(types, &(overrides[&1] || thresholds[&1] || base)),
       Enum.map(types, &is_map_key(overrides, &1)),
       @tie,

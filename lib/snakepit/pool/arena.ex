@@ -25,6 +25,10 @@ defmodule Snakepit.Pool.Arena do
   @spec scarce(Handle.t(), boolean()) :: :ok
   def scarce(%Handle{arena_keeper: keeper}, scarce?), do: GenServer.cast(keeper, {:scarce, scarce?})
 
+  @doc "Gives idle chunks back now, so that the next call finds none: to measure what fresh memory costs."
+  @spec drop_idle(Handle.t()) :: :ok
+  def drop_idle(%Handle{arena_keeper: keeper}), do: GenServer.call(keeper, :drop_idle)
+
   @doc "A worker had no room for a reply: whoever holds most is made to collect."
   @spec starved(Handle.t()) :: :ok
   def starved(%Handle{arena_keeper: keeper}), do: GenServer.cast(keeper, :starved)
@@ -81,6 +85,13 @@ defmodule Snakepit.Pool.Arena do
   def handle_continue(:first, state) do
     announce(state, Native.arena_ensure(state.handle.arena, [1]))
     {:noreply, state}
+  end
+
+  @impl true
+  def handle_call(:drop_idle, _from, state) do
+    Native.arena_tend(state.handle.arena, 0)
+    for pid <- workers(state), do: send(pid, :tend)
+    {:reply, :ok, state}
   end
 
   @impl true

@@ -9,7 +9,7 @@ use snakepit_core::brain::cost::{Goal, Weights};
 use snakepit_core::brain::histogram::Histogram;
 use snakepit_core::brain::model::{Leg, Model};
 use snakepit_core::brain::ring::Ring;
-use snakepit_core::brain::table::{Rules, Table};
+use snakepit_core::brain::table::{Cell, Rules, Table};
 use snakepit_core::brain::{Direction, Kind, WAYS, ZERO_COPY, bins};
 use std::cell::Cell as ThreadCell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
@@ -41,6 +41,22 @@ struct Window {
     failed: u64,
 }
 
+impl Window {
+    fn add(&mut self, work_ns: u64, bytes: u64, ok: bool) {
+        self.latencies.add(work_ns);
+        self.sum_ns = self.sum_ns.saturating_add(work_ns);
+        self.sum_bytes = self.sum_bytes.saturating_add(bytes);
+        self.failed += u64::from(!ok);
+    }
+
+    fn merge(&mut self, other: &Self) {
+        self.latencies.merge(&other.latencies);
+        self.sum_ns = self.sum_ns.saturating_add(other.sum_ns);
+        self.sum_bytes = self.sum_bytes.saturating_add(other.sum_bytes);
+        self.failed += other.failed;
+    }
+}
+
 pub struct Brain {
     table: Table,
     ring: Ring,
@@ -48,6 +64,10 @@ pub struct Brain {
     load: AtomicU8,
     /// How often a way that costs little more is tried, of 2^32 decisions.
     exploration: AtomicU32,
+    /// By kind, in bytes: what decides where nothing was measured.
+    thresholds: [AtomicU64; Kind::COUNT],
+    /// The model's, when the table was compiled.
+    version: AtomicU64,
     decisions: AtomicU64,
     explored: AtomicU64,
     slow: Mutex<Slow>,
@@ -62,6 +82,29 @@ impl Brain {
     /// Not held on the way of a call.
     fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn compile(&self, slow: &Slow) {
+        self.table.compile(&slow.model, &slow.rules);
+        self.version.store(slow.model.version, Ordering::Relaxed);
+    }
+
+    fn cell(&self, to: u8, what: u8, warm: bool, size: u64, load: Option<u8>) -> NifResult<Cell> {
+        let load = load.unwrap_or_else(|| self.load.load(Ordering::Relaxed));
+        Ok(self.table.look_up(direction(to)?, kind(what)?, warm, load, size))
+    }
+
+    /// Counts a decision, and whether its second way is tried instead, with what probability:
+    /// `order | explored << 3 | reason << 4 | propensity << 7`, the propensity of what was decided in 1/65,535.
+    fn decide(&self, cell: Cell) -> u64 {
+        self.decisions.fetch_add(1, Ordering::Relaxed);
+        let rate = if cell.explorable() { self.exploration.load(Ordering::Relaxed) } else { 0 };
+        let explored = rate != 0 && random() < rate;
+        if explored {
+            self.explored.fetch_add(1, Ordering::Relaxed);
+        }
+        let propensity = u64::from(if explored { rate >> 16 } else { 0xFFFF - (rate >> 16) });
+        cell.0 & 7 | u64::from(explored) << 3 | (cell.0 >> 3 & 7) << 4 | propensity << 7
     }
 }
 
@@ -100,6 +143,8 @@ fn brain_new() -> BrainArc {
         ring: Ring::new(RING),
         load: AtomicU8::new(0),
         exploration: AtomicU32::new(0),
+        thresholds: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+        version: AtomicU64::new(0),
         decisions: AtomicU64::new(0),
         explored: AtomicU64::new(0),
         slow: Mutex::new(Slow { model, rules, taken: 0, latencies, errors, windows: Default::default() }),
@@ -125,31 +170,40 @@ fn random() -> u32 {
     })
 }
 
-/// The decision of a call: `order | explored << 3 | reason << 4`. Explored: the first two ways of the order have changed
-/// places.
+/// The decision of a call: see `Brain::decide`.
 #[rustler::nif]
-fn brain_decide(brain: BrainArc, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
-    let cell = brain.table.look_up(direction(to)?, kind(what)?, warm, brain.load.load(Ordering::Relaxed), size);
-    brain.decisions.fetch_add(1, Ordering::Relaxed);
-    let rate = brain.exploration.load(Ordering::Relaxed);
-    let explored = rate != 0 && cell.explorable() && random() < rate;
-    if explored {
-        brain.explored.fetch_add(1, Ordering::Relaxed);
-    }
-    Ok(cell.0 & 7 | u64::from(explored) << 3 | (cell.0 >> 3 & 7) << 4)
+fn brain_decide(brain: &Brain, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
+    Ok(brain.decide(brain.cell(to, what, warm, size, None)?))
 }
 
-/// All a cell says: `{order, reason, explorable?, confidence, {ns, ns, ns}}`.
+/// A decision, and what it rests on: `{decision, confidence, {ns, ns, ns}, threshold, model version}`.
 #[rustler::nif]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
-fn brain_cell(
-    brain: BrainArc,
+fn brain_consider(
+    brain: &Brain,
     to: u8,
     what: u8,
     warm: bool,
     size: u64,
+) -> NifResult<(u64, f64, (u64, u64, u64), u64, u64)> {
+    let cell = brain.cell(to, what, warm, size, None)?;
+    let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
+    let threshold = brain.thresholds[what as usize].load(Ordering::Relaxed);
+    Ok((brain.decide(cell), cell.confidence(), latencies, threshold, brain.version.load(Ordering::Relaxed)))
+}
+
+/// All a cell says, under a load (the present one without): `{order, reason, explorable?, confidence, {ns, ns, ns}}`.
+#[rustler::nif]
+#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
+fn brain_cell(
+    brain: &Brain,
+    to: u8,
+    what: u8,
+    warm: bool,
+    size: u64,
+    load: Option<u8>,
 ) -> NifResult<(u64, u64, bool, f64, (u64, u64, u64))> {
-    let cell = brain.table.look_up(direction(to)?, kind(what)?, warm, brain.load.load(Ordering::Relaxed), size);
+    let cell = brain.cell(to, what, warm, size, load)?;
     let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
     Ok((cell.0 & 7, cell.0 >> 3 & 7, cell.explorable(), cell.confidence(), latencies))
 }
@@ -157,10 +211,10 @@ fn brain_cell(
 const OK: u64 = 1 << 12;
 
 /// What a call took beside its tool and its wait. `legs` is `request way | reply way << 2 | request kind << 4 |
-/// reply kind << 7 | request warm << 10 | reply warm << 11 | ok << 12`; sizes are of what was carried: nothing, where it lay
-/// in shared memory already.
+/// reply kind << 7 | request warm << 10 | reply warm << 11 | ok << 12 | explored << 13 | propensity << 16`, the last two as
+/// its decision has them; sizes are of what was carried: nothing, where it lay in shared memory already.
 #[rustler::nif]
-fn brain_record(brain: BrainArc, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
+fn brain_record(brain: &Brain, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
     brain.ring.add([legs, work_ns, request_bytes, reply_bytes]);
     atoms::ok()
 }
@@ -184,17 +238,12 @@ fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
     let mut rows = std::collections::VecDeque::new();
+    let mut drained = Window::default();
     slow.taken = brain.ring.take(slow.taken, |[word, work, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
         let predicted = slow.model.predict(request, reply);
-        slow.latencies.add(work);
-        for window in &mut slow.windows {
-            window.latencies.add(work);
-            window.sum_ns = window.sum_ns.saturating_add(work);
-            window.sum_bytes = window.sum_bytes.saturating_add(request_bytes).saturating_add(reply_bytes);
-            window.failed += u64::from(word & OK == 0);
-        }
+        drained.add(work, request_bytes.saturating_add(reply_bytes), word & OK != 0);
         if rows.len() == most_rows {
             rows.pop_front();
         }
@@ -210,6 +259,10 @@ fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec
             learned += 1;
         }
     });
+    if seen > 0 {
+        slow.latencies.merge(&drained.latencies);
+        slow.windows.iter_mut().for_each(|window| window.merge(&drained));
+    }
     (seen, learned, rows.into())
 }
 
@@ -230,11 +283,25 @@ fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<Summary>
     Ok(said)
 }
 
+/// Learns from a probe, which is nobody's call: it is not counted.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_probed(brain: BrainArc, word: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<Atom> {
+    let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
+    brain.slow().model.learn(request, reply, work_ns as f64);
+    Ok(atoms::ok())
+}
+
+/// What calls of such legs are expected to take beside tool and wait, in nanoseconds.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_predict(brain: BrainArc, word: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<f64> {
+    let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
+    Ok(brain.slow().model.predict(request, reply))
+}
+
 /// Compiles the table anew from what was learned.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn brain_compile(brain: BrainArc) -> Atom {
-    let slow = brain.slow();
-    brain.table.compile(&slow.model, &slow.rules);
+    brain.compile(&brain.slow());
     atoms::ok()
 }
 
@@ -252,12 +319,15 @@ fn brain_rules(
     bounded_loss: f64,
     exploration: f64,
 ) -> NifResult<Atom> {
-    let thresholds = thresholds.try_into().map_err(|_| Error::BadArg)?;
-    let overridden = overridden.try_into().map_err(|_| Error::BadArg)?;
+    let thresholds: [u64; Kind::COUNT] = thresholds.try_into().map_err(|_| Error::BadArg)?;
+    let overridden: [bool; Kind::COUNT] = overridden.try_into().map_err(|_| Error::BadArg)?;
     let mut slow = brain.slow();
     slow.rules = Rules { goal: goal(aim)?, minimum, maximum, thresholds, overridden, tie, bounded_loss };
+    for (shown, threshold) in brain.thresholds.iter().zip(thresholds) {
+        shown.store(threshold, Ordering::Relaxed);
+    }
     brain.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
-    brain.table.compile(&slow.model, &slow.rules);
+    brain.compile(&slow);
     Ok(atoms::ok())
 }
 
@@ -292,11 +362,10 @@ fn brain_anchor(brain: BrainArc) -> Atom {
     atoms::ok()
 }
 
-/// Bits: 1 CPU, 2 memory is scarce.
+/// Bits: 1 CPU, 2 memory is scarce. Whether they are others than before.
 #[rustler::nif]
-fn brain_load(brain: BrainArc, bits: u8) -> Atom {
-    brain.load.store(bits, Ordering::Relaxed);
-    atoms::ok()
+fn brain_load(brain: &Brain, bits: u8) -> bool {
+    brain.load.swap(bits, Ordering::Relaxed) != bits
 }
 
 /// What each way would cost: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
@@ -324,9 +393,10 @@ fn brain_prices(
 
 /// Nanoseconds, and nanoseconds a byte, and samples of the line by which such transfers are judged.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_line(brain: BrainArc, to: u8, by: u8, what: u8, warm: bool) -> NifResult<(f64, f64, u64)> {
+fn brain_line(brain: BrainArc, to: u8, by: u8, what: u8, warm: bool, size: u64) -> NifResult<(f64, f64, u64)> {
+    let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
     let slow = brain.slow();
-    let line = slow.model.line(direction(to)?, way(by)?, warm, kind(what)?);
+    let line = slow.model.line(direction(to)?, leg);
     let (a, b) = line.coefficients();
     Ok((a, b, line.samples()))
 }
@@ -385,7 +455,7 @@ fn brain_import(brain: BrainArc, bytes: Binary) -> bool {
     let Some(model) = Model::from_bytes(bytes.as_slice()) else { return false };
     let mut slow = brain.slow();
     slow.model = model;
-    brain.table.compile(&slow.model, &slow.rules);
+    brain.compile(&slow);
     true
 }
 

@@ -1,7 +1,7 @@
 defmodule Snakepit.Performance.CalibrationTest do
   use Snakepit.Case, async: true
   alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Learning, Probe, Settings}
+  alias Snakepit.Performance.{Calibration, Learning, Probe}
   alias Snakepit.Pool.Handle
 
   @enabled [performance_policy: [enabled: true]]
@@ -17,12 +17,12 @@ defmodule Snakepit.Performance.CalibrationTest do
     assert probes > 40 and base > 0
 
     for direction <- [0, 1], way <- [0, 1] do
-      assert {a, b, samples} = Native.brain_line(handle.brain, direction, way, 0, true)
+      assert {a, b, samples} = Native.brain_line(handle.brain, direction, way, 0, true, 65_536)
       assert a >= 0 and b >= 0 and samples > 0
     end
 
     # gRPC was not started for it.
-    assert {_, _, 0} = Native.brain_line(handle.brain, 0, 2, 0, true)
+    assert {_, _, 0} = Native.brain_line(handle.brain, 0, 2, 0, true, 65_536)
     assert {:ok, %{calls: 0, request_bytes: 0}} = Snakepit.get_stats(handle.name)
     assert [%{tools: tools}] = Snakepit.list_workers(handle.name)
     refute Enum.any?(tools, &(&1["name"] == Probe.command()))
@@ -30,10 +30,17 @@ defmodule Snakepit.Performance.CalibrationTest do
     refute error.message =~ Probe.command()
   end
 
+  test "shared memory that has to be made is measured apart" do
+    handle = handle()
+    assert {:ok, _} = Calibration.run(handle, budget_ms: 20_000)
+    assert {_, _, cold} = Native.brain_line(handle.brain, 0, 1, 0, false, 1_048_576)
+    assert cold >= 20
+  end
+
   test "gRPC on request" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 5_000, ways: [:inline, :grpc])
-    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 2, 0, true)
+    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 2, 0, true, 65_536)
     assert samples > 0
   end
 
@@ -50,47 +57,6 @@ defmodule Snakepit.Performance.CalibrationTest do
     assert {:error, :nothing_to_compare} = Calibration.run(handle(transfers: [:inline]))
     handle = handle(memory_quota: "2MB", chunk_size: "1MB")
     assert {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
-  end
-
-  @tag :tmp_dir
-  test "is kept for the same machine and pool, and for no other", %{tmp_dir: dir} do
-    settings = %Settings{Settings.get() | calibration_dir: dir}
-    handle = handle()
-    assert :none = Calibration.load(handle, settings)
-    {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
-    assert {:ok, path} = Calibration.store(handle, settings)
-    assert File.ls!(dir) == [Path.basename(path)]
-    model = Native.brain_export(handle.brain)
-
-    again = handle()
-    assert :ok = Calibration.load(again, settings)
-    assert Native.brain_export(again.brain) == model
-    # Another pool's calls are others.
-    assert :none = Calibration.load(handle(inline_limit: 100), settings)
-
-    # Whatever stands in the file.
-    whole = File.read!(path)
-    fresh = Native.brain_export(Native.brain_new())
-
-    for broken <- [
-          "",
-          "x",
-          binary_part(whole, 0, byte_size(whole) - 1),
-          whole <> "x",
-          String.upcase(whole, :ascii)
-        ] do
-      File.write!(path, broken)
-      other = handle()
-      assert :none = Calibration.load(other, settings)
-      assert Native.brain_export(other.brain) == fresh
-    end
-  end
-
-  test "what cannot be kept is an error, and no crash" do
-    handle = handle()
-    settings = %Settings{Settings.get() | calibration_dir: "/proc/nowhere"}
-    assert {:error, _} = Calibration.store(handle, settings)
-    assert :none = Calibration.load(handle, settings)
   end
 
   test "a model's bytes are checked" do

@@ -176,7 +176,7 @@ defmodule Snakepit.Performance.ControllerTest do
 
     assert stats.latency_us.p50 > 0 and stats.latency_us.p50 <= stats.latency_us.p99
     assert stats.prediction_error.p50 >= 0
-    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 1, 0, true)
+    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 1, 0, true, 65_536)
     assert samples == 400 + 31
     assert {:error, %Error{reason: :unknown_pool}} = Controller.get_statistics(:no_such_pool)
   end
@@ -189,8 +189,34 @@ defmodule Snakepit.Performance.ControllerTest do
     assert {:zero_copy, %{explored?: false}} = Controller.decide_transfer_method(bytes(16 * @mib), pool: pool)
   end
 
-  test "costs and benefits, in the specification's words" do
+  test "how likely a choice was is told with it, and kept with the call" do
     {pool, _} = pool()
+    :ok = Controller.update_policy(pool, exploration_rate: 0.25, goal: :minimize_latency)
+
+    seen =
+      for _ <- 1..200, uniq: true do
+        {_, meta} = Controller.decide_transfer_method(bytes(30_000), pool: pool)
+        {meta.explored?, Float.round(meta.propensity, 3)}
+      end
+
+    assert Enum.sort(seen) == [{false, 0.75}, {true, 0.25}]
+    {_, far} = Controller.decide_transfer_method(bytes(16 * @mib), pool: pool)
+    assert far.propensity == 1.0
+
+    for _ <- 1..50, do: way(pool, 30_000)
+    :ok = Snakepit.Performance.Learning.learn_now(pool)
+
+    kept =
+      for {{_, ^pool, _}, %{explored?: explored?, propensity: p, metrics: %{data_size: 30_000}}} <-
+            :ets.tab2list(:performance_metrics),
+          do: {explored?, Float.round(p, 3)}
+
+    assert length(kept) == 50
+    assert Enum.all?(kept, &(&1 in [{false, 0.75}, {true, 0.25}]))
+  end
+
+  test "costs and benefits, in the specification's words" do
+    {pool, handle} = pool()
     data = %{pool: pool, data_size: @mib, data_type: :tensor}
     state = %{system_load: 0.4, available_memory: 8, cpu_pressure: false, memory_pressure: false}
     assert {:ok, analysis} = CostBenefitAnalyzer.analyze(data, state)
@@ -199,7 +225,7 @@ defmodule Snakepit.Performance.ControllerTest do
              analysis
 
     assert confidence > 0.9
-    assert rationale =~ "zero_copy costs least" and rationale =~ "times as long"
+    assert rationale =~ "zero_copy: costs least" and rationale =~ "times as long"
 
     assert %{data_size: @mib, system_load: 0.4, available_memory: 8, historical_performance: _} =
              analysis.factors
@@ -214,6 +240,14 @@ defmodule Snakepit.Performance.ControllerTest do
     assert methods.grpc.samples == 0
     assert {:ok, m} = CostBenefitAnalyzer.estimate_performance(:inline, data)
     assert m == methods.inline
+
+    # Under a load that is not the machine's: shared memory shall burn a second of CPU here.
+    Native.brain_calibrate_cpu(handle.brain, 0, 1, @mib, 1.0e9)
+    Native.brain_calibrate_cpu(handle.brain, 0, 0, @mib, 1.0e3)
+    Native.brain_compile(handle.brain)
+    calm = %{cpu_pressure: false, memory_pressure: false}
+    assert {:ok, %{recommendation: :zero_copy}} = CostBenefitAnalyzer.analyze(data, calm)
+    assert {:ok, %{recommendation: :inline}} = CostBenefitAnalyzer.analyze(data, %{calm | cpu_pressure: true})
 
     for bad <- [
           %{},

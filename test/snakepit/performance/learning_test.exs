@@ -32,6 +32,27 @@ defmodule Snakepit.Performance.LearningTest do
     assert handle.brain == elem(Handle.fetch(pool), 1).brain
   end
 
+  test "ways that calls do not take are probed, by nobody's call" do
+    pool = pool!(performance_policy: [enabled: true, exploration_rate: 0])
+    {:ok, handle} = Handle.fetch(pool)
+    # By the threshold these go inline, so that nothing else would ever tell what shared memory takes.
+    data = Snakepit.bytes(:binary.copy("x", 50_000))
+    samples = fn -> elem(Native.brain_line(handle.brain, 0, 1, 0, true, 50_000), 2) end
+    assert samples.() == 0
+
+    made = :counters.new(1, [])
+
+    # Each second the calls of that second are looked at.
+    assert eventually(fn ->
+             {:ok, 50_000} = Snakepit.execute("length", %{x: data}, pool: pool)
+             :counters.add(made, 1, 1)
+             samples.() > 0
+           end)
+
+    calls = :counters.get(made, 1)
+    assert {:ok, %{calls: ^calls, request_zero_copy: 0}} = Snakepit.get_stats(pool)
+  end
+
   test "with learning off, calls change nothing" do
     pool = pool!(performance_policy: [enabled: true, learning_enabled: false])
     {:ok, handle} = Handle.fetch(pool)

@@ -10,12 +10,15 @@ use serde::{Deserialize, Serialize};
 /// Samples after which a line is taken at its word.
 pub const READY: u64 = 20;
 
+/// Samples near a size after which the line is taken at its word there, whatever it says of others.
+const SEEN: f64 = 5.0;
 /// Clipping begins after so many: before, nobody knows what is usual.
 const CLIPPED_FROM: u64 = 8;
 /// How many of the latest samples count.
 const MEMORY: f64 = 500.0;
 /// As how many samples the calibration counts for ever.
 const PRIOR: f64 = 25.0;
+/// One at every power of two, up to 2^41.
 const CORRECTIONS: usize = 42;
 /// A correction's memory, and how many samples it takes to be half believed.
 const CORRECTION_MEMORY: f32 = 50.0;
@@ -116,7 +119,8 @@ pub struct Line {
     b: f64,
     /// Of one sample's relative residual.
     variance: f64,
-    /// Per doubling: the mean logarithm of observed over the line, and how many samples it rests on.
+    /// At every power of two: the logarithm of observed over the line, and how many samples it rests on. Between them it
+    /// is interpolated, so that a sample moves the two it lies between.
     corrections: Vec<(f32, f32)>,
     samples: u64,
 }
@@ -152,11 +156,20 @@ impl Line {
             && sums(&self.prior)
             && [self.a, self.b, self.variance].iter().all(|v| v.is_finite() && (0.0..1e18).contains(v))
             && self.corrections.len() == CORRECTIONS
-            && self.corrections.iter().all(|(mean, n)| mean.abs() < 50.0 && (0.0..=CORRECTION_MEMORY).contains(n))
+            && self
+                .corrections
+                .iter()
+                .all(|(correction, n)| correction.abs() < 50.0 && (0.0..=CORRECTION_MEMORY).contains(n))
     }
 
-    pub fn is_ready(&self) -> bool {
-        self.samples >= READY
+    /// Whether it says something of this size: samples of one size alone have no slope.
+    pub fn is_ready(&self, size: u64) -> bool {
+        self.samples >= READY && (self.sums.is_spread() || self.has_seen(size))
+    }
+
+    /// Whether it was observed about there.
+    pub fn has_seen(&self, size: u64) -> bool {
+        self.samples >= READY && self.correction(size).1 >= SEEN
     }
 
     /// Nanoseconds, and nanoseconds a byte.
@@ -198,9 +211,17 @@ impl Line {
         if line < 1.0 {
             return;
         }
-        let (mean, n) = &mut self.corrections[doubling(size)];
-        *n = (*n + 1.0).min(CORRECTION_MEMORY);
-        *mean += ((ns / line).ln() as f32 - *mean) / *n;
+        let (low, share) = between(size);
+        let nodes = [(low, 1.0 - share), (low + 1, share)];
+        let believed = nodes.map(|(i, weight)| self.corrections[i].0 * weight);
+        let missed = (ns / line).ln() as f32 - believed[0] - believed[1];
+        for (i, weight) in nodes {
+            let (correction, n) = &mut self.corrections[i];
+            *n = (*n + weight).min(CORRECTION_MEMORY);
+            if weight > 0.0 {
+                *correction += missed * weight / *n;
+            }
+        }
     }
 
     /// What was observed so far is where the past is forgotten to: the end of a calibration.
@@ -210,23 +231,26 @@ impl Line {
         self.prior = prior;
     }
 
-    /// The correction at this size, between those of the two doublings whose middles it lies between.
+    /// The correction at this size, between the nearest that were ever seen, and how many samples it rests on: the fewer, the
+    /// farther those are.
     fn correction(&self, size: u64) -> (f64, f64) {
-        let at = (size.max(1) as f64).log2() - 0.5;
-        let low = at.floor().clamp(0.0, (CORRECTIONS - 1) as f64);
-        let share = (at - low).clamp(0.0, 1.0);
+        let (low, share) = between(size);
+        let at = low as f64 + f64::from(share);
         let of = |i: usize| {
-            let (mean, n) = self.corrections[i.min(CORRECTIONS - 1)];
-            (f64::from(mean * n / (n + CORRECTION_DOUBT)), f64::from(n))
+            let (correction, n) = self.corrections[i];
+            (i as f64, f64::from(correction * n / (n + CORRECTION_DOUBT)), f64::from(n))
         };
-        let ((m0, n0), (m1, n1)) = (of(low as usize), of(low as usize + 1));
-        // Where only one of the two was ever seen, it speaks for the other.
-        let share = match (n0 > 0.0, n1 > 0.0) {
-            (true, false) => 0.0,
-            (false, true) => 1.0,
-            _ => share,
-        };
-        (m0 + (m1 - m0) * share, n0 + (n1 - n0) * share)
+        let is_seen = |i: &usize| self.corrections[*i].1 > 0.0;
+        let below = (0..=low).rev().find(is_seen).map(of);
+        let above = (low + 1..CORRECTIONS).find(is_seen).map(of);
+        match (below, above) {
+            (Some((i0, c0, n0)), Some((i1, c1, n1))) => {
+                let share = (at - i0) / (i1 - i0);
+                (c0 + (c1 - c0) * share, (n0 + (n1 - n0) * share) / (i1 - i0))
+            }
+            (Some((i, c, n)), None) | (None, Some((i, c, n))) => (c, n / (1.0 + (at - i).abs())),
+            (None, None) => (0.0, 0.0),
+        }
     }
 
     fn estimate_ns(&self, size: u64) -> f64 {
@@ -251,8 +275,11 @@ impl Line {
     }
 }
 
-fn doubling(size: u64) -> usize {
-    (size.max(1).ilog2() as usize).min(CORRECTIONS - 1)
+/// The power of two at or below a size, and how far on the way to the next it lies, in doublings.
+fn between(size: u64) -> (usize, f32) {
+    let at = (size.max(1) as f32).log2().min((CORRECTIONS - 1) as f32);
+    let low = (at as usize).min(CORRECTIONS - 2);
+    (low, at - low as f32)
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use super::line::{Estimate, Line};
 use super::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use serde::{Deserialize, Serialize};
 
-/// For all kinds together: what a kind of its own is judged by until it has samples enough.
+/// For all kinds together: what a kind is judged by at sizes that it was not observed at.
 const POOLED: usize = Kind::COUNT;
 
 /// What is taken for granted of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
@@ -89,12 +89,12 @@ impl Model {
     }
 
     /// The line a transfer is judged by. Nobody says what a result's data are, so that all results are judged alike.
-    pub fn line(&self, direction: Direction, way: usize, warm: bool, kind: Kind) -> &Line {
-        if direction == Direction::Reply {
-            return &self.lines[index(direction, way, warm, POOLED)];
+    pub fn line(&self, direction: Direction, leg: Leg) -> &Line {
+        let own = &self.lines[index(direction, leg.way, leg.warm, leg.kind as usize)];
+        if direction == Direction::Request && own.has_seen(leg.size) {
+            return own;
         }
-        let own = &self.lines[index(direction, way, warm, kind as usize)];
-        if own.is_ready() { own } else { &self.lines[index(direction, way, warm, POOLED)] }
+        &self.lines[index(direction, leg.way, leg.warm, POOLED)]
     }
 
     fn observe(&mut self, direction: Direction, leg: Leg, ns: f64) {
@@ -104,7 +104,7 @@ impl Model {
     }
 
     fn expected(&self, direction: Direction, leg: Leg) -> f64 {
-        self.line(direction, leg.way, leg.warm, leg.kind).estimate(leg.size).ns
+        self.line(direction, leg).estimate(leg.size).ns
     }
 
     /// What a call is expected to take beside its tool and its wait for a lane.
@@ -140,14 +140,14 @@ impl Model {
 
     /// What a way costs for one goal, under one load.
     pub fn price(&self, direction: Direction, leg: Leg, weights: &Weights) -> Price {
-        let line = self.line(direction, leg.way, leg.warm, leg.kind);
+        let line = self.line(direction, leg);
         let latency = line.estimate(leg.size);
         let cpu = &self.cpu[direction as usize * WAYS + leg.way];
         // Unmeasured, all of the time is taken for work.
         let cpu_ns = if cpu.samples() > 0 { cpu.estimate(leg.size).ns } else { latency.ns };
         let bytes_held = bytes_held(leg.way, leg.size);
         let cost = weights.cost(latency.ns, cpu_ns, bytes_held);
-        Price { latency, cpu_ns, bytes_held, cost, ready: line.is_ready() }
+        Price { latency, cpu_ns, bytes_held, cost, ready: line.is_ready(leg.size) }
     }
 
     /// Where shared memory begins to be cheaper than every other of these ways, up to 1 GiB. `None` is no evidence: lines
@@ -276,6 +276,26 @@ mod tests {
             let want = 1.5 * (truth(ZERO_COPY, 1 << k) + truth(INLINE, 20));
             assert!((got / want).ln().abs() < 0.15, "2^{k}: {got} for {want}");
         }
+    }
+
+    #[test]
+    fn calls_that_carry_nothing_say_nothing_of_those_that_do() {
+        let mut model = calibrated();
+        let nothing = Leg { way: INLINE, kind: Kind::Mixed, warm: true, size: 0 };
+        for _ in 0..2_000 {
+            model.learn(nothing, SMALL, 40_000.0);
+        }
+        let large = Leg { size: 1 << 22, ..nothing };
+        let got = model.predict(large, SMALL);
+        let want = truth(INLINE, 1 << 22) + 20_000.0;
+        assert!((got / want).ln().abs() < 0.15, "{got} for {want}");
+        // Without a calibration there is no slope to go by, and so no evidence.
+        let mut model = Model::default();
+        for _ in 0..2_000 {
+            model.learn(nothing, SMALL, 40_000.0);
+        }
+        let ready = |size| model.price(Direction::Request, Leg { size, ..nothing }, &Weights::of(Goal::Balanced)).ready;
+        assert!(ready(0) && !ready(1 << 22));
     }
 
     #[test]

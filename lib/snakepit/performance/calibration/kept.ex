@@ -1,0 +1,61 @@
+defmodule Snakepit.Performance.Calibration.Kept do
+  @moduledoc false
+  # Calibrations in files, for the next start: each of one machine, one Python and one kind of pool. A file of another,
+  # or one that is broken, is passed over.
+
+  alias Snakepit.{Machine, Native, Performance}
+  alias Snakepit.Performance.Calibration
+  alias Snakepit.Pool.Handle
+
+  # Raised whenever the model means something else by its numbers.
+  @version 2
+  @magic "snakepit calibration #{@version}\n"
+  @largest 1024 * 1024
+
+  @doc "Where this pool's calibration is kept, and what must be the same for it to be used again."
+  @spec file(Handle.t(), Performance.Settings.t()) :: {Path.t(), fingerprint :: binary()}
+  def file(handle, settings) do
+    dir = settings.calibration_dir || :filename.basedir(:user_cache, "snakepit") |> to_string()
+    machine = Machine.describe() |> Map.drop([:date]) |> Enum.sort()
+    python = handle.name |> Snakepit.list_workers() |> Enum.find_value(& &1.python)
+    o = handle.options
+    pool = [python, o.transfers, o.inline_limit, o.chunk_size, o.worker_profile, Enum.sort(o.limits)]
+    fingerprint = :crypto.hash(:sha256, :erlang.term_to_binary({@version, machine, pool}, minor_version: 2))
+
+    {Path.join(dir, "calibration-#{Base.encode16(binary_part(fingerprint, 0, 8), case: :lower)}"),
+     fingerprint}
+  end
+
+  @doc "Keeps what the pool's model knows."
+  @spec store(Handle.t(), Performance.Settings.t()) :: {:ok, Path.t()} | {:error, File.posix()}
+  def store(handle, settings) do
+    {path, fingerprint} = file(handle, settings)
+    part = "#{path}.#{System.pid()}.#{System.unique_integer([:positive])}"
+
+    # Whole or not at all, whoever else writes it now.
+    with :ok <- File.mkdir_p(Path.dirname(path)),
+         model = Native.brain_export(handle.brain),
+         sum = :crypto.hash(:sha256, [fingerprint, model]),
+         :ok <- File.write(part, [@magic, fingerprint, sum, model]),
+         :ok <- File.rename(part, path) do
+      {:ok, path}
+    end
+  end
+
+  @doc "Takes over what was kept; another machine's, another version's or a broken file is passed over."
+  @spec load(Handle.t(), Performance.Settings.t()) :: :ok | :none
+  def load(handle, settings) do
+    {path, fingerprint} = file(handle, settings)
+
+    with {:ok, %{size: size}} when size < @largest <- File.stat(path),
+         {:ok, <<@magic, ^fingerprint::binary-size(32), sum::binary-size(32), model::binary>>} <-
+           File.read(path),
+         ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
+         true <- Native.brain_import(handle.brain, model) do
+      Calibration.tell(handle, :loaded, %{})
+      :ok
+    else
+      _ -> :none
+    end
+  end
+end

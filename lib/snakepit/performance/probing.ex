@@ -1,0 +1,88 @@
+defmodule Snakepit.Performance.Probing do
+  @moduledoc false
+  # Which probes keep a pool's model true about the ways its calls do not take. Pure.
+  #
+  # Now and then a call's shape (its size, type and direction) is sent once more by a way that the call did not take, as a
+  # probe: no user's tool runs for it. What probes may cost is a share of the workers' time, saved up while none is made.
+
+  import Bitwise
+  alias Snakepit.{Native, Performance, Transfer}
+
+  @share 0.005
+  # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
+  @most_saved_ns 250_000_000
+  @at_once 8
+  # What probes can carry (`Snakepit.Performance.Probe.payload/3`), and the largest one.
+  @types [:binary, :string, :tensor]
+  @largest 64 * 1024 * 1024
+  # Bytes of an answer that carries nothing, and its type.
+  @nothing 20
+  @mixed Performance.number(:mixed)
+  @warm 0b11 <<< 10
+
+  @type probe :: %{
+          direction: Performance.direction(),
+          type: Performance.data_type(),
+          way: Transfer.way(),
+          size: pos_integer()
+        }
+
+  @doc "Nanoseconds that probes may cost, after so many of so many workers."
+  @spec earned(saved :: number(), elapsed_ns :: non_neg_integer(), workers :: pos_integer()) :: number()
+  def earned(saved, elapsed, workers), do: min(saved + @share * elapsed * workers, @most_saved_ns)
+
+  @doc """
+  Probes for some of these calls, within `budget` nanoseconds by what `price` expects of each. `ways` are those that may be
+  probed; calls that carry less than `least` bytes have no choice of ways.
+  """
+  @spec plan(
+          [Native.row()],
+          [Transfer.way()],
+          least :: pos_integer(),
+          budget :: number(),
+          (probe() -> number())
+        ) ::
+          [probe()]
+  def plan(rows, ways, least, budget, price) do
+    {probes, _left} =
+      rows
+      |> Enum.flat_map(&alternatives(&1, ways, least))
+      |> Enum.uniq()
+      |> Enum.take_random(@at_once)
+      |> Enum.flat_map_reduce(budget, fn probe, left ->
+        cost = price.(probe)
+        if cost <= left, do: {[probe], left - cost}, else: {[], left}
+      end)
+
+    probes
+  end
+
+  defp alternatives({legs, _ns, request, reply, _predicted}, ways, least) do
+    {direction, way, kind, size} =
+      if request >= reply,
+        do: {:request, legs &&& 3, legs >>> 4 &&& 7, request},
+        else: {:reply, legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
+
+    type = Enum.at(Performance.data_types(), kind)
+
+    if size in least..@largest//1 do
+      type = if type in @types and direction == :request, do: type, else: :binary
+
+      for other <- ways,
+          other != Transfer.from_number(way),
+          do: %{direction: direction, type: type, way: other, size: size}
+    else
+      []
+    end
+  end
+
+  @doc "A probe as a record of the library: `{legs, bytes of the request, bytes of the reply}`."
+  @spec record(probe()) :: {non_neg_integer(), non_neg_integer(), non_neg_integer()}
+  def record(%{direction: :request} = p),
+    do:
+      {Transfer.number(p.way) ||| Performance.number(p.type) <<< 4 ||| @mixed <<< 7 ||| @warm, p.size,
+       @nothing}
+
+  def record(%{direction: :reply} = p),
+    do: {Transfer.number(p.way) <<< 2 ||| @mixed <<< 4 ||| @mixed <<< 7 ||| @warm, 0, p.size}
+end
