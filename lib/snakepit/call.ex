@@ -428,15 +428,16 @@ defmodule Snakepit.Call do
     end
   end
 
-  # As brain.rs reads it. Streams, calls that failed and those that paid for fresh memory are not learned from.
+  # As brain.rs reads it. Streams and calls that failed are not learned from.
   defp record(brain, call, exchange, queued, total, result) do
     # A call that came to nothing is counted as one.
     {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
-    ok? = match?({:ok, _}, result) and not call.stream? and not exchange.cold
+    ok? = match?({:ok, _}, result) and not call.stream?
+    warm = if exchange.cold, do: 0b10, else: 0b11
 
     legs =
       Transfer.number(there) ||| Transfer.number(back) <<< 2 ||| call.size.kind <<< 4 ||| @mixed <<< 7 |||
-        0b11 <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) ||| Decision.recorded(call.decision)
+        warm <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) ||| Decision.recorded(call.decision)
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
     work = max(total - exchange.tool_ns - queued, 0)

@@ -67,8 +67,7 @@ defmodule Snakepit.TelemetryTest do
     add.(50, 500)
     assert {:ok, []} = Analyzer.detect_regressions(pool)
 
-    log = capture_log(fn -> add.(100, 100) end)
-    assert log =~ "transfers of 65536 to 131072 bytes by inline take"
+    add.(100, 100)
 
     assert_received {[:snakepit, :performance, :regression], m,
                      %{pool: ^pool, state: :begins, method: :inline}}

@@ -8,6 +8,7 @@ defmodule Snakepit.Call.Exchange do
   import Bitwise, only: [&&&: 2]
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Reply
+  alias Snakepit.Performance.Decision
   alias Snakepit.Worker.Lane
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
@@ -113,9 +114,9 @@ defmodule Snakepit.Call.Exchange do
   defp attempt(:zero_copy, call, lane, others?, guard) do
     case by_memory(call, lane) do
       {:cold, lengths} when others? ->
-        # Fresh memory is dearer than any other way: the next call will find it warm.
-        Pool.Arena.warm(call.handle, lengths, probe(guard))
-        {:passed_on, :cold}
+        if Decision.fresh?(call.handle, call.size, call.request_ways),
+          do: make_or_pass(call, lane, lengths, guard),
+          else: pass(call, lengths, guard)
 
       {:cold, lengths} ->
         make_room(call, lane, lengths)
@@ -160,6 +161,16 @@ defmodule Snakepit.Call.Exchange do
 
   defp gave_up(true, reason, _words), do: {:next, reason}
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
+
+  # Another way is cheaper than fresh memory; the next call will find it warm.
+  defp pass(call, lengths, guard) do
+    Pool.Arena.warm(call.handle, lengths, probe(guard))
+    {:passed_on, :cold}
+  end
+
+  defp make_or_pass(call, lane, lengths, guard) do
+    with {:error, _no_room, :at_rest} <- make_room(call, lane, lengths), do: pass(call, lengths, guard)
+  end
 
   # Forced, or the only way: the caller pays for the memory. Another may take it before us, and one of our own buffers
   # what was made for a somewhat larger one; so several times.

@@ -30,13 +30,24 @@ defmodule Snakepit.Performance.Decision do
   def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
 
   def ways(%Handle{brain: brain} = handle, size, allowed) do
-    each = if size.count > 1, do: div(size.fresh, size.count), else: size.fresh
-    decision = Native.brain_decide(brain, 0, size.kind, true, each)
+    decision = Native.brain_decide(brain, 0, size.kind, true, each(size))
     type = elem(@types, size.kind)
     order = decision |> in_order() |> Rules.reorder(handle, :request, type, size.bytes)
     if Telemetry.listened_to?(@event), do: tell(handle, type, size, order, decision)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
   end
+
+  @doc "Whether shared memory that has to be made first is cheaper, too, than the other ways this call may take."
+  @spec fresh?(Handle.t(), map(), [Transfer.way()]) :: boolean()
+  def fresh?(%Handle{brain: nil}, _size, _allowed), do: false
+
+  def fresh?(%Handle{brain: brain}, size, allowed) do
+    {order, _, _, _, _} = Native.brain_cell(brain, 0, size.kind, false, each(size), nil)
+    order |> in_order() |> Enum.find(&(&1 in allowed)) == :zero_copy
+  end
+
+  defp each(%{count: count, fresh: fresh}) when count > 1, do: div(fresh, count)
+  defp each(%{fresh: fresh}), do: fresh
 
   defp tell(handle, type, size, order, decision) do
     Telemetry.execute(@event, %{data_size: size.bytes}, %{

@@ -204,7 +204,7 @@ defmodule Snakepit.Performance.MetricsStore do
 
     if verdict == :begins,
       do:
-        Logger.warning(
+        Logger.info(
           "pool #{inspect(handle.name)}: transfers of #{low} to #{high} bytes by #{found.method} take #{found.recent_us} µs, " <>
             "before #{found.baseline_us} µs (#{found.change_percent} % more)"
         )

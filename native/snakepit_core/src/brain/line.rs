@@ -1,4 +1,4 @@
-//! What one way costs, as a line over the size: nanoseconds = a + b · bytes, times a correction per doubling.
+//! What one way costs, as a line over the size: nanoseconds = a + b · bytes, corrected where it was observed.
 //!
 //! Recursive weighted least squares. A residual counts relative to what was predicted, so that a microsecond matters at
 //! 10 µs and not at 10 ms; it is clipped, so that one stall does not move the line; the past is forgotten, toward what
@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 pub const READY: u64 = 20;
 
 /// Samples near a size after which the line is taken at its word there, whatever it says of others.
-const SEEN: f64 = 5.0;
+const SEEN: f64 = 2.0;
 /// Clipping begins after so many: before, nobody knows what is usual.
 const CLIPPED_FROM: u64 = 8;
 /// How many of the latest samples count.
@@ -19,10 +19,13 @@ const MEMORY: f64 = 500.0;
 /// As how many samples the calibration counts for ever.
 const PRIOR: f64 = 25.0;
 /// One at every power of two, up to 2^41.
-const CORRECTIONS: usize = 42;
-/// A correction's memory, and how many samples it takes to be half believed.
-const CORRECTION_MEMORY: f32 = 50.0;
-const CORRECTION_DOUBT: f32 = 1.0;
+const NODES: usize = 42;
+/// A node's memory, and how many samples it takes to be half believed. Measured: machines have moods that last for some
+/// dozens of calls; a longer memory predicts worse, a shorter one no better.
+const NODE_MEMORY: f64 = 10.0;
+const NODE_DOUBT: f64 = 1.0;
+/// How wrong the line may be, a doubling away from where it was observed; twice that anywhere beyond.
+const FAR: f64 = 0.1;
 /// Bytes of one unit of x: keeps the sums of squares in a range where they lose nothing.
 const UNIT: f64 = 65_536.0;
 const Z95: f64 = 1.96;
@@ -110,6 +113,30 @@ impl Estimate {
     }
 }
 
+/// What was observed at a power of two, and, by their shares, at the sizes next to it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+struct Node {
+    /// The logarithm of nanoseconds: not of a ratio to the line, which moves.
+    ln_ns: f64,
+    /// How many samples it rests on.
+    n: f64,
+}
+
+/// What is known about one size.
+struct Correction {
+    /// The logarithm of what was observed over the line.
+    ln_ratio: f64,
+    samples: f64,
+    /// How far, in doublings, that was observed.
+    distance: f64,
+}
+
+impl Correction {
+    fn is_near(&self) -> bool {
+        self.samples / (1.0 + self.distance).powi(2) >= SEEN
+    }
+}
+
 /// One way's cost, as it was observed.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Line {
@@ -119,9 +146,7 @@ pub struct Line {
     b: f64,
     /// Of one sample's relative residual.
     variance: f64,
-    /// At every power of two: the logarithm of observed over the line, and how many samples it rests on. Between them it
-    /// is interpolated, so that a sample moves the two it lies between.
-    corrections: Vec<(f32, f32)>,
+    nodes: Vec<Node>,
     samples: u64,
 }
 
@@ -133,7 +158,7 @@ impl Default for Line {
             a: 0.0,
             b: 0.0,
             variance: 0.04,
-            corrections: vec![(0.0, 0.0); CORRECTIONS],
+            nodes: vec![Node::default(); NODES],
             samples: 0,
         }
     }
@@ -155,11 +180,8 @@ impl Line {
         sums(&self.sums)
             && sums(&self.prior)
             && [self.a, self.b, self.variance].iter().all(|v| v.is_finite() && (0.0..1e18).contains(v))
-            && self.corrections.len() == CORRECTIONS
-            && self
-                .corrections
-                .iter()
-                .all(|(correction, n)| correction.abs() < 50.0 && (0.0..=CORRECTION_MEMORY).contains(n))
+            && self.nodes.len() == NODES
+            && self.nodes.iter().all(|node| node.ln_ns.abs() < 50.0 && (0.0..=NODE_MEMORY).contains(&node.n))
     }
 
     /// Whether it says something of this size: samples of one size alone have no slope.
@@ -169,7 +191,7 @@ impl Line {
 
     /// Whether it was observed about there.
     pub fn has_seen(&self, size: u64) -> bool {
-        self.samples >= READY && self.correction(size).1 >= SEEN
+        self.samples >= READY && self.correction(size).is_near()
     }
 
     /// Nanoseconds, and nanoseconds a byte.
@@ -190,8 +212,10 @@ impl Line {
         let known = self.samples >= 1 && self.plain(size) >= 1.0;
         let expected = if known { self.estimate_ns(size) } else { ns };
         let residual = (ns - expected) / expected;
+        // Where nothing was observed yet, nothing is unusual.
         let usual = 3.0 * self.variance.sqrt().max(0.02);
-        let residual = if self.samples < CLIPPED_FROM { residual.min(4.0) } else { residual.clamp(-usual, usual) };
+        let new = self.samples < CLIPPED_FROM || !self.correction(size).is_near();
+        let residual = if new { residual.min(4.0) } else { residual.clamp(-usual, usual) };
         let clipped = (expected * (1.0 + residual)).max(1.0);
 
         let keep = 1.0 - 1.0 / MEMORY;
@@ -207,20 +231,22 @@ impl Line {
     }
 
     fn correct(&mut self, size: u64, ns: f64) {
-        let line = self.plain(size);
-        if line < 1.0 {
+        if self.plain(size) < 1.0 {
             return;
         }
         let (low, share) = between(size);
-        let nodes = [(low, 1.0 - share), (low + 1, share)];
-        let believed = nodes.map(|(i, weight)| self.corrections[i].0 * weight);
-        let missed = (ns / line).ln() as f32 - believed[0] - believed[1];
-        for (i, weight) in nodes {
-            let (correction, n) = &mut self.corrections[i];
-            *n = (*n + weight).min(CORRECTION_MEMORY);
-            if weight > 0.0 {
-                *correction += missed * weight / *n;
+        let missed = ns.ln() - self.plain(size).ln() - self.correction(size).ln_ratio;
+        for (i, weight) in [(low, 1.0 - share), (low + 1, share)] {
+            if weight <= 0.0 {
+                continue;
             }
+            let fresh = self.plain(1 << i).max(1.0).ln() + self.correction(1 << i).ln_ratio;
+            let node = &mut self.nodes[i];
+            if node.n == 0.0 {
+                node.ln_ns = fresh;
+            }
+            node.n = (node.n + weight).min(NODE_MEMORY);
+            node.ln_ns += missed * weight / node.n;
         }
     }
 
@@ -231,44 +257,50 @@ impl Line {
         self.prior = prior;
     }
 
-    /// The correction at this size, between the nearest that were ever seen, and how many samples it rests on: the fewer, the
-    /// farther those are.
-    fn correction(&self, size: u64) -> (f64, f64) {
+    /// What was observed over the line, between the nearest nodes that were ever seen.
+    fn correction(&self, size: u64) -> Correction {
         let (low, share) = between(size);
-        let at = low as f64 + f64::from(share);
+        let at = low as f64 + share;
         let of = |i: usize| {
-            let (correction, n) = self.corrections[i];
-            (i as f64, f64::from(correction * n / (n + CORRECTION_DOUBT)), f64::from(n))
+            let Node { ln_ns, n } = self.nodes[i];
+            let believed = n / (n + NODE_DOUBT);
+            let ln_ratio = (ln_ns - self.plain(1 << i).max(1.0).ln()) * believed;
+            Correction { ln_ratio, samples: n, distance: (at - i as f64).abs() }
         };
-        let is_seen = |i: &usize| self.corrections[*i].1 > 0.0;
+        let is_seen = |i: &usize| self.nodes[*i].n > 0.0;
         let below = (0..=low).rev().find(is_seen).map(of);
-        let above = (low + 1..CORRECTIONS).find(is_seen).map(of);
+        let above = (low + 1..NODES).find(is_seen).map(of);
         match (below, above) {
-            (Some((i0, c0, n0)), Some((i1, c1, n1))) => {
-                let share = (at - i0) / (i1 - i0);
-                (c0 + (c1 - c0) * share, (n0 + (n1 - n0) * share) / (i1 - i0))
+            (Some(below), Some(above)) => {
+                let share = below.distance / (below.distance + above.distance);
+                let mix = |a: f64, b: f64| a + (b - a) * share;
+                Correction {
+                    ln_ratio: mix(below.ln_ratio, above.ln_ratio),
+                    samples: mix(below.samples, above.samples),
+                    distance: below.distance.min(above.distance),
+                }
             }
-            (Some((i, c, n)), None) | (None, Some((i, c, n))) => (c, n / (1.0 + (at - i).abs())),
-            (None, None) => (0.0, 0.0),
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => Correction { ln_ratio: 0.0, samples: 0.0, distance: 2.0 },
         }
     }
 
     fn estimate_ns(&self, size: u64) -> f64 {
-        (self.plain(size) * self.correction(size).0.exp()).max(1.0)
+        (self.plain(size) * self.correction(size).ln_ratio.exp()).max(1.0)
     }
 
     /// What a transfer of this size takes.
     pub fn estimate(&self, size: u64) -> Estimate {
-        let (correction, seen) = self.correction(size);
+        let correction = self.correction(size);
         let plain = self.plain(size).max(1.0);
-        let ns = (plain * correction.exp()).max(1.0);
+        let ns = (plain * correction.ln_ratio.exp()).max(1.0);
         let relative = if self.samples == 0 {
             // An assumption: within a factor of three.
             (3.0f64.ln() / Z95).powi(2)
         } else {
             let line = self.variance * self.sums.leverage(size as f64 / UNIT) / (plain * plain);
-            // What the correction of a size that was never seen might be.
-            line.min(1.0) + (self.variance + if seen < 1.0 { 0.04 } else { 0.0 }) / (seen + 1.0)
+            let node = self.variance / (correction.samples + 1.0);
+            line.min(1.0) + node + (FAR * correction.distance.min(2.0)).powi(2)
         };
         let spread = (Z95 * relative.sqrt()).exp();
         Estimate { ns, low: ns / spread, high: ns * spread, samples: self.samples }
@@ -276,10 +308,10 @@ impl Line {
 }
 
 /// The power of two at or below a size, and how far on the way to the next it lies, in doublings.
-fn between(size: u64) -> (usize, f32) {
-    let at = (size.max(1) as f32).log2().min((CORRECTIONS - 1) as f32);
-    let low = (at as usize).min(CORRECTIONS - 2);
-    (low, at - low as f32)
+fn between(size: u64) -> (usize, f64) {
+    let at = (size.max(1) as f64).log2().min((NODES - 1) as f64);
+    let low = (at as usize).min(NODES - 2);
+    (low, at - low as f64)
 }
 
 #[cfg(test)]

@@ -11,6 +11,11 @@ const POOLED: usize = Kind::COUNT;
 /// What is taken for granted of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
 /// measured; the others are by calibration.
 const ASSUMED: [(f64, f64); WAYS] = [(15_000.0, 0.25), (17_000.0, 0.08), (150_000.0, 2.0)];
+/// How fast the mood follows, and how much of it is left after one more call.
+const MOOD: f64 = 0.1;
+const MOOD_LEFT: f64 = 0.98;
+/// No mood is worse than three times as long.
+const MOST_MOOD: f64 = 1.1;
 /// Fresh pages.
 const ASSUMED_COLD: (f64, f64) = (40_000.0, 1.0);
 
@@ -49,6 +54,9 @@ pub struct Model {
     lines: Vec<Line>,
     /// CPU time of both sides, by direction and way. Only calibration measures it.
     cpu: Vec<Line>,
+    /// The logarithm of what calls take lately over what the lines say: the mood of the machine. All ways share it, so that
+    /// it changes no choice, and the lines do not learn it.
+    mood: f64,
     /// How often it was changed.
     pub version: u64,
 }
@@ -64,7 +72,7 @@ impl Default for Model {
                 }
             }
         }
-        Self { lines, cpu: vec![Line::default(); 2 * WAYS], version: 0 }
+        Self { lines, cpu: vec![Line::default(); 2 * WAYS], mood: 0.0, version: 0 }
     }
 }
 
@@ -84,7 +92,10 @@ impl Model {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (model, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
         let same = |lines: &[Line], n| lines.len() == n && lines.iter().all(Line::is_sound);
-        let whole = same(&model.lines, Self::default().lines.len()) && same(&model.cpu, 2 * WAYS) && rest.is_empty();
+        let whole = model.mood.abs() <= MOST_MOOD
+            && same(&model.lines, Self::default().lines.len())
+            && same(&model.cpu, 2 * WAYS)
+            && rest.is_empty();
         whole.then_some(model)
     }
 
@@ -109,13 +120,19 @@ impl Model {
 
     /// What a call is expected to take beside its tool and its wait for a lane.
     pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
-        self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)
+        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.mood.exp()
     }
 
     /// A call took `ns` beside its tool and its wait. Only the sum is known: each direction gets its expected share.
     pub fn learn(&mut self, request: Leg, reply: Leg, ns: f64) {
         let (there, back) = (self.expected(Direction::Request, request), self.expected(Direction::Reply, reply));
         let share = there / (there + back);
+        if !(ns.is_finite() && ns >= 1.0) {
+            return;
+        }
+        let missed = (ns / ((there + back) * self.mood.exp())).ln().clamp(-0.7, 0.7);
+        let ns = ns / self.mood.exp();
+        self.mood = ((self.mood + MOOD * missed) * MOOD_LEFT).clamp(-MOST_MOOD, MOST_MOOD);
         self.observe(Direction::Request, request, ns * share);
         self.observe(Direction::Reply, reply, ns * (1.0 - share));
         self.version += 1;
@@ -296,6 +313,22 @@ mod tests {
         }
         let ready = |size| model.price(Direction::Request, Leg { size, ..nothing }, &Weights::of(Goal::Balanced)).ready;
         assert!(ready(0) && !ready(1 << 22));
+    }
+
+    #[test]
+    fn a_mood_of_the_machine_is_followed_and_does_not_change_choices() {
+        let mut model = calibrated();
+        let before = model.crossover(Direction::Request, Kind::Binary, Goal::MinimizeLatency, 0b011).unwrap();
+        // Everything takes half as long again, and only inline is observed.
+        for n in 0..30u64 {
+            let size = 1 << (12 + n % 8);
+            model.learn(leg(INLINE, size), SMALL, 1.5 * (truth(INLINE, size) + truth(INLINE, 20)));
+        }
+        let got = model.predict(leg(ZERO_COPY, 1 << 18), SMALL);
+        let want = 1.5 * (truth(ZERO_COPY, 1 << 18) + truth(INLINE, 20));
+        assert!((got / want).ln().abs() < 0.2, "{got} for {want}");
+        let after = model.crossover(Direction::Request, Kind::Binary, Goal::MinimizeLatency, 0b011).unwrap();
+        assert!(after.size * 2 >= before.size && after.size <= before.size * 2, "{before:?} {after:?}");
     }
 
     #[test]
