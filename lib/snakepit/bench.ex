@@ -7,7 +7,17 @@ defmodule Snakepit.Bench do
 
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]
-  def suites, do: [Bench.Calls, Bench.Transfer, Bench.Decision, Bench.Regret, Bench.Chaos, Bench.Soak]
+  def suites,
+    do: [
+      Bench.Calls,
+      Bench.Transfer,
+      Bench.Decision,
+      Bench.Regret,
+      Bench.Peers,
+      Bench.Scale,
+      Bench.Chaos,
+      Bench.Soak
+    ]
 
   @doc "Those that are run when none is named: the others take long."
   @spec usual_suites() :: [module()]

@@ -437,7 +437,8 @@ defmodule Snakepit.Call do
 
     legs =
       Transfer.number(there) ||| Transfer.number(back) <<< 2 ||| call.size.kind <<< 4 ||| @mixed <<< 7 |||
-        warm <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) ||| Decision.recorded(call.decision)
+        warm <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) |||
+        Decision.recorded(if(exchange.fallback, do: nil, else: call.decision))
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
     work = max(total - exchange.tool_ns - queued, 0)

@@ -14,7 +14,7 @@ defmodule Snakepit.Performance do
   | `Snakepit.Performance.Settings` | `config :snakepit, performance_optimization: […]` |
 
   A pool's *model* (in the library, `native/snakepit_core/src/brain`) is a line for each direction, way, kind of data and
-  warmth of memory: nanoseconds = a + b · bytes, with a correction for each doubling of the size. It is seeded by a
+  warmth of memory: nanoseconds = a + b · bytes, corrected at the sizes that were observed. It is seeded by a
   *calibration* when the pool starts, and follows the calls. From it a *table* is compiled, which a call reads in well under
   a microsecond; workers have it too, for their results.
   """

@@ -56,6 +56,15 @@ defmodule Snakepit.Stats do
     {slope, slope - half, slope + half}
   end
 
+  @doc "The exponent of y = c · x^exponent, by least squares of the logarithms; all numbers are above 0."
+  @spec exponent([{number(), number()}, ...]) :: float()
+  def exponent(points) do
+    logs = for {x, y} <- points, do: {:math.log(x), :math.log(y)}
+    {mx, my} = {mean(logs, 0), mean(logs, 1)}
+    sxx = Enum.sum(for {x, _} <- logs, do: (x - mx) * (x - mx))
+    Enum.sum(for {x, y} <- logs, do: (x - mx) * (y - my)) / sxx
+  end
+
   defp mean(points, at), do: Enum.sum(for point <- points, do: elem(point, at)) / length(points)
 
   # The next smaller one of the table, which is on the safe side.

@@ -15,7 +15,7 @@ defmodule Snakepit.Telemetry do
     {[:snakepit, :performance, :regression],
      "transfers of a size became slower than they used to be, or are so no longer",
      "`baseline_us`, `recent_us`, `change_percent`",
-     "`pool`, `state` (`:begins` or `:ends`), `method`, `data_size` (from, to)"}
+     "`pool`, `state` (`:begins` or `:ends`), `direction`, `method`, `data_type`, `data_size` (from, to)"}
   ]
 
   @moduledoc """

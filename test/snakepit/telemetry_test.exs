@@ -60,7 +60,7 @@ defmodule Snakepit.TelemetryTest do
     {:ok, handle} = Handle.fetch(pool)
     # As the library hands records over: calls that went well, with 100 KB inline, of so many microseconds.
     add = fn us, count ->
-      :ok = MetricsStore.add(handle, for(_ <- 1..count, do: {1 <<< 12, us * 1000, 100_000, 20, 0}))
+      :ok = MetricsStore.add(handle, for(_ <- 1..count, do: {0b111 <<< 10, us * 1000, 100_000, 20, 0}))
       :ok = MetricsStore.flush()
     end
 
@@ -73,7 +73,9 @@ defmodule Snakepit.TelemetryTest do
                      %{pool: ^pool, state: :begins, method: :inline}}
 
     assert m.recent_us > m.baseline_us and m.change_percent > 20
-    assert {:ok, [%{method: :inline, data_size: {65_536, 131_072}}]} = Analyzer.detect_regressions(pool)
+
+    assert {:ok, [%{method: :inline, direction: :request, data_type: :binary, data_size: {92_682, 110_218}}]} =
+             Analyzer.detect_regressions(pool)
 
     add.(50, 300)
     assert_received {[:snakepit, :performance, :regression], _, %{pool: ^pool, state: :ends}}
@@ -93,7 +95,7 @@ defmodule Snakepit.TelemetryTest do
       Snakepit.stream("count", %{n: 3}, pool: pool) |> Enum.each(fn _ -> raise "no" end)
     end
 
-    assert_received {[:snakepit, :call, :stop], _, %{pool: ^pool, command: "count"}}
+    assert_received {[:snakepit, :call, :stop], _, %{pool: ^pool, command: "count", status: :raised}}
     refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
   end
 

@@ -2,7 +2,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
   @shortdoc "Measures Snakepit on this machine, against floors measured in the same run"
 
   @usage """
-      mix snakepit.bench [SUITE…] [--quick] [--minutes N] [--json FILE]
+      mix snakepit.bench [SUITE…] [--quick] [--minutes N] [--json FILE] [--html FILE] [--svg DIR] [--compare FILE]
 
   Suites:
 
@@ -12,7 +12,12 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
     * `--quick` - fewer rounds: wider intervals, the same questions
     * `--minutes N` - how long the soak runs (20; with `--quick` 1)
-    * `--json FILE` - write the figures there as well
+    * `--json FILE` - write the figures there as well, as they come: Ctrl-C keeps what is done
+    * `--html FILE` - write a page with charts
+    * `--svg DIR` - write the charts there, a file each
+    * `--compare FILE` - hold the figures against those of an earlier `--json`; the status is 1 if one is worse
+    * `--threshold PERCENT` - by how much worse (10), with all of its interval
+    * `--from FILE` - measure nothing: take the figures of an earlier `--json`
     * `--help` - print this text
   """
 
@@ -26,19 +31,31 @@ defmodule Mix.Tasks.Snakepit.Bench do
   use Mix.Task
 
   alias Snakepit.{Bench, Machine}
-  alias Snakepit.Bench.{Json, Result}
+  alias Snakepit.Bench.{Chart, Compare, Page, Pictures, Result, Results}
   alias Snakepit.Terminal.{Progress, Table, Units}
 
   @requirements ["app.config"]
 
+  @switches [
+    quick: :boolean,
+    minutes: :float,
+    json: :string,
+    html: :string,
+    svg: :string,
+    compare: :string,
+    threshold: :float,
+    from: :string,
+    help: :boolean
+  ]
+
   @impl true
   def run(argv) do
-    case OptionParser.parse(argv, strict: [quick: :boolean, minutes: :float, json: :string, help: :boolean]) do
+    case OptionParser.parse(argv, strict: @switches) do
       {opts, names, []} ->
         if opts[:help], do: Mix.shell().info(@usage), else: bench(Enum.map(names, &suite!/1), opts)
 
       {_, _, [{option, _} | _]} ->
-        fail("unknown option #{option}; see mix help snakepit.bench")
+        fail("unknown option #{option}, or no value for it; see mix help snakepit.bench")
     end
   end
 
@@ -51,42 +68,85 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   defp bench(suites, opts) do
     Logger.configure(level: :warning)
-    suites = if suites == [], do: Bench.usual_suites(), else: suites
+    # What cannot be read or written is said before the work, not after it.
+    earlier = opts[:compare] && read!(opts[:compare])
+    for path <- [opts[:json], opts[:html]], path, do: writable!(path)
+    if opts[:svg], do: File.mkdir_p!(opts[:svg])
+
+    run =
+      if opts[:from],
+        do: read!(opts[:from]),
+        else: measure(if(suites == [], do: Bench.usual_suites(), else: suites), opts)
+
+    if opts[:svg], do: draw(run, opts[:svg])
+    comparison = earlier && Compare.compare(run.results, earlier.results, (opts[:threshold] || 10.0) / 100)
+    if opts[:html], do: page(run, comparison, opts[:html])
+    if comparison, do: judge(comparison, run.machine, earlier.machine)
+    :ok
+  end
+
+  defp measure(suites, opts) do
     quick? = opts[:quick] || false
     context = %{quick?: quick?, minutes: opts[:minutes] || if(quick?, do: 1.0, else: 20.0)}
-    # What cannot be written is said before the work, not after it.
-    if opts[:json], do: File.open!(opts[:json], [:append]) |> File.close()
     machine = Machine.describe()
     Mix.shell().info("#{machine.cpu}, #{machine.cores} cores, OTP #{machine.otp}, Elixir #{machine.elixir}")
     seconds = suites |> Enum.map(& &1.seconds(context)) |> Enum.sum()
     Mix.shell().info("This takes about #{seconds} seconds.")
+    # Written whenever there is more, so that whatever ends this run leaves what was done.
+    keep = fn results, complete? ->
+      run = %{machine: machine, results: results, complete?: complete?}
+      if opts[:json], do: Results.write!(opts[:json], run)
+      run
+    end
 
     results =
       Snakepit.run_as_script(fn ->
-        Enum.flat_map(suites, fn suite ->
-          results = measured(suite, context)
+        Enum.reduce(suites, [], fn suite, done ->
+          results = measured(suite, context, &keep.(done ++ &1, false))
           print(suite, results)
-          results
+          keep.(done ++ results, false)
+          done ++ results
         end)
       end)
 
-    if opts[:json], do: write(opts[:json], machine, results)
+    run = keep.(results, true)
+    if opts[:json], do: Mix.shell().info("Written to #{opts[:json]}.")
+    run
   end
 
-  defp measured(suite, context) do
+  defp read!(path) do
+    case Results.read(path) do
+      {:ok, run} -> run
+      {:error, why} -> fail(why)
+    end
+  end
+
+  defp writable!(path) do
+    case File.open(path, [:append]) do
+      {:ok, file} -> File.close(file)
+      {:error, reason} -> fail("#{path}: #{:file.format_error(reason)}")
+    end
+  end
+
+  defp measured(suite, context, keep) do
     bar = Progress.begin(Progress.new(), suite.name(), suite.seconds(context))
     parent = self()
-    task = Task.async(fn -> suite.run(Map.put(context, :progress, &send(parent, {:doing, &1}))) end)
-    results = follow(task, bar, "", System.monotonic_time(:second))
+    tell = %{progress: &send(parent, {:doing, &1}), keep: &send(parent, {:done, &1})}
+    task = Task.async(fn -> suite.run(Map.merge(context, tell)) end)
+    results = follow(task, bar, "", System.monotonic_time(:second), keep, [])
     Progress.clear(bar)
     results
   end
 
   # The bar moves with the time the suite says it takes.
-  defp follow(task, bar, doing, since) do
+  defp follow(task, bar, doing, since, keep, done) do
     receive do
       {:doing, what} ->
-        follow(task, bar, what, since)
+        follow(task, bar, what, since, keep, done)
+
+      {:done, results} ->
+        keep.(done ++ results)
+        follow(task, bar, doing, since, keep, done ++ results)
 
       {ref, results} when ref == task.ref ->
         Process.demonitor(ref, [:flush])
@@ -97,17 +157,11 @@ defmodule Mix.Tasks.Snakepit.Bench do
     after
       200 ->
         now = System.monotonic_time(:second)
-        follow(task, Progress.advance(bar, now - since, doing), doing, now)
+        follow(task, Progress.advance(bar, now - since, doing), doing, now, keep, done)
     end
   end
 
   defp print(suite, results) do
-    rows =
-      for %Result{} = r <- results do
-        interval = if r.low == r.high, do: "", else: "#{Units.digits(r.low)} … #{Units.digits(r.high)}"
-        [r.name, Units.digits(r.value), r.unit, interval, target(r), met(r)]
-      end
-
     columns = [
       {suite.name(), :left},
       {"median", :right},
@@ -117,13 +171,15 @@ defmodule Mix.Tasks.Snakepit.Bench do
       {"", :left}
     ]
 
-    Mix.shell().info(["\n" | Table.format(columns, rows)])
+    Mix.shell().info(["\n" | Table.format(columns, Enum.map(results, &row/1))])
   end
 
-  defp target(%Result{target: nil}), do: ""
-  defp target(%Result{target: {:at_most, limit}}), do: "≤ #{Units.digits(limit)}"
-  defp target(%Result{target: {:interval_holds, n}}), do: "#{n} in interval"
-  defp target(%Result{target: {:at_least, limit}}), do: "≥ #{Units.digits(limit)}"
+  defp row(%Result{absent: why} = r) when why != nil, do: [r.name, "absent", "", why, "", ""]
+
+  defp row(r) do
+    interval = if r.low == r.high, do: "", else: "#{Units.digits(r.low)} … #{Units.digits(r.high)}"
+    [r.name, Units.digits(r.value), r.unit, interval, Result.target_words(r), met(r)]
+  end
 
   defp met(result) do
     case Result.met?(result) do
@@ -133,15 +189,57 @@ defmodule Mix.Tasks.Snakepit.Bench do
     end
   end
 
-  defp write(path, machine, results) do
-    results =
-      for r <- results do
-        fields = %{name: r.name, value: r.value, unit: r.unit, low: r.low, high: r.high}
-        if r.target, do: Map.put(fields, :target, %{elem(r.target, 0) => elem(r.target, 1)}), else: fields
+  # ---- pages, pictures, comparisons -------------------------------------------------------------------------------
+
+  defp page(run, comparison, path) do
+    File.write!(path, Page.html(run, comparison))
+    Mix.shell().info("The page is #{path}.")
+  end
+
+  defp draw(run, dir) do
+    for chart <- Pictures.charts(run.results) do
+      path = Path.join(dir, chart.id <> ".svg")
+      File.write!(path, Chart.svg(chart))
+      Mix.shell().info("Drawn: #{path}.")
+    end
+  end
+
+  defp judge(comparison, machine, earlier) do
+    {now, then} = {machine(machine), machine(earlier)}
+    if now != then, do: Mix.shell().info("\nThe earlier run was on another machine: #{then}; this is #{now}.")
+
+    rows =
+      for c <- comparison do
+        interval = "#{Units.digits(c.low)} … #{Units.digits(c.high)}"
+        words = if c.verdict in [:better, :worse], do: to_string(c.verdict), else: ""
+        [c.name, Units.digits(c.before), Units.digits(c.now), c.unit, Units.digits(c.ratio), interval, words]
       end
 
-    File.write!(path, [Json.encode(%{machine: machine, results: results}), "\n"])
-    Mix.shell().info("Written to #{path}.")
+    columns = [
+      {"compared", :left},
+      {"before", :right},
+      {"now", :right},
+      {"", :left},
+      {"ratio", :right},
+      {"", :left},
+      {"", :left}
+    ]
+
+    Mix.shell().info(["\n" | Table.format(columns, rows)])
+
+    case Enum.count(comparison, &(&1.verdict == :worse)) do
+      0 ->
+        Mix.shell().info("Nothing is worse.")
+
+      n ->
+        Mix.shell().error("#{n} of #{length(comparison)} figures are worse.")
+        exit({:shutdown, 1})
+    end
+  end
+
+  defp machine(machine) do
+    machine = Map.new(machine, fn {key, value} -> {to_string(key), value} end)
+    "#{machine["cpu"]}, #{machine["cores"]} cores"
   end
 
   @spec fail(String.t()) :: no_return()

@@ -10,8 +10,8 @@ defmodule Snakepit.Bench.Regret do
 
   Regret is (time by the chosen way − time by the fastest) / time by the fastest. Beside it stands that of spec/003's fixed
   threshold of 10 MB (below it the frame, from it on shared memory). `prediction.within_15_percent` is the share of single
-  transfers that took within 15 % of what was expected; beside it `prediction.limit` is the share within 15 % of the median
-  of their own like, which nobody knows beforehand: what any prediction could reach; `prediction.medians` is the share of
+  transfers that took within 15 % of what was expected; beside it `prediction.of_own_median` is the share within 15 % of the median
+  of their own like, which nobody knows beforehand: how noisy the machine is; `prediction.medians` is the share of
   those medians that lie within 15 % of what was expected.
   """
   @behaviour Snakepit.Bench.Suite
@@ -248,7 +248,7 @@ defmodule Snakepit.Bench.Regret do
 
     [
       share("prediction.within_15_percent", for({ns, predicted, _} <- single, do: near?(predicted, ns)), 0.9),
-      share("prediction.limit", for({ns, _, median} <- single, do: near?(median, ns)), nil),
+      share("prediction.of_own_median", for({ns, _, median} <- single, do: near?(median, ns)), nil),
       share("prediction.medians", for({predicted, median} <- typical, do: near?(predicted, median)), nil)
     ]
   end

@@ -9,7 +9,12 @@ defmodule Snakepit.Bench.Suite do
   alias Snakepit.Bench.Result
 
   @type options :: %{quick?: boolean(), minutes: float()}
-  @type context :: %{quick?: boolean(), minutes: float(), progress: (String.t() -> any())}
+  @type context :: %{
+          quick?: boolean(),
+          minutes: float(),
+          progress: (String.t() -> any()),
+          keep: ([Result.t()] -> any())
+        }
 
   @doc "The word on the command line."
   @callback name() :: String.t()
@@ -20,6 +25,9 @@ defmodule Snakepit.Bench.Suite do
   @doc "About how many seconds it takes."
   @callback seconds(options()) :: pos_integer()
 
-  @doc "Measures. `progress` is told what is being done; results may come in any order. Raises when a result is wrong."
+  @doc """
+  Measures. `progress` is told what is being done; results may come in any order. A suite that takes minutes gives what it
+  has to `keep` as it goes, should the run be broken off, and returns all of it all the same. Raises when a result is wrong.
+  """
   @callback run(context()) :: [Result.t()]
 end

@@ -128,11 +128,12 @@ defmodule Snakepit.Performance.Analyzer do
   @doc """
   Which transfers of a pool take longer than they used to, by more than `regression_threshold_percent` and more than chance:
 
-      {:ok, [%{method: :inline, data_size: {65_536, 131_072}, baseline_us: 80.1, recent_us: 131.0, change_percent: 63.5,
-               samples: 4_000}]}
+      {:ok, [%{direction: :request, method: :inline, data_type: :binary, data_size: {65_536, 77_936}, baseline_us: 80.1,
+               recent_us: 131.0, change_percent: 63.5, samples: 4_000}]}
 
-  Compared are the averages of the logarithms of the last 50 and the last 2,000 transfers of about one size by one way (of
-  those that `:performance_metrics` has: at most 100 of a second). When one begins or ends there is an event, too.
+  Compared are the averages of the logarithms of the last 50 and the last 2,000 transfers of one direction, way, type and
+  about one size (of those that `:performance_metrics` has: at most 100 of a second), since the pool was started. Calls
+  that carry much both ways are not compared. When a regression begins or ends there is an event, too.
   """
   @spec detect_regressions(atom()) :: {:ok, [map()]} | {:error, Error.t()}
   def detect_regressions(pool) do

@@ -17,9 +17,9 @@ defmodule Snakepit.Performance.Calibration do
     {[4 * @mib], 8},
     {[16 * @mib], 4}
   ]
-  # The same for fresh memory, which is dearer.
-  @cold_sizes [256 * @kib, @mib, 4 * @mib]
-  @cold_rounds 7
+  # Of fresh memory, which is dearer, after the waves up to so many bytes.
+  @cold_rounds 3
+  @cold_after 4 * @mib
   # Bytes of an answer that carries nothing.
   @nothing 20
   @base_rounds 40
@@ -60,9 +60,10 @@ defmodule Snakepit.Performance.Calibration do
            progress: opts[:progress] || fn _share -> :ok end,
            samples: []
          },
-         {:ok, state} <- measure(state, base_plan()),
+         # Whatever it takes: nothing can be told without.
+         {:ok, state} <- measure(state, base_plan(), fn _state -> true end),
          base = base(state.samples),
-         {:ok, state} <- measure(state, plan(handle, ways)) do
+         {:ok, state} <- measure(state, plan(handle, ways), &(&1.left > 0)) do
       learn(brain, base, Enum.reverse(state.samples))
 
       summary = %{
@@ -128,27 +129,34 @@ defmodule Snakepit.Performance.Calibration do
     # What an arena could hardly hold says nothing of usual times.
     largest = div(Worker.Chunks.quota(handle), 4)
 
-    warm =
-      for {sizes, rounds} <- @waves,
-          size <- sizes,
-          direction <- [:request, :reply],
-          round <- 0..rounds,
-          way <- ways,
-          do: {round > 0, direction, way, size, true}
-
-    # Results never wait for fresh memory: a worker that has none at hand takes another way.
-    cold = for _ <- 1..@cold_rounds, size <- @cold_sizes, do: {true, :request, :zero_copy, size, false}
-
-    for {_, _, _, size, _} = probe <- warm ++ if(:zero_copy in ways, do: cold, else: []),
-        size <= largest,
-        do: probe
+    {before, later} = Enum.split_with(@waves, fn {sizes, _} -> hd(sizes) <= @cold_after end)
+    cold = if :zero_copy in ways, do: cold(handle.options.chunk_size), else: []
+    probes = warm(before, ways) ++ cold ++ warm(later, ways)
+    for {_, _, _, size, _} = probe <- probes, size <= largest, do: probe
   end
 
-  defp measure(state, plan) do
+  defp warm(waves, ways) do
+    for {sizes, rounds} <- waves,
+        size <- sizes,
+        direction <- [:request, :reply],
+        round <- 0..rounds,
+        way <- ways,
+        do: {round > 0, direction, way, size, true}
+  end
+
+  # What is small makes a whole chunk, what is large one of its own size. Results never wait for fresh memory: a worker
+  # that has none at hand takes another way.
+  defp cold(chunk) do
+    for _ <- 1..@cold_rounds,
+        size <- [max(div(chunk, 16), 4 * @kib), chunk, 2 * chunk],
+        do: {true, :request, :zero_copy, size, false}
+  end
+
+  defp measure(state, plan, go_on?) do
     Enum.reduce_while(plan, {:ok, state}, fn probe, {:ok, state} ->
       state.progress.(1.0 - max(state.left, 0) / state.budget)
 
-      with true <- state.left > 0,
+      with true <- go_on?.(state),
            {:ok, state} <- probe(state, probe) do
         {:cont, {:ok, state}}
       else

@@ -16,7 +16,7 @@ defmodule Snakepit.Performance.Controller do
   like), `:data_size` (bytes; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
 
   `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes, for as long as nothing was measured),
-  `:predicted_latency_us` (by way, for the middle of this size's bin), `:confidence`, `:model_version` (how many observations
+  `:predicted_latency_us` (by way, for the middle of this size's bin, as it usually is), `:confidence`, `:model_version` (how many observations
   the table rests on), `:explored?` and `:propensity` (how likely this choice was). Intervals are in
   `Snakepit.Performance.CostBenefitAnalyzer.analyze/2`.
   """
@@ -49,6 +49,7 @@ defmodule Snakepit.Performance.Controller do
     order = decision |> Decision.in_order() |> Rules.reorder(handle, named, type, size)
     allowed = handle.options.transfers
     way = Enum.find(order, &(&1 in allowed))
+    decision = Decision.settled(decision, order, allowed)
 
     {way,
      %{

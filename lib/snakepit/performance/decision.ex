@@ -33,6 +33,7 @@ defmodule Snakepit.Performance.Decision do
     decision = Native.brain_decide(brain, 0, size.kind, true, each(size))
     type = elem(@types, size.kind)
     order = decision |> in_order() |> Rules.reorder(handle, :request, type, size.bytes)
+    decision = settled(decision, order, allowed)
     if Telemetry.listened_to?(@event), do: tell(handle, type, size, order, decision)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
   end
@@ -40,14 +41,34 @@ defmodule Snakepit.Performance.Decision do
   @doc "Whether shared memory that has to be made first is cheaper, too, than the other ways this call may take."
   @spec fresh?(Handle.t(), map(), [Transfer.way()]) :: boolean()
   def fresh?(%Handle{brain: nil}, _size, _allowed), do: false
+  # Any other way would carry what lies in shared memory already.
+  def fresh?(_handle, %{fresh: fresh, bytes: bytes}, _allowed) when fresh < bytes, do: true
 
   def fresh?(%Handle{brain: brain}, size, allowed) do
-    {order, _, _, _, _} = Native.brain_cell(brain, 0, size.kind, false, each(size), nil)
-    order |> in_order() |> Enum.find(&(&1 in allowed)) == :zero_copy
+    {order, reason, _, _, _} = Native.brain_cell(brain, 0, size.kind, false, each(size), nil)
+
+    named_reason(reason) in [:cheapest, :tie] and
+      order |> in_order() |> Enum.find(&(&1 in allowed)) == :zero_copy
   end
 
   defp each(%{count: count, fresh: fresh}) when count > 1, do: div(fresh, count)
   defp each(%{fresh: fresh}), do: fresh
+
+  @doc """
+  The decision as it counts: where a rule of the user's decided, or the ways that are allowed leave no choice between the
+  two, nothing was explored, and nothing left to chance.
+  """
+  @spec settled(non_neg_integer(), [Transfer.way()], [Transfer.way()]) :: non_neg_integer()
+  def settled(decision, _order, _allowed) when decision >>> 7 == 0xFFFF, do: decision
+
+  def settled(decision, order, allowed) do
+    first = Enum.find(order, &(&1 in allowed))
+    otherwise = decision |> bxor(8) |> in_order() |> Enum.find(&(&1 in allowed))
+
+    if order == in_order(decision) and first != otherwise,
+      do: decision,
+      else: (decision &&& 0x77) ||| 0xFFFF <<< 7
+  end
 
   defp tell(handle, type, size, order, decision) do
     Telemetry.execute(@event, %{data_size: size.bytes}, %{

@@ -185,18 +185,20 @@ defmodule Snakepit.Performance.Learning do
   end
 
   defp probes(handle, probes) do
-    {learned, ns} =
-      Enum.reduce_while(probes, {0, 0}, fn probe, {learned, ns} ->
-        case idle?(handle) && probed(handle, probe) do
-          {:ok, new, took} -> {:cont, {learned + new, ns + took}}
-          # Somebody waits, or something is wrong: others have to find that out.
-          _ -> {:halt, {learned, ns}}
-        end
-      end)
+    Enum.reduce_while(probes, :ok, fn probe, :ok ->
+      started = now()
+      # Somebody waits, or something is wrong, which others have to find out: no more for now.
+      learned = if idle?(handle), do: probed(handle, probe)
+      # Whatever came of it, it is paid for, before the next one.
+      tell({:probed, handle.name, handle.brain, learned || 0, now() - started})
+      if learned, do: {:cont, :ok}, else: {:halt, :ok}
+    end)
+  end
 
-    send(__MODULE__, {:probed, handle.name, handle.brain, learned, ns})
+  defp tell(message) do
+    send(__MODULE__, message)
   rescue
-    # It has just died.
+    # It has just died, and its books with it.
     ArgumentError -> :ok
   end
 
@@ -206,25 +208,16 @@ defmodule Snakepit.Performance.Learning do
     data = Probe.payload(probe.direction, probe.type, probe.size)
     run = fn -> Probe.run(handle, probe.direction, data, probe.size, probe.way, timeout: 5_000) end
 
-    case run.() do
-      # Memory that had to be made says nothing of usual times, and is there now.
-      {:ok, %{cold: true, total_ns: ns}} ->
-        with {:ok, seen} <- run.(), do: {:ok, learned(handle, probe, seen), ns + seen.total_ns}
-
-      {:ok, seen} ->
-        {:ok, learned(handle, probe, seen), seen.total_ns}
-
-      {:error, error} ->
-        {:error, error}
+    # The first by shared memory may have to make some, on either side, which says nothing of usual times.
+    with {:ok, _} <- if(probe.way == :zero_copy, do: run.(), else: {:ok, nil}),
+         {:ok, %{cold: false} = seen} <- run.() do
+      {legs, request, reply} = Probing.record(probe)
+      Native.brain_probed(handle.brain, legs, Observation.transfer_ns(seen), request, reply)
+      1
+    else
+      {:ok, _cold} -> 0
+      {:error, _error} -> nil
     end
-  end
-
-  defp learned(_handle, _probe, %{cold: true}), do: 0
-
-  defp learned(handle, probe, seen) do
-    {legs, request, reply} = Probing.record(probe)
-    Native.brain_probed(handle.brain, legs, Observation.transfer_ns(seen), request, reply)
-    1
   end
 
   defp send_tables(handle) do

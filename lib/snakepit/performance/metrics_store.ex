@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.MetricsStore do
   |---|---|---|
   | `:performance_metrics` | ordered set | `{{unix_us, pool, n}, %{timestamp:, pool:, metrics: %TransferMetrics{}, explored?:, propensity:}}`: of each pool the latest calls, at most 100 of a second |
   | `:performance_aggregates` | set | `{{pool, seconds, time_bucket}, %{pool:, time_bucket:, count:, sum_latency:, sum_throughput:, p50_latency:, p95_latency:, p99_latency:, …}}`: series of `seconds` 1, `aggregation_interval_seconds` and 3600 |
-  | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:}}`, and what transfers usually take, `{{pool, :baselines}, _}` |
+  | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:}}`, and what transfers usually take, `{{pool, :baselines}, _, _}`; of pools that run |
 
   A `time_bucket` is Unix seconds, where it begins. Latencies are microseconds. Beside the specification's fields an
   aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
@@ -62,7 +62,7 @@ defmodule Snakepit.Performance.MetricsStore do
   @spec baselines(atom()) :: %{Regression.key() => Regression.t()}
   def baselines(pool) do
     case :ets.lookup(@models, {pool, :baselines}) do
-      [{_, baselines}] -> baselines
+      [{_, _brain, baselines}] -> baselines
       [] -> %{}
     end
   rescue
@@ -129,6 +129,7 @@ defmodule Snakepit.Performance.MetricsStore do
     Process.send_after(self(), :sweep, @sweep_ms)
     sweep(state.settings)
     names = MapSet.new(Handle.names())
+    forget_stopped(names)
     {:noreply, %{state | buckets: Map.filter(state.buckets, fn {{name, _}, _} -> name in names end)}}
   end
 
@@ -142,18 +143,18 @@ defmodule Snakepit.Performance.MetricsStore do
 
   # Of the larger direction.
   defp leg({legs, _ns, request, reply, _predicted}) do
-    {way, kind, size} =
+    {direction, way, kind, size} =
       if request >= reply,
-        do: {legs &&& 3, legs >>> 4 &&& 7, request},
-        else: {legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
+        do: {:request, legs &&& 3, legs >>> 4 &&& 7, request},
+        else: {:reply, legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
 
-    {Transfer.from_number(way), Enum.at(Performance.data_types(), kind), size}
+    {direction, Transfer.from_number(way), Enum.at(Performance.data_types(), kind), size}
   end
 
   defp microseconds({_legs, ns, _request, _reply, _predicted}), do: max(div(ns, 1000), 1)
 
   defp metrics({_legs, ns, _request, _reply, predicted} = row, handle, now, machine) do
-    {way, type, size} = leg(row)
+    {_direction, way, type, size} = leg(row)
     us = microseconds(row)
 
     %TransferMetrics{
@@ -179,12 +180,12 @@ defmodule Snakepit.Performance.MetricsStore do
 
   # Kept in the table, so that the baselines outlive this process.
   defp compare(rows, handle, settings) do
-    went_well = for row <- rows, (elem(row, 0) >>> 12 &&& 1) == 1, do: row
-
     {baselines, changed} =
-      Enum.reduce(went_well, {baselines(handle.name), MapSet.new()}, fn row, {all, changed} ->
-        {way, _type, size} = leg(row)
-        key = Regression.key(way, size)
+      rows
+      |> Enum.filter(&comparable?/1)
+      |> Enum.reduce({baselines_of(handle), MapSet.new()}, fn row, {all, changed} ->
+        {direction, way, type, size} = leg(row)
+        key = Regression.key(direction, way, type, size)
         add = &Regression.add(&1, microseconds(row))
         {Map.update(all, key, add.(Regression.new()), add), MapSet.put(changed, key)}
       end)
@@ -196,7 +197,20 @@ defmodule Snakepit.Performance.MetricsStore do
         %{all | key => judged}
       end)
 
-    :ets.insert(@models, {{handle.name, :baselines}, judged})
+    :ets.insert(@models, {{handle.name, :baselines}, handle.brain, judged})
+  end
+
+  # A call that went well, in warm memory, with one direction that says what it costs.
+  defp comparable?({legs, _ns, request, reply, _predicted}) do
+    (legs >>> 10 &&& 0b111) == 0b111 and 4 * min(request, reply) <= max(max(request, reply), 256)
+  end
+
+  # A pool that was started anew may be quite another.
+  defp baselines_of(%{name: name, brain: brain}) do
+    case :ets.lookup(@models, {name, :baselines}) do
+      [{_, ^brain, baselines}] -> baselines
+      _ -> %{}
+    end
   end
 
   defp tell(handle, verdict, found) do
@@ -205,12 +219,18 @@ defmodule Snakepit.Performance.MetricsStore do
     if verdict == :begins,
       do:
         Logger.info(
-          "pool #{inspect(handle.name)}: transfers of #{low} to #{high} bytes by #{found.method} take #{found.recent_us} µs, " <>
+          "pool #{inspect(handle.name)}: #{found.direction} of #{low} to #{high} bytes (#{found.data_type}) by #{found.method}: #{found.recent_us} µs, " <>
             "before #{found.baseline_us} µs (#{found.change_percent} % more)"
         )
 
     measurements = Map.take(found, [:baseline_us, :recent_us, :change_percent])
-    metadata = %{pool: handle.name, state: verdict, method: found.method, data_size: found.data_size}
+
+    metadata =
+      Map.merge(
+        %{pool: handle.name, state: verdict},
+        Map.take(found, [:direction, :method, :data_type, :data_size])
+      )
+
     Telemetry.execute([:snakepit, :performance, :regression], measurements, metadata)
   end
 
@@ -283,6 +303,17 @@ defmodule Snakepit.Performance.MetricsStore do
     ])
 
     too_many(:ets.info(@metrics, :size) - @most_rows)
+  end
+
+  # What was known of pools that are no more.
+  defp forget_stopped(names) do
+    keys =
+      :ets.select(
+        @models,
+        for(row <- [{{:"$1", :_}, :_}, {{:"$1", :_}, :_, :_}], do: {row, [], [{:element, 1, :"$_"}]})
+      )
+
+    for {pool, _what} = key <- keys, pool not in names, do: :ets.delete(@models, key)
   end
 
   defp too_many(n) when n > 0 do

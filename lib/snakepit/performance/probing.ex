@@ -57,6 +57,9 @@ defmodule Snakepit.Performance.Probing do
     probes
   end
 
+  # Neither calls that failed nor streams, whose items came one by one.
+  defp alternatives({legs, _, _, _, _}, _ways, _least) when (legs >>> 12 &&& 1) == 0, do: []
+
   defp alternatives({legs, _ns, request, reply, _predicted}, ways, least) do
     {direction, way, kind, size} =
       if request >= reply,

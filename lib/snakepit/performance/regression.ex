@@ -2,16 +2,16 @@ defmodule Snakepit.Performance.Regression do
   @moduledoc false
   # Whether transfers became slower than they used to be. Pure.
   #
-  # Transfers of about one size, by one way, are compared among themselves: what share of a pool's calls is large must not
-  # look like a change. Of the logarithms of their times two exponential averages are kept, of about the last 50 and the
+  # Transfers of one direction, way, type and about one size (four to a doubling) are compared among themselves: what share
+  # of a pool's calls is large must not look like a change. Of the logarithms of their times two exponential averages are kept, of about the last 50 and the
   # last 2,000; the slow one is the baseline. A regression is a quick average that lies above the baseline by more than a
   # threshold and by more than chance; it ends half way down, or when the baseline has become what is usual.
 
-  alias Snakepit.Transfer
+  alias Snakepit.{Performance, Transfer}
 
   defstruct samples: 0, quick: 0.0, slow: 0.0, variance: 0.04, worse?: false
 
-  @type key :: {Transfer.way(), doubling :: non_neg_integer()}
+  @type key :: {Performance.direction(), Transfer.way(), Performance.data_type(), bin :: non_neg_integer()}
   @type t :: %__MODULE__{}
 
   @quick 1 / 50
@@ -26,9 +26,9 @@ defmodule Snakepit.Performance.Regression do
   @spec new() :: t()
   def new, do: %__MODULE__{}
 
-  @doc "Transfers of `size` bytes by `way` are compared with others of this key."
-  @spec key(Transfer.way(), non_neg_integer()) :: key()
-  def key(way, size), do: {way, length(Integer.digits(max(size, 1), 2)) - 1}
+  @doc "A transfer is compared with others of this key."
+  @spec key(Performance.direction(), Transfer.way(), Performance.data_type(), non_neg_integer()) :: key()
+  def key(direction, way, type, size), do: {direction, way, type, floor(4 * :math.log2(max(size, 1)))}
 
   @doc "One more transfer, and what it took."
   @spec add(t(), microseconds :: pos_integer()) :: t()
@@ -80,10 +80,12 @@ defmodule Snakepit.Performance.Regression do
 
   @doc "In words for people and programs: microseconds, and by how many percent more."
   @spec describe(key(), t()) :: map()
-  def describe({way, doubling}, %__MODULE__{} = r) do
+  def describe({direction, way, type, bin}, %__MODULE__{} = r) do
     %{
+      direction: direction,
       method: way,
-      data_size: {2 ** doubling, 2 ** (doubling + 1)},
+      data_type: type,
+      data_size: {ceil(:math.pow(2, bin / 4)), ceil(:math.pow(2, (bin + 1) / 4))},
       baseline_us: Float.round(:math.exp(r.slow), 1),
       recent_us: Float.round(:math.exp(r.quick), 1),
       change_percent: Float.round(100 * (:math.exp(r.quick - r.slow) - 1), 1),

@@ -194,11 +194,21 @@ defmodule Snakepit.Performance.ResourceMonitor do
   # Both may be busy, and this process has to go on sampling.
   defp tell(pool) do
     Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
-      Snakepit.Performance.ThresholdManager.refresh(pool)
+      refresh(pool, 20)
       Snakepit.Performance.Learning.publish(pool)
     end)
   catch
     :exit, _stopping -> :ok
+  end
+
+  # It may be just starting again.
+  defp refresh(pool, tries) do
+    with :unavailable when tries > 0 <- Snakepit.Performance.ThresholdManager.refresh(pool) do
+      receive do
+      after
+        100 -> refresh(pool, tries - 1)
+      end
+    end
   end
 
   defp told(nil, 0), do: :ok

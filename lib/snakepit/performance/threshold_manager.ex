@@ -144,12 +144,12 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   @doc false
   # The pool's policy is another, or something is scarce or no longer: its table is compiled anew.
-  @spec refresh(atom()) :: :ok
+  @spec refresh(atom()) :: :ok | :unavailable
   def refresh(pool) do
     GenServer.call(__MODULE__, {:refresh, pool})
     :ok
   catch
-    :exit, _ -> :ok
+    :exit, _ -> :unavailable
   end
 
   # What was tuned, and what somebody set.

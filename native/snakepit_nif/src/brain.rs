@@ -368,7 +368,7 @@ fn brain_load(brain: &Brain, bits: u8) -> bool {
     brain.load.swap(bits, Ordering::Relaxed) != bits
 }
 
-/// What each way would cost: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
+/// What each way would cost, and take in the machine's present mood: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
 #[rustler::nif(schedule = "DirtyCpu")]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
 fn brain_prices(
@@ -382,11 +382,12 @@ fn brain_prices(
 ) -> NifResult<Vec<((f64, f64, f64, u64), (f64, f64, f64, bool))>> {
     let (to, what, weights) = (direction(to)?, kind(what)?, Weights::of(goal(aim)?).under(load));
     let slow = brain.slow();
+    let mood = slow.model.mood();
     Ok((0..WAYS)
         .map(|way| {
             let p = slow.model.price(to, Leg { way, kind: what, warm, size }, &weights);
             let l = p.latency;
-            ((l.ns, l.low, l.high, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
+            ((l.ns * mood, l.low * mood, l.high * mood, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
         })
         .collect())
 }

@@ -44,6 +44,11 @@ def ends(x: Any) -> tuple[int, int, int]:
 
 
 @tool
+def echo(x: Any) -> Any:
+    return x
+
+
+@tool
 def hold(x: Any, started: str, go_on: str) -> int:
     """Reads every byte, then keeps all of it until told to go on."""
     total = int(x.sum())

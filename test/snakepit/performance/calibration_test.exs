@@ -34,7 +34,7 @@ defmodule Snakepit.Performance.CalibrationTest do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 20_000)
     assert {_, _, cold} = Native.brain_line(handle.brain, 0, 1, 0, false, 1_048_576)
-    assert cold >= 20
+    assert cold in 6..9
   end
 
   test "gRPC on request" do

@@ -9,10 +9,16 @@ defmodule Snakepit.Performance.ControllerTest do
   @mib 1024 * 1024
 
   # A pool that knows a world in which shared memory is cheapest from 30,000 bytes on.
-  defp pool(policy \\ []) do
-    pool = pool!(performance_policy: [enabled: true, exploration_rate: 0, goal: :minimize_latency] ++ policy)
-    {:ok, handle} = Handle.fetch(pool)
+  @latency [enabled: true, exploration_rate: 0, goal: :minimize_latency]
 
+  defp pool(policy \\ []) do
+    pool = pool!(performance_policy: @latency ++ policy)
+    {:ok, handle} = Handle.fetch(pool)
+    world(handle)
+    {pool, handle}
+  end
+
+  defp world(handle) do
     for n <- 1..400, direction <- [0, 1], {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
       size = 2 ** (10 + rem(n, 16))
 
@@ -21,7 +27,6 @@ defmodule Snakepit.Performance.ControllerTest do
     end
 
     :ok = Native.brain_compile(handle.brain)
-    {pool, handle}
   end
 
   defp bytes(size), do: %Bytes{data: :binary.copy(<<7>>, size)}
@@ -189,8 +194,35 @@ defmodule Snakepit.Performance.ControllerTest do
     assert {:zero_copy, %{explored?: false}} = Controller.decide_transfer_method(bytes(16 * @mib), pool: pool)
   end
 
+  test "fresh memory is made at once where it is the cheapest even so" do
+    # What is cold costs as little as what is warm here, which nobody assumes.
+    cold = fn handle ->
+      for n <- 1..40, size = 2 ** (16 + rem(n, 8)) do
+        :ok = Native.brain_calibrate(handle.brain, 0, 1, 0, false, size, 37_000.0 + 0.1 * size, 20_000.0)
+      end
+
+      :ok = Native.brain_compile(handle.brain)
+    end
+
+    {pool, handle} = pool()
+    observe = fn pool -> Snakepit.observe("length", %{x: bytes(4 * @mib)}, pool: pool) end
+    :ok = Snakepit.Pool.Arena.drop_idle(handle)
+    assert {{:ok, _}, %{request_way: :inline, fallback: true, cold: false}} = observe.(pool)
+    :ok = Snakepit.Pool.Arena.drop_idle(handle)
+    cold.(handle)
+    assert {{:ok, _}, %{request_way: :zero_copy, fallback: false, cold: true}} = observe.(pool)
+
+    # No room for it: as before.
+    small = pool!(performance_policy: @latency, memory_quota: "4MB", chunk_size: "1MB")
+    {:ok, handle} = Handle.fetch(small)
+    world(handle)
+    cold.(handle)
+    assert {{:ok, _}, %{request_way: :inline, fallback: true, cold: false}} = observe.(small)
+  end
+
   test "how likely a choice was is told with it, and kept with the call" do
     {pool, _} = pool()
+    # Learning would move the crossover, by what this machine takes.
     :ok = Controller.update_policy(pool, exploration_rate: 0.25, goal: :minimize_latency)
 
     seen =

@@ -7,7 +7,9 @@ defmodule Snakepit.Performance.ProbingTest do
 
   # A call by these ways that carried so much of a kind.
   defp row(request_way, reply_way, kind, request, reply),
-    do: {request_way ||| reply_way <<< 2 ||| kind <<< 4 ||| 4 <<< 7, 50_000, request, reply, 48_000}
+    do:
+      {request_way ||| reply_way <<< 2 ||| kind <<< 4 ||| 4 <<< 7 ||| 1 <<< 12, 50_000, request, reply,
+       48_000}
 
   defp plan(rows, budget \\ 1_000_000_000), do: Probing.plan(rows, @ways, 4_096, budget, & &1.size)
 
@@ -25,6 +27,9 @@ defmodule Snakepit.Performance.ProbingTest do
   test "none for calls that have no choice" do
     assert plan([row(0, 0, 0, 4_095, 20), row(0, 0, 4, 0, 20), row(0, 0, 0, 2 ** 40, 20)]) == []
     assert plan([]) == []
+    # One that failed, or a stream.
+    {legs, ns, request, reply, predicted} = row(0, 0, 0, 100_000, 20)
+    assert plan([{bxor(legs, 1 <<< 12), ns, request, reply, predicted}]) == []
     assert Probing.plan([row(0, 0, 0, 100_000, 20)], [:inline], 4_096, 1.0e9, & &1.size) == []
   end
 

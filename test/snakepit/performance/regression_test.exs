@@ -33,7 +33,10 @@ defmodule Snakepit.Performance.RegressionTest do
     {_, r} = follow(Regression.new(), times(100, 1_000, 1))
     {verdicts, r} = follow(r, times(150, 100, 2))
     assert Enum.count(verdicts, &(&1 == :begins)) == 1 and hd(verdicts) == :lasts
-    assert %{baseline_us: was, recent_us: is, change_percent: percent} = Regression.describe({:inline, 16}, r)
+
+    assert %{baseline_us: was, recent_us: is, change_percent: percent} =
+             Regression.describe({:request, :inline, :binary, 64}, r)
+
     assert_in_delta was, 105, 10
     assert_in_delta is, 150, 20
     assert_in_delta percent, 40, 15
@@ -59,10 +62,16 @@ defmodule Snakepit.Performance.RegressionTest do
   end
 
   test "only its like is compared with a transfer" do
-    assert Regression.key(:inline, 65_536) == Regression.key(:inline, 131_071)
-    refute Regression.key(:inline, 65_536) == Regression.key(:inline, 131_072)
-    refute Regression.key(:inline, 65_536) == Regression.key(:zero_copy, 65_536)
-    assert Regression.key(:grpc, 0) == {:grpc, 0}
-    assert %{data_size: {65_536, 131_072}} = Regression.describe({:grpc, 16}, Regression.new())
+    key = &Regression.key(:request, :inline, :binary, &1)
+    assert key.(65_536) == key.(77_000)
+    refute key.(65_536) == key.(78_000)
+
+    for other <- [{:reply, :inline, :binary}, {:request, :zero_copy, :binary}, {:request, :inline, :string}] do
+      {direction, way, type} = other
+      refute Regression.key(direction, way, type, 65_536) == key.(65_536)
+    end
+
+    assert Regression.key(:reply, :grpc, :mixed, 0) == {:reply, :grpc, :mixed, 0}
+    assert %{data_size: {65_536, 77_936}} = Regression.describe(key.(65_536), Regression.new())
   end
 end

@@ -26,6 +26,8 @@ const NODE_MEMORY: f64 = 10.0;
 const NODE_DOUBT: f64 = 1.0;
 /// How wrong the line may be, a doubling away from where it was observed; twice that anywhere beyond.
 const FAR: f64 = 0.1;
+/// How many doublings above anything observed the line still says something.
+const FARTHEST: usize = 7;
 /// Bytes of one unit of x: keeps the sums of squares in a range where they lose nothing.
 const UNIT: f64 = 65_536.0;
 const Z95: f64 = 1.96;
@@ -184,12 +186,15 @@ impl Line {
             && self.nodes.iter().all(|node| node.ln_ns.abs() < 50.0 && (0.0..=NODE_MEMORY).contains(&node.n))
     }
 
-    /// Whether it says something of this size: samples of one size alone have no slope.
-    pub fn is_ready(&self, size: u64) -> bool {
-        self.samples >= READY && (self.sums.is_spread() || self.has_seen(size))
+    /// Whether it says something of this size, after so many samples: where it was observed, and, if sizes differed enough
+    /// for a slope, below that and some doublings above.
+    pub fn is_ready(&self, size: u64, samples: u64) -> bool {
+        let largest = self.nodes.iter().rposition(|node| node.n > 0.0).unwrap_or(0);
+        let in_reach = size < 1 << (largest + FARTHEST).min(63);
+        self.samples >= samples && (self.sums.is_spread() && in_reach || self.correction(size).is_near())
     }
 
-    /// Whether it was observed about there.
+    /// Whether it was observed about there, often enough.
     pub fn has_seen(&self, size: u64) -> bool {
         self.samples >= READY && self.correction(size).is_near()
     }
@@ -225,8 +230,10 @@ impl Line {
         (self.a, self.b) = self.sums.solve();
 
         self.samples += 1;
-        let share = (1.0 / self.samples as f64).max(1.0 / 50.0);
-        self.variance += share * (residual * residual - self.variance);
+        if !new {
+            let share = (1.0 / self.samples as f64).max(1.0 / 50.0);
+            self.variance += share * (residual * residual - self.variance);
+        }
         self.correct(size, clipped);
     }
 
@@ -235,12 +242,13 @@ impl Line {
             return;
         }
         let (low, share) = between(size);
-        let missed = ns.ln() - self.plain(size).ln() - self.correction(size).ln_ratio;
+        // Against what the nodes say, not against the part of it that is believed.
+        let missed = ns.ln() - self.plain(size).ln() - self.between_nodes(size, 0.0).ln_ratio;
         for (i, weight) in [(low, 1.0 - share), (low + 1, share)] {
             if weight <= 0.0 {
                 continue;
             }
-            let fresh = self.plain(1 << i).max(1.0).ln() + self.correction(1 << i).ln_ratio;
+            let fresh = self.plain(1 << i).max(1.0).ln() + self.between_nodes(1 << i, 0.0).ln_ratio;
             let node = &mut self.nodes[i];
             if node.n == 0.0 {
                 node.ln_ns = fresh;
@@ -257,13 +265,18 @@ impl Line {
         self.prior = prior;
     }
 
-    /// What was observed over the line, between the nearest nodes that were ever seen.
+    /// What was observed over the line, as far as that is to be believed.
     fn correction(&self, size: u64) -> Correction {
+        self.between_nodes(size, NODE_DOUBT)
+    }
+
+    /// Between the nearest nodes that were ever seen.
+    fn between_nodes(&self, size: u64, doubt: f64) -> Correction {
         let (low, share) = between(size);
         let at = low as f64 + share;
         let of = |i: usize| {
             let Node { ln_ns, n } = self.nodes[i];
-            let believed = n / (n + NODE_DOUBT);
+            let believed = n / (n + doubt);
             let ln_ratio = (ln_ns - self.plain(1 << i).max(1.0).ln()) * believed;
             Correction { ln_ratio, samples: n, distance: (at - i as f64).abs() }
         };
@@ -281,7 +294,7 @@ impl Line {
                 }
             }
             (Some(only), None) | (None, Some(only)) => only,
-            (None, None) => Correction { ln_ratio: 0.0, samples: 0.0, distance: 2.0 },
+            (None, None) => Correction { ln_ratio: 0.0, samples: 0.0, distance: f64::INFINITY },
         }
     }
 

@@ -1,7 +1,7 @@
 //! The lines of one pool, and what they say of a transfer.
 
 use super::cost::{Goal, Weights, bytes_held};
-use super::line::{Estimate, Line};
+use super::line::{Estimate, Line, READY};
 use super::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use serde::{Deserialize, Serialize};
 
@@ -11,6 +11,8 @@ const POOLED: usize = Kind::COUNT;
 /// What is taken for granted of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
 /// measured; the others are by calibration.
 const ASSUMED: [(f64, f64); WAYS] = [(15_000.0, 0.25), (17_000.0, 0.08), (150_000.0, 2.0)];
+/// As `READY`, of fresh memory: each of these takes milliseconds, and differs by them from the others.
+const READY_COLD: u64 = 6;
 /// How fast the mood follows, and how much of it is left after one more call.
 const MOOD: f64 = 0.1;
 const MOOD_LEFT: f64 = 0.98;
@@ -56,6 +58,7 @@ pub struct Model {
     cpu: Vec<Line>,
     /// The logarithm of what calls take lately over what the lines say: the mood of the machine. All ways share it, so that
     /// it changes no choice, and the lines do not learn it.
+    #[serde(skip)]
     mood: f64,
     /// How often it was changed.
     pub version: u64,
@@ -92,10 +95,7 @@ impl Model {
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (model, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
         let same = |lines: &[Line], n| lines.len() == n && lines.iter().all(Line::is_sound);
-        let whole = model.mood.abs() <= MOST_MOOD
-            && same(&model.lines, Self::default().lines.len())
-            && same(&model.cpu, 2 * WAYS)
-            && rest.is_empty();
+        let whole = same(&model.lines, Self::default().lines.len()) && same(&model.cpu, 2 * WAYS) && rest.is_empty();
         whole.then_some(model)
     }
 
@@ -120,7 +120,7 @@ impl Model {
 
     /// What a call is expected to take beside its tool and its wait for a lane.
     pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
-        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.mood.exp()
+        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.mood()
     }
 
     /// A call took `ns` beside its tool and its wait. Only the sum is known: each direction gets its expected share.
@@ -130,8 +130,8 @@ impl Model {
         if !(ns.is_finite() && ns >= 1.0) {
             return;
         }
-        let missed = (ns / ((there + back) * self.mood.exp())).ln().clamp(-0.7, 0.7);
-        let ns = ns / self.mood.exp();
+        let missed = (ns / ((there + back) * self.mood())).ln().clamp(-0.7, 0.7);
+        let ns = ns / self.mood();
         self.mood = ((self.mood + MOOD * missed) * MOOD_LEFT).clamp(-MOST_MOOD, MOST_MOOD);
         self.observe(Direction::Request, request, ns * share);
         self.observe(Direction::Reply, reply, ns * (1.0 - share));
@@ -150,21 +150,38 @@ impl Model {
         self.cpu[direction as usize * WAYS + way].observe(size, ns);
     }
 
-    /// The end of a calibration.
+    /// The end of a calibration, which was made in the machine's present mood.
     pub fn anchor(&mut self) {
         self.lines.iter_mut().for_each(Line::anchor);
+        self.mood = 0.0;
+    }
+
+    /// How many times as long as the lines say calls take at the moment.
+    pub fn mood(&self) -> f64 {
+        self.mood.exp()
     }
 
     /// What a way costs for one goal, under one load.
     pub fn price(&self, direction: Direction, leg: Leg, weights: &Weights) -> Price {
         let line = self.line(direction, leg);
         let latency = line.estimate(leg.size);
+        let warm = Leg { warm: true, ..leg };
+        let is_cold = leg.way == ZERO_COPY && !leg.warm;
         let cpu = &self.cpu[direction as usize * WAYS + leg.way];
         // Unmeasured, all of the time is taken for work.
         let cpu_ns = if cpu.samples() > 0 { cpu.estimate(leg.size).ns } else { latency.ns };
+        // Making pages is work, nearly all of it.
+        let making = if is_cold && cpu.samples() > 0 { latency.ns - self.expected(direction, warm) } else { 0.0 };
+        let cpu_ns = cpu_ns + making.max(0.0);
         let bytes_held = bytes_held(leg.way, leg.size);
         let cost = weights.cost(latency.ns, cpu_ns, bytes_held);
-        Price { latency, cpu_ns, bytes_held, cost, ready: line.is_ready(leg.size) }
+        Price {
+            latency,
+            cpu_ns,
+            bytes_held,
+            cost,
+            ready: line.is_ready(leg.size, if is_cold { READY_COLD } else { READY }),
+        }
     }
 
     /// Where shared memory begins to be cheaper than every other of these ways, up to 1 GiB. `None` is no evidence: lines
@@ -329,6 +346,23 @@ mod tests {
         assert!((got / want).ln().abs() < 0.2, "{got} for {want}");
         let after = model.crossover(Direction::Request, Kind::Binary, Goal::MinimizeLatency, 0b011).unwrap();
         assert!(after.size * 2 >= before.size && after.size <= before.size * 2, "{before:?} {after:?}");
+    }
+
+    #[test]
+    fn fresh_memory_is_priced_with_the_work_of_making_it() {
+        let mut model = calibrated();
+        let weights = Weights::of(Goal::MaximizeThroughput);
+        for k in [20, 24, 25] {
+            for _ in 0..3 {
+                let cold = Leg { warm: false, ..leg(ZERO_COPY, 1 << k) };
+                model.calibrate(Direction::Request, cold, 6e6 + truth(ZERO_COPY, 1 << k), 40_000.0);
+                model.calibrate_cpu(Direction::Request, ZERO_COPY, 1 << k, truth(ZERO_COPY, 1 << k));
+            }
+        }
+        let price = |warm| model.price(Direction::Request, Leg { warm, ..leg(ZERO_COPY, 1 << 24) }, &weights);
+        assert!(price(false).ready);
+        let more = price(false).cpu_ns - price(true).cpu_ns;
+        assert!((4e6..8e6).contains(&more), "{more}");
     }
 
     #[test]

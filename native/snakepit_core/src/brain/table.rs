@@ -179,7 +179,7 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
         return fixed(size >= threshold, Reason::Override);
     }
     if !(prices[INLINE].ready && prices[ZERO_COPY].ready) {
-        // Fresh memory loses to the socket at every size.
+        // Nobody knows when fresh memory pays.
         return Cell::new(shared_first(warm && size >= threshold), Reason::Rule, false, 0.0, latencies);
     }
     // Nobody's assumption beats a measurement.

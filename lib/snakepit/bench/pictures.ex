@@ -1,0 +1,107 @@
+defmodule Snakepit.Bench.Pictures do
+  @moduledoc false
+  # Which charts a run's figures make. Pure: a chart is made of figures whose names say what they are.
+
+  alias Snakepit.Bench.{Chart, Result}
+  alias Snakepit.Terminal.Units
+
+  @units %{"B" => 1, "KiB" => 1024, "MiB" => 1024 * 1024}
+  @us {"median, logarithmic", &__MODULE__.microseconds/1}
+  @size {"bytes, there and back", &__MODULE__.size/1}
+
+  @doc "Those that there are figures for."
+  @spec charts([Result.t()]) :: [Chart.t()]
+  def charts(results) do
+    [peers(results), over(results), ways(results), scale(results)]
+    |> List.flatten()
+    |> Enum.reject(&(&1.series == []))
+  end
+
+  # peers.NAME.SIZE.roundtrip
+  defp peers(results) do
+    %Chart{
+      id: "peers",
+      title: "A round trip to Python, by size",
+      note: "the same bytes there and back, each result compared; less is better",
+      x: @size,
+      y: @us,
+      series: results |> named(~r/^peers\.(\w+)\.(\d+)(B|KiB|MiB)\.roundtrip$/) |> first("snakepit")
+    }
+  end
+
+  defp over(results) do
+    %Chart{
+      id: "peers-over",
+      title: "How many times as long as Snakepit",
+      note: "above 1 Snakepit is ahead",
+      x: @size,
+      y: {"rival over Snakepit", &__MODULE__.times/1},
+      lead?: false,
+      rule: 1,
+      series: named(results, ~r/^peers\.(\w+)\.(\d+)(B|KiB|MiB)\.roundtrip\.over_snakepit$/)
+    }
+  end
+
+  # regret.request.2^K.WAY
+  defp ways(results) do
+    series =
+      for %Result{value: value} = r when is_number(value) <- results,
+          [_, power, way] <- [Regex.run(~r/^regret\.request\.2\^(\d+)\.(\w+)$/, r.name)] do
+        {way, {2 ** String.to_integer(power), r.value, r.low, r.high}}
+      end
+      |> grouped()
+      |> first("zero_copy")
+
+    crossover = Enum.find(results, &(&1.name == "calibrate.crossover.1"))
+
+    %Chart{
+      id: "ways",
+      title: "What each way takes, by size",
+      note: "bytes to Python, beside the tool",
+      x: {"bytes of the arguments", &__MODULE__.size/1},
+      y: @us,
+      series: series,
+      bands: if(crossover, do: [{crossover.low, crossover.high, "crossover, 95 %"}], else: [])
+    }
+  end
+
+  # scale.WHAT.BY.N.FIGURE
+  defp scale(results) do
+    found =
+      for %Result{value: value} = r when is_number(value) <- results,
+          [_, by, n, figure] <- [Regex.run(~r/^scale\.(\w+)\.(\d+)\.(\w+)$/, r.name)],
+          do: {{by, figure, r.unit}, {String.to_integer(n), r.value, r.low, r.high}}
+
+    for {{by, figure, unit}, points} <- grouped(found), length(points) > 1 do
+      %Chart{
+        id: "scale-#{by}-#{figure}",
+        title: "#{String.replace(figure, "_", " ")} by #{by}",
+        x: {by, &Units.count/1},
+        y: {unit, &Units.digits/1},
+        series: [{figure, points}]
+      }
+    end
+  end
+
+  defp named(results, pattern) do
+    for %Result{value: value} = r when is_number(value) <- results,
+        [_, name, n, unit] <- [Regex.run(pattern, r.name)] do
+      {name, {String.to_integer(n) * @units[unit], r.value, r.low, r.high}}
+    end
+    |> grouped()
+  end
+
+  defp grouped(pairs), do: pairs |> Enum.group_by(&elem(&1, 0), &elem(&1, 1)) |> Enum.sort()
+
+  defp first(series, name) do
+    {mine, others} = Enum.split_with(series, &(elem(&1, 0) == name))
+    mine ++ others
+  end
+
+  @doc false
+  def microseconds(us), do: Units.time(us * 1000)
+  @doc false
+  def size(bytes), do: Units.bytes(bytes)
+  @doc false
+  def times(ratio), do: "#{Units.digits(ratio)} ×"
+end
