@@ -39,7 +39,11 @@ install_missing() {
   local missing=() install
   command -v elixir >/dev/null && command -v mix >/dev/null || missing+=(elixir)
   has_erlang_headers || missing+=(erlang-dev)
-  if [ "$1" = tests ]; then has_proper || missing+=(erlang-proper); fi
+  if [ "$1" = tests ]; then
+    has_proper || missing+=(erlang-proper)
+    command -v valgrind >/dev/null || missing+=(valgrind)
+    command -v chromium >/dev/null || missing+=(chromium)
+  fi
   command -v cc >/dev/null || missing+=(gcc libc6-dev)
   command -v python3 >/dev/null || missing+=(python3)
   # uv makes environments by itself.

@@ -132,7 +132,7 @@ defmodule Snakepit.Call do
   @doc "Which ways a call would take, and why; nothing is sent."
   @spec explain(String.t() | atom(), map(), keyword()) :: {:ok, Explanation.t()} | {:error, Error.t()}
   def explain(command, args, opts) do
-    with {:ok, %{handle: handle, size: size} = call} <- prepare(command, args, opts, false) do
+    with {:ok, %{handle: handle, size: size} = call} <- prepare(command, args, opts, false, &Decision.would/3) do
       type = Enum.at(Snakepit.Performance.data_types(), size.kind)
 
       facts =
@@ -149,7 +149,7 @@ defmodule Snakepit.Call do
 
   # ---- before a lane ----------------------------------------------------------------------------------------------
 
-  defp prepare(command, args, opts, stream?) do
+  defp prepare(command, args, opts, stream?, decide \\ &Decision.ways/3) do
     started = now_ns()
 
     with {:ok, options} <- Options.new(opts),
@@ -170,7 +170,7 @@ defmodule Snakepit.Call do
         stream?: stream?
       }
 
-      ways(call)
+      ways(call, decide)
     end
   end
 
@@ -233,7 +233,7 @@ defmodule Snakepit.Call do
   defp hint(_what), do: ""
 
   # What a forced way, the pool and `zero_copy: false` leave.
-  defp ways(%{options: options, handle: handle} = call) do
+  defp ways(%{options: options, handle: handle} = call, decide) do
     allowed =
       if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
 
@@ -243,7 +243,7 @@ defmodule Snakepit.Call do
          {:ok, for_request} <- without(for_request, isolated, handle),
          {:ok, for_reply} <- without(for_reply, isolated, handle),
          :ok <- reply_open(for_reply, options, handle) do
-      case Decision.ways(handle, call.size, for_request) do
+      case decide.(handle, call.size, for_request) do
         {[], _} ->
           size = call.bytes + byte_size(call.envelope)
 

@@ -66,9 +66,9 @@ defmodule Snakepit.Config do
     end
   end
 
-  @doc "The value of one key, validated alone: for what is needed before, or without, the pools."
-  @spec get(:python | :venv) :: String.t() | {atom(), Path.t()} | nil
-  def get(key) when key in [:python, :venv] do
+  @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
+  @spec get(:python | :venv | :performance_optimization) :: term()
+  def get(key) when key in [:python, :venv, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 

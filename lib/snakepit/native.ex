@@ -296,6 +296,7 @@ defmodule Snakepit.Native do
   @spec brain_rules(
           brain(),
           goal :: 0..3,
+          allowed :: 0..7,
           minimum :: pos_integer() | nil,
           maximum :: pos_integer() | nil,
           thresholds :: [non_neg_integer()],
@@ -304,7 +305,7 @@ defmodule Snakepit.Native do
           bounded_loss :: float(),
           exploration :: float()
         ) :: :ok
-  def brain_rules(_brain, _goal, _minimum, _maximum, _thresholds, _overridden, _tie, _loss, _exploration),
+  def brain_rules(_brain, _goal, _allowed, _minimum, _maximum, _thresholds, _overridden, _tie, _loss, _rate),
     do: stub()
 
   @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason, propensity."
@@ -359,6 +360,10 @@ defmodule Snakepit.Native do
   @doc "What a call of such legs is expected to take, in ns."
   @spec brain_predict(brain(), legs :: non_neg_integer(), non_neg_integer(), non_neg_integer()) :: float()
   def brain_predict(_brain, _legs, _request, _reply), do: stub()
+
+  @doc "How many times as long as usual calls take at the moment."
+  @spec brain_mood(brain()) :: float()
+  def brain_mood(_brain), do: stub()
 
   @spec brain_compile(brain()) :: :ok
   def brain_compile(_brain), do: stub()

@@ -238,7 +238,7 @@ defmodule Snakepit.Pool do
 
   def handle_call({:policy, policy}, _from, %{handle: handle} = state) do
     handle = %{handle | policy: policy}
-    Performance.Tuning.set(handle.brain, handle.settings, policy)
+    Performance.Tuning.set(handle.brain, handle.options.transfers, handle.settings, policy)
     Handle.publish(handle)
     {:reply, :ok, %{state | handle: handle}}
   end

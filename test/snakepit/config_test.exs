@@ -84,6 +84,9 @@ defmodule Snakepit.ConfigTest do
     assert {:ok, %{performance_optimization: settings}} = Config.validate(performance_optimization: more)
     assert Settings.without_effect(settings) == [:minimum_training_samples, :ab_testing_enabled]
 
+    assert refused(performance_optimization: [minimum_threshold_mb: 5, maximum_threshold_mb: 4]).message =~
+             "expected :minimum_threshold_mb to be at most :maximum_threshold_mb (4), got: 5"
+
     for bad <- [
           [regression_threshold_percent: 0],
           [model_validation_split: 1],

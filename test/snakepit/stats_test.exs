@@ -51,4 +51,11 @@ defmodule Snakepit.StatsTest do
       assert holds.(0.01) == 0
     end
   end
+
+  test "the exponent of a power law" do
+    for exponent <- [-1.0, 0.0, 0.5, 2.0] do
+      points = for n <- [1, 3, 10, 100], do: {n, 7 * :math.pow(n, exponent)}
+      assert_in_delta Stats.exponent(points), exponent, 1.0e-9
+    end
+  end
 end

@@ -48,7 +48,7 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
       handle = Mix.Tasks.Snakepit.Explain.handle(opts[:pool])
       Learning.await_calibrated(handle.name)
       with {:error, error} <- Snakepit.Performance.enabled(handle), do: fail(Exception.message(error))
-      ways = if opts[:grpc], do: handle.options.transfers, else: handle.options.transfers -- [:grpc]
+      ways = if opts[:grpc], do: handle.options.transfers, else: Calibration.ways(handle.options.transfers)
       bar = Progress.begin(Progress.new(), "calibrate", 100)
       progress = &shown(bar, round(100 * &1))
       result = Calibration.run(handle, budget_ms: 1000 * seconds, ways: ways, progress: progress)

@@ -67,7 +67,8 @@ defmodule Mix.Tasks.Snakepit.Explain do
         ready(pool)
 
       true ->
-        {:ok, _} = started(name: :snakepit_explain, size: 1, python_module: "snakepit_bench.tools")
+        own = [name: :snakepit_explain, size: 1, python_module: "snakepit_bench.tools"]
+        {:ok, _} = started(own ++ [performance_policy: [enabled: true]])
         ready(:snakepit_explain)
     end
   end

@@ -166,19 +166,8 @@ defmodule Snakepit.Bench.Regret do
 
   defp chosen(%{options: %{inline_limit: limit}}, _direction, _type, size) when size < limit, do: :inline
 
-  defp chosen(handle, direction, type, size) do
-    {order, _, _, _, _} =
-      Native.brain_cell(
-        handle.brain,
-        Performance.number(direction),
-        Performance.number(type),
-        true,
-        size,
-        nil
-      )
-
-    hd(Decision.in_order(order))
-  end
+  defp chosen(handle, direction, type, size),
+    do: hd(Decision.cell(handle, direction, type, size).order)
 
   # Of a call that carries so much one way, and nothing the other.
   defp predicted(handle, direction, type, size) do

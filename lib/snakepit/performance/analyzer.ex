@@ -4,14 +4,15 @@ defmodule Snakepit.Performance.Analyzer do
   live pools.
   """
 
-  alias Snakepit.{Error, Observation, Stats, Transfer}
-  alias Snakepit.Performance.{Learning, MetricsStore, Probe, Regression, TransferMetrics}
+  alias Snakepit.{Error, Native, Observation, Stats, Transfer}
+  alias Snakepit.Performance.{Learning, MetricsStore, Probe, Probing, Regression, TransferMetrics}
   alias Snakepit.Pool.Handle
   require Logger
 
   @doc """
   Records a transfer that Snakepit did not make itself. `metrics` has the fields of
-  `Snakepit.Performance.TransferMetrics.new/3`. What is missing a field, or has an absurd one, is refused: logged, counted
+  `Snakepit.Performance.TransferMetrics.new/3`. Where `:pool` runs and learns, it learns from it, too; its statistics are of
+  its own calls. What is missing a field, or has an absurd one, is refused: logged, counted
   (`refused/0`), and not recorded.
   """
   @spec record_metrics(String.t(), map()) :: :ok
@@ -19,6 +20,7 @@ defmodule Snakepit.Performance.Analyzer do
     case TransferMetrics.new(transfer_id, metrics, DateTime.utc_now()) do
       {:ok, metrics} ->
         MetricsStore.put(metrics)
+        learn(metrics)
 
       {:error, _key, message} ->
         :counters.add(counter(), 1, 1)
@@ -33,6 +35,20 @@ defmodule Snakepit.Performance.Analyzer do
     # The store's tables are gone: the application is stopping.
     ArgumentError -> :ok
   end
+
+  # As of a probe whose arguments were that large: it is no call of the pool's, and counted nowhere.
+  defp learn(%TransferMetrics{data_size: size} = m) when size > 0 do
+    with {:ok, %{brain: brain, policy: %{learning_enabled: true}}} when brain != nil <- Handle.fetch(m.pool) do
+      {legs, request, reply} =
+        Probing.record(%{direction: :request, type: m.data_type, way: m.method, size: size})
+
+      Native.brain_probed(brain, legs, m.latency_us * 1000, request, reply)
+    end
+
+    :ok
+  end
+
+  defp learn(_nothing), do: :ok
 
   @doc "How many metrics were refused."
   @spec refused() :: non_neg_integer()

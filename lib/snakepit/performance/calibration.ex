@@ -39,13 +39,13 @@ defmodule Snakepit.Performance.Calibration do
 
   @doc """
   Measures, and anchors the pool's model to what was found. Options: `:budget_ms` of probes' time (#{@budget_ms}); `:ways`,
-  by default those of the pool that need nothing to be started (all but gRPC); `:patience_ms`, how long is waited in all
+  by default `ways/1` of the pool; `:patience_ms`, how long is waited in all
   for lanes that are busy; `:progress`, a function of the share done.
   """
   @spec run(Handle.t(), keyword()) ::
           {:ok, summary()} | {:error, :busy | :nothing_to_compare | Snakepit.Error.t()}
   def run(%Handle{brain: brain} = handle, opts \\ []) when brain != nil do
-    ways = opts[:ways] || handle.options.transfers -- [:grpc]
+    ways = opts[:ways] || ways(handle.options.transfers)
     budget = opts[:budget_ms] || @budget_ms
 
     with [_, _ | _] <- ways,
@@ -81,6 +81,10 @@ defmodule Snakepit.Performance.Calibration do
       {:error, reason} -> failed(handle, reason)
     end
   end
+
+  @doc "Those of a pool's ways that are measured by themselves: gRPC, which has to be started, only where a pool has no other."
+  @spec ways([Transfer.way()]) :: [Transfer.way()]
+  def ways(transfers), do: if(:inline in transfers, do: transfers -- [:grpc], else: transfers)
 
   defp failed(handle, reason) do
     tell(handle, reason, %{})

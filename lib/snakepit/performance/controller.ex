@@ -1,10 +1,12 @@
 defmodule Snakepit.Performance.Controller do
   @moduledoc """
-  The decision which way data should take, for whoever asks; `Snakepit.execute/3` makes the same one by itself.
+  The decision which way data should take, for whoever asks; `Snakepit.execute/3` makes the same one by itself, for its
+  arguments. (Workers make it for results.)
   """
 
-  alias Snakepit.{Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Performance.{Decision, Learning, Policy, Rules, ThresholdManager}
+  alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
+  alias Snakepit.Call.Convert
+  alias Snakepit.Performance.{Decision, Learning, Policy, Settings, ThresholdManager}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -13,22 +15,32 @@ defmodule Snakepit.Performance.Controller do
   can be made it is `{:grpc, %{fallback: true, reason: reason}}`.
 
   Options (a map or a keyword list): `:pool` (the default one), `:direction` (`:request`), `:data_type` (what `data` looks
-  like), `:data_size` (bytes; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
+  like), `:data_size` (bytes of one value; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
 
   `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes, for as long as nothing was measured),
-  `:predicted_latency_us` (by way, for the middle of this size's bin, as it usually is), `:confidence`, `:model_version` (how many observations
-  the table rests on), `:explored?` and `:propensity` (how likely this choice was). Intervals are in
+  `:predicted_latency_us` (by way, for the middle of this size's bin, as it usually is), `:confidence`, `:model_version` (how
+  many observations the table rests on), `:explored?` and `:propensity` (how likely this choice was). Intervals are in
   `Snakepit.Performance.CostBenefitAnalyzer.analyze/2`.
+
+  | `:reason` | why |
+  |---|---|
+  | `:cheapest`, `:tie` | it costs least; the ways cost about the same, and it is the simplest |
+  | `:rule` | nothing was measured: the threshold |
+  | `:below_minimum`, `:above_maximum`, `:override` | what somebody set |
+  | `:in_envelope` | smaller than the pool's `:inline_limit`, it never leaves the envelope |
+  | `:shared` | some of it lies in shared memory already, which any other way would carry |
+  | `:not_measured` | the pool does not measure its transfers: everything else goes by shared memory |
   """
   @spec decide_transfer_method(term(), map() | keyword()) :: {Transfer.way(), map()}
-  def decide_transfer_method(data, opts \\ %{})
+  def decide_transfer_method(data, opts \\ %{}) do
+    opts = Map.new(opts)
 
-  def decide_transfer_method(data, opts) when is_list(opts), do: decide_transfer_method(data, Map.new(opts))
-
-  def decide_transfer_method(data, opts) do
     with {:ok, handle} <- Handle.fetch(opts[:pool] || Snakepit.default_pool()),
-         {:ok, type, size} <- characteristics(data, opts, handle) do
-      decide(handle, Performance.number(opts[:direction] || :request), type, size, Map.get(opts, :warm, true))
+         direction = opts[:direction] || :request,
+         true <- direction in [:request, :reply] || {:error, {:unknown_direction, direction}},
+         {:ok, size} <- size(data, opts, handle),
+         {:ok, way, meta} <- decide(handle, direction, size, Map.get(opts, :warm, true)) do
+      {way, meta}
     else
       {:error, reason} -> fall_back(reason)
     end
@@ -36,39 +48,61 @@ defmodule Snakepit.Performance.Controller do
     error -> fall_back(error)
   end
 
-  defp decide(%{brain: nil} = handle, _direction, _type, size, _warm) do
-    way = size |> Transfer.plan(0, handle.options.transfers) |> hd()
-    {way, meta(way, :rule, size, handle.options.inline_limit)}
+  defp decide(handle, direction, size, warm) do
+    allowed = handle.options.transfers -- Breaker.isolated(handle.breaker)
+
+    case fixed(handle, size) do
+      nil -> considered(handle, direction, size, warm, allowed)
+      reason -> chosen(Transfer.plan(size.bytes, size.envelope, allowed), meta(reason, size, handle))
+    end
   end
 
-  defp decide(handle, direction, type, size, warm) do
+  defp fixed(_handle, %{bytes: 0}), do: :in_envelope
+  defp fixed(_handle, %{fresh: fresh, bytes: bytes}) when fresh < bytes, do: :shared
+  defp fixed(%{brain: nil}, _size), do: :not_measured
+  defp fixed(_handle, _size), do: nil
+
+  defp considered(handle, direction, size, warm, allowed) do
     {decision, confidence, {inline, zero_copy, grpc}, threshold, version} =
-      Native.brain_consider(handle.brain, direction, Performance.number(type), warm, size)
+      Native.brain_consider(
+        handle.brain,
+        Performance.number(direction),
+        size.kind,
+        warm,
+        Decision.each(size)
+      )
 
-    named = if direction == 0, do: :request, else: :reply
-    order = decision |> Decision.in_order() |> Rules.reorder(handle, named, type, size)
-    allowed = handle.options.transfers
-    way = Enum.find(order, &(&1 in allowed))
-    decision = Decision.settled(decision, order, allowed)
+    # Rules are asked of arguments: a worker, which decides for results, knows none.
+    {order, decision} =
+      if direction == :request,
+        do: Decision.by_rules(handle, size, allowed, decision),
+        else: {Decision.in_order(decision), Decision.settled(decision, Decision.in_order(decision), allowed)}
 
-    {way,
-     %{
-       meta(way, Decision.reason(decision), size, threshold)
-       | predicted_latency_us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000},
-         confidence: confidence,
-         model_version: version,
-         explored?: Decision.explored?(decision),
-         propensity: Decision.propensity(decision)
-     }}
+    Decision.tell(handle, size, order, decision)
+
+    order
+    |> Transfer.among(allowed, size.bytes, size.envelope)
+    |> chosen(%{
+      meta(Decision.reason(decision), size, handle)
+      | threshold: threshold,
+        predicted_latency_us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000},
+        confidence: confidence,
+        model_version: version,
+        explored?: Decision.explored?(decision),
+        propensity: Decision.propensity(decision)
+    })
   end
 
-  defp meta(way, reason, size, threshold) do
+  defp chosen([way | _], meta), do: {:ok, way, %{meta | method: way}}
+  defp chosen([], meta), do: {:error, {:too_large, meta.data_size}}
+
+  defp meta(reason, size, handle) do
     %{
       transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
-      method: way,
+      method: nil,
       reason: reason,
-      data_size: size,
-      threshold: threshold,
+      data_size: max(size.bytes, size.envelope),
+      threshold: handle.options.inline_limit,
       predicted_latency_us: %{},
       confidence: 0.0,
       model_version: 0,
@@ -77,34 +111,40 @@ defmodule Snakepit.Performance.Controller do
     }
   end
 
-  defp characteristics(_data, %{data_size: size} = opts, _handle) when is_integer(size) and size >= 0,
-    do: known(Map.get(opts, :data_type, :binary), size)
+  # As a call has it: bytes beside the envelope, those of them that are not in shared memory yet, their kind and number.
+  defp size(_data, %{data_size: bytes} = opts, handle) when is_integer(bytes) and bytes >= 0,
+    do: one(Map.get(opts, :data_type, :binary), bytes, handle)
 
-  defp characteristics(data, opts, handle) do
-    with {:ok, type, size} <- look(data, handle), do: known(opts[:data_type] || type, size)
-  end
+  defp size(data, opts, handle) when is_binary(data),
+    do: one(opts[:data_type] || :string, byte_size(data), handle)
 
-  defp known(type, size) do
-    if type in Performance.data_types(), do: {:ok, type, size}, else: {:error, {:unknown_data_type, type}}
-  end
+  defp size(%Bytes{data: data}, opts, handle), do: one(opts[:data_type] || :binary, byte_size(data), handle)
+  defp size(%Tensor{data: data}, opts, handle), do: one(opts[:data_type] || :tensor, byte_size(data), handle)
 
-  defp look(data, _handle) when is_binary(data), do: {:ok, :string, byte_size(data)}
-  defp look(%Bytes{data: data}, _handle), do: {:ok, :binary, byte_size(data)}
-  defp look(%Tensor{data: data}, _handle), do: {:ok, :tensor, byte_size(data)}
-
-  defp look(data, handle) do
+  defp size(data, opts, handle) do
     case Native.encode("", data, nil, handle.options.inline_limit) do
-      {:ok, envelope, [], _} ->
-        {:ok, :mixed, byte_size(envelope)}
-
-      {:ok, _envelope, _buffers, {bytes, _fresh, kind}} ->
-        {:ok, Enum.at(Performance.data_types(), kind), bytes}
+      {:ok, envelope, buffers, {bytes, fresh, kind}} ->
+        {:ok,
+         %{bytes: bytes, fresh: fresh, kind: kind, count: length(buffers), envelope: byte_size(envelope)}}
 
       :convert ->
-        {:error, :needs_conversion}
+        size(Convert.term(data), opts, handle)
 
       {:error, path, reason, what} ->
         {:error, {reason, path, what}}
+    end
+  end
+
+  defp one(type, bytes, handle) do
+    cond do
+      type not in Performance.data_types() ->
+        {:error, {:unknown_data_type, type}}
+
+      bytes < handle.options.inline_limit ->
+        {:ok, %{bytes: 0, fresh: 0, kind: Performance.number(type), count: 0, envelope: bytes}}
+
+      true ->
+        {:ok, %{bytes: bytes, fresh: bytes, kind: Performance.number(type), count: 1, envelope: 0}}
     end
   end
 
@@ -116,7 +156,8 @@ defmodule Snakepit.Performance.Controller do
 
   @doc """
   Records what a transfer took that was decided by `decide_transfer_method/2`, and made by somebody else: as
-  `Snakepit.Performance.Analyzer.record_metrics/2`. The calls of `Snakepit.execute/3` are recorded by themselves.
+  `Snakepit.Performance.Analyzer.record_metrics/2`, and the pool learns from it. The calls of `Snakepit.execute/3` are
+  recorded by themselves.
   """
   @spec record_transfer_metrics(String.t(), map()) :: :ok
   defdelegate record_transfer_metrics(transfer_id, metrics),
@@ -124,7 +165,9 @@ defmodule Snakepit.Performance.Controller do
     as: :record_metrics
 
   @doc """
-  What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions.
+  What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions, the
+  thresholds (`current_thresholds: %{zero_copy_min: bytes}`, of bytes) and what `performance_optimization:` says of all pools
+  (`global_config`). `:mood` is how many times as long as usual calls take at the moment.
 
   Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is
   |actual − predicted| / actual.
@@ -138,12 +181,27 @@ defmodule Snakepit.Performance.Controller do
        %{
          pool: pool,
          policy: handle.policy,
+         current_thresholds: thresholds(handle),
+         global_config: global(handle.settings),
          inline_count: counts.request_inline,
          zero_copy_count: counts.request_zero_copy,
          grpc_count: counts.request_grpc
        }
        |> Map.merge(learned(handle.brain))}
     end
+  end
+
+  defp thresholds(handle) do
+    {:ok, bytes} = ThresholdManager.get_threshold(handle.name, :binary)
+    %{zero_copy_min: bytes}
+  end
+
+  defp global(%Settings{} = settings) do
+    %{
+      learning_enabled: settings.learning_enabled,
+      exploration_rate: settings.exploration_rate,
+      model_update_interval: settings.model_update_interval_seconds * 1000
+    }
   end
 
   @percentiles [p50: 0.5, p95: 0.95, p99: 0.99, p999: 0.999]
@@ -165,6 +223,7 @@ defmodule Snakepit.Performance.Controller do
       dropped: dropped,
       model_version: version,
       table_bytes: bytes,
+      mood: Native.brain_mood(brain),
       latency_us: named.(latencies, 1000),
       prediction_error: named.(errors, 1000)
     }
@@ -178,6 +237,7 @@ defmodule Snakepit.Performance.Controller do
   def update_policy(pool, policy) do
     with {:ok, handle} <- Handle.fetch(pool),
          :ok <- Performance.enabled(handle),
+         :ok <- running(policy),
          {:ok, policy} <- Policy.new(policy, handle.settings) do
       # By the pool's own process: it may have been started anew meanwhile.
       with :ok <- Pool.set_policy(handle, policy), do: changed(pool, handle, policy)
@@ -190,6 +250,16 @@ defmodule Snakepit.Performance.Controller do
         {:error, error}
     end
   end
+
+  # Whether a pool measures at all is said when it starts.
+  defp running(policy) when is_map(policy) or is_list(policy) do
+    if (is_map(policy) and is_map_key(policy, :enabled)) or
+         (Keyword.keyword?(policy) and policy[:enabled] != nil),
+       do: {:error, :enabled, ":enabled is for a pool's start; restart it with another performance_policy:"},
+       else: :ok
+  end
+
+  defp running(_neither), do: :ok
 
   defp changed(pool, handle, policy) do
     ThresholdManager.refresh(pool)

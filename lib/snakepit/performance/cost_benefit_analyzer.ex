@@ -36,30 +36,30 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   `setup_overhead_us` is what a transfer by shared memory takes whatever its size, `serialization_overhead_us` what a message
   takes for its bytes. `cleanup_overhead_us` is 0: a slot that is done with is named in the next frame. `samples` is 0 for a
-  way that was never measured, whose numbers are assumptions.
+  way that was never measured, whose numbers are assumptions. Times are those of usual calls: what the machine's present mood
+  makes of them is in `Snakepit.Performance.Controller.get_statistics/1`.
 
-  `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), `system_load` (share of the CPUs) and
-  `available_memory` (bytes); what it does not say is as `Snakepit.Performance.ResourceMonitor` has it.
+  `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), by which the ways are weighed, and `system_load`
+  (share of the CPUs) and `available_memory` (bytes), which are told back; what it does not say is as
+  `Snakepit.Performance.ResourceMonitor` has it.
   """
   @spec analyze(data_characteristics(), map()) :: {:ok, map()} | {:error, Error.t()}
   def analyze(data, system_state \\ %{}) do
     with {:ok, handle, facts} <- facts(data) do
       system_state = Map.merge(present(), system_state)
 
-      load =
-        if(system_state[:cpu_pressure], do: 1, else: 0) + if(system_state[:memory_pressure], do: 2, else: 0)
-
+      load = load(system_state)
       prices = prices(handle, facts, load)
-      {order, reason, _explorable, confidence, _ns} = cell(handle, facts, load)
-      first = order |> Decision.in_order() |> Enum.find(&(&1 in handle.options.transfers))
+      cell = Decision.cell(handle, facts.direction, facts.type, facts.size, warm: facts.warm, load: load)
+      first = Enum.find(cell.order, &(&1 in handle.options.transfers))
       methods = Map.new(handle.options.transfers, &{&1, method(&1, prices, handle, facts)})
 
       {:ok,
        %{
          recommendation: first,
-         confidence: confidence,
+         confidence: cell.confidence,
          methods: methods,
-         rationale: rationale(first, Decision.named_reason(reason), methods, facts),
+         rationale: rationale(first, cell.reason, methods, facts, handle.policy.goal),
          factors: %{
            data_size: facts.size,
            system_load: system_state[:system_load],
@@ -69,6 +69,9 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
        }}
     end
   end
+
+  defp load(state),
+    do: if(state[:cpu_pressure], do: 1, else: 0) + if(state[:memory_pressure], do: 2, else: 0)
 
   defp present do
     now = ResourceMonitor.now()
@@ -86,7 +89,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   def estimate_performance(way, data) do
     with {:ok, handle, facts} <- facts(data) do
       if way in Transfer.ways(),
-        do: {:ok, method(way, prices(handle, facts, 0), handle, facts)},
+        do: {:ok, method(way, prices(handle, facts, load(present())), handle, facts)},
         else: refuse("expected a way to be one of #{list(Transfer.ways())}, got: #{inspect(way)}")
     end
   end
@@ -119,17 +122,6 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, words)}
   defp list(names), do: Enum.map_join(names, ", ", &inspect/1)
-
-  defp cell(handle, f, load),
-    do:
-      Native.brain_cell(
-        handle.brain,
-        Performance.number(f.direction),
-        Performance.number(f.type),
-        f.warm,
-        f.size,
-        load
-      )
 
   defp prices(handle, f, load) do
     goal = Performance.number(handle.policy.goal)
@@ -176,7 +168,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   defp us(ns), do: Float.round(ns / 1000, 2)
 
-  defp rationale(first, reason, methods, f) do
+  defp rationale(first, reason, methods, f, goal) do
     mine = methods[first]
     size = Units.bytes(f.size)
     others = Map.delete(methods, first)
@@ -187,7 +179,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
       {other, theirs} ->
         "#{first}: #{Decision.words(reason)}. For #{size} of #{f.type} it takes #{time(mine)}, #{other} #{time(theirs)}: " <>
-          "#{ratio(theirs.estimated_latency_us / max(mine.estimated_latency_us, 0.01))}."
+          "#{ratio(theirs.estimated_latency_us / max(mine.estimated_latency_us, 0.01))}." <>
+          weighed(goal, first, methods)
     end
   end
 
@@ -196,6 +189,20 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   defp time(%{latency_interval_us: {low, high}} = m),
     do:
       "#{Units.time(m.estimated_latency_us * 1000)} (#{Units.time(low * 1000)} to #{Units.time(high * 1000)})"
+
+  # Where more than the time counts.
+  defp weighed(:minimize_latency, _first, _methods), do: ""
+
+  defp weighed(goal, first, methods) do
+    costs =
+      methods
+      |> Enum.sort_by(fn {_, m} -> m.total_cost end)
+      |> Enum.map_join(", ", fn {way, m} ->
+        "#{way} #{Units.digits(m.total_cost)} (CPU #{Units.time(m.estimated_cpu_us * 1000)}, memory #{Units.bytes(m.estimated_memory)})"
+      end)
+
+    " Weighed by #{goal}, for which #{first} was chosen: #{costs}."
+  end
 
   defp ratio(r) when r >= 1, do: "#{Units.digits(r)} times as long"
   defp ratio(r), do: "#{Units.digits(1 / r)} times as fast, were it chosen"

@@ -29,13 +29,31 @@ defmodule Snakepit.Performance.Decision do
 
   def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
 
-  def ways(%Handle{brain: brain} = handle, size, allowed) do
-    decision = Native.brain_decide(brain, 0, size.kind, true, each(size))
-    type = elem(@types, size.kind)
-    order = decision |> in_order() |> Rules.reorder(handle, :request, type, size.bytes)
-    decision = settled(decision, order, allowed)
-    if Telemetry.listened_to?(@event), do: tell(handle, type, size, order, decision)
+  def ways(handle, size, allowed) do
+    decision = Native.brain_decide(handle.brain, 0, size.kind, true, each(size))
+    {order, decision} = by_rules(handle, size, allowed, decision)
+    tell(handle, size, order, decision)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
+  end
+
+  @doc "As `ways/3`, but nothing is decided: it is neither counted nor told, and nothing explored."
+  @spec would(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], non_neg_integer() | nil}
+  def would(%Handle{brain: brain} = handle, %{bytes: bytes, fresh: bytes} = size, [_, _ | _] = allowed)
+      when brain != nil and bytes > 0 do
+    {order, reason, _, _, _} = Native.brain_cell(brain, 0, size.kind, true, each(size), nil)
+    {order, decision} = by_rules(handle, size, allowed, order ||| reason <<< 4 ||| 0xFFFF <<< 7)
+    {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
+  end
+
+  def would(handle, size, allowed), do: ways(handle, size, allowed)
+
+  @doc "The order as the user's rules have it, and the decision as it counts then."
+  @spec by_rules(Handle.t(), map(), [Transfer.way()], non_neg_integer()) ::
+          {[Transfer.way()], non_neg_integer()}
+  def by_rules(handle, size, allowed, decision) do
+    type = elem(@types, size.kind)
+    order = decision |> in_order() |> Rules.reorder(handle, type, size.bytes)
+    {order, settled(decision, order, allowed)}
   end
 
   @doc "Whether shared memory that has to be made first is cheaper, too, than the other ways this call may take."
@@ -44,15 +62,45 @@ defmodule Snakepit.Performance.Decision do
   # Any other way would carry what lies in shared memory already.
   def fresh?(_handle, %{fresh: fresh, bytes: bytes}, _allowed) when fresh < bytes, do: true
 
-  def fresh?(%Handle{brain: brain}, size, allowed) do
-    {order, reason, _, _, _} = Native.brain_cell(brain, 0, size.kind, false, each(size), nil)
-
-    named_reason(reason) in [:cheapest, :tie] and
-      order |> in_order() |> Enum.find(&(&1 in allowed)) == :zero_copy
+  def fresh?(handle, size, allowed) do
+    cell = cell(handle, :request, elem(@types, size.kind), each(size), warm: false)
+    cell.reason in [:cheapest, :tie] and Enum.find(cell.order, &(&1 in allowed)) == :zero_copy
   end
 
-  defp each(%{count: count, fresh: fresh}) when count > 1, do: div(fresh, count)
-  defp each(%{fresh: fresh}), do: fresh
+  @typedoc "What the table says of a size: `ns` is what each way usually takes there."
+  @type cell :: %{
+          order: [Transfer.way()],
+          reason: atom(),
+          confidence: float(),
+          ns: %{Transfer.way() => pos_integer()}
+        }
+
+  @doc "All that a pool's table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
+  @spec cell(Handle.t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) ::
+          cell()
+  def cell(%Handle{brain: brain}, direction, type, size, opts \\ []) do
+    {order, reason, _explorable?, confidence, {inline, zero_copy, grpc}} =
+      Native.brain_cell(
+        brain,
+        Performance.number(direction),
+        Performance.number(type),
+        Keyword.get(opts, :warm, true),
+        size,
+        opts[:load]
+      )
+
+    %{
+      order: in_order(order),
+      reason: elem(@reasons, reason),
+      confidence: confidence,
+      ns: %{inline: inline, zero_copy: zero_copy, grpc: grpc}
+    }
+  end
+
+  @doc "Bytes of one of a call's buffers: what a way costs beside its bytes, it costs for each of them."
+  @spec each(map()) :: non_neg_integer()
+  def each(%{count: count, fresh: fresh}) when count > 1, do: div(fresh, count)
+  def each(%{fresh: fresh}), do: fresh
 
   @doc """
   The decision as it counts: where a rule of the user's decided, or the ways that are allowed leave no choice between the
@@ -70,15 +118,21 @@ defmodule Snakepit.Performance.Decision do
       else: (decision &&& 0x77) ||| 0xFFFF <<< 7
   end
 
-  defp tell(handle, type, size, order, decision) do
-    Telemetry.execute(@event, %{data_size: size.bytes}, %{
-      pool: handle.name,
-      method: hd(order),
-      reason: reason(decision),
-      explored?: explored?(decision),
-      propensity: propensity(decision),
-      data_type: type
-    })
+  @doc "Tells whoever listens."
+  @spec tell(Handle.t(), map(), [Transfer.way()], non_neg_integer()) :: :ok
+  def tell(handle, size, order, decision) do
+    if Telemetry.listened_to?(@event) do
+      Telemetry.execute(@event, %{data_size: size.bytes}, %{
+        pool: handle.name,
+        method: hd(order),
+        reason: reason(decision),
+        explored?: explored?(decision),
+        propensity: propensity(decision),
+        data_type: elem(@types, size.kind)
+      })
+    end
+
+    :ok
   end
 
   @doc "The ways in a decision, best first."
@@ -96,11 +150,7 @@ defmodule Snakepit.Performance.Decision do
 
   @doc "Why the best way is the best."
   @spec reason(non_neg_integer()) :: atom()
-  def reason(decision), do: named_reason(decision >>> 4 &&& 7)
-
-  @doc "The reason of this number, as a cell of the table has it."
-  @spec named_reason(non_neg_integer()) :: atom()
-  def named_reason(number), do: elem(@reasons, number)
+  def reason(decision), do: elem(@reasons, decision >>> 4 &&& 7)
 
   @doc "A reason for people."
   @spec words(atom()) :: String.t()

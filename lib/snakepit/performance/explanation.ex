@@ -67,25 +67,16 @@ defmodule Snakepit.Performance.Explanation do
   defp next(size), do: size + div(Bitwise.bsl(1, floor(:math.log2(size))), 4)
 
   defp cell(handle, direction, type, size) do
-    {order, reason, _explorable, confidence, {inline, zero_copy, grpc}} =
-      Native.brain_cell(
-        handle.brain,
-        Performance.number(direction),
-        Performance.number(type),
-        true,
-        size,
-        nil
-      )
-
-    ways = order |> Decision.in_order() |> Enum.filter(&(&1 in handle.options.transfers))
+    cell = Decision.cell(handle, direction, type, size)
+    ways = Enum.filter(cell.order, &(&1 in handle.options.transfers))
 
     %{
       size: size,
       way: hd(ways),
       second: Enum.at(ways, 1),
-      reason: Decision.named_reason(reason),
-      confidence: confidence,
-      us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
+      reason: cell.reason,
+      confidence: cell.confidence,
+      us: Map.new(cell.ns, fn {way, ns} -> {way, ns / 1000} end)
     }
   end
 
@@ -93,9 +84,15 @@ defmodule Snakepit.Performance.Explanation do
 
   # Where a bound decides, and another way would be faster: by which factor, at worst.
   defp bound_cost(handle, direction, type) do
+    measured =
+      for way <- handle.options.transfers,
+          {_, _, samples} = line(handle, direction, way, type),
+          samples > 0,
+          do: way
+
     handle
     |> cells(direction, type)
-    |> Enum.map(&dearer(&1, handle))
+    |> Enum.map(&dearer(&1, measured))
     |> Enum.chunk_by(&(&1 && {&1.way, &1.best}))
     |> Enum.reject(&(hd(&1) == nil))
     |> Enum.map(fn chunk ->
@@ -104,14 +101,22 @@ defmodule Snakepit.Performance.Explanation do
     end)
   end
 
-  defp dearer(%{reason: reason, way: way} = cell, handle)
-       when reason in [:below_minimum, :above_maximum, :override] do
-    best = Enum.min_by(handle.options.transfers, &cell.us[&1])
-    factor = cell.us[way] / cell.us[best]
-    if factor > 1.05, do: %{from: cell.size, to: cell.next, way: way, best: best, factor: factor}
+  defp line(handle, direction, way, type) do
+    {direction, way} = {Performance.number(direction), Transfer.number(way)}
+    Native.brain_line(handle.brain, direction, way, Performance.number(type), true, 1024 * 1024)
   end
 
-  defp dearer(_cell, _handle), do: nil
+  # Against what was measured: an assumption is no loss.
+  defp dearer(%{reason: reason, way: way} = cell, measured)
+       when reason in [:below_minimum, :above_maximum, :override] do
+    best = Enum.min_by(measured, &cell.us[&1], fn -> way end)
+    factor = cell.us[way] / cell.us[best]
+
+    if way in measured and factor > 1.05,
+      do: %{from: cell.size, to: cell.next, way: way, best: best, factor: factor}
+  end
+
+  defp dearer(_cell, _measured), do: nil
 
   # ---- words ------------------------------------------------------------------------------------------------------
 

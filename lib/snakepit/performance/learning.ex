@@ -165,8 +165,7 @@ defmodule Snakepit.Performance.Learning do
     now = now()
     saved = Probing.earned(pool.saved, now - pool.since, handle.options.size)
     pool = %{pool | saved: saved, since: now}
-    # gRPC is not started for it.
-    ways = handle.options.transfers -- [:grpc]
+    ways = Calibration.ways(handle.options.transfers)
 
     with true <- handle.policy.learning_enabled and pool.task == nil and pool.prober == nil,
          # Nothing is tried out with what is scarce.

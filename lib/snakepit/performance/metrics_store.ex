@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.MetricsStore do
   |---|---|---|
   | `:performance_metrics` | ordered set | `{{unix_us, pool, n}, %{timestamp:, pool:, metrics: %TransferMetrics{}, explored?:, propensity:}}`: of each pool the latest calls, at most 100 of a second |
   | `:performance_aggregates` | set | `{{pool, seconds, time_bucket}, %{pool:, time_bucket:, count:, sum_latency:, sum_throughput:, p50_latency:, p95_latency:, p99_latency:, …}}`: series of `seconds` 1, `aggregation_interval_seconds` and 3600 |
-  | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:}}`, and what transfers usually take, `{{pool, :baselines}, _, _}`; of pools that run |
+  | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:, lines:}}` (nanoseconds, nanoseconds a byte and samples, by direction and way, of bytes), and what transfers usually take, `{{pool, :baselines}, _, _}`; of pools that run |
 
   A `time_bucket` is Unix seconds, where it begins. Latencies are microseconds. Beside the specification's fields an
   aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
@@ -14,7 +14,8 @@ defmodule Snakepit.Performance.MetricsStore do
 
   Nothing is written on the way of a call: once a second `Snakepit.Performance.Learning` hands over what it drained. The
   tables belong to the application, so that they outlive this process. Rows go by age (seconds after an hour,
-  single calls after a day, all others after `metrics_retention_hours`) and when there are too many.
+  single calls after a day, all others after `metrics_retention_hours`), and the oldest single calls when these take more than
+  20 MiB.
   """
 
   use GenServer
@@ -29,8 +30,8 @@ defmodule Snakepit.Performance.MetricsStore do
   @models :ml_models
 
   @hour 3_600
-  # Rows of single calls, of all pools: some 20 MB.
-  @most_rows 20_000
+  # Of all pools together.
+  @most_bytes 20 * 1024 * 1024
   @sweep_ms 10_000
 
   @doc "Makes the tables; they live as long as the process that calls this."
@@ -242,16 +243,27 @@ defmodule Snakepit.Performance.MetricsStore do
   defp aggregate(state, handle, now) do
     Enum.reduce(widths(state.settings), state, fn {window, seconds}, state ->
       bucket = now - rem(now, seconds)
-      # A pool that was started anew has a brain whose windows are empty.
+
       running =
-        with {brain, running} when brain == handle.brain <- state.buckets[{handle.name, window}],
-             do: running,
-             else: (_ -> bucket)
+        case state.buckets[{handle.name, window}] do
+          {brain, running} when brain == handle.brain -> running
+          # A pool that was started anew has a brain whose windows are empty.
+          {_another, _} -> bucket
+          # This process was: what the window holds began with the latest bucket.
+          nil -> latest_bucket(handle.name, seconds, bucket)
+        end
 
       over? = running != bucket
       put_aggregate(handle, seconds, running, Native.brain_window(handle.brain, window, over?))
       put_in(state.buckets[{handle.name, window}], {handle.brain, bucket})
     end)
+  end
+
+  defp latest_bucket(pool, seconds, bucket) do
+    case series(pool, seconds, {bucket - seconds, bucket}) do
+      [] -> bucket
+      series -> List.last(series).time_bucket
+    end
   end
 
   defp put_aggregate(_handle, _seconds, _bucket, {0, _, _, _, _}), do: :ok
@@ -284,7 +296,21 @@ defmodule Snakepit.Performance.MetricsStore do
 
     unless match?([{_, %{version: ^version}}], :ets.lookup(@models, {handle.name, :lines})) do
       crossover = Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
-      :ets.insert(@models, {{handle.name, :lines}, %{version: version, crossover: crossover, model: :lines}})
+
+      :ets.insert(
+        @models,
+        {{handle.name, :lines},
+         %{version: version, crossover: crossover, model: :lines, lines: lines(handle)}}
+      )
+    end
+  end
+
+  defp lines(handle) do
+    for direction <- [:request, :reply], way <- Transfer.ways(), into: %{} do
+      {number, kind} = {Performance.number(direction), Performance.number(:binary)}
+
+      {{direction, way},
+       Native.brain_line(handle.brain, number, Transfer.number(way), kind, true, 1024 * 1024)}
     end
   end
 
@@ -302,7 +328,7 @@ defmodule Snakepit.Performance.MetricsStore do
       {{{:_, :_, :"$1"}, :_}, [{:<, :"$1", oldest}], [true]}
     ])
 
-    too_many(:ets.info(@metrics, :size) - @most_rows)
+    too_many()
   end
 
   # What was known of pools that are no more.
@@ -316,10 +342,13 @@ defmodule Snakepit.Performance.MetricsStore do
     for {pool, _what} = key <- keys, pool not in names, do: :ets.delete(@models, key)
   end
 
-  defp too_many(n) when n > 0 do
-    :ets.delete(@metrics, :ets.first(@metrics))
-    too_many(n - 1)
-  end
+  # The oldest go first, some hundreds at a time: the table's size is not known row by row.
+  defp too_many do
+    if :ets.info(@metrics, :memory) * :erlang.system_info(:wordsize) > @most_bytes do
+      for _ <- 1..200, :ets.info(@metrics, :size) > 0, do: :ets.delete(@metrics, :ets.first(@metrics))
+      if :ets.info(@metrics, :size) > 0, do: too_many()
+    end
 
-  defp too_many(_none), do: :ok
+    :ok
+  end
 end

@@ -3,7 +3,8 @@ defmodule Snakepit.Performance.Policy do
   What a pool wants of its transfers: `performance_policy:` of the pool, or `Controller.update_policy/2` while it runs.
 
   A *rule* is a function of one argument, or `{module, function}`. It is given the characteristics of a transfer,
-  `%{pool:, direction:, data_size:, data_type:, format:}`, before anything else is asked, and returns a way or `:default`.
+  `%{pool:, direction:, data_size:, data_type:, format:}`, before anything else is asked, and returns a way or `:default`. Rules are asked of arguments
+  (`direction: :request`): results are decided by workers, which know the table and no rules.
   """
 
   alias Snakepit.{Options, Performance, Transfer}
@@ -69,7 +70,10 @@ defmodule Snakepit.Performance.Policy do
 
   @doc "A policy of these options, or a message that names the key."
   @spec new(map() | keyword(), Settings.t()) :: {:ok, t()} | {:error, atom() | nil, String.t()}
-  def new(given, settings \\ Settings.get()) do
+  def new(given, settings \\ Settings.get())
+  def new(%__MODULE__{} = policy, settings), do: policy |> Map.from_struct() |> new(settings)
+
+  def new(given, settings) do
     with {:ok, options} <- Options.validate(given, @schema),
          :ok <- rules(options.custom_rules) do
       all =

@@ -6,19 +6,18 @@ defmodule Snakepit.Performance.Rules do
   alias Snakepit.Pool.Handle
   require Logger
 
-  @doc "The ways in `order`, that one first which a rule of the pool's wants for such a transfer."
+  @doc "The ways in `order`, that one first which a rule of the pool's wants for such arguments."
   @spec reorder(
           [Transfer.way()],
           Handle.t(),
-          Performance.direction(),
           Performance.data_type(),
           non_neg_integer()
         ) :: [Transfer.way()]
-  def reorder(order, %Handle{policy: %{custom_rules: []}}, _direction, _type, _size), do: order
+  def reorder(order, %Handle{policy: %{custom_rules: []}}, _type, _size), do: order
 
-  def reorder(order, %Handle{policy: %{custom_rules: rules}} = handle, direction, type, size) do
+  def reorder(order, %Handle{policy: %{custom_rules: rules}} = handle, type, size) do
     format = Performance.format(type)
-    facts = %{pool: handle.name, direction: direction, data_size: size, data_type: type, format: format}
+    facts = %{pool: handle.name, direction: :request, data_size: size, data_type: type, format: format}
 
     case Enum.find_value(rules, &said(&1, facts)) do
       nil -> order

@@ -34,9 +34,9 @@ defmodule Snakepit.Performance.Settings do
         "The share of calls, among those whose second best way costs little more than the best, that take that one to learn."
     ],
     default_zero_copy_threshold_mb: [
-      type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
-      default: nil,
-      doc: "MiB from which on shared memory is used as long as nothing was measured (10)."
+      type: {:number, 0.001, 1_048_576},
+      default: 10,
+      doc: "MiB from which on shared memory is used as long as nothing was measured."
     ],
     minimum_threshold_mb: [
       type: {:or, [{:in, [nil]}, {:number, 0.001, 1_048_576}]},
@@ -123,9 +123,6 @@ defmodule Snakepit.Performance.Settings do
 
   @type t :: %__MODULE__{}
 
-  # spec/003.
-  @base_mb 10
-
   @doc "The option set, for `Snakepit.Config`."
   @spec schema() :: Options.schema()
   def schema, do: @all
@@ -148,7 +145,7 @@ defmodule Snakepit.Performance.Settings do
   @doc "Of the running application; the defaults where nothing valid is configured."
   @spec get() :: t()
   def get do
-    given = Application.get_env(:snakepit, :performance_optimization, [])
+    given = Snakepit.Config.get(:performance_optimization)
 
     with {:ok, options} <- Options.validate(given, @all), {:ok, settings} <- new(options) do
       settings
@@ -157,9 +154,9 @@ defmodule Snakepit.Performance.Settings do
     end
   end
 
-  @doc "Bytes of `default_zero_copy_threshold_mb`, or of what spec/003 says."
+  @doc "Bytes of `default_zero_copy_threshold_mb`."
   @spec base_threshold(t()) :: pos_integer()
-  def base_threshold(settings), do: bytes(settings.default_zero_copy_threshold_mb || @base_mb)
+  def base_threshold(settings), do: bytes(settings.default_zero_copy_threshold_mb)
 
   @doc "MiB, which may be a fraction, in bytes."
   @spec bytes(number() | nil) :: pos_integer() | nil

@@ -79,12 +79,14 @@ defmodule Snakepit.Performance.ThresholdManager do
     with {:ok, handle} <- brain(pool), do: call({:undo, handle.name})
   end
 
-  @doc "A pool's changes, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
+  @doc "A pool's changes since it was started, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
   @spec changes(atom()) :: [GuardedChange.t()]
   def changes(pool) do
-    case :ets.lookup(@table, {:changes, pool}) do
-      [{_, changes}] -> changes
-      [] -> []
+    with {:ok, %{brain: brain}} <- Handle.fetch(pool),
+         [{_, ^brain, changes}] <- :ets.lookup(@table, {:changes, pool}) do
+      changes
+    else
+      _ -> []
     end
   rescue
     ArgumentError -> []
@@ -162,15 +164,21 @@ defmodule Snakepit.Performance.ThresholdManager do
     ArgumentError -> {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
   end
 
-  defp in_force(_handle, _type, {_tuned, set}) when set != nil, do: set
+  # The pool's bounds hold for what somebody set, too.
+  defp in_force(handle, type, {tuned, set}) do
+    {minimum, maximum} = {handle.settings.minimum_threshold_mb, handle.settings.maximum_threshold_mb}
 
-  defp in_force(handle, type, {tuned, nil}) do
-    with nil <- handle.policy.threshold_overrides[type] do
-      now = ResourceMonitor.now()
-      tuned = %{tuned | resource: Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?)}
-      {minimum, maximum} = {handle.settings.minimum_threshold_mb, handle.settings.maximum_threshold_mb}
-      Thresholds.bytes(tuned, Settings.bytes(minimum), Settings.bytes(maximum))
-    end
+    threshold =
+      case set || handle.policy.threshold_overrides[type] do
+        nil ->
+          now = ResourceMonitor.now()
+          %{tuned | resource: Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?)}
+
+        bytes ->
+          Thresholds.new(bytes)
+      end
+
+    Thresholds.bytes(threshold, Settings.bytes(minimum), Settings.bytes(maximum))
   end
 
   # ---- the process ------------------------------------------------------------------------------------------------
@@ -246,10 +254,14 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   # Thresholds of brains that are no more, which the rows would keep alive.
   defp forget_stopped do
-    for {{name, _type} = key, brain, _tuned, _set} <- :ets.tab2list(@table),
+    for row <- :ets.tab2list(@table),
+        {name, brain} = whose(row),
         not match?({:ok, %{brain: ^brain}}, Handle.fetch(name)),
-        do: :ets.delete(@table, key)
+        do: :ets.delete(@table, elem(row, 0))
   end
+
+  defp whose({{:changes, name}, brain, _changes}), do: {name, brain}
+  defp whose({{name, _type}, brain, _tuned, _set}), do: {name, brain}
 
   # ---- tuning -----------------------------------------------------------------------------------------------------
 
@@ -266,30 +278,37 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp step(handle, type) do
     with {tuned, nil} = before <- state_of(handle, type),
-         {crossover, low, high} <- Performance.crossover(handle, :request, type),
+         {crossover, _low, _high} = found <- Performance.crossover(handle, :request, type),
          {:changed, next} <- Thresholds.toward(tuned, crossover) do
       {old, new} = {in_force(handle, type, before), in_force(handle, type, {next, nil})}
-      expected = "shared memory is cheaper from #{crossover} bytes on (95 %: #{low} to #{high})"
-      change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
-      true
+      # What a bound or the policy holds fast is tuned all the same, for when it no longer does.
+      if old == new, do: put(handle, type, {next, nil}), else: tuned(handle, type, old, new, next, found)
+      old != new
     else
       _ -> false
     end
   end
 
+  defp tuned(handle, type, old, new, next, {crossover, low, high}) do
+    expected = "shared memory is cheaper from #{crossover} bytes on (95 %: #{low} to #{high})"
+    change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
+  end
+
   defp judge(handle, change) do
     judged = GuardedChange.judge(change, metric(handle.name))
-    replace(handle.name, change, judged)
+    replace(handle, change, judged)
 
     # What was merely tuned decides nothing that measurements do not.
-    if judged.verdict == :worse, do: undo(handle, judged, "calls became slower")
+    # A later change of the same threshold has replaced it, and is judged by itself.
+    newest = Enum.find(changes(handle.name), &(&1.knob == change.knob and &1.verdict != :undone))
+    if judged.verdict == :worse and judged == newest, do: undo(handle, judged, "calls became slower")
   end
 
   defp undo(handle, change, reason) do
     {:threshold, type} = change.knob
     put(handle, type, change.context)
     undone = GuardedChange.undo(change, reason, now())
-    replace(handle.name, change, %{change | verdict: :undone})
+    replace(handle, change, %{change | verdict: :undone})
     tell(handle, undone)
     apply_all(handle)
   end
@@ -316,16 +335,17 @@ defmodule Snakepit.Performance.ThresholdManager do
         before: metric(handle.name)
       )
 
-    :ets.insert(@table, {{:changes, handle.name}, Enum.take([change | changes(handle.name)], @kept_changes)})
+    keep(handle, Enum.take([change | changes(handle.name)], @kept_changes))
     tell(handle, change)
   end
 
   defp put(handle, type, {tuned, set}),
     do: :ets.insert(@table, {{handle.name, type}, handle.brain, tuned, set})
 
-  defp replace(pool, old, new) do
-    :ets.insert(@table, {{:changes, pool}, Enum.map(changes(pool), &if(&1 == old, do: new, else: &1))})
-  end
+  defp replace(handle, old, new),
+    do: keep(handle, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
+
+  defp keep(handle, changes), do: :ets.insert(@table, {{:changes, handle.name}, handle.brain, changes})
 
   defp tell(handle, change) do
     {:threshold, type} = change.knob
@@ -348,7 +368,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
     set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
     policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
-    Tuning.set(handle.brain, handle.settings, policy, thresholds)
+    Tuning.set(handle.brain, handle.options.transfers, handle.settings, policy, thresholds)
     Learning.publish(handle.name)
   end
 

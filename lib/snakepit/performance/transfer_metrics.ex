@@ -62,6 +62,7 @@ defmodule Snakepit.Performance.TransferMetrics do
     type = Map.get(given, :data_type, :binary)
 
     with :ok <- known(given),
+         :ok <- absurd(given, now),
          :ok <- check(given, :pool, &(is_atom(&1) and &1 != nil), "the name of a pool"),
          :ok <- check(given, :method, &(&1 in Snakepit.Transfer.ways()), "a way"),
          :ok <- check(given, :data_size, &whole?(&1, @most_bytes), "a number of bytes"),
@@ -115,6 +116,28 @@ defmodule Snakepit.Performance.TransferMetrics do
       [] -> :ok
       [key | _] -> {:error, key, "unknown field #{inspect(key)}"}
     end
+  end
+
+  # What is worked out where it is not given, and the id, which comes beside.
+  defp absurd(given, now) do
+    number? = &(is_number(&1) and &1 >= 0 and &1 < 1.0e15)
+
+    checks = [
+      throughput_mbps: {number?, "a number that is not negative"},
+      prediction_error: {number?, "a number that is not negative"},
+      system_load: {&(is_number(&1) and &1 >= 0 and &1 <= 1), "a share from 0 to 1"},
+      format: {&(&1 in [:raw, :numpy, :arrow]), ":raw, :numpy or :arrow"},
+      compression: {&is_boolean/1, "a boolean"},
+      timestamp:
+        {&(is_struct(&1, DateTime) and DateTime.compare(&1, DateTime.add(now, 1)) == :lt),
+         "a DateTime that is not to come"},
+      transfer_id: {fn _ -> false end, "left out: it is the first argument"}
+    ]
+
+    Enum.find_value(checks, :ok, fn {key, {fun, words}} ->
+      value = given[key]
+      if value != nil and not fun.(value), do: bad(key, words, value)
+    end)
   end
 
   defp check(given, key, fun, words) do

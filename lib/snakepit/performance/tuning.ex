@@ -2,7 +2,7 @@ defmodule Snakepit.Performance.Tuning do
   @moduledoc false
   # A brain, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
 
-  alias Snakepit.{Native, Performance}
+  alias Snakepit.{Native, Performance, Transfer}
   alias Snakepit.Performance.{Policy, Settings, Thresholds}
 
   # A way that is cheaper by less than this share is no reason to leave the simpler one.
@@ -10,17 +10,19 @@ defmodule Snakepit.Performance.Tuning do
   # What exploring may cost, as a share of the best way's cost.
   @bounded_loss 0.25
 
-  @doc "A brain that knows nothing yet."
-  @spec brain(Settings.t(), Policy.t()) :: Native.brain()
-  def brain(settings, policy) do
+  @doc "A brain that knows nothing yet, of a pool that has these ways."
+  @spec brain([Transfer.way()], Settings.t(), Policy.t()) :: Native.brain()
+  def brain(transfers, settings, policy) do
     brain = Native.brain_new()
-    :ok = set(brain, settings, policy)
+    :ok = set(brain, transfers, settings, policy)
     brain
   end
 
   @doc "Compiles the brain's table by these; `thresholds`, in bytes by type, for as long as nothing was measured."
-  @spec set(Native.brain(), Settings.t(), Policy.t(), %{Performance.data_type() => pos_integer()}) :: :ok
-  def set(brain, settings, policy, thresholds \\ %{}) do
+  @spec set(Native.brain(), [Transfer.way()], Settings.t(), Policy.t(), %{
+          Performance.data_type() => pos_integer()
+        }) :: :ok
+  def set(brain, transfers, settings, policy, thresholds \\ %{}) do
     overrides = policy.threshold_overrides
 
     {minimum, maximum} =
@@ -32,6 +34,7 @@ defmodule Snakepit.Performance.Tuning do
     Native.brain_rules(
       brain,
       Performance.number(policy.goal),
+      Transfer.mask(transfers),
       minimum,
       maximum,
       Enum.map(types, &(overrides[&1] || thresholds[&1] || base)),

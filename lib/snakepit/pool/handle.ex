@@ -67,7 +67,7 @@ defmodule Snakepit.Pool.Handle do
 
   defp brain(options, settings, policy) do
     if Performance.Policy.enabled?(options.performance_policy, settings),
-      do: Performance.Tuning.brain(settings, policy)
+      do: Performance.Tuning.brain(options.transfers, settings, policy)
   end
 
   @doc "The registered name of one of a pool's processes."

@@ -10,7 +10,7 @@ use snakepit_core::brain::histogram::Histogram;
 use snakepit_core::brain::model::{Leg, Model};
 use snakepit_core::brain::ring::Ring;
 use snakepit_core::brain::table::{Cell, Rules, Table};
-use snakepit_core::brain::{Direction, Kind, WAYS, ZERO_COPY, bins};
+use snakepit_core::brain::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use std::cell::Cell as ThreadCell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,8 @@ pub struct Brain {
     load: AtomicU8,
     /// How often a way that costs little more is tried, of 2^32 decisions.
     exploration: AtomicU32,
+    /// The ways there are for this pool, a bit for each.
+    allowed: AtomicU8,
     /// By kind, in bytes: what decides where nothing was measured.
     thresholds: [AtomicU64; Kind::COUNT],
     /// The model's, when the table was compiled.
@@ -129,6 +131,7 @@ fn brain_new() -> BrainArc {
     let model = Model::default();
     let rules = Rules {
         goal: Goal::Balanced,
+        allowed: 0b111,
         minimum: None,
         maximum: None,
         thresholds: [u64::MAX; Kind::COUNT],
@@ -143,6 +146,7 @@ fn brain_new() -> BrainArc {
         ring: Ring::new(RING),
         load: AtomicU8::new(0),
         exploration: AtomicU32::new(0),
+        allowed: AtomicU8::new(0b111),
         thresholds: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
         version: AtomicU64::new(0),
         decisions: AtomicU64::new(0),
@@ -298,6 +302,12 @@ fn brain_predict(brain: BrainArc, word: u64, request_bytes: u64, reply_bytes: u6
     Ok(brain.slow().model.predict(request, reply))
 }
 
+/// How many times as long as usual calls take at the moment.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn brain_mood(brain: BrainArc) -> f64 {
+    brain.slow().model.mood()
+}
+
 /// Compiles the table anew from what was learned.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn brain_compile(brain: BrainArc) -> Atom {
@@ -311,6 +321,7 @@ fn brain_compile(brain: BrainArc) -> Atom {
 fn brain_rules(
     brain: BrainArc,
     aim: u8,
+    allowed: u8,
     minimum: Option<u64>,
     maximum: Option<u64>,
     thresholds: Vec<u64>,
@@ -322,10 +333,11 @@ fn brain_rules(
     let thresholds: [u64; Kind::COUNT] = thresholds.try_into().map_err(|_| Error::BadArg)?;
     let overridden: [bool; Kind::COUNT] = overridden.try_into().map_err(|_| Error::BadArg)?;
     let mut slow = brain.slow();
-    slow.rules = Rules { goal: goal(aim)?, minimum, maximum, thresholds, overridden, tie, bounded_loss };
+    slow.rules = Rules { goal: goal(aim)?, allowed, minimum, maximum, thresholds, overridden, tie, bounded_loss };
     for (shown, threshold) in brain.thresholds.iter().zip(thresholds) {
         shown.store(threshold, Ordering::Relaxed);
     }
+    brain.allowed.store(allowed, Ordering::Relaxed);
     brain.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
     brain.compile(&slow);
     Ok(atoms::ok())
@@ -368,7 +380,7 @@ fn brain_load(brain: &Brain, bits: u8) -> bool {
     brain.load.swap(bits, Ordering::Relaxed) != bits
 }
 
-/// What each way would cost, and take in the machine's present mood: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
+/// What each way usually costs: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
 #[rustler::nif(schedule = "DirtyCpu")]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
 fn brain_prices(
@@ -382,12 +394,11 @@ fn brain_prices(
 ) -> NifResult<Vec<((f64, f64, f64, u64), (f64, f64, f64, bool))>> {
     let (to, what, weights) = (direction(to)?, kind(what)?, Weights::of(goal(aim)?).under(load));
     let slow = brain.slow();
-    let mood = slow.model.mood();
     Ok((0..WAYS)
         .map(|way| {
             let p = slow.model.price(to, Leg { way, kind: what, warm, size }, &weights);
             let l = p.latency;
-            ((l.ns * mood, l.low * mood, l.high * mood, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
+            ((l.ns, l.low, l.high, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
         })
         .collect())
 }
@@ -410,16 +421,17 @@ fn brain_crossover(brain: BrainArc, to: u8, what: u8, aim: u8, mask: u8) -> NifR
 }
 
 /// The table of replies as a worker reads it: for each kind a byte per bin, 1 where shared memory that is warm comes
-/// before the frame.
+/// before the frame, or before gRPC where the frame is not allowed.
 #[rustler::nif]
 fn brain_reply_table<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
     let load = brain.load.load(Ordering::Relaxed);
+    let other = if brain.allowed.load(Ordering::Relaxed) & (1 << INLINE) != 0 { INLINE } else { GRPC };
     let mut out = NewBinary::new(env, Kind::COUNT * bins::COUNT);
     for (i, byte) in out.as_mut_slice().iter_mut().enumerate() {
         let (what, bin) = (Kind::ALL[i / bins::COUNT], i % bins::COUNT);
         let order = brain.table.look_up(Direction::Reply, what, true, load, bins::start(bin)).order();
         let place = |way: usize| order.iter().position(|w| *w == way);
-        *byte = u8::from(place(ZERO_COPY) < place(snakepit_core::brain::INLINE));
+        *byte = u8::from(place(ZERO_COPY) < place(other));
     }
     out.into()
 }

@@ -73,7 +73,7 @@ class Placer:
         if mask & 1 << ZERO_COPY:
             # Nothing else may take it: then memory is made, warm or not.
             must = forced or not (may_frame or may_grpc)
-            dearer = may_frame and not must and self._is_dearer(buffers, total)
+            dearer = not must and self._is_dearer(buffers, total)
             if self._arena is not None:
                 slots = self._slots(self._arena, buffers, must, dearer)
                 if slots is not None:
@@ -90,7 +90,8 @@ class Placer:
         raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
 
     def _is_dearer(self, buffers: Buffers, total: int) -> bool:
-        """Whether copying these into shared memory costs more than the frame, as the BEAM has measured it."""
+        """Whether copying these into shared memory costs more than the way they may take instead (the frame, or gRPC where
+        that is not allowed), as the BEAM has measured it."""
         table = self.table
         if not table:
             return False

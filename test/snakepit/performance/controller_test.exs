@@ -85,7 +85,22 @@ defmodule Snakepit.Performance.ControllerTest do
     assert %{method: :zero_copy, reason: :cheapest, data_size: @mib, explored?: false} = meta
     assert is_binary(meta.transfer_id) and meta.confidence > 0.9
     assert meta.predicted_latency_us.zero_copy < meta.predicted_latency_us.inline
-    assert {:inline, %{reason: :cheapest}} = Controller.decide_transfer_method("small", %{pool: pool})
+    assert {:inline, %{reason: :cheapest}} = Controller.decide_transfer_method(bytes(8 * @kib), %{pool: pool})
+
+    # As a call has it: what is small never leaves the envelope, whatever a threshold says.
+    assert {:inline, %{reason: :in_envelope}} = Controller.decide_transfer_method("small", %{pool: pool})
+    assert {:inline, %{reason: :in_envelope}} = Controller.decide_transfer_method(%{a: 1}, %{pool: pool})
+
+    # Several values are judged by the size of one.
+    several = %{a: for(_ <- 1..100, do: bytes(8 * @kib))}
+    assert {:inline, %{data_size: 819_200}} = Controller.decide_transfer_method(several, pool: pool)
+    {:ok, shared} = Snakepit.share(:binary.copy("x", 8 * @kib), pool: pool)
+    shared = Snakepit.bytes(shared)
+    assert {:zero_copy, %{reason: :shared}} = Controller.decide_transfer_method([shared], pool: pool)
+
+    off = pool!(performance_policy: [enabled: false])
+    assert {:inline, %{reason: :in_envelope}} = Controller.decide_transfer_method("small", pool: off)
+    assert {:zero_copy, %{reason: :not_measured}} = Controller.decide_transfer_method(bytes(@mib), pool: off)
 
     assert {:zero_copy, _} =
              Controller.decide_transfer_method(nil, pool: pool, data_size: @mib, data_type: :tensor)
@@ -102,13 +117,46 @@ defmodule Snakepit.Performance.ControllerTest do
               {self(), [pool: elem(pool(), 0)]},
               {"x", [pool: elem(pool(), 0), data_type: :picture]},
               {"x", [pool: elem(pool(), 0), direction: :sideways]},
-              {"x", :nonsense}
+              {"x", :nonsense},
+              {"x", [1]},
+              {nil, [pool: pool!(transfers: [:inline], performance_policy: @latency), data_size: 2 ** 40]}
             ] do
           assert {:grpc, %{fallback: true, reason: _}} = Controller.decide_transfer_method(data, opts)
         end
       end)
 
     assert log =~ "no_such_pool"
+  end
+
+  test "a pool without inline weighs shared memory against gRPC" do
+    options = [transfers: [:zero_copy, :grpc], performance_policy: @latency ++ [zero_copy_threshold_mb: 0.1]]
+    pool = pool!(options)
+    assert {:grpc, %{reason: :override}} = Controller.decide_transfer_method(bytes(50_000), pool: pool)
+
+    assert {{:ok, 50_000}, %{request_way: :grpc}} =
+             Snakepit.observe("length", %{x: bytes(50_000)}, pool: pool)
+
+    assert {:zero_copy, %{reason: :override}} = Controller.decide_transfer_method(bytes(@mib), pool: pool)
+
+    # Measured: gRPC is the cheapest up to 100,000 bytes here, for results as well.
+    pool = pool!(Keyword.put(options, :performance_policy, @latency))
+    {:ok, handle} = Handle.fetch(pool)
+
+    for n <- 1..400, direction <- [0, 1], {way, a, b} <- [{2, 30_000, 0.3}, {1, 50_000, 0.1}] do
+      size = 2 ** (10 + rem(n, 16))
+
+      :ok =
+        Native.brain_calibrate(handle.brain, direction, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+    end
+
+    :ok = Native.brain_compile(handle.brain)
+    Learning.publish(pool)
+    warm(pool, @mib)
+    assert {:grpc, %{reason: :cheapest}} = Controller.decide_transfer_method(bytes(20_000), pool: pool)
+    assert way(pool, @mib) == :zero_copy
+
+    assert eventually(fn -> reply_way(pool, 20_000) == :grpc end)
+    assert eventually(fn -> reply_way(pool, @mib) == :zero_copy end)
   end
 
   test "a policy is changed while calls go on; a bad one is refused and changes nothing" do
@@ -118,7 +166,12 @@ defmodule Snakepit.Performance.ControllerTest do
     assert :ok = Controller.update_policy(pool, zero_copy_threshold_mb: 0.001)
     assert way(pool, 8 * @kib) == :zero_copy
 
-    for {bad, word} <- [{[goal: :none], "goal"}, {[exploration_rate: 2], "exploration_rate"}, {:none, "none"}] do
+    for {bad, word} <- [
+          {[goal: :none], "goal"},
+          {[exploration_rate: 2], "exploration_rate"},
+          {:none, "none"},
+          {%{enabled: false}, "enabled"}
+        ] do
       assert {:error, %Error{category: :validation, message: message}} = Controller.update_policy(pool, bad)
       assert message =~ inspect(pool) and message =~ word
     end
@@ -130,6 +183,24 @@ defmodule Snakepit.Performance.ControllerTest do
 
     assert {:error, %Error{reason: :unknown_pool}} = Controller.update_policy(:no_such_pool, [])
     assert {:error, %Error{reason: :not_enabled}} = Controller.update_policy(pool!(), [])
+  end
+
+  test "a policy is taken as the struct, too, and the specification's pools as they stand" do
+    {pool, _} = pool()
+    policy = %Snakepit.Performance.Policy{goal: :minimize_memory, threshold_overrides: %{tensor: 7}}
+    assert :ok = Controller.update_policy(pool, policy)
+    assert {:ok, %{policy: ^policy}} = Controller.get_statistics(pool)
+
+    for {given, expected} <- [
+          {%{goal: :minimize_latency, zero_copy_threshold_mb: 5, learning_enabled: true}, {5_242_880, true}},
+          {%{goal: :balanced, zero_copy_threshold_mb: 50, learning_enabled: false}, {52_428_800, false}}
+        ] do
+      pool = pool!(performance_policy: Map.put(given, :enabled, true))
+      assert {:ok, stats} = Controller.get_statistics(pool)
+      assert stats.policy.goal == given.goal
+      assert {stats.current_thresholds.zero_copy_min, stats.policy.learning_enabled} == expected
+      assert %{exploration_rate: 0.05, model_update_interval: 3_600_000} = stats.global_config
+    end
   end
 
   test "custom rules come first; one that is broken is told of once and ignored" do
@@ -296,6 +367,8 @@ defmodule Snakepit.Performance.ControllerTest do
   test "explained, as data and as a table" do
     {pool, _} = pool()
     assert {:ok, e} = Snakepit.explain("length", %{x: bytes(@mib)}, pool: pool)
+    # Nothing was decided by that.
+    assert {:ok, %{decisions: 0}} = Controller.get_statistics(pool)
 
     assert [%{way: :inline, reason: :cheapest}, %{reason: :tie}, %{way: :zero_copy, reason: :cheapest}] =
              e.request

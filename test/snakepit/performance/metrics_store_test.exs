@@ -2,6 +2,8 @@ defmodule Snakepit.Performance.MetricsStoreTest do
   # Looks at tables that all pools share, and kills their keeper.
   use Snakepit.Case, async: false
   import ExUnit.CaptureLog
+  alias Snakepit.Native
+  alias Snakepit.Pool.Handle
   alias Snakepit.Performance.{Analyzer, Controller, Learning, MetricsStore, Settings, TransferMetrics}
 
   @given %{pool: :elsewhere, method: :zero_copy, data_size: 104_857_600, latency_us: 15_000}
@@ -89,6 +91,13 @@ defmodule Snakepit.Performance.MetricsStoreTest do
           {Map.put(@given, :memory_used, "much"), "memory_used"},
           {Map.put(@given, :colour, 1), "colour"},
           {Map.put(@given, :data_type, :picture), "picture"},
+          {Map.put(@given, :throughput_mbps, -1), "throughput_mbps"},
+          {Map.put(@given, :prediction_error, "x"), "prediction_error"},
+          {Map.put(@given, :system_load, 7), "system_load"},
+          {Map.put(@given, :format, :jpeg), "format"},
+          {Map.put(@given, :compression, :zip), "compression"},
+          {Map.put(@given, :transfer_id, "other"), "transfer_id"},
+          {Map.put(@given, :timestamp, DateTime.add(DateTime.utc_now(), 3_600)), "timestamp"},
           {:none, "none"},
           {%{}, "missing"}
         ] do
@@ -122,10 +131,21 @@ defmodule Snakepit.Performance.MetricsStoreTest do
     assert left == [1, 1, 0]
     assert [%{transfer_id: "new"}] = MetricsStore.latest(name, 10)
 
-    for n <- 1..20_050, do: MetricsStore.put(%{m | transfer_id: "#{n}", timestamp: DateTime.utc_now()})
+    for n <- 1..40_000, do: MetricsStore.put(%{m | transfer_id: "#{n}", timestamp: DateTime.utc_now()})
+    bytes = fn -> :ets.info(:performance_metrics, :memory) * :erlang.system_info(:wordsize) end
+    assert bytes.() > 20 * 1024 * 1024
     :ok = MetricsStore.sweep(settings, now)
-    assert :ets.info(:performance_metrics, :size) == 20_000
-    assert [%{transfer_id: "20050"}] = MetricsStore.latest(name, 1)
+    assert bytes.() <= 20 * 1024 * 1024 and bytes.() > 19 * 1024 * 1024
+    assert [%{transfer_id: "40000"}] = MetricsStore.latest(name, 1)
+  end
+
+  test "a pool learns from somebody else's metrics of it, and counts none of them" do
+    pool = pool()
+    {:ok, handle} = Handle.fetch(pool)
+    given = %{pool: pool, method: :zero_copy, data_size: 1_048_576, latency_us: 150, data_type: :tensor}
+    for n <- 1..25, do: Controller.record_transfer_metrics("t#{n}", given)
+    assert {_, _, 25} = Native.brain_line(handle.brain, 0, 1, 2, true, 1_048_576)
+    assert {:ok, %{recorded: 0}} = Controller.get_statistics(pool)
   end
 
   test "a scenario is measured on a live pool" do

@@ -121,13 +121,41 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
   test "killed: thresholds stay, and calls never noticed" do
     pool = pool()
     :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000})
-    pid = Process.whereis(ThresholdManager)
-    ref = Process.monitor(pid)
-    Process.exit(pid, :kill)
-    assert_receive {:DOWN, ^ref, _, _, _}
-    assert {:ok, 5_000} = ThresholdManager.get_threshold(pool, :tensor)
-    assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
-    assert eventually(fn -> Process.whereis(ThresholdManager) not in [nil, pid] end)
+    data = Snakepit.bytes(:binary.copy("x", 20_000))
+
+    caller = Task.async(fn -> for _ <- 1..500, do: Snakepit.execute("length", %{x: data}, pool: pool) end)
+
+    for _ <- 1..3 do
+      pid = Process.whereis(ThresholdManager)
+      ref = Process.monitor(pid)
+      Process.exit(pid, :kill)
+      assert_receive {:DOWN, ^ref, _, _, _}
+      assert {:ok, 5_000} = ThresholdManager.get_threshold(pool, :tensor)
+      assert {:zero_copy, %{reason: :override}} = Controller.decide_transfer_method(data, pool: pool)
+      assert eventually(fn -> Process.whereis(ThresholdManager) not in [nil, pid] end)
+    end
+
+    assert Enum.all?(Task.await(caller, 60_000), &(&1 == {:ok, 20_000}))
+  end
+
+  test "the pool's bounds hold for what somebody sets; what they hold fast is no change" do
+    pool = pool()
+    {:ok, handle} = Handle.fetch(pool)
+    settings = %{handle.settings | minimum_threshold_mb: 1, maximum_threshold_mb: 2}
+    Handle.publish(%{handle | settings: settings})
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000})
+    assert {:ok, 1_048_576} = ThresholdManager.get_threshold(pool, :tensor)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 50_000_000})
+    assert {:ok, 2_097_152} = ThresholdManager.get_threshold(pool, :tensor)
+  end
+
+  test "another pool of the same name has no changes yet" do
+    name = pool()
+    :ok = ThresholdManager.adjust_threshold(name, %{bytes: 5_000})
+    assert [_ | _] = ThresholdManager.changes(name)
+    {:ok, _} = Snakepit.restart_pool(name)
+    assert ThresholdManager.changes(name) == []
+    assert {:error, _} = ThresholdManager.undo(name)
   end
 
   test "a thousand who decide and a few who change: every decision is a whole one" do

@@ -204,10 +204,11 @@ impl Model {
         // The first bin from which on it holds, all the way.
         let from = |least: f64| z.iter().rposition(|z| *z < least).map_or(0, |at| at + 1);
         let (at, low, high) = (from(0.0), from(-1.96), from(1.96));
-        (at > 0 && at < z.len()).then(|| Crossover {
+        // Lines that nowhere differ for certain are no evidence.
+        (at > 0 && high < z.len()).then(|| Crossover {
             size: bins::start(first + at),
             low: bins::start(first + low),
-            high: bins::start(first + high.min(z.len() - 1)),
+            high: bins::start(first + high),
         })
     }
 }
@@ -291,6 +292,23 @@ mod tests {
             }
         }
         assert_eq!(model.crossover(Direction::Reply, Kind::Binary, Goal::MinimizeLatency, 0b011), None);
+        // Nearly parallel ones, and noise; and shared memory that is cheaper from nothing on.
+        for (b, a) in [(0.199, 30_200.0), (0.1, 20_000.0)] {
+            let mut model = Model::default();
+            for n in 0..400u64 {
+                let size = 1 << (12 + n % 12);
+                let noise = 1.0 + 0.2 * ((n * 7919 % 101) as f64 / 100.0 - 0.5);
+                for (way, a, b) in [(INLINE, 30_000.0, 0.2), (ZERO_COPY, a, b)] {
+                    model.calibrate(
+                        Direction::Reply,
+                        leg(way, size),
+                        (a + size as f64 * b) * noise + 10_000.0,
+                        20_000.0,
+                    );
+                }
+            }
+            assert_eq!(model.crossover(Direction::Reply, Kind::Binary, Goal::MinimizeLatency, 0b011), None, "{b}");
+        }
         // Nothing to compare with.
         assert_eq!(calibrated().crossover(Direction::Reply, Kind::Binary, Goal::Balanced, 0b010), None);
     }

@@ -37,6 +37,8 @@ impl Reason {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     pub goal: Goal,
+    /// The ways there are for this pool, a bit for each.
+    pub allowed: u8,
     /// Below it never shared memory, from it on always; `None`: measurements decide.
     pub minimum: Option<u64>,
     pub maximum: Option<u64>,
@@ -165,7 +167,13 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
     let prices: [Price; WAYS] =
         std::array::from_fn(|way| model.price(direction, Leg { way, kind, warm, size }, &weights));
     let latencies = prices.map(|price| price.latency.ns);
-    let shared_first = |yes| if yes { 1 } else { 0 };
+    let is_allowed = |way: usize| rules.allowed & (1 << way) != 0;
+    // Where nothing is compared: shared memory, or the simplest of the others.
+    let shared_first = |shared| match (shared, is_allowed(INLINE)) {
+        (true, _) => 1,
+        (false, true) => 0,
+        (false, false) => 5,
+    };
     let fixed = |shared: bool, reason| Cell::new(shared_first(shared), reason, false, 1.0, latencies);
 
     if rules.minimum.is_some_and(|minimum| size < minimum) {
@@ -178,14 +186,16 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
     if rules.overridden[kind as usize] {
         return fixed(size >= threshold, Reason::Override);
     }
-    if !(prices[INLINE].ready && prices[ZERO_COPY].ready) {
+    let other_is_ready = [INLINE, GRPC].into_iter().any(|way| is_allowed(way) && prices[way].ready);
+    if !(is_allowed(ZERO_COPY) && prices[ZERO_COPY].ready && other_is_ready) {
         // Nobody knows when fresh memory pays.
         return Cell::new(shared_first(warm && size >= threshold), Reason::Rule, false, 0.0, latencies);
     }
     // Nobody's assumption beats a measurement.
     let mut prices = prices;
-    for price in prices.iter_mut().filter(|price| !price.ready) {
-        price.cost = f64::INFINITY;
+    for (way, price) in prices.iter_mut().enumerate().filter(|(way, price)| !(is_allowed(*way) && price.ready)) {
+        // Those that are allowed before those that are not.
+        price.cost = if is_allowed(way) { f64::MAX } else { f64::INFINITY };
     }
     let cheapest = prices.iter().map(|price| price.cost).fold(f64::INFINITY, f64::min);
     let mut order: [usize; WAYS] = [INLINE, ZERO_COPY, GRPC];
@@ -218,6 +228,7 @@ mod tests {
     fn rules() -> Rules {
         Rules {
             goal: Goal::MinimizeLatency,
+            allowed: 0b111,
             minimum: None,
             maximum: None,
             thresholds: [10 << 20; Kind::COUNT],
@@ -271,6 +282,31 @@ mod tests {
         );
         // A kind that was never seen is judged by the others.
         assert_eq!(table.look_up(Direction::Request, Kind::Text, true, 0, 1 << 20).order()[0], ZERO_COPY);
+    }
+
+    #[test]
+    fn without_inline_shared_memory_is_weighed_against_grpc() {
+        let mut set = rules();
+        set.allowed = 0b110;
+        set.minimum = Some(4096);
+        let first = |table: &Table, size| {
+            table.look_up(Direction::Request, Kind::Tensor, true, 0, size).order().into_iter().find(|w| *w != INLINE)
+        };
+        // By the threshold, and below the minimum.
+        let table = Table::new(&Model::default(), &set);
+        assert_eq!((first(&table, 1 << 20), first(&table, 11 << 20)), (Some(GRPC), Some(ZERO_COPY)));
+        // gRPC is measured, and cheaper up to 100,000 bytes.
+        let mut model = Model::default();
+        for n in 0..400u64 {
+            for (way, a, b) in [(GRPC, 30_000.0, 0.3), (ZERO_COPY, 50_000.0, 0.1)] {
+                let leg = Leg { way, kind: Kind::Tensor, warm: true, size: 1 << (10 + n % 16) };
+                model.calibrate(Direction::Request, leg, a + b * leg.size as f64 + 10_000.0, 20_000.0);
+            }
+        }
+        let table = Table::new(&model, &set);
+        assert_eq!((first(&table, 2048), first(&table, 40_000)), (Some(GRPC), Some(GRPC)));
+        assert_eq!(first(&table, 1 << 20), Some(ZERO_COPY));
+        assert_eq!(table.look_up(Direction::Request, Kind::Tensor, true, 0, 1 << 20).reason(), Reason::Cheapest);
     }
 
     #[test]
