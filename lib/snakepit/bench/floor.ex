@@ -31,6 +31,8 @@ defmodule Snakepit.Bench.Floor do
     python("snakepit_bench.grpc_echo", [path])
     {:ok, channel} = Grpc.connect("unix:" <> path)
     wait_for(channel, 100)
+    # It is connected, and never will be again.
+    File.rm(path)
     channel
   end
 
