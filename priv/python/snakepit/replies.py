@@ -90,8 +90,8 @@ class Placer:
         raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
 
     def _is_dearer(self, buffers: Buffers, total: int) -> bool:
-        """Whether copying these into shared memory costs more than the way they may take instead (the frame, or gRPC where
-        that is not allowed), as the BEAM has measured it."""
+        """Whether copying these into shared memory costs more than the other way they may take, as the BEAM has measured
+        it: the frame, or gRPC where that is not allowed."""
         table = self.table
         if not table:
             return False

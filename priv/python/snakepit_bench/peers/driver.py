@@ -1,7 +1,7 @@
 """Measures a peer whose both ends are Python: `python -m snakepit_bench.peers.driver NAME`.
 
-Reads lines `SIZE COUNT` and answers each with the nanoseconds of COUNT round trips of SIZE bytes, or with `error: …`. The
-first line it writes is `ready`, or `absent: …` where the peer cannot run here.
+Reads lines `SIZE COUNT` and answers each with the nanoseconds of COUNT round trips of SIZE bytes, or with `error: …`.
+The first line it writes is `ready`, or `absent: …` where the peer cannot run here.
 """
 
 from __future__ import annotations

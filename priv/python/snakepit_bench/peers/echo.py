@@ -1,8 +1,8 @@
 """The Python ends of peers whose other end is the BEAM: `python -m snakepit_bench.peers.echo FORMAT [PATH]`.
 
-Messages have a length of four bytes before them, and are `{echo, Data}` in Erlang's external term format, on the standard
-streams as a port has them, or `["echo", data]` in MessagePack on a Unix socket. The answer is the data in `{ok, Data}`, or
-`["ok", data]`.
+Messages have a length of four bytes before them, and are `{echo, Data}` in Erlang's external term format, on the
+standard streams as a port has them, or `["echo", data]` in MessagePack on a Unix socket. The answer is the data in
+`{ok, Data}`, or `["ok", data]`.
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 from multiprocessing.shared_memory import SharedMemory
 from typing import TYPE_CHECKING, Any
@@ -19,9 +20,15 @@ def _echo(pipe: Any) -> None:
         for name in (there, back):
             if name not in blocks:
                 blocks[name] = SharedMemory(name)
-        data = bytes(blocks[there].buf[:size])
-        blocks[back].buf[:size] = data
+        data = bytes(_view(blocks[there])[:size])
+        _view(blocks[back])[:size] = data
         pipe.send(size)
+
+
+def _view(block: SharedMemory) -> memoryview:
+    if block.buf is None:
+        raise ValueError("the block is closed")
+    return block.buf
 
 
 def start() -> RoundTrip:
@@ -31,17 +38,23 @@ def start() -> RoundTrip:
     context.Process(target=_echo, args=(other,), daemon=True).start()
     blocks: list[SharedMemory] = []
 
+    def drop() -> None:
+        for block in blocks:
+            block.close()
+            block.unlink()
+        blocks.clear()
+
+    atexit.register(drop)
+
     def round_trip(data: bytes) -> Any:
         size = len(data)
         if not blocks or blocks[0].size < size:
-            for block in blocks:
-                block.close()
-                block.unlink()
+            drop()
             blocks[:] = [SharedMemory(create=True, size=max(size, 1)) for _ in range(2)]
         there, back = blocks
-        there.buf[:size] = data
+        _view(there)[:size] = data
         pipe.send((there.name, back.name, size))
         pipe.recv()
-        return bytes(back.buf[:size])
+        return bytes(_view(back)[:size])
 
     return round_trip

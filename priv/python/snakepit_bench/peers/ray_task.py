@@ -15,11 +15,12 @@ def start() -> RoundTrip:
     os.environ["RAY_DEDUP_LOGS"] = os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     import ray
 
-    ray.init(num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=4 << 30, log_to_driver=False)
+    ray.init(
+        num_cpus=2, include_dashboard=False, logging_level="ERROR", object_store_memory=4 << 30, log_to_driver=False
+    )
 
-    @ray.remote
     def echo(data: bytes) -> bytes:
         return data
 
-    task: Any = echo
+    task: Any = ray.remote(echo)
     return lambda data: ray.get(task.remote(ray.put(data)))
