@@ -1,10 +1,13 @@
 defmodule Snakepit.Bench.Decision do
-  @moduledoc "What deciding and recording cost: in a call, through the public function, from many processes at once."
+  @moduledoc """
+  What deciding and recording cost: in a call, through the public function, from many processes at once, and while the
+  processes that tend the brain are killed again and again.
+  """
   @behaviour Snakepit.Bench.Suite
 
   alias Snakepit.{Bench, Native, Stats}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Controller, Decision}
+  alias Snakepit.Performance.{Controller, Decision, Learning, MetricsStore, ThresholdManager}
 
   @batch 1_000
   @kib 1024
@@ -27,9 +30,11 @@ defmodule Snakepit.Bench.Decision do
       one = one(handle, rounds)
       progress.("many at once")
       many = many(handle, if(quick?, do: 3, else: 10))
+      progress.("while its processes are killed")
+      killed = killed(handle, if(quick?, do: 2_000, else: 10_000))
       progress.("record")
       record = record(handle, rounds)
-      one ++ many ++ record ++ [Result.new("decision.table.bytes", "B", [table_bytes(handle)])]
+      one ++ many ++ killed ++ record ++ [Result.new("decision.table.bytes", "B", [table_bytes(handle)])]
     end) ++ overhead(if(quick?, do: 20, else: 100), progress)
   end
 
@@ -90,6 +95,49 @@ defmodule Snakepit.Bench.Decision do
   defp burst(brain, n) do
     Native.brain_decide(brain, 0, 2, true, n * 4096)
     burst(brain, n - 1)
+  end
+
+  # Decisions one by one, as for the p99 above, while the store, the threshold manager and the drain die in turn.
+  defp killed(handle, ms) do
+    size = hd(sizes())
+    ways = handle.options.transfers
+    clock = 100_000 |> Bench.times(fn -> :ok end) |> Stats.median()
+
+    p99 = fn ->
+      times = Bench.times(50_000, fn -> Decision.ways(handle, size, ways) end)
+      max(Stats.percentile(times, 99) - clock, 0)
+    end
+
+    calm = for _ <- 1..20, do: p99.()
+    killer = Task.async(fn -> kill(System.monotonic_time(:millisecond) + ms, 0) end)
+    killed = until_over(killer, p99, [])
+
+    [
+      Result.new("decision.while_killed.p99_ns", "ns", killed, {:at_most, 2000}),
+      Result.new("decision.while_killed.p99_over_calm", "ratio", [
+        Stats.median(killed) / max(Stats.median(calm), 1)
+      ]),
+      Result.new("decision.while_killed.kills", "", [Task.await(killer, :infinity)])
+    ]
+  end
+
+  defp until_over(killer, measure, samples) do
+    samples = [measure.() | samples]
+    if Process.alive?(killer.pid), do: until_over(killer, measure, samples), else: samples
+  end
+
+  defp kill(until, kills) do
+    if System.monotonic_time(:millisecond) < until do
+      pid = [MetricsStore, ThresholdManager, Learning] |> Enum.at(rem(kills, 3)) |> Process.whereis()
+      if pid, do: Process.exit(pid, :kill)
+
+      receive do
+      after
+        50 -> kill(until, kills + 1)
+      end
+    else
+      kills
+    end
   end
 
   defp record(%{brain: brain}, rounds) do

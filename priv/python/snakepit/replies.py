@@ -90,8 +90,10 @@ class Placer:
         raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
 
     def _is_dearer(self, buffers: Buffers, total: int) -> bool:
-        """Whether copying these into shared memory costs more than the other way they may take, as the BEAM has measured
-        it: the frame, or gRPC where that is not allowed."""
+        """Whether copying these into shared memory costs more than the frame, as the BEAM has measured it.
+
+        Or more than gRPC, where the frame is not allowed.
+        """
         table = self.table
         if not table:
             return False
