@@ -11,7 +11,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
   Options:
 
     * `--quick` - fewer rounds: wider intervals, the same questions
-    * `--minutes N` - how long the soak runs (20; with `--quick` 1)
+    * `--minutes N` - how long the soak samples (20; with `--quick` 1), after half of that to warm up
     * `--json FILE` - write the figures there as well, as they come: Ctrl-C keeps what is done
     * `--html FILE` - write a page with charts
     * `--svg DIR` - write the charts there, a file each

@@ -3,7 +3,8 @@ defmodule Snakepit.Bench.Soak do
   Whether anything grows: mixed calls for minutes on end, and the slope of memory and descriptors over that time.
 
   Sizes from one byte to some MiB, every way, streams, tools that raise and calls that time out; each result is checked.
-  The first fifth of the time warms up. What is sampled every second is averaged over blocks, so that one sample's memory of
+  Before that it warms up for half as long: arenas, allocators and the tables of metrics take some eight minutes until they
+  have grown to what such a load needs. What is sampled every second is averaged over blocks, so that one sample's memory of
   the one before does not make the interval too narrow; the slope is that of least squares over the blocks, with its 95 %
   interval (Student's t). A slope whose interval holds zero is no growth that this run could see.
   """
@@ -20,20 +21,22 @@ defmodule Snakepit.Bench.Soak do
   def name, do: "soak"
 
   @impl true
-  def about, do: "slopes of memory and descriptors under mixed load for --minutes N (20)"
+  def about,
+    do:
+      "slopes of memory and descriptors under mixed load for --minutes N (20), after half of that to warm up"
 
   @impl true
-  def seconds(%{minutes: minutes}), do: round(minutes * 60) + 5
+  def seconds(%{minutes: minutes}), do: round(minutes * 90) + 5
 
   @impl true
   def run(%{minutes: minutes, progress: progress}) do
-    milliseconds = round(minutes * 60_000)
+    {warm_up, sampled} = {round(minutes * 30_000), round(minutes * 60_000)}
 
     Bench.with_pool([size: 2, memory_quota: "512MB", idle_chunk_ms: 2_000, timeout: 60_000], fn pool ->
       progress.("warming up")
-      until = now() + milliseconds
+      until = now() + warm_up + sampled
       callers = for n <- 1..@callers, do: Task.async(fn -> call(pool, n, until, %{calls: 0, errors: 0}) end)
-      Process.sleep(div(milliseconds, 5))
+      Process.sleep(warm_up)
       progress.("sampling")
       samples = sample(pool, now(), until, [])
       counts = Task.await_many(callers, :infinity)
