@@ -6,13 +6,8 @@ defmodule Snakepit.Machine do
   @spec memory() :: pos_integer()
   def memory do
     host = with_number("/proc/meminfo", ~r/MemTotal:\s+(\d+) kB/, 1024) || 1024 ** 3
-    limits = ["/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"]
-
-    limits
-    |> Enum.map(&with_number(&1, ~r/\A(\d+)/, 1))
-    |> Enum.reject(&is_nil/1)
-    |> Enum.min(fn -> host end)
-    |> min(host)
+    limits = for {limit, _usage, _stat} <- groups(), n = with_number(limit, ~r/\A(\d+)/, 1), do: n
+    Enum.min([host | limits])
   end
 
   @doc """
@@ -32,18 +27,58 @@ defmodule Snakepit.Machine do
     end
   end
 
-  # Versions 2 and 1 of cgroups.
   defp group_use(host) do
-    for {limit, usage, stat} <- [
-          {"memory.max", "memory.current", "memory.stat"},
-          {"memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "memory/memory.stat"}
-        ],
-        limit = with_number("/sys/fs/cgroup/" <> limit, ~r/\A(\d+)/, 1),
+    for {limit, usage, stat} <- groups(),
+        limit = with_number(limit, ~r/\A(\d+)/, 1),
         limit < host,
-        usage = with_number("/sys/fs/cgroup/" <> usage, ~r/\A(\d+)/, 1) do
-      cache = with_number("/sys/fs/cgroup/" <> stat, ~r/^(?:total_)?inactive_file (\d+)/m, 1) || 0
+        usage = with_number(usage, ~r/\A(\d+)/, 1) do
+      cache = with_number(stat, ~r/^(?:total_)?inactive_file (\d+)/m, 1) || 0
       used = max(usage - cache, 0)
       {used / limit, max(limit - used, 0)}
+    end
+  end
+
+  defp groups do
+    case File.read("/proc/self/cgroup") do
+      {:ok, text} -> groups(text)
+      {:error, _} -> []
+    end
+  end
+
+  @doc """
+  The files of limit, usage and statistics of every memory group that a process of this /proc/self/cgroup is in (cgroups(7)):
+  its own and those above, any of which may be the tightest.
+  """
+  @spec groups(String.t()) :: [{Path.t(), Path.t(), Path.t()}]
+  def groups(text) do
+    Enum.flat_map(String.split(text, "\n", trim: true), fn line ->
+      case String.split(line, ":", parts: 3) do
+        ["0", "", path] ->
+          files("/sys/fs/cgroup", path, ~w(memory.max memory.current memory.stat))
+
+        [_, controllers, path] ->
+          if "memory" in String.split(controllers, ","),
+            do:
+              files(
+                "/sys/fs/cgroup/memory",
+                path,
+                ~w(memory.limit_in_bytes memory.usage_in_bytes memory.stat)
+              ),
+            else: []
+
+        _ ->
+          []
+      end
+    end)
+  end
+
+  # A container sees its own group as the root, whatever /proc says of the path: what is not there is passed over.
+  defp files(root, path, names) do
+    parts = path |> String.split("/", trim: true) |> Enum.reject(&(&1 == ".."))
+
+    for n <- length(parts)..0 do
+      dir = Path.join([root | Enum.take(parts, n)])
+      names |> Enum.map(&Path.join(dir, &1)) |> List.to_tuple()
     end
   end
 

@@ -36,8 +36,8 @@ defmodule Snakepit.Performance.ResourceMonitor do
 
   @typedoc """
   Shares in 0..1 (`memory_used`, `cpu`), percent of the last ten seconds that somebody waited (`*_psi`, the kernel's pressure
-  stall information), bytes, and numbers; `nil` for what cannot be read here. `worker_pss` is of all workers, and up to
-  five seconds old.
+  stall information), bytes, and numbers; `nil` for what cannot be read here. `worker_pss` is of all workers, `arena_bytes` of
+  all pools' memory for arguments; both are up to five seconds old.
   """
   @type t :: %{
           memory_used: float() | nil,
