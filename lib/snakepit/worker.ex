@@ -9,7 +9,7 @@ defmodule Snakepit.Worker do
 
   use GenServer
   alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
-  alias Snakepit.Worker.{Chunks, Control, Conversation, Heart, Lane, Recycling, Run, Words}
+  alias Snakepit.Worker.{Chunks, Control, Conversation, Heart, Lane, LaneSocket, Recycling, Run, Words}
   require Logger
 
   @max_grace_ms 2_000
@@ -18,6 +18,8 @@ defmodule Snakepit.Worker do
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
   @dying_ms 2_000
   @why_ms 3_000
+  # How long callers have to read what a worker said before it died.
+  @read_out_ms 500
   # grpcio takes a while to be imported.
   @grpc_ms 30_000
   # How often a worker looks whether it is due for recycling; at every tenth look, at its memory as well.
@@ -107,7 +109,8 @@ defmodule Snakepit.Worker do
     state = %{pool: pool, index: index, name: "#{pool.name}-#{index}", run: nil, backoff: Backoff.new()}
     state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: [], last_error: nil})
     # successor: its process, its monitor, and why it is wanted. looked: how often.
-    state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now()})
+    # closing: lanes of runs that are over, by the run, for as long as callers may still read what came by them.
+    state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now(), closing: %{}})
     {:ok, state, {:continue, :start}}
   end
 
@@ -217,6 +220,12 @@ defmodule Snakepit.Worker do
     {:noreply, put_run(state, failure: run.failure || "it closed a lane")}
   end
 
+  def handle_info({:close_lanes, epoch}, state) do
+    {lanes, closing} = Map.pop(state.closing, epoch, [])
+    close_lanes(lanes)
+    {:noreply, %{state | closing: closing}}
+  end
+
   def handle_info({:startup_timeout, epoch}, state), do: {:noreply, startup_timeout(state, epoch)}
   def handle_info(:restart, %{run: nil} = state), do: {:noreply, start(state)}
 
@@ -280,9 +289,10 @@ defmodule Snakepit.Worker do
     end
 
     Run.close(run)
+    close_lanes([run.lanes | Map.values(state.closing)])
   end
 
-  def terminate(_reason, _state), do: :ok
+  def terminate(_reason, state), do: close_lanes(Map.values(state.closing))
 
   # ---- starting ---------------------------------------------------------------------------------------------------
 
@@ -535,6 +545,11 @@ defmodule Snakepit.Worker do
   defp ended(%{run: run} = state, how, tail) do
     Pool.worker_down(state.pool, state.index, run.epoch)
     Run.close(run)
+
+    # Its ends are closed, and so a caller reads what it said last, and then that it is gone. Closing ours now would throw
+    # that away.
+    Process.send_after(self(), {:close_lanes, run.epoch}, @read_out_ms)
+    state = put_in(state.closing[run.epoch], run.lanes)
     error = failure(state, run.failure || how, tail)
 
     {answer, asking} = Enum.split_with(state.asking, fn {epoch, _} -> epoch == run.epoch end)
@@ -559,6 +574,8 @@ defmodule Snakepit.Worker do
         later(state, now() - run.started_at)
     end
   end
+
+  defp close_lanes(lanes), do: lanes |> List.flatten() |> Enum.each(&LaneSocket.close/1)
 
   defp later(state, ran_ms) do
     {wait, backoff} = Backoff.next(state.backoff, ran_ms, :rand.uniform())

@@ -174,6 +174,27 @@ defmodule Snakepit.StreamTest do
     end
   end
 
+  test "what a worker sent before it died is read by a caller that was busy meanwhile", %{pool: pool} do
+    me = self()
+    old = os_pid(pool)
+
+    code =
+      "import os, signal\ndef g():\n    yield from (1, 2, 3)\n    os.kill(os.getpid(), signal.SIGKILL)\n    yield 4\nx = g()"
+
+    take = fn item ->
+      send(me, {:item, item})
+      # Until all of Snakepit knows of its death.
+      if item == 1, do: eventually(fn -> hd(Snakepit.list_workers(pool)).os_pid != old end)
+    end
+
+    opts = [pool: pool, request_transfer: :inline]
+    assert {:error, error} = Snakepit.execute_stream("python_value", %{code: code}, take, opts)
+    assert error.message =~ "SIGKILL"
+    for n <- 1..3, do: assert_received({:item, ^n})
+    refute_received {:item, _}
+    rests(pool)
+  end
+
   @tag :tmp_dir
   test "has a deadline, which is the whole stream's", %{pool: pool, tmp_dir: dir} do
     code =

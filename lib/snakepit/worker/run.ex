@@ -26,12 +26,11 @@ defmodule Snakepit.Worker.Run do
           phase: :starting | :greeting | :importing | :ready | :ending
         }
 
-  @doc "Gives up all that belongs to it, once its process is gone."
+  @doc "Gives up all that belongs to it but its lanes, once its process is gone."
   @spec close(t()) :: :ok
   def close(%__MODULE__{} = run) do
     Process.cancel_timer(run.timer)
     Process.demonitor(run.companion, [:flush])
-    Enum.each(run.lanes, &LaneSocket.close/1)
     Control.close(run.control)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if run.grpc_path, do: File.rm(run.grpc_path)
