@@ -12,6 +12,7 @@ import signal
 import socket
 import struct
 import sys
+import termios
 import time
 from typing import Any
 
@@ -155,6 +156,9 @@ class Liar:
         """In a chunk that it took back itself."""
         id = self.chunk()
         self.tell("drop", id)
+        # Until the VM has read that: as long as it has not, it may still take the chunk for one that is there.
+        while fcntl.ioctl(self.control.fileno(), termios.TIOCOUTQ, bytes(4)) != bytes(4):
+            time.sleep(0.001)
         self.reply(packb(ExtType(4, bytes(4))), way=1, places=(place(id, 0, 64),))
 
     def announces_a_chunk_twice(self) -> None:
