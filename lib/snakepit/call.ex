@@ -7,10 +7,9 @@ defmodule Snakepit.Call do
   # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
   # whose state is unknown is replaced.
 
-  import Bitwise, only: [|||: 2, <<<: 2]
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options, Settle}
-  alias Snakepit.Performance.{Decision, Explanation}
+  alias Snakepit.Performance.{Decision, Explanation, Record}
   alias Snakepit.Pool.{Counters, Handle, Retries}
 
   defstruct [
@@ -31,8 +30,6 @@ defmodule Snakepit.Call do
 
   @reason_ms 100
   @probe Snakepit.Performance.Probe.command()
-  # What a reply's data are, nobody says.
-  @mixed Snakepit.Performance.number(:mixed)
 
   @type t :: %__MODULE__{}
   @type result :: {:ok, term()} | {:error, Error.t()}
@@ -52,7 +49,7 @@ defmodule Snakepit.Call do
   end
 
   defp attempt(call, tried) do
-    case once(call, &Exchange.run(&1, &2, &3)) do
+    case once(call, &Exchange.run/3) do
       {{:error, %Error{category: :worker, reason: reason}}, _seen} = failed
       when call.options.idempotent and reason in [:lost, :protocol] ->
         again(call, tried, failed)
@@ -428,17 +425,15 @@ defmodule Snakepit.Call do
     end
   end
 
-  # As brain.rs reads it. Streams and calls that failed are not learned from.
+  # Streams and calls that failed are not learned from.
   defp record(brain, call, exchange, queued, total, result) do
     # A call that came to nothing is counted as one.
     {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
     ok? = match?({:ok, _}, result) and not call.stream?
-    warm = if exchange.cold, do: 0b10, else: 0b11
+    decision = if exchange.fallback, do: nil, else: call.decision
 
     legs =
-      Transfer.number(there) ||| Transfer.number(back) <<< 2 ||| call.size.kind <<< 4 ||| @mixed <<< 7 |||
-        warm <<< 10 ||| if(ok?, do: 1 <<< 12, else: 0) |||
-        Decision.recorded(if(exchange.fallback, do: nil, else: call.decision))
+      there |> Record.word(back, call.size.kind, not exchange.cold, ok?) |> Record.with_decision(decision)
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
     work = max(total - exchange.tool_ns - queued, 0)

@@ -172,8 +172,8 @@ defmodule Snakepit.Call.Exchange do
     with {:error, _no_room, :at_rest} <- make_room(call, lane, lengths), do: pass(call, lengths, guard)
   end
 
-  # Forced, the only way, or the cheapest even so: the caller pays for the memory. Another may take it before us, and one of our own buffers
-  # what was made for a somewhat larger one; so several times.
+  # Forced, the only way, or the cheapest even so: the caller pays for the memory. Another may take it before us, and one
+  # of our own buffers what was made for a somewhat larger one; so several times.
   defp make_room(call, lane, lengths, tries \\ 12) do
     with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths) do
       case by_memory(call, lane) do

@@ -164,14 +164,4 @@ defmodule Snakepit.Performance.Decision do
   @doc "How likely this order was when it was decided, explored or not: what weighs it in statistics (in 0..1)."
   @spec propensity(non_neg_integer()) :: float()
   def propensity(decision), do: (decision >>> 7 &&& 0xFFFF) / 0xFFFF
-
-  # What a call's record says of its decision (brain.rs, `brain_record`); nothing was explored where nothing was decided.
-  @doc false
-  @spec recorded(non_neg_integer() | nil) :: non_neg_integer()
-  def recorded(nil), do: 0xFFFF <<< 16
-  def recorded(decision), do: (decision &&& 8) <<< 10 ||| (decision >>> 7 &&& 0xFFFF) <<< 16
-
-  @doc "Whether a record's call explored, and how likely its order was."
-  @spec of_record(non_neg_integer()) :: {boolean(), float()}
-  def of_record(legs), do: {(legs >>> 13 &&& 1) == 1, (legs >>> 16 &&& 0xFFFF) / 0xFFFF}
 end

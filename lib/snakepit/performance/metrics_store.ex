@@ -19,9 +19,8 @@ defmodule Snakepit.Performance.MetricsStore do
   """
 
   use GenServer
-  import Bitwise
   alias Snakepit.{Native, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.{Decision, Regression, ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.Performance.{Record, Regression, ResourceMonitor, Settings, TransferMetrics}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -115,7 +114,7 @@ defmodule Snakepit.Performance.MetricsStore do
   def handle_cast({:add, handle, rows}, state) do
     now = System.os_time(:microsecond)
     machine = ResourceMonitor.now()
-    for row <- rows, do: row |> metrics(handle, now, machine) |> insert(Decision.of_record(elem(row, 0)))
+    for row <- rows, do: row |> metrics(handle, now, machine) |> insert(Record.choice(row))
     if rows != [] and state.settings.regression_detection_enabled, do: compare(rows, handle, state.settings)
     state = aggregate(state, handle, div(now, 1_000_000))
     model(handle)
@@ -142,20 +141,10 @@ defmodule Snakepit.Performance.MetricsStore do
     :ets.insert(@metrics, {{us, pool, :erlang.unique_integer([:monotonic])}, row})
   end
 
-  # Of the larger direction.
-  defp leg({legs, _ns, request, reply, _predicted}) do
-    {direction, way, kind, size} =
-      if request >= reply,
-        do: {:request, legs &&& 3, legs >>> 4 &&& 7, request},
-        else: {:reply, legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
-
-    {direction, Transfer.from_number(way), Enum.at(Performance.data_types(), kind), size}
-  end
-
   defp microseconds({_legs, ns, _request, _reply, _predicted}), do: max(div(ns, 1000), 1)
 
   defp metrics({_legs, ns, _request, _reply, predicted} = row, handle, now, machine) do
-    {_direction, way, type, size} = leg(row)
+    {_direction, way, type, size} = Record.larger(row)
     us = microseconds(row)
 
     %TransferMetrics{
@@ -185,7 +174,7 @@ defmodule Snakepit.Performance.MetricsStore do
       rows
       |> Enum.filter(&comparable?/1)
       |> Enum.reduce({baselines_of(handle), MapSet.new()}, fn row, {all, changed} ->
-        {direction, way, type, size} = leg(row)
+        {direction, way, type, size} = Record.larger(row)
         key = Regression.key(direction, way, type, size)
         add = &Regression.add(&1, microseconds(row))
         {Map.update(all, key, add.(Regression.new()), add), MapSet.put(changed, key)}
@@ -202,9 +191,8 @@ defmodule Snakepit.Performance.MetricsStore do
   end
 
   # A call that went well, in warm memory, with one direction that says what it costs.
-  defp comparable?({legs, _ns, request, reply, _predicted}) do
-    (legs >>> 10 &&& 0b111) == 0b111 and 4 * min(request, reply) <= max(max(request, reply), 256)
-  end
+  defp comparable?({_legs, _ns, request, reply, _predicted} = row),
+    do: Record.ok?(row) and Record.warm?(row) and 4 * min(request, reply) <= max(max(request, reply), 256)
 
   # A pool that was started anew may be quite another.
   defp baselines_of(%{name: name, brain: brain}) do

@@ -5,8 +5,8 @@ defmodule Snakepit.Performance.Probing do
   # Now and then a call's shape (its size, type and direction) is sent once more by a way that the call did not take, as a
   # probe: no user's tool runs for it. What probes may cost is a share of the workers' time, saved up while none is made.
 
-  import Bitwise
   alias Snakepit.{Native, Performance, Transfer}
+  alias Snakepit.Performance.Record
 
   @share 0.005
   # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
@@ -18,7 +18,6 @@ defmodule Snakepit.Performance.Probing do
   # Bytes of an answer that carries nothing, and its type.
   @nothing 20
   @mixed Performance.number(:mixed)
-  @warm 0b11 <<< 10
 
   @type probe :: %{
           direction: Performance.direction(),
@@ -58,22 +57,12 @@ defmodule Snakepit.Performance.Probing do
   end
 
   # Neither calls that failed nor streams, whose items came one by one.
-  defp alternatives({legs, _, _, _, _}, _ways, _least) when (legs >>> 12 &&& 1) == 0, do: []
+  defp alternatives(row, ways, least) do
+    {direction, way, type, size} = Record.larger(row)
 
-  defp alternatives({legs, _ns, request, reply, _predicted}, ways, least) do
-    {direction, way, kind, size} =
-      if request >= reply,
-        do: {:request, legs &&& 3, legs >>> 4 &&& 7, request},
-        else: {:reply, legs >>> 2 &&& 3, legs >>> 7 &&& 7, reply}
-
-    type = Enum.at(Performance.data_types(), kind)
-
-    if size in least..@largest//1 do
+    if Record.ok?(row) and size in least..@largest//1 do
       type = if type in @types and direction == :request, do: type, else: :binary
-
-      for other <- ways,
-          other != Transfer.from_number(way),
-          do: %{direction: direction, type: type, way: other, size: size}
+      for other <- ways, other != way, do: %{direction: direction, type: type, way: other, size: size}
     else
       []
     end
@@ -82,10 +71,7 @@ defmodule Snakepit.Performance.Probing do
   @doc "A probe as a record of the library: `{legs, bytes of the request, bytes of the reply}`."
   @spec record(probe()) :: {non_neg_integer(), non_neg_integer(), non_neg_integer()}
   def record(%{direction: :request} = p),
-    do:
-      {Transfer.number(p.way) ||| Performance.number(p.type) <<< 4 ||| @mixed <<< 7 ||| @warm, p.size,
-       @nothing}
+    do: {Record.word(p.way, :inline, Performance.number(p.type), true, false), p.size, @nothing}
 
-  def record(%{direction: :reply} = p),
-    do: {Transfer.number(p.way) <<< 2 ||| @mixed <<< 4 ||| @mixed <<< 7 ||| @warm, 0, p.size}
+  def record(%{direction: :reply} = p), do: {Record.word(:inline, p.way, @mixed, true, false), 0, p.size}
 end

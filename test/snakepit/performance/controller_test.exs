@@ -277,11 +277,16 @@ defmodule Snakepit.Performance.ControllerTest do
 
     {pool, handle} = pool()
     observe = fn pool -> Snakepit.observe("length", %{x: bytes(4 * @mib)}, pool: pool) end
-    :ok = Snakepit.Pool.Arena.drop_idle(handle)
-    assert {{:ok, _}, %{request_way: :inline, fallback: true, cold: false}} = observe.(pool)
-    :ok = Snakepit.Pool.Arena.drop_idle(handle)
+    # The arena's keeper may make a spare chunk between the two.
+    after_drop = fn ->
+      :ok = Snakepit.Pool.Arena.drop_idle(handle)
+      {{:ok, _}, seen} = observe.(pool)
+      {seen.request_way, seen.fallback, seen.cold}
+    end
+
+    assert eventually(fn -> after_drop.() == {:inline, true, false} end)
     cold.(handle)
-    assert {{:ok, _}, %{request_way: :zero_copy, fallback: false, cold: true}} = observe.(pool)
+    assert eventually(fn -> after_drop.() == {:zero_copy, false, true} end)
 
     # No room for it: as before.
     small = pool!(performance_policy: @latency, memory_quota: "4MB", chunk_size: "1MB")
