@@ -195,8 +195,16 @@ defmodule Snakepit.Native do
   def in_segment(_binary), do: stub()
 
   @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
-  @spec memcpy_floor(bytes :: pos_integer(), rounds :: pos_integer()) :: [pos_integer()]
-  def memcpy_floor(_bytes, _rounds), do: stub()
+  @spec floor_memcpy_warm(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
+  def floor_memcpy_warm(_bytes, _rounds), do: stub()
+
+  @doc "The same into shared memory that nobody has touched before."
+  @spec floor_memcpy_cold(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
+  def floor_memcpy_cold(_bytes, _rounds), do: stub()
+
+  @doc "Nanoseconds of each of so many times (65,535 at most) that one thread wakes another and is woken by it: `futex(2)`."
+  @spec floor_futex(rounds :: pos_integer()) :: [non_neg_integer()]
+  def floor_futex(_rounds), do: stub()
 
   @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
   @spec desk_new(

@@ -466,9 +466,15 @@ defmodule Snakepit.NativeTest do
       look(binary)
     end
 
-    test "a floor to measure against" do
-      times = Native.memcpy_floor(4096, 3)
-      assert length(times) == 3 and Enum.all?(times, &(is_integer(&1) and &1 >= 0))
+    test "floors to measure against" do
+      for times <- [
+            Native.floor_memcpy_warm(4096, 3),
+            Native.floor_memcpy_cold(0, 3),
+            Native.floor_memcpy_cold(5_000_000, 3),
+            Native.floor_futex(3)
+          ] do
+        assert length(times) == 3 and Enum.all?(times, &(is_integer(&1) and &1 >= 0))
+      end
     end
   end
 

@@ -4,11 +4,11 @@ defmodule Snakepit.Bench.Chart do
   # series also have names at their ends and points that say their values.
 
   @enforce_keys [:id, :title, :x, :y, :series]
-  defstruct [:id, :title, :x, :y, :series, note: nil, bands: [], lead?: true, rule: nil]
+  defstruct [:id, :title, :x, :y, :series, note: nil, bands: [], lead?: true, rule: nil, floors: []]
 
   @typedoc """
   `x` and `y` are a label and how to write a value. A series is `{name, [{x, y, low, high}]}`; the first one
-  stands out, if there is one to `lead?`. A band is `{from, to, words}` on the x axis, a `rule` a line across at one y.
+  stands out, if there is one to `lead?`. Of `floors`, the names of some series, lines are grey and broken. A band is `{from, to, words}` on the x axis, a `rule` a line across at one y.
   """
   @type t :: %__MODULE__{
           id: String.t(),
@@ -19,6 +19,7 @@ defmodule Snakepit.Bench.Chart do
           note: String.t() | nil,
           lead?: boolean(),
           rule: number() | nil,
+          floors: [String.t()],
           bands: [{number(), number(), String.t()}]
         }
 
@@ -28,7 +29,8 @@ defmodule Snakepit.Bench.Chart do
   @right 250
   @top 46
   @bottom 62
-  @colours ~w(#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #7F7F7F #8C564B #5B3FA0 #2A2A2A)
+  @colours ~w(#0072B2 #D55E00 #009E73 #CC79A7 #E69F00 #56B4E9 #A6761D #8C564B #5B3FA0 #2A2A2A)
+  @grey "#999999"
   @label_gap 15
 
   @doc "An SVG document of its own, on white."
@@ -155,8 +157,9 @@ defmodule Snakepit.Bench.Chart do
 
   defp series({{name, points}, i}, chart, scale) do
     points = Enum.sort(points)
-    colour = colour(i, chart)
+    colour = colour(name, i, chart)
     width = if i == 0 and chart.lead?, do: 3, else: 1.6
+    dashes = if name in chart.floors, do: ~s( stroke-dasharray="3 4"), else: ""
     {_, write_x} = chart.x
     {_, write_y} = chart.y
 
@@ -165,7 +168,7 @@ defmodule Snakepit.Bench.Chart do
       for {x, _y, low, high} <- points, low < high do
         ~s(<line x1="#{px(scale.x.(x))}" x2="#{px(scale.x.(x))}" y1="#{px(scale.y.(low))}" y2="#{px(scale.y.(high))}" opacity="0.5"/>)
       end,
-      ~s(<polyline stroke-width="#{width}" stroke-linejoin="round" points="),
+      ~s(<polyline stroke-width="#{width}"#{dashes} stroke-linejoin="round" points="),
       Enum.map_join(points, " ", fn {x, y, _, _} -> "#{px(scale.x.(x))},#{px(scale.y.(y))}" end),
       ~s("/></g>),
       for {x, y, low, high} <- points do
@@ -178,7 +181,11 @@ defmodule Snakepit.Bench.Chart do
   end
 
   # The first colour is the leader's, in every chart.
-  defp colour(i, %{lead?: lead?}), do: Enum.at(@colours, rem(if(lead?, do: i, else: i + 1), length(@colours)))
+  defp colour(name, i, %{lead?: lead?, floors: floors}) do
+    if name in floors,
+      do: @grey,
+      else: Enum.at(@colours, rem(if(lead?, do: i, else: i + 1), length(@colours)))
+  end
 
   # Each name beside its line's last point, moved so that none lies on another.
   defp labels(chart, scale) do
@@ -200,8 +207,8 @@ defmodule Snakepit.Bench.Chart do
       at = at - over
       right = @width - @right + 14
 
-      ~s(<line x1="#{px(x + 5)}" y1="#{px(y - 4)}" x2="#{right - 2}" y2="#{px(at - 4)}" stroke="#{colour(i, chart)}" opacity="0.4"/>) <>
-        ~s(<text x="#{right}" y="#{px(at)}" fill="#{colour(i, chart)}"#{if i == 0 and chart.lead?, do: ~s( font-weight="700"), else: ""}>#{text(name)}</text>\n)
+      ~s(<line x1="#{px(x + 5)}" y1="#{px(y - 4)}" x2="#{right - 2}" y2="#{px(at - 4)}" stroke="#{colour(name, i, chart)}" opacity="0.4"/>) <>
+        ~s(<text x="#{right}" y="#{px(at)}" fill="#{colour(name, i, chart)}"#{if i == 0 and chart.lead?, do: ~s( font-weight="700"), else: ""}>#{text(name)}</text>\n)
     end
   end
 

@@ -51,9 +51,9 @@ defmodule Snakepit.Bench.Floor do
     :ok
   end
 
-  @doc "Nanoseconds of one warm memcpy of so many bytes: each of `rounds`, the first of them dropped."
-  @spec memcpy(pos_integer(), pos_integer()) :: [pos_integer()]
-  def memcpy(bytes, rounds), do: bytes |> Snakepit.Native.memcpy_floor(rounds + 1) |> tl()
+  @doc "Nanoseconds of one warm memcpy of so many bytes: each of `rounds`, after one that warms up."
+  @spec memcpy(pos_integer(), pos_integer()) :: [non_neg_integer()]
+  def memcpy(bytes, rounds), do: bytes |> Snakepit.Native.floor_memcpy_warm(rounds + 1) |> tl()
 
   defp python(module, args) do
     {:ok, options} = Snakepit.Pool.Options.new(name: :floor, python_module: module)

@@ -16,7 +16,10 @@ defmodule Snakepit.Bench.Peer do
   @doc "Starts what one of them needs. What cannot run here is absent, and has no figures."
   @callback start(name(), context()) :: {:ok, state :: term()} | {:absent, why :: String.t()}
 
-  @doc "Nanoseconds of each of `count` round trips. Every result is compared, outside of its time; another one raises."
+  @doc """
+  Nanoseconds of each of `count` round trips; none where so many bytes cannot go this way. Every result is compared, outside
+  of its time; another one raises.
+  """
   @callback round_trips(state :: term(), data :: binary(), count :: pos_integer()) :: [pos_integer()]
 
   @callback stop(state :: term()) :: any()

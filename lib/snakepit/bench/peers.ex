@@ -4,7 +4,8 @@ defmodule Snakepit.Bench.Peers do
   256 MiB, in turn, each result compared.
 
   `peers.<rival>.<size>.roundtrip.over_snakepit` is how many times as long the rival took. `bench/peers/setup` installs what
-  rivals need; one that cannot run is said to be absent, and has no figures.
+  rivals need; one that cannot run is said to be absent, and has no figures. `floor.<what>.<size>.roundtrip` is what bounds all
+  of them (`Snakepit.Bench.Peers.Floors`), in the same run.
   """
   @behaviour Snakepit.Bench.Suite
 
@@ -14,7 +15,7 @@ defmodule Snakepit.Bench.Peers do
   @mib 1024 * 1024
   @sizes [0, 64, 4_096, 65_536, @mib, 16 * @mib, 64 * @mib, 256 * @mib]
   @quick_sizes [0, 4_096, @mib, 16 * @mib]
-  @modules [Peers.Snakepit, Peers.Tonic, Peers.Port, Peers.Msgpack, Peers.Erlport, Peers.Python]
+  @modules [Peers.Floors, Peers.Snakepit, Peers.Tonic, Peers.Port, Peers.Msgpack, Peers.Erlport, Peers.Python]
   @ours "snakepit"
 
   @impl true
@@ -76,7 +77,9 @@ defmodule Snakepit.Bench.Peers do
 
   defp compared(size, peers, {rounds, each}, progress) do
     data = Peer.payload(size)
-    for {_name, module, state} <- peers, do: module.round_trips(state, data, max(each, 3))
+
+    peers =
+      Enum.filter(peers, fn {_name, module, state} -> module.round_trips(state, data, max(each, 3)) != [] end)
 
     samples =
       for round <- 1..rounds do
@@ -86,20 +89,21 @@ defmodule Snakepit.Bench.Peers do
         end
       end
 
-    for {name, _, _} <- peers, result <- figures(name, size, samples), do: result
+    for {name, module, _} <- peers, result <- figures(module, name, size, samples), do: result
   end
 
-  defp figures(@ours = name, size, samples), do: [time(name, size, samples)]
+  defp figures(Peers.Floors, name, size, samples), do: [time("floor", name, size, samples)]
+  defp figures(Peers.Snakepit, name, size, samples), do: [time("peers", name, size, samples)]
 
-  defp figures(name, size, samples) do
+  defp figures(_rival, name, size, samples) do
     ratios = for round <- samples, do: round[name] / round[@ours]
     label = "peers.#{name}.#{label(size)}.roundtrip.over_snakepit"
-    [Result.new(label, "ratio", ratios, {:at_least, 1}), time(name, size, samples)]
+    [Result.new(label, "ratio", ratios, {:at_least, 1}), time("peers", name, size, samples)]
   end
 
-  defp time(name, size, samples) do
+  defp time(kind, name, size, samples) do
     times = for round <- samples, do: round[name] / 1000
-    Result.new("peers.#{name}.#{label(size)}.roundtrip", "µs", times)
+    Result.new("#{kind}.#{name}.#{label(size)}.roundtrip", "µs", times)
   end
 
   defp label(size) when size >= @mib, do: "#{div(size, @mib)}MiB"

@@ -17,15 +17,21 @@ defmodule Snakepit.Bench.Pictures do
     |> Enum.reject(&(&1.series == []))
   end
 
-  # peers.NAME.SIZE.roundtrip
+  # peers.NAME.SIZE.roundtrip, and floor.NAME.SIZE.roundtrip of the same run
   defp peers(results) do
+    floors =
+      for {name, points} <- named(results, ~r/^floor\.(\w+)\.(\d+)(B|KiB|MiB)\.roundtrip$/),
+          do: {"floor: " <> String.replace(name, "_", " "), points}
+
     %Chart{
       id: "peers",
       title: "A round trip to Python, by size",
       note: "the same bytes there and back, each result compared; less is better",
       x: @size,
       y: @us,
-      series: results |> named(~r/^peers\.(\w+)\.(\d+)(B|KiB|MiB)\.roundtrip$/) |> first("snakepit")
+      series:
+        (results |> named(~r/^peers\.(\w+)\.(\d+)(B|KiB|MiB)\.roundtrip$/) |> first("snakepit")) ++ floors,
+      floors: Enum.map(floors, &elem(&1, 0))
     }
   end
 

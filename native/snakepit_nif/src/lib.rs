@@ -12,6 +12,7 @@ mod companion;
 mod decode;
 mod desk;
 mod encode;
+mod floors;
 mod memory;
 mod segments;
 mod slot;

@@ -234,18 +234,3 @@ fn watch_freed(watch: ResourceArc<Watch>) -> u64 {
 fn in_segment(binary: Binary) -> bool {
     Chunk::find(binary.as_slice()).is_some()
 }
-
-/// memcpy between two warm buffers made here: nanoseconds of each round. A bench's floor.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn memcpy_floor(len: usize, rounds: usize) -> Vec<u64> {
-    let from = vec![7u8; len];
-    let mut to = vec![1u8; len];
-    let mut times = Vec::with_capacity(rounds);
-    for _ in 0..rounds {
-        let start = std::time::Instant::now();
-        to.copy_from_slice(std::hint::black_box(&from));
-        std::hint::black_box(&to);
-        times.push(start.elapsed().as_nanos() as u64);
-    }
-    times
-}

@@ -10,6 +10,10 @@ defmodule Snakepit.Bench.PageTest do
           {size, us} <- [{"0B", 30}, {"4KiB", 35}, {"16MiB", 3_000}],
           do: figure("peers.#{rival}.#{size}.roundtrip", "µs", us * factor)
 
+    floors =
+      for {size, us} <- [{"0B", 0.1}, {"16MiB", 2_000}],
+          do: figure("floor.memcpy_warm.#{size}.roundtrip", "µs", us)
+
     over =
       for {size, ratio} <- [{"0B", 0.8}, {"16MiB", 3.0}],
           do: Result.new("peers.port.#{size}.roundtrip.over_snakepit", "ratio", [ratio], {:at_least, 1})
@@ -21,7 +25,7 @@ defmodule Snakepit.Bench.PageTest do
 
     crossover = [%Result{name: "calibrate.crossover.1", unit: "B", value: 30_000, low: 20_000, high: 40_000}]
     scale = for n <- [1, 2, 4], do: figure("scale.workers.#{n}.calls", "calls/s", 10_000 * n)
-    peers ++ over ++ ways ++ crossover ++ scale ++ [Result.absent("peers.<erlport>", "not & never")]
+    peers ++ floors ++ over ++ ways ++ crossover ++ scale ++ [Result.absent("peers.<erlport>", "not & never")]
   end
 
   defp run, do: %{machine: %{cpu: "A <CPU>", cores: 2}, complete?: true, results: results()}
@@ -52,6 +56,7 @@ defmodule Snakepit.Bench.PageTest do
     end
 
     assert [{"snakepit", _} | _] = hd(charts).series
+    assert hd(charts).floors == ["floor: memcpy warm"]
     assert Pictures.charts([]) == []
     assert Pictures.charts([Result.absent("peers.x", "y")]) == []
   end

@@ -33,6 +33,30 @@ defmodule Snakepit.Bench.PeersTest do
     end)
   end
 
+  test "floors have figures of the sizes they are about" do
+    copied = [65_536, 5_000_000]
+    # A message that does not fit into a socket's buffers is not sent through it.
+    there = %{
+      "futex" => [0, 1 | copied],
+      "socket" => [0, 1, 65_536],
+      "memcpy_warm" => copied,
+      "memcpy_cold" => copied
+    }
+
+    for {name, _about} <- Peers.Floors.peers() do
+      {:ok, state} = Peers.Floors.start(name, %{})
+      sizes = there[name]
+
+      for size <- [0, 1, 65_536, 5_000_000] do
+        times = Peers.Floors.round_trips(state, Peer.payload(size), 2)
+        expected = if size in sizes, do: 2, else: 0
+        assert length(times) == expected and Enum.all?(times, &(&1 >= 0)), "#{name}, #{size} bytes"
+      end
+
+      Peers.Floors.stop(state)
+    end
+  end
+
   test "what cannot run here is absent, and says why" do
     context = %{pool: nil, python: Snakepit.Python.venv_python()}
     assert {:absent, why} = Peers.Erlport.start("erlport", context)
