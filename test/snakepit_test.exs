@@ -95,6 +95,33 @@ defmodule SnakepitTest do
              Snakepit.observe("x", %{}, pool: :no_such_pool)
   end
 
+  test "a value has a way of its own from 16 KiB on, unless the pool says otherwise" do
+    pool = pool!(inline_limit: 16 * 1024)
+    {:ok, options} = Snakepit.Pool.Options.new(name: :any, python_module: "any")
+    assert options.inline_limit == 16 * 1024
+
+    for {size, way} <- [{16 * 1024 - 1, "bytes"}, {16 * 1024, "memoryview"}] do
+      value = Snakepit.bytes(:binary.copy("x", size))
+      assert Snakepit.execute("type_name", %{x: value}, pool: pool) == {:ok, way}
+    end
+  end
+
+  test "a pool answers whether or not its callers and workers wait awake" do
+    for us <- [0, 1, 200] do
+      pool = pool!(busy_poll: us)
+      {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+      assert is_reference(handle.busy_poll) == (us > 0 and Snakepit.Machine.cores() > 1)
+      for n <- 1..50, do: assert(Snakepit.execute("add", %{a: n, b: 1}, pool: pool) == {:ok, n + 1})
+
+      for n <- [1, 5_000, 500_000], value = Snakepit.bytes(:binary.copy("x", n)) do
+        assert {:ok, ^n} = Snakepit.execute("length", %{x: value}, pool: pool)
+      end
+    end
+
+    {:error, error} = Snakepit.start_pool(name: :awake, python_module: "any", busy_poll: 201)
+    assert error.message =~ ":busy_poll"
+  end
+
   test "get_stats/1 counts what was done" do
     pool = pool!()
 

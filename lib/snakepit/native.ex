@@ -10,6 +10,7 @@ defmodule Snakepit.Native do
   @type worker :: reference()
   @type desk :: reference()
   @type brain :: reference()
+  @type busy_poll :: reference()
   @type ticket :: reference()
   @type token :: non_neg_integer()
   @type chunk_id :: non_neg_integer()
@@ -193,6 +194,14 @@ defmodule Snakepit.Native do
 
   @spec in_segment(binary()) :: boolean()
   def in_segment(_binary), do: stub()
+
+  @doc "How long callers of a pool wait awake for a reply, in µs (200 at most), and of which commands that was worth it."
+  @spec busy_poll_new(non_neg_integer()) :: busy_poll()
+  def busy_poll_new(_us), do: stub()
+
+  @doc "Waits awake until a descriptor is readable: whether it is by now; `nil` where this command's replies take longer."
+  @spec busy_poll(busy_poll(), fd :: integer(), command :: binary()) :: boolean() | nil
+  def busy_poll(_poll, _fd, _command), do: stub()
 
   @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
   @spec floor_memcpy_warm(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]

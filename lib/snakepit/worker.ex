@@ -195,7 +195,8 @@ defmodule Snakepit.Worker do
   def handle_cast({:discard, epoch, why}, state) do
     cond do
       not current?(state, epoch) -> {:noreply, state}
-      why == :closed -> {:noreply, dying(state)}
+      # The reason may be what it said before.
+      why == :closed -> {:noreply, state |> read() |> dying()}
       true -> {:noreply, finish(state, why)}
     end
   end
@@ -395,7 +396,7 @@ defmodule Snakepit.Worker do
 
   defp up(%{run: run} = state) do
     lanes =
-      for {%{socket: socket}, number} <- Enum.with_index(run.lanes) do
+      for {%{socket: socket, fd: fd}, number} <- Enum.with_index(run.lanes) do
         %Lane{
           worker: self(),
           epoch: run.epoch,
@@ -403,6 +404,7 @@ defmodule Snakepit.Worker do
           index: state.index,
           number: number,
           socket: socket,
+          fd: fd,
           memory: run.memory,
           zero_copy: "zero_copy" in run.info.capabilities,
           grpc: "grpc" in run.info.capabilities
@@ -535,6 +537,8 @@ defmodule Snakepit.Worker do
   end
 
   # It closed a lane, most likely because it is dying: the companion is about to say of what.
+  defp dying(%{run: %Run{phase: :ending}} = state), do: state
+
   defp dying(%{run: run} = state) do
     Pool.worker_down(state.pool, state.index, run.epoch)
     Process.send_after(self(), {:not_dead, run.id}, @dying_ms)

@@ -478,6 +478,43 @@ defmodule Snakepit.NativeTest do
     end
   end
 
+  describe "waiting awake" do
+    setup do
+      {:ok, ours} = :socket.open(:local, :stream)
+      path = Path.join(System.tmp_dir!(), "awake-#{System.unique_integer([:positive])}")
+      :ok = :socket.bind(ours, %{family: :local, path: path})
+      :ok = :socket.listen(ours)
+      {:ok, there} = :socket.open(:local, :stream)
+      :ok = :socket.connect(there, %{family: :local, path: path})
+      {:ok, here} = :socket.accept(ours)
+      File.rm!(path)
+      {:ok, fd} = :socket.getopt(here, :otp, :fd)
+      %{fd: fd, there: there, poll: Native.busy_poll_new(100)}
+    end
+
+    test "ends as soon as there is something to read", %{fd: fd, there: there, poll: poll} do
+      :ok = :socket.send(there, "x")
+      assert Native.busy_poll(poll, fd, "add")
+      :ok = :socket.close(there)
+      assert Native.busy_poll(poll, fd, "add")
+    end
+
+    test "in vain is not repeated at once, and that by command", %{fd: fd, there: there, poll: poll} do
+      assert Native.busy_poll(poll, fd, "slow") == false
+      assert for(_ <- 1..7, do: Native.busy_poll(poll, fd, "slow")) == List.duplicate(nil, 7)
+      assert Native.busy_poll(poll, fd, "other") == false
+      :ok = :socket.send(there, "x")
+      assert Native.busy_poll(poll, fd, "slow") == true
+    end
+
+    test "for a descriptor that is none ends", %{poll: poll} do
+      assert Native.busy_poll(poll, 1_000_000, "add")
+      # poll(2) leaves negative ones out: nothing will ever come.
+      assert Native.busy_poll(poll, -1, "add") == false
+      assert Native.busy_poll(poll, -1, "") == false
+    end
+  end
+
   describe "the companion's frames" do
     test "are what the companion reads, and events are what it may write" do
       none = %{memory: nil, open_files: nil, nice: nil, cpus: nil}

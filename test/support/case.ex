@@ -23,7 +23,9 @@ defmodule Snakepit.Case do
   end
 
   def pool_options(options) do
-    Map.merge(%{size: 1, python_module: "snakepit_test_tools", python_path: [@tools]}, Map.new(options))
+    # Values need not be as large as by default to have a way of their own.
+    usual = %{size: 1, python_module: "snakepit_test_tools", python_path: [@tools], inline_limit: 4_096}
+    Map.merge(usual, Map.new(options))
   end
 
   @doc "A pool whose module is the given source."

@@ -30,6 +30,7 @@ defmodule Snakepit.Call.Exchange do
   @in_place 2
   @flag_forced 1
   @flag_stream 2
+  @flag_awake 4
   # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
   @small_frame 64 * 1024
   @receive_ms 200
@@ -193,7 +194,8 @@ defmodule Snakepit.Call.Exchange do
   # {kind, way, reply mask, flags, timeout ms, lane}
   defp head(call, lane, way) do
     forced = match?([_], call.reply_ways)
-    flags = if(forced, do: @flag_forced, else: 0) + if(call.stream?, do: @flag_stream, else: 0)
+    awake = if awake?(call), do: @flag_awake, else: 0
+    flags = if(forced, do: @flag_forced, else: 0) + if(call.stream?, do: @flag_stream, else: 0) + awake
     {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
   end
 
@@ -226,7 +228,13 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- reply ------------------------------------------------------------------------------------------------------
 
+  # To wait awake is worth it where no other process wants the scheduler, and on neither side if there is no core to spare.
+  defp awake?(%{handle: %{busy_poll: nil}}), do: false
+  defp awake?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
+
   defp receive_reply(call, lane, ticket, call_id, ex) do
+    if awake?(call), do: Native.busy_poll(call.handle.busy_poll, lane.fd, call.command)
+
     case receive_frame(call, lane) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
       {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->

@@ -14,7 +14,8 @@ defmodule Snakepit.Pool.Handle do
                     :arena_keeper,
                     :brain,
                     :policy,
-                    :settings
+                    :settings,
+                    :busy_poll
                   ]
   defstruct @enforce_keys
 
@@ -33,7 +34,8 @@ defmodule Snakepit.Pool.Handle do
           arena_keeper: GenServer.name(),
           brain: Native.brain() | nil,
           policy: Performance.Policy.t(),
-          settings: Performance.Settings.t()
+          settings: Performance.Settings.t(),
+          busy_poll: Native.busy_poll() | nil
         }
 
   # By the pool's process: it owns the desk and the table of lanes.
@@ -61,7 +63,8 @@ defmodule Snakepit.Pool.Handle do
       arena_keeper: name(:arena, options.name),
       brain: brain(options, settings, policy),
       policy: policy,
-      settings: settings
+      settings: settings,
+      busy_poll: if((us = Pool.Options.busy_poll(options)) > 0, do: Native.busy_poll_new(us))
     }
   end
 

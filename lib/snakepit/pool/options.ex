@@ -129,8 +129,10 @@ defmodule Snakepit.Pool.Options do
     ],
     inline_limit: [
       type: :bytes,
-      default: 4096,
-      doc: "Binaries and tensors of at least this size travel outside the envelope."
+      default: 16 * 1024,
+      doc:
+        "Binaries and tensors of at least this size travel outside the envelope, where they need not be copied; smaller ones " <>
+          "are cheaper in it."
     ],
     chunk_size: [
       type: :bytes,
@@ -147,6 +149,14 @@ defmodule Snakepit.Pool.Options do
       type: :pos_integer,
       default: 30_000,
       doc: "A chunk nobody used for this long is given back to the system."
+    ],
+    busy_poll: [
+      type: {:range, 0, 200},
+      default: 150,
+      doc:
+        "How many microseconds a caller and a worker wait for each other awake, by polling, before they sleep: small calls " <>
+          "take half as long. It is left out where other processes are waiting to run, of commands that take longer, and on " <>
+          "a single core. 0 never does it: for a quota of CPU time, or to save energy."
     ],
     numpy_memory: [
       type: :boolean,
@@ -274,6 +284,10 @@ defmodule Snakepit.Pool.Options do
   defp name(_given), do: nil
 
   defp pool_name(given), do: if(name = name(given), do: inspect(name), else: "without a name")
+
+  @doc "How long to wait awake, in microseconds. On a single core, who waits awake keeps the other one from answering."
+  @spec busy_poll(t()) :: non_neg_integer()
+  def busy_poll(%__MODULE__{busy_poll: us}), do: if(Machine.cores() > 1, do: us, else: 0)
 
   @doc "Lanes of one worker."
   @spec lanes(t()) :: pos_integer()

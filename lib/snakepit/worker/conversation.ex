@@ -102,7 +102,8 @@ defmodule Snakepit.Worker.Conversation do
       max_result: options.max_result,
       pool: inspect(options.name),
       modules: options.python_module,
-      numpy_memory: Python.numpy_memory(options)
+      numpy_memory: Python.numpy_memory(options),
+      busy_poll: Pool.Options.busy_poll(options)
     }
   end
 

@@ -2,8 +2,8 @@ defmodule Snakepit.Worker.Lane do
   @moduledoc false
   # One place to run a call: a socket to one thread of one worker. Whoever has checked it out owns it alone.
 
-  @enforce_keys [:worker, :epoch, :name, :index, :number, :socket, :memory, :zero_copy, :grpc]
-  defstruct [:worker, :epoch, :name, :index, :number, :socket, :memory, :zero_copy, :grpc]
+  @enforce_keys [:worker, :epoch, :name, :index, :number, :socket, :fd, :memory, :zero_copy, :grpc]
+  defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           worker: pid(),
@@ -12,6 +12,7 @@ defmodule Snakepit.Worker.Lane do
           index: non_neg_integer(),
           number: non_neg_integer(),
           socket: :gen_tcp.socket(),
+          fd: non_neg_integer(),
           memory: Snakepit.Native.worker(),
           zero_copy: boolean(),
           grpc: boolean()

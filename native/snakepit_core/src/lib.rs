@@ -12,6 +12,7 @@ pub mod frame;
 pub mod free_list;
 pub mod holds;
 pub mod lanes;
+pub mod patience;
 pub mod reader;
 mod sync;
 pub mod writer;

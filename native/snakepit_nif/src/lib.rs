@@ -6,6 +6,7 @@
 
 mod atoms;
 mod brain;
+mod busy_poll;
 mod calls;
 mod chunk;
 mod companion;

@@ -74,6 +74,8 @@ class Service:
         max_result: int,
         lend_to_numpy: Callable[[], None] | None = None,
         pool: str = "",
+        lanes: int = 1,
+        busy_poll: int = 0,
     ) -> None:
         self.pool = f"pool {pool}" if pool else "this pool"
         self.tools = tools
@@ -83,6 +85,9 @@ class Service:
         self.inline_limit = inline_limit
         self.max_result = max_result
         self.lend_to_numpy = lend_to_numpy
+        self.lanes = lanes
+        # Microseconds.
+        self.busy_poll = busy_poll
         self.stopping = False
 
 

@@ -6,10 +6,11 @@ import socket
 import threading
 
 from . import context
+from .busy_poll import BusyPoll
 from .calls import Calls
 from .errors import ProtocolError
 from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
-from .limits import ERROR, GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC, WAITS, ZERO_COPY
+from .limits import AWAKE, ERROR, GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC, WAITS, ZERO_COPY
 from .payload import payload_size, write_payload
 
 TYPE_CHECKING = False
@@ -54,13 +55,19 @@ class Lane:
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
         # Of the request that came close behind the last one: who gave that up wants to synchronize.
         rest = b""
+        # Lanes that share an interpreter would keep each other from running.
+        poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll and service.lanes == 1 else None
+        awake = 0
         try:
             while not service.stopping:
                 if rest:
                     got = len(rest)
                     window[:got], rest = rest, b""
                 else:
-                    got = receive(window)
+                    soon = poll.receive(window) if awake and poll else None
+                    got = receive(window) if soon is None else soon
+                # Byte 3 of the header; of what is too short to have one, whatever was there before.
+                awake = buffer[_START + 3] & AWAKE
                 if got >= _SMALLEST:
                     acquire()
                     try:

@@ -1,0 +1,55 @@
+//! Waiting for a reply awake: the scheduler that runs the caller polls the lane for some microseconds.
+
+use rustler::{Binary, Env, Resource, ResourceArc};
+use snakepit_core::patience::Patience;
+use std::time::{Duration, Instant};
+
+/// One pool's: how long its callers wait awake at most, and of which commands that was worth it.
+pub struct BusyPoll {
+    limit: Duration,
+    patience: Patience,
+}
+
+#[rustler::resource_impl]
+impl Resource for BusyPoll {}
+
+/// A scheduler is held for this many microseconds at most, far below the millisecond a NIF may take.
+const MOST: u64 = 200;
+
+#[rustler::nif]
+fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
+    let limit = Duration::from_micros(us.min(MOST));
+    ResourceArc::new(BusyPoll { limit, patience: Patience::default() })
+}
+
+/// Waits until `fd` has something to read, or the limit has passed: `true` or `false`; `nil` where it is not tried.
+///
+/// The lane may be closed meanwhile, and its number belong to another file: then this returns early or late, within the
+/// limit, and nothing is read from it here.
+#[rustler::nif]
+fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary) -> Option<bool> {
+    if !poll.patience.pays(&command) {
+        return None;
+    }
+    let start = Instant::now();
+    let met = loop {
+        if readable(fd) {
+            break true;
+        }
+        if start.elapsed() >= poll.limit {
+            break false;
+        }
+        std::hint::spin_loop();
+    };
+    poll.patience.learn(&command, met);
+    // Of the millisecond or so that a process may run on end.
+    rustler::schedule::consume_timeslice(env, (start.elapsed().as_micros() / 10).clamp(1, 100) as i32);
+    Some(met)
+}
+
+/// Whether a read would return at once: there are bytes, or the other end is gone. Wrong descriptors are readable, too.
+fn readable(fd: i32) -> bool {
+    let mut poll = libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
+    // SAFETY: one pollfd, which lives as long as the call; with a timeout of 0 it does not sleep.
+    unsafe { libc::poll(&mut poll, 1, 0) != 0 }
+}
