@@ -7,11 +7,15 @@ defmodule Snakepit.Bench.Soak do
   have grown to what such a load needs. What is sampled every second is averaged over blocks, so that one sample's memory of
   the one before does not make the interval too narrow; the slope is that of least squares over the blocks, with its 95 %
   interval (Student's t). A slope whose interval holds zero is no growth that this run could see.
+
+  The tables of metrics grow for an hour by design, until their oldest rows go (`Snakepit.Performance.MetricsStore`): their
+  slope is told by itself, without a target, and taken out of those of the BEAM and of the VM.
   """
   @behaviour Snakepit.Bench.Suite
 
   alias Snakepit.{Bench, Error, Machine, Stats, Tensor}
   alias Snakepit.Bench.Result
+  alias Snakepit.Performance.MetricsStore
 
   @callers 4
   @blocks 20
@@ -108,10 +112,13 @@ defmodule Snakepit.Bench.Soak do
   defp figures(pool) do
     pids = for %{os_pid: pid} when is_integer(pid) <- Snakepit.list_workers(pool), do: pid
 
+    metrics = MetricsStore.bytes()
+
     %{
-      "beam" => :erlang.memory(:total) / 1.0e6,
+      "metrics" => metrics / 1.0e6,
+      "beam" => (:erlang.memory(:total) - metrics) / 1.0e6,
       # All of the VM: its heaps, the NIF's own memory, its share of segments.
-      "vm" => (Machine.pss(System.pid()) || 0) / 1.0e6,
+      "vm" => ((Machine.pss(System.pid()) || 0) - metrics) / 1.0e6,
       "workers" => (pids |> Enum.map(&(Machine.pss(&1) || 0)) |> Enum.sum()) / 1.0e6,
       "vm_fds" => descriptors(System.pid()),
       "worker_fds" => pids |> Enum.map(&descriptors/1) |> Enum.sum()
@@ -128,6 +135,7 @@ defmodule Snakepit.Bench.Soak do
   defp results(samples, counts) do
     slopes =
       for {what, unit} <- [
+            {"metrics", "MB/h"},
             {"beam", "MB/h"},
             {"vm", "MB/h"},
             {"workers", "MB/h"},
@@ -143,7 +151,7 @@ defmodule Snakepit.Bench.Soak do
           unit: unit,
           low: low,
           high: high,
-          target: {:interval_holds, 0}
+          target: if(what != "metrics", do: {:interval_holds, 0})
         }
       end
 

@@ -69,6 +69,13 @@ defmodule Snakepit.Performance.MetricsStore do
     ArgumentError -> %{}
   end
 
+  @doc "What the tables hold, in bytes."
+  @spec bytes() :: non_neg_integer()
+  def bytes do
+    words = for table <- [@metrics, @aggregates, @models], do: :ets.info(table, :memory)
+    Enum.sum(words) * :erlang.system_info(:wordsize)
+  end
+
   @doc "All that was added so far is in the tables when this returns."
   @spec flush() :: :ok
   def flush, do: GenServer.call(__MODULE__, :flush)
