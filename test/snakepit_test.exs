@@ -118,7 +118,7 @@ defmodule SnakepitTest do
       end
     end
 
-    {:error, error} = Snakepit.start_pool(name: :awake, python_module: "any", busy_poll: 201)
+    {:error, error} = Snakepit.start_pool(name: :awake, python_module: "any", busy_poll: 501)
     assert error.message =~ ":busy_poll"
   end
 

@@ -56,6 +56,13 @@ defmodule Snakepit.Native do
     end
   end
 
+  @doc "As `request/5` by `zero_copy`; memory that is not at hand is made, which takes its time."
+  @spec request_making_room(worker(), arena(), head(), binary(), [binary()]) ::
+          {:ok, call_id :: pos_integer(), iodata(), tell :: [chunk_id()], copied :: non_neg_integer()}
+          | {:cold, lengths :: [non_neg_integer()]}
+          | {:error, refusal()}
+  def request_making_room(_worker, _arena, _head, _envelope, _buffers), do: stub()
+
   @doc """
   Reads a reply's frame; `beside` are the buffers that came with it by gRPC, `options` is `{copy?, Decimal loaded?,
   %MapSet{}}`. After `{:unknown_chunk, id}` it may be called again, once the chunk was adopted.
@@ -195,7 +202,7 @@ defmodule Snakepit.Native do
   @spec in_segment(binary()) :: boolean()
   def in_segment(_binary), do: stub()
 
-  @doc "How long callers of a pool wait awake for a reply, in µs (200 at most), and of which commands that was worth it."
+  @doc "How long callers of a pool wait awake for a reply, in µs (500 at most), and of which commands that was worth it."
   @spec busy_poll_new(non_neg_integer()) :: busy_poll()
   def busy_poll_new(_us), do: stub()
 

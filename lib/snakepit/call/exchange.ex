@@ -160,6 +160,31 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
+  # Forced, the only way, or the cheapest even so: the caller pays for the memory.
+  defp make_room(call, lane, lengths) do
+    memory = call.handle.arena
+
+    case Native.request_making_room(
+           lane.memory,
+           memory,
+           head(call, lane, :zero_copy),
+           call.envelope,
+           call.buffers
+         ) do
+      {:ok, call_id, frame, tell, copied} ->
+        Worker.tell(lane.worker, tell)
+
+        with {:sent, call_id, copied} <- send_frame(call, lane, call_id, frame, copied),
+             do: {:sent_cold, call_id, copied}
+
+      {:cold, lengths} ->
+        no_room(call, lengths, :taken)
+
+      {:error, why} ->
+        no_room(call, lengths, why)
+    end
+  end
+
   defp gave_up(true, reason, _words), do: {:next, reason}
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
 
@@ -171,21 +196,6 @@ defmodule Snakepit.Call.Exchange do
 
   defp make_or_pass(call, lane, lengths, guard) do
     with {:error, _no_room, :at_rest} <- make_room(call, lane, lengths), do: pass(call, lengths, guard)
-  end
-
-  # Forced, the only way, or the cheapest even so: the caller pays for the memory. Another may take it before us, and one
-  # of our own buffers what was made for a somewhat larger one; so several times.
-  defp make_room(call, lane, lengths, tries \\ 12) do
-    with {:ok, _made} <- Native.arena_ensure(call.handle.arena, lengths) do
-      case by_memory(call, lane) do
-        {:cold, lengths} when tries > 0 -> make_room(call, lane, lengths, tries - 1)
-        {:cold, lengths} -> no_room(call, lengths, :taken)
-        {:sent, call_id, copied} -> {:sent_cold, call_id, copied}
-        failed -> failed
-      end
-    else
-      {:error, why} -> no_room(call, lengths, why)
-    end
   end
 
   defp no_room(call, lengths, why),

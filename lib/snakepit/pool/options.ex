@@ -151,8 +151,8 @@ defmodule Snakepit.Pool.Options do
       doc: "A chunk nobody used for this long is given back to the system."
     ],
     busy_poll: [
-      type: {:range, 0, 200},
-      default: 150,
+      type: {:range, 0, 500},
+      default: 300,
       doc:
         "How many microseconds a caller and a worker wait for each other awake, by polling, before they sleep: small calls " <>
           "take half as long. It is left out where other processes are waiting to run, of commands that take longer, and on " <>

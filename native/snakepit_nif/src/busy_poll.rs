@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 /// One pool's: how long its callers wait awake at most, and of which commands that was worth it.
 pub struct BusyPoll {
+    made: Instant,
     limit: Duration,
     patience: Patience,
 }
@@ -13,13 +14,13 @@ pub struct BusyPoll {
 #[rustler::resource_impl]
 impl Resource for BusyPoll {}
 
-/// A scheduler is held for this many microseconds at most, far below the millisecond a NIF may take.
-const MOST: u64 = 200;
+/// A scheduler is held for this many microseconds at most, half of what a NIF may take.
+const MOST: u64 = 500;
 
 #[rustler::nif]
 fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
     let limit = Duration::from_micros(us.min(MOST));
-    ResourceArc::new(BusyPoll { limit, patience: Patience::default() })
+    ResourceArc::new(BusyPoll { made: Instant::now(), limit, patience: Patience::default() })
 }
 
 /// Waits until `fd` has something to read, or the limit has passed: `true` or `false`; `nil` where it is not tried.
@@ -28,10 +29,10 @@ fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
 /// limit, and nothing is read from it here.
 #[rustler::nif]
 fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary) -> Option<bool> {
-    if !poll.patience.pays(&command) {
+    let start = Instant::now();
+    if !poll.patience.pays(&command, nanoseconds(start - poll.made)) {
         return None;
     }
-    let start = Instant::now();
     let met = loop {
         if readable(fd) {
             break true;
@@ -39,12 +40,20 @@ fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary) ->
         if start.elapsed() >= poll.limit {
             break false;
         }
-        std::hint::spin_loop();
+        // The worker may be waiting for this very core.
+        std::thread::yield_now();
     };
-    poll.patience.learn(&command, met);
+    let waited = start.elapsed();
+    if !met {
+        poll.patience.in_vain(&command, nanoseconds(start + waited - poll.made), nanoseconds(waited));
+    }
     // Of the millisecond or so that a process may run on end.
-    rustler::schedule::consume_timeslice(env, (start.elapsed().as_micros() / 10).clamp(1, 100) as i32);
+    rustler::schedule::consume_timeslice(env, (waited.as_micros() / 10).clamp(1, 100) as i32);
     Some(met)
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    duration.as_nanos() as u64
 }
 
 /// Whether a read would return at once: there are bytes, or the other end is gone. Wrong descriptors are readable, too.

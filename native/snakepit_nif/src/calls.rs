@@ -1,10 +1,11 @@
 //! The functions a call goes through: a term becomes a frame, a frame becomes a term.
 
 use crate::atoms;
-use crate::chunk::Chunk;
+use crate::chunk::{self, Chunk};
 use crate::decode::{Decoder, Failure};
 use crate::encode::{Encoder as TermEncoder, Refusal};
 use crate::memory::{Outbound, OutboundArc, Piece, Worker, WorkerArc};
+use crate::segments::refused;
 use crate::slot::{self, End, Slot};
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
 use snakepit_core::brain::Kind as What;
@@ -91,6 +92,16 @@ enum Target {
     Copy(Piece),
 }
 
+/// What a request's way into memory may take.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Time {
+    /// On a normal scheduler.
+    Little,
+    /// On a dirty one.
+    ToCopy,
+    ToMakeRoom,
+}
+
 fn write_request<'a>(
     env: Env<'a>,
     worker: &Worker,
@@ -98,7 +109,7 @@ fn write_request<'a>(
     head: Head,
     envelope: Binary<'a>,
     buffers: Vec<Binary<'a>>,
-    clean: bool,
+    time: Time,
 ) -> NifResult<Term<'a>> {
     let (kind, way, reply_mask, flags, timeout_ms, lane) = head;
     let way = Way::from_u8(way).ok_or(rustler::Error::BadArg)?;
@@ -113,18 +124,25 @@ fn write_request<'a>(
         let found: Vec<_> = buffers.iter().map(|b| Chunk::find(b.as_slice())).collect();
         let missing: Vec<u64> = lens.iter().zip(&found).filter(|(_, f)| f.is_none()).map(|(l, _)| *l).collect();
         copied = missing.iter().sum();
-        if clean && copied > CLEAN_COPY {
+        if time == Time::Little && copied > CLEAN_COPY {
             return Ok(atoms::dirty().encode(env));
         }
         let mut targets = Vec::with_capacity(buffers.len());
         for (found, len) in found.into_iter().zip(&lens) {
             match found.map(|(slot, offset)| Target::There(slot, offset)) {
                 Some(there) => targets.push(there),
-                None => match arena.alloc(*len) {
-                    Some(piece) => targets.push(Target::Copy(piece)),
+                None => {
+                    let piece = match time {
+                        Time::ToMakeRoom => arena.alloc_or_grow(*len),
+                        Time::Little | Time::ToCopy => Ok(arena.alloc(*len)),
+                    };
                     // Pieces allocated so far go back as they are dropped.
-                    None => return Ok((atoms::cold(), missing).encode(env)),
-                },
+                    match piece {
+                        Ok(Some(piece)) => targets.push(Target::Copy(piece)),
+                        Ok(None) => return Ok((atoms::cold(), missing).encode(env)),
+                        Err(error) => return Ok(refused(env, error)),
+                    }
+                }
             }
         }
         for (target, buffer) in targets.into_iter().zip(&buffers) {
@@ -183,7 +201,7 @@ fn request_clean<'a>(
     envelope: Binary<'a>,
     buffers: Vec<Binary<'a>>,
 ) -> NifResult<Term<'a>> {
-    write_request(env, &worker, &arena, head, envelope, buffers, true)
+    write_request(env, &worker, &arena, head, envelope, buffers, Time::Little)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
@@ -195,7 +213,20 @@ fn request_dirty<'a>(
     envelope: Binary<'a>,
     buffers: Vec<Binary<'a>>,
 ) -> NifResult<Term<'a>> {
-    write_request(env, &worker, &arena, head, envelope, buffers, false)
+    write_request(env, &worker, &arena, head, envelope, buffers, Time::ToCopy)
+}
+
+#[rustler::nif(schedule = "DirtyIo")]
+fn request_making_room<'a>(
+    env: Env<'a>,
+    worker: WorkerArc,
+    arena: OutboundArc,
+    head: Head,
+    envelope: Binary<'a>,
+    buffers: Vec<Binary<'a>>,
+) -> NifResult<Term<'a>> {
+    chunk::bury();
+    write_request(env, &worker, &arena, head, envelope, buffers, Time::ToMakeRoom)
 }
 
 fn protocol_error<'a>(env: Env<'a>, what: &str) -> Term<'a> {

@@ -13,6 +13,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Instant;
 
+/// How often memory is made for a piece that others take.
+const TRIES: usize = 12;
+
 /// Owner ids are never used twice, so that a stale chunk id cannot name another owner's chunk.
 static NEXT_OWNER: AtomicU32 = AtomicU32::new(1);
 static START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -76,6 +79,17 @@ impl Outbound {
         let slot = state.arena.alloc(len, now_ms())?;
         let chunk = state.chunks.get(&slot.chunk)?.clone();
         Some(Piece { chunk, slot, len, list: Some(self.returned.clone()) })
+    }
+
+    /// As [`Outbound::alloc`], but memory that is not there is made. `None`: others took it as fast as it was made.
+    pub fn alloc_or_grow(&self, len: u64) -> Result<Option<Piece>, GrowError> {
+        for _ in 0..TRIES {
+            match self.alloc(len) {
+                Some(piece) => return Ok(Some(piece)),
+                None => self.grow(len)?,
+            };
+        }
+        Ok(self.alloc(len))
     }
 
     /// Adds a chunk that can serve `len` bytes. Slow: every page of it is made.

@@ -47,7 +47,7 @@ fn arena_grow<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
     }
 }
 
-fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
+pub fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
     match error {
         GrowError::Refused(Refused::Quota { held, quota }) => {
             (atoms::error(), (atoms::quota(), held, quota)).encode(env)

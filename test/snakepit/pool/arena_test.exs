@@ -97,6 +97,27 @@ defmodule Snakepit.Pool.ArenaTest do
       end
     end
 
+    test "calls that must have memory get it, while others want some as well" do
+      pool = pool!(size: 2, chunk_size: 256 * 1024, idle_chunk_ms: 50)
+
+      callers =
+        for seed <- 1..4 do
+          Task.async(fn ->
+            :rand.seed(:exsss, seed)
+
+            for _ <- 1..15 do
+              sizes = for _ <- 1..60, do: 4_096 + :rand.uniform(200_000)
+              args = %{x: Enum.map(sizes, &bytes/1)}
+              {:ok, back} = Snakepit.execute("identity", args, pool: pool, request_transfer: :zero_copy)
+              assert Enum.map(back, &byte_size/1) == sizes
+              Enum.each(back, &Snakepit.release/1)
+            end
+          end)
+        end
+
+      Task.await_many(callers, 60_000)
+    end
+
     test "identity gives back what it was given, in place" do
       pool = pool!()
       x = result(pool, 100_000)
