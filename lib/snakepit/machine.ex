@@ -135,6 +135,15 @@ defmodule Snakepit.Machine do
     end
   end
 
+  @doc "As `cores/0`, or fewer where a quota of CPU time (`cpu.max` of a cgroup) allows no more than that on average."
+  @spec cores_by_quota() :: pos_integer()
+  def cores_by_quota do
+    case :erlang.system_info(:cpu_quota) do
+      n when is_integer(n) -> n |> min(cores()) |> max(1)
+      :unknown -> cores()
+    end
+  end
+
   @doc "The numbers of the machine's CPUs, as far as they are switched on."
   @spec cpus() :: [non_neg_integer()]
   def cpus do

@@ -206,9 +206,10 @@ defmodule Snakepit.Native do
   @spec busy_poll_new(non_neg_integer()) :: busy_poll()
   def busy_poll_new(_us), do: stub()
 
-  @doc "Waits awake until a descriptor is readable: whether it is by now; `nil` where this command's replies take longer."
-  @spec busy_poll(busy_poll(), fd :: integer(), command :: binary()) :: boolean() | nil
-  def busy_poll(_poll, _fd, _command), do: stub()
+  @doc "Waits awake until a descriptor is readable: whether it is by now; `nil` where replies to the like take longer."
+  @spec busy_poll(busy_poll(), fd :: integer(), command :: binary(), way :: 0..2, bytes :: non_neg_integer()) ::
+          boolean() | nil
+  def busy_poll(_poll, _fd, _command, _way, _bytes), do: stub()
 
   @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
   @spec floor_memcpy_warm(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]

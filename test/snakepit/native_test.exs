@@ -495,28 +495,28 @@ defmodule Snakepit.NativeTest do
 
     test "ends as soon as there is something to read", %{fd: fd, there: there, poll: poll} do
       :ok = :socket.send(there, "x")
-      assert Native.busy_poll(poll, fd, "add")
+      assert Native.busy_poll(poll, fd, "add", 0, 10)
       :ok = :socket.close(there)
-      assert Native.busy_poll(poll, fd, "add")
+      assert Native.busy_poll(poll, fd, "add", 0, 10)
     end
 
     test "in vain is not repeated at once, and that by command", %{fd: fd, there: there, poll: poll} do
       # A rest of four milliseconds, within which this asks again at some time.
       assert Enum.any?(1..20, fn _ ->
-               assert Native.busy_poll(poll, fd, "slow") in [false, nil]
-               Native.busy_poll(poll, fd, "slow") == nil
+               assert Native.busy_poll(poll, fd, "slow", 0, 10) in [false, nil]
+               Native.busy_poll(poll, fd, "slow", 0, 10) == nil
              end)
 
       :ok = :socket.send(there, "x")
-      assert Native.busy_poll(poll, fd, "other")
-      assert eventually(fn -> Native.busy_poll(poll, fd, "slow") end)
+      assert Native.busy_poll(poll, fd, "other", 0, 10)
+      assert eventually(fn -> Native.busy_poll(poll, fd, "slow", 0, 10) end)
     end
 
     test "for a descriptor that is none ends", %{poll: poll} do
-      assert Native.busy_poll(poll, 1_000_000, "add")
+      assert Native.busy_poll(poll, 1_000_000, "add", 0, 10)
       # poll(2) leaves negative ones out: nothing will ever come.
-      assert Native.busy_poll(poll, -1, "add") == false
-      assert Native.busy_poll(poll, -1, "") == false
+      assert Native.busy_poll(poll, -1, "add", 0, 10) == false
+      assert Native.busy_poll(poll, -1, "", 0, 10) == false
     end
   end
 

@@ -9,7 +9,7 @@ defmodule Snakepit.Bench.Soak do
   interval (Student's t). A slope whose interval holds zero is no growth that this run could see.
 
   The tables of metrics grow for an hour by design, until their oldest rows go (`Snakepit.Performance.MetricsStore`): their
-  slope is told by itself, without a target, and taken out of those of the BEAM and of the VM.
+  slope is told by itself, without a target, and taken out of the BEAM's.
   """
   @behaviour Snakepit.Bench.Suite
 
@@ -118,7 +118,7 @@ defmodule Snakepit.Bench.Soak do
       "metrics" => metrics / 1.0e6,
       "beam" => (:erlang.memory(:total) - metrics) / 1.0e6,
       # All of the VM: its heaps, the NIF's own memory, its share of segments.
-      "vm" => ((Machine.pss(System.pid()) || 0) - metrics) / 1.0e6,
+      "vm" => (Machine.pss(System.pid()) || 0) / 1.0e6,
       "workers" => (pids |> Enum.map(&(Machine.pss(&1) || 0)) |> Enum.sum()) / 1.0e6,
       "vm_fds" => descriptors(System.pid()),
       "worker_fds" => pids |> Enum.map(&descriptors/1) |> Enum.sum()

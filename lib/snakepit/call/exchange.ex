@@ -242,8 +242,18 @@ defmodule Snakepit.Call.Exchange do
   defp awake?(%{handle: %{busy_poll: nil}}), do: false
   defp awake?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
 
+  # What does not fit the socket's buffer is sent by the VM later, maybe by this very scheduler.
+  defp meet(%{bytes: bytes}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
+
+  defp meet(call, lane, ex) do
+    if awake?(call) do
+      way = Transfer.number(ex.request_way)
+      Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.bytes)
+    end
+  end
+
   defp receive_reply(call, lane, ticket, call_id, ex) do
-    if awake?(call), do: Native.busy_poll(call.handle.busy_poll, lane.fd, call.command)
+    meet(call, lane, ex)
 
     case receive_frame(call, lane) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.

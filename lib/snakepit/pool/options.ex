@@ -59,7 +59,7 @@ defmodule Snakepit.Pool.Options do
       default: %{},
       doc:
         "Environment variables of the workers, on top of the VM's without those of Erlang, Mix and releases. " <>
-          "`OMP_NUM_THREADS` and its like are the cores divided by the pool's lanes unless set here or in the VM's."
+          "`MALLOC_ARENA_MAX` is 2, and `OMP_NUM_THREADS` and its like are the cores divided by the pool's lanes unless set here or in the VM's."
     ],
     limits: [
       type: {:options, @limits},
@@ -287,7 +287,9 @@ defmodule Snakepit.Pool.Options do
 
   @doc "How long to wait awake, in microseconds. On a single core, who waits awake keeps the other one from answering."
   @spec busy_poll(t()) :: non_neg_integer()
-  def busy_poll(%__MODULE__{busy_poll: us}), do: if(Machine.cores() > 1, do: us, else: 0)
+  def busy_poll(%__MODULE__{busy_poll: us, limits: limits}) do
+    if Machine.cores_by_quota() > 1 and not match?([_], limits.cpus), do: us, else: 0
+  end
 
   @doc "Lanes of one worker."
   @spec lanes(t()) :: pos_integer()

@@ -10,6 +10,20 @@ const SLOTS: usize = 256;
 /// How many times as long as it was in vain.
 pub const REST: u64 = 20;
 
+/// What calls are alike in: their command, their way, and the power of two of their size.
+#[derive(Clone, Copy, Debug)]
+pub struct Key(u64);
+
+impl Key {
+    /// Of a command's name, the number of a way and a number of bytes.
+    pub fn new(command: &[u8], way: u8, bytes: u64) -> Self {
+        let size = 64 - bytes.leading_zeros() as u8;
+        // FNV-1a: names are short.
+        let step = |h: u64, b: &u8| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3);
+        Self([way, size].iter().chain(command).fold(0xcbf2_9ce4_8422_2325, step))
+    }
+}
+
 /// What was learned, by a key's hash. Shared by all callers; keys of one slot, and callers at the same time, share its rest.
 #[derive(Debug)]
 pub struct Patience {
@@ -25,18 +39,17 @@ impl Default for Patience {
 
 impl Patience {
     /// Whether to wait awake now.
-    pub fn pays(&self, key: &[u8], now: u64) -> bool {
+    pub fn pays(&self, key: Key, now: u64) -> bool {
         self.slot(key).load(Ordering::Relaxed) <= now
     }
 
     /// A wait of so many nanoseconds, which ends now, was in vain.
-    pub fn in_vain(&self, key: &[u8], now: u64, waited: u64) {
+    pub fn in_vain(&self, key: Key, now: u64, waited: u64) {
         self.slot(key).store(now.saturating_add(REST.saturating_mul(waited)), Ordering::Relaxed);
     }
 
-    // FNV-1a, for keys are short names; Fibonacci hashing spreads what it leaves alike.
-    fn slot(&self, key: &[u8]) -> &AtomicU64 {
-        let hash = key.iter().fold(0xcbf2_9ce4_8422_2325u64, |h, b| (h ^ u64::from(*b)).wrapping_mul(0x100_0000_01b3));
+    // Fibonacci hashing spreads what FNV leaves alike.
+    fn slot(&self, Key(hash): Key) -> &AtomicU64 {
         &self.not_before[(hash.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 56) as usize % SLOTS]
     }
 }
@@ -47,12 +60,16 @@ mod tests {
 
     const LIMIT: u64 = 300_000;
 
+    fn add() -> Key {
+        Key::new(b"add", 0, 0)
+    }
+
     /// The share of its time that a caller waits awake in vain, of calls that take so many nanoseconds each.
     fn wasted(takes: u64) -> f64 {
         let (patience, mut now, mut wasted) = (Patience::default(), 1, 0);
         for _ in 0..10_000 {
-            if takes > LIMIT && patience.pays(b"add", now) {
-                patience.in_vain(b"add", now + LIMIT, LIMIT);
+            if takes > LIMIT && patience.pays(add(), now) {
+                patience.in_vain(add(), now + LIMIT, LIMIT);
                 wasted += LIMIT;
             }
             now += takes;
@@ -71,17 +88,26 @@ mod tests {
     #[test]
     fn it_is_tried_again_after_a_rest() {
         let patience = Patience::default();
-        assert!(patience.pays(b"add", 0));
-        patience.in_vain(b"add", 1_000, 100);
-        assert!(!patience.pays(b"add", 2_999));
-        assert!(patience.pays(b"add", 3_000));
+        assert!(patience.pays(add(), 0));
+        patience.in_vain(add(), 1_000, 100);
+        assert!(!patience.pays(add(), 2_999));
+        assert!(patience.pays(add(), 3_000));
     }
 
     #[test]
-    fn other_commands_are_their_own_matter() {
+    fn other_commands_ways_and_sizes_are_their_own_matter() {
         let patience = Patience::default();
-        patience.in_vain(b"add", 1_000, u64::MAX);
-        assert!(!patience.pays(b"add", u64::MAX - 1));
-        assert!(patience.pays(b"sub", 1_000));
+        let key = Key::new(b"add", 0, 1_000);
+        patience.in_vain(key, 1_000, u64::MAX);
+        for same in [key, Key::new(b"add", 0, 513), Key::new(b"add", 0, 1_023)] {
+            assert!(!patience.pays(same, u64::MAX - 1));
+        }
+        for other in [Key::new(b"sub", 0, 1_000), Key::new(b"add", 1, 1_000), Key::new(b"add", 0, 2_000)] {
+            assert!(patience.pays(other, 1_000));
+        }
+        // The ends of what there is.
+        for bytes in [0, u64::MAX] {
+            assert!(patience.pays(Key::new(b"", 255, bytes), 1));
+        }
     }
 }

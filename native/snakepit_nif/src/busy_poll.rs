@@ -1,7 +1,7 @@
 //! Waiting for a reply awake: the scheduler that runs the caller polls the lane for some microseconds.
 
 use rustler::{Binary, Env, Resource, ResourceArc};
-use snakepit_core::patience::Patience;
+use snakepit_core::patience::{Key, Patience};
 use std::time::{Duration, Instant};
 
 /// One pool's: how long its callers wait awake at most, and of which commands that was worth it.
@@ -14,7 +14,8 @@ pub struct BusyPoll {
 #[rustler::resource_impl]
 impl Resource for BusyPoll {}
 
-/// A scheduler is held for this many microseconds at most, half of what a NIF may take.
+/// A scheduler polls for this many microseconds at most, half of what a NIF may take. It gives its core to others meanwhile,
+/// so that it may be back later.
 const MOST: u64 = 500;
 
 #[rustler::nif]
@@ -28,9 +29,10 @@ fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
 /// The lane may be closed meanwhile, and its number belong to another file: then this returns early or late, within the
 /// limit, and nothing is read from it here.
 #[rustler::nif]
-fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary) -> Option<bool> {
+fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary, way: u8, bytes: u64) -> Option<bool> {
     let start = Instant::now();
-    if !poll.patience.pays(&command, nanoseconds(start - poll.made)) {
+    let key = Key::new(&command, way, bytes);
+    if !poll.patience.pays(key, nanoseconds(start - poll.made)) {
         return None;
     }
     let met = loop {
@@ -44,8 +46,9 @@ fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary) ->
         std::thread::yield_now();
     };
     let waited = start.elapsed();
-    if !met {
-        poll.patience.in_vain(&command, nanoseconds(start + waited - poll.made), nanoseconds(waited));
+    // It came, but after somebody else had the core: that took as long.
+    if !met || waited > poll.limit {
+        poll.patience.in_vain(key, nanoseconds(start + waited - poll.made), nanoseconds(waited));
     }
     // Of the millisecond or so that a process may run on end.
     rustler::schedule::consume_timeslice(env, (waited.as_micros() / 10).clamp(1, 100) as i32);

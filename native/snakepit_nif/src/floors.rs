@@ -1,4 +1,4 @@
-//! What no transfer can be faster than, for benches: copies of memory, and handing over to another thread.
+//! Plain operations that benches hold transfers against: copies of memory, and handing over to another thread.
 
 use rustler::{Error, NifResult};
 use std::hint::black_box;

@@ -28,8 +28,9 @@ class BusyPoll:
             try:
                 return receive(window, 0, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                if (late := perf_counter_ns()) > until:
-                    self._not_before = late + _REST * (late - now)
-                    return None
-                # Who else wants this core has it first: the caller, perhaps.
-                os.sched_yield()
+                pass
+            if (late := perf_counter_ns()) > until:
+                self._not_before = late + _REST * (late - now)
+                return None
+            # Who else wants this core has it first: the caller, perhaps.
+            os.sched_yield()

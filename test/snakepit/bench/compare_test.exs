@@ -32,6 +32,17 @@ defmodule Snakepit.Bench.CompareTest do
     assert verdict(figure("a", "ratio", 4, 0.1), figure("a", "ratio", 2, 0.1)) == :other
   end
 
+  test "what is not Snakepit's is neither better nor worse" do
+    for name <- ["floor.futex.0B.roundtrip", "peers.port.0B.roundtrip"],
+        do: assert(verdict(figure(name, "µs", 200, 1), figure(name, "µs", 100, 1)) == :other)
+
+    name = "peers.snakepit.0B.roundtrip"
+    assert verdict(figure(name, "µs", 200, 1), figure(name, "µs", 100, 1)) == :worse
+    over = "peers.port.0B.roundtrip.over_snakepit"
+    was = figure(over, "ratio", 3, 0.1, {:at_least, 1})
+    assert verdict(figure(over, "ratio", 2, 0.1, {:at_least, 1}), was) == :worse
+  end
+
   test "only what both have, in the same unit, and is not nothing" do
     now = [
       figure("a", "ns", 10, 1),

@@ -19,7 +19,17 @@ defmodule Snakepit.Performance.Calibration.Kept do
     machine = Machine.describe() |> Map.drop([:date]) |> Enum.sort()
     python = handle.name |> Snakepit.list_workers() |> Enum.find_value(& &1.python)
     o = handle.options
-    pool = [python, o.transfers, o.inline_limit, o.chunk_size, o.worker_profile, Enum.sort(o.limits)]
+
+    pool = [
+      python,
+      o.transfers,
+      o.inline_limit,
+      o.chunk_size,
+      o.busy_poll,
+      o.worker_profile,
+      Enum.sort(o.limits)
+    ]
+
     fingerprint = :crypto.hash(:sha256, :erlang.term_to_binary({@version, machine, pool}, minor_version: 2))
 
     {Path.join(dir, "calibration-#{Base.encode16(binary_part(fingerprint, 0, 8), case: :lower)}"),

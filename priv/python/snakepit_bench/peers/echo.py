@@ -81,7 +81,9 @@ def serve(reader: BinaryIO, writer: BinaryIO, answer: Callable[[bytes], list[byt
 def main(form: str, path: str | None = None) -> None:
     answer = {"etf": etf, "msgpack": msgpack}[form]
     if path is None:
-        serve(sys.stdin.buffer, sys.stdout.buffer, answer)
+        # Whatever PYTHONUNBUFFERED says: an answer is one write, not one of each part.
+        with open(1, "wb", closefd=False) as writer:
+            serve(sys.stdin.buffer, writer, answer)
     else:
         with socket.socket(socket.AF_UNIX) as sock:
             sock.connect(path)
