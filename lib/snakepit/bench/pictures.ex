@@ -82,7 +82,7 @@ defmodule Snakepit.Bench.Pictures do
       %Chart{
         id: "scale-#{by}-#{figure}",
         title: "#{String.replace(figure, "_", " ")} by #{by}",
-        x: {by, &Units.count/1},
+        x: {by, if(by == "payload", do: &__MODULE__.size/1, else: &Units.count/1)},
         y: {unit, &Units.digits/1},
         series: [{figure, points}]
       }
