@@ -12,7 +12,7 @@ defmodule Snakepit.Bench.Pictures do
   @doc "Those that there are figures for."
   @spec charts([Result.t()]) :: [Chart.t()]
   def charts(results) do
-    [peers(results), over(results), ways(results), scale(results)]
+    [peers(results), over(results), ways(results), regret(results), scale(results)]
     |> List.flatten()
     |> Enum.reject(&(&1.series == []))
   end
@@ -68,6 +68,27 @@ defmodule Snakepit.Bench.Pictures do
       y: @us,
       series: series,
       bands: if(crossover, do: [{crossover.low, crossover.high, "crossover, 95 %"}], else: [])
+    }
+  end
+
+  # regret.2^K.WHO.over_fastest
+  defp regret(results) do
+    series =
+      for %Result{value: value} = r when is_number(value) <- results,
+          [_, power, who] <- [Regex.run(~r/^regret\.2\^(\d+)\.(\w+)\.over_fastest$/, r.name)] do
+        {String.replace(who, "_", " at "), {2 ** String.to_integer(power), r.value, r.low, r.high}}
+      end
+      |> grouped()
+
+    %Chart{
+      id: "regret",
+      title: "What the way that is taken costs, over the fastest",
+      note:
+        "mean, least and most over directions, types, warm and cold memory; less is better, 1 is the fastest",
+      x: {"bytes", &__MODULE__.size/1},
+      y: {"times the fastest way", &__MODULE__.times/1},
+      rule: 1,
+      series: series
     }
   end
 

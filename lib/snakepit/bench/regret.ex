@@ -207,22 +207,31 @@ defmodule Snakepit.Bench.Regret do
   # ---- figures ----------------------------------------------------------------------------------------------------
 
   defp regrets(warm, cold) do
-    of = fn tells, choose ->
-      for tell <- tells,
-          do: 100 * (tell.medians[choose.(tell)] / (tell.medians |> Map.values() |> Enum.min()) - 1)
-    end
-
-    fixed = fn %{size: size} -> if size < @fixed, do: :inline, else: :zero_copy end
-
+    of = fn tells, choose -> for tell <- tells, do: 100 * (over_fastest(tell, choose) - 1) end
     ours = of.(warm ++ cold, & &1.chosen)
 
     [
       mean("regret.mean_percent", ours, {:at_most, 3}),
       mean("regret.warm.mean_percent", of.(warm, & &1.chosen), nil),
       mean("regret.cold.mean_percent", of.(cold, & &1.chosen), nil),
-      mean("regret.fixed_10MB.mean_percent", of.(warm ++ cold, fixed), nil),
+      mean("regret.fixed_10MB.mean_percent", of.(warm ++ cold, &fixed/1), nil),
       Result.new("regret.worst_percent", "%", [Enum.max(ours)])
-    ]
+    ] ++ of_each_size(warm ++ cold)
+  end
+
+  defp over_fastest(tell, choose),
+    do: tell.medians[choose.(tell)] / (tell.medians |> Map.values() |> Enum.min())
+
+  defp fixed(%{size: size}), do: if(size < @fixed, do: :inline, else: :zero_copy)
+
+  # For the picture: mean, least and most over directions, types, warm and cold.
+  defp of_each_size(tells) do
+    for {size, tells} <- tells |> Enum.group_by(& &1.size) |> Enum.sort(),
+        {who, choose} <- [chosen: & &1.chosen, fixed_10MB: &fixed/1] do
+      ratios = for tell <- tells, do: over_fastest(tell, choose)
+      name = "regret.2^#{round(:math.log2(size))}.#{who}.over_fastest"
+      %{mean(name, ratios, nil) | unit: "ratio"}
+    end
   end
 
   defp predictions(tells) do

@@ -23,9 +23,17 @@ defmodule Snakepit.Bench.PageTest do
           {way, factor} <- [inline: 1, zero_copy: 0.7],
           do: figure("regret.request.2^#{k}.#{way}", "µs", 2 ** (k - 9) * factor)
 
+    regret =
+      for {who, ratio} <- [chosen: 1.0, fixed_10MB: 2.5],
+          k <- [12, 20],
+          do: figure("regret.2^#{k}.#{who}.over_fastest", "ratio", ratio)
+
     crossover = [%Result{name: "calibrate.crossover.1", unit: "B", value: 30_000, low: 20_000, high: 40_000}]
     scale = for n <- [1, 2, 4], do: figure("scale.workers.#{n}.calls", "calls/s", 10_000 * n)
-    peers ++ floors ++ over ++ ways ++ crossover ++ scale ++ [Result.absent("peers.<erlport>", "not & never")]
+
+    peers ++
+      floors ++
+      over ++ ways ++ regret ++ crossover ++ scale ++ [Result.absent("peers.<erlport>", "not & never")]
   end
 
   defp run, do: %{machine: %{cpu: "A <CPU>", cores: 2}, complete?: true, results: results()}
@@ -42,7 +50,7 @@ defmodule Snakepit.Bench.PageTest do
   @tag :tmp_dir
   test "charts of what there is: well-formed, named, with all points", %{tmp_dir: dir} do
     charts = Pictures.charts(results())
-    assert Enum.map(charts, & &1.id) == ~w(peers peers-over ways scale-workers-calls)
+    assert Enum.map(charts, & &1.id) == ~w(peers peers-over ways regret scale-workers-calls)
 
     for chart <- charts do
       svg = chart |> Chart.svg() |> IO.iodata_to_binary()
@@ -103,7 +111,7 @@ defmodule Snakepit.Bench.PageTest do
     task = &Mix.Tasks.Snakepit.Bench.run/1
     out = capture_io(fn -> task.(["--from", json, "--html", html, "--svg", Path.join(dir, "svg")]) end)
     assert out =~ "page.html" and File.exists?(html)
-    assert dir |> Path.join("svg/*.svg") |> Path.wildcard() |> length() == 4
+    assert dir |> Path.join("svg/*.svg") |> Path.wildcard() |> length() == 5
 
     # The same figures are no worse than themselves; half as good ones are.
     assert capture_io(fn -> task.(["--from", json, "--compare", json]) end) =~ "Nothing is worse."
