@@ -54,8 +54,18 @@ defmodule Mix.Tasks.Snakepit.Bench do
       {opts, names, []} ->
         if opts[:help], do: Mix.shell().info(@usage), else: bench(Enum.map(names, &suite!/1), opts)
 
-      {_, _, [{option, _} | _]} ->
-        fail("unknown option #{option}, or no value for it; see mix help snakepit.bench")
+      {_, _, [{option, value} | _]} ->
+        fail(wrong(option, value) <> "; see mix help snakepit.bench")
+    end
+  end
+
+  # What `OptionParser` does not take: an unknown option, or a known one whose value is none or of another type.
+  defp wrong(option, value) do
+    case Enum.find(@switches, fn {name, _} -> option == "--#{name}" end) do
+      nil -> "unknown option #{option}"
+      {_, :float} when value != nil -> "#{option} takes a number, not #{value}"
+      {_, type} when type in [:float, :string] -> "#{option} takes a value"
+      {_, :boolean} -> "#{option} takes no value"
     end
   end
 
@@ -70,12 +80,13 @@ defmodule Mix.Tasks.Snakepit.Bench do
     Logger.configure(level: :warning)
     # What cannot be read or written is said before the work, not after it.
     earlier = opts[:compare] && read!(opts[:compare])
+    if opts[:from] && suites != [], do: fail("--from measures nothing: leave #{hd(suites).name()} out")
     for path <- [opts[:json], opts[:html]], path, do: writable!(path)
     if opts[:svg], do: File.mkdir_p!(opts[:svg])
 
     run =
       if opts[:from],
-        do: read!(opts[:from]),
+        do: again(read!(opts[:from])),
         else: measure(if(suites == [], do: Bench.usual_suites(), else: suites), opts)
 
     if opts[:svg], do: draw(run, opts[:svg])
@@ -103,7 +114,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
       Snakepit.run_as_script(fn ->
         Enum.reduce(suites, [], fn suite, done ->
           results = measured(suite, context, &keep.(done ++ &1, false))
-          print(suite, results)
+          print(suite.name(), results)
           keep.(done ++ results, false)
           done ++ results
         end)
@@ -111,6 +122,13 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
     run = keep.(results, true)
     if opts[:json], do: Mix.shell().info("Written to #{opts[:json]}.")
+    run
+  end
+
+  # The figures of an earlier run, as they were printed then.
+  defp again(run) do
+    named = Enum.group_by(run.results, &(&1.name |> String.split(".") |> hd()))
+    for {name, results} <- named, do: print(name, results)
     run
   end
 
@@ -161,9 +179,9 @@ defmodule Mix.Tasks.Snakepit.Bench do
     end
   end
 
-  defp print(suite, results) do
+  defp print(name, results) do
     columns = [
-      {suite.name(), :left},
+      {name, :left},
       {"median", :right},
       {"", :left},
       {"95 %", :left},

@@ -67,7 +67,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
       install(venv, python, extras)
     end
 
-    keep_out_of_git(Path.dirname(venv))
+    keep_out_of_git(venv)
     compile(python)
   end
 
@@ -79,11 +79,14 @@ defmodule Mix.Tasks.Snakepit.Setup do
     command(python, ["-m", "compileall", "-q", "--invalidation-mode", "checked-hash" | dirs])
   end
 
-  # Only the directory that is Snakepit's own.
-  defp keep_out_of_git(dir) do
-    ignore = Path.join(dir, ".gitignore")
-    if Path.basename(dir) == ".snakepit" and not File.exists?(ignore), do: File.write!(ignore, "*\n")
-    :ok
+  # The environment, and the directory around it where that is Snakepit's own.
+  defp keep_out_of_git(venv) do
+    around = Path.dirname(venv)
+
+    for dir <- [venv | if(Path.basename(around) == ".snakepit", do: [around], else: [])],
+        ignore = Path.join(dir, ".gitignore"),
+        not File.exists?(ignore),
+        do: File.write!(ignore, "*\n")
   end
 
   defp extras(opts) do

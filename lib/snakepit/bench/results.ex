@@ -35,7 +35,7 @@ defmodule Snakepit.Bench.Results do
       {:ok, %{machine: machine, results: results, complete?: Map.get(run, "complete?", true)}}
     else
       {:error, reason} when is_atom(reason) -> {:error, "#{path}: #{:file.format_error(reason)}"}
-      {:error, why} -> {:error, "#{path}: #{why}"}
+      {:error, why} -> {:error, "#{path} is no file of mix snakepit.bench --json: #{why}"}
       _ -> {:error, "#{path} is no file of mix snakepit.bench --json"}
     end
   end

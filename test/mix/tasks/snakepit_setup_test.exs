@@ -13,6 +13,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert out =~ "is complete, with numpy, grpc, ml_dtypes, test"
     refute out =~ "Installing"
     assert File.read!(".snakepit/.gitignore") == "*\n"
+    assert File.read!(".snakepit/venv/.gitignore") == "*\n"
     assert {out, 0} = mix(["--with", "grpc", "--with", "numpy"])
     refute out =~ "Installing"
   end

@@ -102,6 +102,22 @@ defmodule Snakepit.Bench.PageTest do
     assert <<0x89, "PNG", _::binary>> = File.read!(shot)
   end
 
+  test "wrong words on the command line are told apart" do
+    for {argv, words} <- [
+          {["--minutes", "abc"], "--minutes takes a number, not abc"},
+          {["--quik"], "unknown option --quik"},
+          {["--json"], "--json takes a value"},
+          {["--quick=3"], "--quick takes no value"},
+          {["speed"], "there is no suite \"speed\""},
+          {["calls", "--from", "x.json"], "--from measures nothing: leave calls out"},
+          {["--from", "README.md"], "README.md is no file of mix snakepit.bench --json"},
+          {["--compare", "none.json"], "none.json: no such file"}
+        ] do
+      error = assert_raise(Mix.Error, fn -> Mix.Tasks.Snakepit.Bench.run(argv) end)
+      assert error.message =~ words
+    end
+  end
+
   @tag :tmp_dir
   test "from a file, by the mix task", %{tmp_dir: dir} do
     import ExUnit.CaptureIO
@@ -111,6 +127,8 @@ defmodule Snakepit.Bench.PageTest do
     task = &Mix.Tasks.Snakepit.Bench.run/1
     out = capture_io(fn -> task.(["--from", json, "--html", html, "--svg", Path.join(dir, "svg")]) end)
     assert out =~ "page.html" and File.exists?(html)
+    # What it says, it says again.
+    assert out =~ "peers.snakepit.0B.roundtrip" and out =~ "not & never"
     assert dir |> Path.join("svg/*.svg") |> Path.wildcard() |> length() == 5
 
     # The same figures are no worse than themselves; half as good ones are.
