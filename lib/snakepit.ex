@@ -284,7 +284,8 @@ defmodule Snakepit do
   @spec list_workers(atom() | nil) :: [map()]
   def list_workers(name \\ nil) do
     for pool <- List.wrap(name || Pool.Handle.names()) do
-      pool |> Pool.Supervisor.workers() |> Enum.map(&Snakepit.Worker.describe/1) |> Enum.sort_by(& &1[:name])
+      workers = for pid <- Pool.Supervisor.workers(pool), worker = Snakepit.Worker.describe(pid), do: worker
+      Enum.sort_by(workers, & &1.name)
     end
     |> List.flatten()
   end

@@ -91,8 +91,9 @@ defmodule Snakepit.Worker do
   def why(%Lane{worker: worker, epoch: epoch}, timeout),
     do: call(worker, {:why, epoch}, "the worker is gone", min(timeout, @why_ms))
 
-  @spec describe(pid()) :: map()
-  def describe(worker), do: call(worker, :describe, %{status: :gone})
+  @doc "As `Snakepit.list_workers/1` has it; nil of one that is gone."
+  @spec describe(pid()) :: map() | nil
+  def describe(worker), do: call(worker, :describe, nil)
 
   defp call(worker, message, otherwise, timeout \\ 10_000) do
     GenServer.call(worker, message, timeout)

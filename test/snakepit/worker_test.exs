@@ -162,6 +162,13 @@ defmodule Snakepit.WorkerTest do
   end
 
   describe "when the pool stops" do
+    test "a worker that is gone is none of those that are listed" do
+      {:ok, dead} = Task.start(fn -> :ok end)
+      ref = Process.monitor(dead)
+      assert_receive {:DOWN, ^ref, _, _, _}
+      assert Snakepit.Worker.describe(dead) == nil
+    end
+
     test "its workers are gone, and so is what their tools started" do
       pool = pool!(size: 2)
       pids = for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid
