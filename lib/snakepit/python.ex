@@ -2,7 +2,7 @@ defmodule Snakepit.Python do
   @moduledoc false
   # Which interpreter, and with which environment, a worker is started.
 
-  alias Snakepit.{Config, Error, Machine, Pool}
+  alias Snakepit.{Config, Error, Pool}
 
   # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
@@ -105,8 +105,7 @@ defmodule Snakepit.Python do
 
   # Calls that run at once share the cores rather than fight for them.
   defp threads(options) do
-    cores = if cpus = options.limits.cpus, do: length(cpus), else: Machine.cores()
-    each = max(1, div(cores, options.size * Pool.Options.lanes(options)))
+    each = max(1, div(Pool.Options.cores(options), options.size * Pool.Options.lanes(options)))
     for name <- @thread_variables, into: %{}, do: {name, System.get_env(name) || to_string(each)}
   end
 

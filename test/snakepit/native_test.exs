@@ -32,6 +32,15 @@ defmodule Snakepit.NativeTest do
 
   # A descriptor of the same file: sent over a socket, as from a worker.
   defp duplicate(fd) do
+    {here, there} = socket_pair()
+    rights = [%{level: :socket, type: :rights, data: <<fd::32-native>>}]
+    :ok = :socket.sendmsg(there, %{iov: ["x"], ctrl: rights})
+    {:ok, %{ctrl: [%{data: <<copy::32-native>>}]}} = :socket.recvmsg(here)
+    Enum.each([there, here], &:socket.close/1)
+    copy
+  end
+
+  defp socket_pair do
     path = Path.join(System.tmp_dir!(), "snakepit-test-#{System.unique_integer([:positive])}.sock")
     {:ok, listening} = :socket.open(:local, :stream)
     :ok = :socket.bind(listening, %{family: :local, path: path})
@@ -40,11 +49,8 @@ defmodule Snakepit.NativeTest do
     :ok = :socket.connect(there, %{family: :local, path: path})
     {:ok, here} = :socket.accept(listening)
     File.rm!(path)
-    rights = [%{level: :socket, type: :rights, data: <<fd::32-native>>}]
-    :ok = :socket.sendmsg(there, %{iov: ["x"], ctrl: rights})
-    {:ok, %{ctrl: [%{data: <<copy::32-native>>}]}} = :socket.recvmsg(here)
-    Enum.each([listening, there, here], &:socket.close/1)
-    copy
+    :ok = :socket.close(listening)
+    {here, there}
   end
 
   # A reply as a worker writes it.
@@ -480,16 +486,9 @@ defmodule Snakepit.NativeTest do
 
   describe "waiting awake" do
     setup do
-      # Long: what it rests after that is long as well.
-      {:ok, ours} = :socket.open(:local, :stream)
-      path = Path.join(System.tmp_dir!(), "awake-#{System.unique_integer([:positive])}")
-      :ok = :socket.bind(ours, %{family: :local, path: path})
-      :ok = :socket.listen(ours)
-      {:ok, there} = :socket.open(:local, :stream)
-      :ok = :socket.connect(there, %{family: :local, path: path})
-      {:ok, here} = :socket.accept(ours)
-      File.rm!(path)
+      {here, there} = socket_pair()
       {:ok, fd} = :socket.getopt(here, :otp, :fd)
+      # Long: what it rests after that is long as well.
       %{fd: fd, there: there, poll: Native.busy_poll_new(200)}
     end
 

@@ -127,8 +127,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   # The figures of an earlier run, as they were printed then.
   defp again(run) do
-    named = Enum.group_by(run.results, &(&1.name |> String.split(".") |> hd()))
-    for {name, results} <- named, do: print(name, results)
+    for {name, results} <- Result.by_suite(run.results), do: print(name, results)
     run
   end
 

@@ -8,7 +8,8 @@ defmodule Snakepit.Bench.Chart do
 
   @typedoc """
   `x` and `y` are a label and how to write a value. A series is `{name, [{x, y, low, high}]}`; the first one
-  stands out, if there is one to `lead?`. Of `floors`, the names of some series, lines are grey and broken. A band is `{from, to, words}` on the x axis, a `rule` a line across at one y.
+  stands out, if there is one to `lead?`. Of `floors`, the names of some series, lines are grey and broken. A band is
+  `{from, to, words}` on the x axis, a `rule` a line across at one y.
   """
   @type t :: %__MODULE__{
           id: String.t(),

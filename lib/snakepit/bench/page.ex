@@ -37,7 +37,7 @@ defmodule Snakepit.Bench.Page do
       ),
       for(chart <- Pictures.charts(results), do: ["<figure>", Chart.svg(chart), "</figure>\n"]),
       compared(comparison),
-      for({suite, results} <- suites(results), do: table(suite, results)),
+      for({suite, results} <- Result.by_suite(results), do: table(suite, results)),
       "<p class=\"about\">Every figure is a median with its 95 % bootstrap interval unless bench/README.md says otherwise.</p>\n",
       "</body></html>\n"
     ]
@@ -58,13 +58,6 @@ defmodule Snakepit.Bench.Page do
     ]
     |> Enum.filter(&is_binary/1)
     |> Enum.join(" · ")
-  end
-
-  # In the order they were measured.
-  defp suites(results) do
-    results
-    |> Enum.chunk_by(&(&1.name |> String.split(".") |> hd()))
-    |> Enum.map(fn [first | _] = results -> {first.name |> String.split(".") |> hd(), results} end)
   end
 
   defp table(suite, results) do

@@ -50,13 +50,7 @@ defmodule Snakepit.Bench.Pictures do
 
   # regret.request.2^K.WAY
   defp ways(results) do
-    series =
-      for %Result{value: value} = r when is_number(value) <- results,
-          [_, power, way] <- [Regex.run(~r/^regret\.request\.2\^(\d+)\.(\w+)$/, r.name)] do
-        {way, {2 ** String.to_integer(power), r.value, r.low, r.high}}
-      end
-      |> grouped()
-      |> first("zero_copy")
+    series = results |> by_power(~r/^regret\.request\.2\^(\d+)\.(\w+)$/) |> first("zero_copy")
 
     crossover = Enum.find(results, &(&1.name == "calibrate.crossover.1"))
 
@@ -74,11 +68,8 @@ defmodule Snakepit.Bench.Pictures do
   # regret.2^K.WHO.over_fastest
   defp regret(results) do
     series =
-      for %Result{value: value} = r when is_number(value) <- results,
-          [_, power, who] <- [Regex.run(~r/^regret\.2\^(\d+)\.(\w+)\.over_fastest$/, r.name)] do
-        {String.replace(who, "_", " at "), {2 ** String.to_integer(power), r.value, r.low, r.high}}
-      end
-      |> grouped()
+      for {who, points} <- by_power(results, ~r/^regret\.2\^(\d+)\.(\w+)\.over_fastest$/),
+          do: {String.replace(who, "_", " at "), points}
 
     %Chart{
       id: "regret",
@@ -114,6 +105,15 @@ defmodule Snakepit.Bench.Pictures do
     for %Result{value: value} = r when is_number(value) <- results,
         [_, name, n, unit] <- [Regex.run(pattern, r.name)] do
       {name, {String.to_integer(n) * @units[unit], r.value, r.low, r.high}}
+    end
+    |> grouped()
+  end
+
+  # The pattern finds a power of two, and the series.
+  defp by_power(results, pattern) do
+    for %Result{value: value} = r when is_number(value) <- results,
+        [_, power, name] <- [Regex.run(pattern, r.name)] do
+      {name, {2 ** String.to_integer(power), r.value, r.low, r.high}}
     end
     |> grouped()
   end

@@ -32,6 +32,14 @@ defmodule Snakepit.Bench.Result do
   @spec absent(String.t(), String.t()) :: t()
   def absent(name, why), do: %__MODULE__{name: name, value: nil, unit: "", absent: why}
 
+  @doc "By the first word of their names, in the order in which those first come."
+  @spec by_suite([t()]) :: [{String.t(), [t()]}]
+  def by_suite(results) do
+    suite = &(&1.name |> String.split(".") |> hd())
+    groups = Enum.group_by(results, suite)
+    for name <- results |> Enum.map(suite) |> Enum.uniq(), do: {name, groups[name]}
+  end
+
   @doc "The target in words; nothing without one."
   @spec target_words(t()) :: String.t()
   def target_words(%__MODULE__{target: nil}), do: ""

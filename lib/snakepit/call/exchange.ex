@@ -154,28 +154,22 @@ defmodule Snakepit.Call.Exchange do
     do: Native.request(lane.memory, call.handle.arena, head(call, lane, way), call.envelope, call.buffers)
 
   defp by_memory(call, lane) do
-    with {:ok, call_id, frame, tell, copied} <- request(call, lane, :zero_copy) do
-      Worker.tell(lane.worker, tell)
-      send_frame(call, lane, call_id, frame, copied)
-    end
+    with {:ok, _, _, _, _} = written <- request(call, lane, :zero_copy), do: announced(call, lane, written)
+  end
+
+  # The worker is told of chunks before it reads of them.
+  defp announced(call, lane, {:ok, call_id, frame, tell, copied}) do
+    Worker.tell(lane.worker, tell)
+    send_frame(call, lane, call_id, frame, copied)
   end
 
   # Forced, the only way, or the cheapest even so: the caller pays for the memory.
   defp make_room(call, lane, lengths) do
-    memory = call.handle.arena
+    head = head(call, lane, :zero_copy)
 
-    case Native.request_making_room(
-           lane.memory,
-           memory,
-           head(call, lane, :zero_copy),
-           call.envelope,
-           call.buffers
-         ) do
-      {:ok, call_id, frame, tell, copied} ->
-        Worker.tell(lane.worker, tell)
-
-        with {:sent, call_id, copied} <- send_frame(call, lane, call_id, frame, copied),
-             do: {:sent_cold, call_id, copied}
+    case Native.request_making_room(lane.memory, call.handle.arena, head, call.envelope, call.buffers) do
+      {:ok, _, _, _, _} = written ->
+        with {:sent, call_id, copied} <- announced(call, lane, written), do: {:sent_cold, call_id, copied}
 
       {:cold, lengths} ->
         no_room(call, lengths, :taken)

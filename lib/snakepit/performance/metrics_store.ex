@@ -71,10 +71,9 @@ defmodule Snakepit.Performance.MetricsStore do
 
   @doc "What the tables hold, in bytes."
   @spec bytes() :: non_neg_integer()
-  def bytes do
-    words = for table <- [@metrics, @aggregates, @models], do: :ets.info(table, :memory)
-    Enum.sum(words) * :erlang.system_info(:wordsize)
-  end
+  def bytes, do: [@metrics, @aggregates, @models] |> Enum.map(&bytes/1) |> Enum.sum()
+
+  defp bytes(table), do: :ets.info(table, :memory) * :erlang.system_info(:wordsize)
 
   @doc "All that was added so far is in the tables when this returns."
   @spec flush() :: :ok
@@ -339,7 +338,7 @@ defmodule Snakepit.Performance.MetricsStore do
 
   # The oldest go first, some hundreds at a time: the table's size is not known row by row.
   defp too_many do
-    if :ets.info(@metrics, :memory) * :erlang.system_info(:wordsize) > @most_bytes do
+    if bytes(@metrics) > @most_bytes do
       for _ <- 1..200, :ets.info(@metrics, :size) > 0, do: :ets.delete(@metrics, :ets.first(@metrics))
       if :ets.info(@metrics, :size) > 0, do: too_many()
     end

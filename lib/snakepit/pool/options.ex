@@ -287,9 +287,13 @@ defmodule Snakepit.Pool.Options do
 
   @doc "How long to wait awake, in microseconds. On a single core, who waits awake keeps the other one from answering."
   @spec busy_poll(t()) :: non_neg_integer()
-  def busy_poll(%__MODULE__{busy_poll: us, limits: limits}) do
-    if Machine.cores_by_quota() > 1 and not match?([_], limits.cpus), do: us, else: 0
+  def busy_poll(%__MODULE__{busy_poll: us} = options) do
+    if min(Machine.cores_by_quota(), cores(options)) > 1, do: us, else: 0
   end
+
+  @doc "Cores that its workers may use, all together."
+  @spec cores(t()) :: pos_integer()
+  def cores(%__MODULE__{limits: limits}), do: if(limits.cpus, do: length(limits.cpus), else: Machine.cores())
 
   @doc "Lanes of one worker."
   @spec lanes(t()) :: pos_integer()

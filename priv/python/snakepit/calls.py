@@ -74,7 +74,6 @@ class Service:
         max_result: int,
         lend_to_numpy: Callable[[], None] | None = None,
         pool: str = "",
-        lanes: int = 1,
         busy_poll: int = 0,
     ) -> None:
         self.pool = f"pool {pool}" if pool else "this pool"
@@ -85,8 +84,7 @@ class Service:
         self.inline_limit = inline_limit
         self.max_result = max_result
         self.lend_to_numpy = lend_to_numpy
-        self.lanes = lanes
-        # Microseconds.
+        # How long lanes wait for a request awake, in microseconds.
         self.busy_poll = busy_poll
         self.stopping = False
 

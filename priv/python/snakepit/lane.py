@@ -55,8 +55,7 @@ class Lane:
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
         # Of the request that came close behind the last one: who gave that up wants to synchronize.
         rest = b""
-        # Lanes that share an interpreter would keep each other from running.
-        poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll and service.lanes == 1 else None
+        poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll else None
         awake = 0
         try:
             while not service.stopping:

@@ -84,8 +84,8 @@ def run(path: str, token: str) -> None:
         int(settings.get("max_result") or 0),
         _numpy_memory(settings, arena),
         settings.get("pool") or "",
-        int(settings["lanes"]),
-        int(settings.get("busy_poll") or 0),
+        # Lanes that share an interpreter would keep each other from running.
+        int(settings.get("busy_poll") or 0) if settings["lanes"] == 1 else 0,
     )
     memory_array.arena = arena
     # A forked child shares the arena's memory, and has a copy of its books that nobody keeps.

@@ -10,7 +10,6 @@ defmodule Snakepit.Bench.Peers.Floors do
   """
   @behaviour Snakepit.Bench.Peer
   alias Snakepit.Bench.{Floor, Peer}
-  alias Snakepit.Native
 
   # What fits into a socket's buffers: the echo answers as it reads, and nobody reads its answer before all is sent.
   @most_by_socket 64 * 1024
@@ -31,10 +30,9 @@ defmodule Snakepit.Bench.Peers.Floors do
   def start(name, _context), do: {:ok, name}
 
   @impl true
-  # The first one starts the other thread.
-  def round_trips("futex", _data, count), do: tl(Native.floor_futex(count + 1))
-  def round_trips("memcpy_warm", data, count), do: both_ways(data, count, &Native.floor_memcpy_warm/2)
-  def round_trips("memcpy_cold", data, count), do: both_ways(data, count, &Native.floor_memcpy_cold/2)
+  def round_trips("futex", _data, count), do: Floor.futex(count)
+  def round_trips("memcpy_warm", data, count), do: both_ways(data, count, &Floor.memcpy/2)
+  def round_trips("memcpy_cold", data, count), do: both_ways(data, count, &Floor.memcpy_cold/2)
   def round_trips({:socket, _}, data, _count) when byte_size(data) > @most_by_socket, do: []
 
   def round_trips({:socket, socket}, data, count) do
@@ -51,10 +49,7 @@ defmodule Snakepit.Bench.Peers.Floors do
   # Of less, the reading of the clock would be measured.
   defp both_ways(data, _count, _copies) when byte_size(data) < @least_to_copy, do: []
 
-  defp both_ways(data, count, copies) do
-    # The first one warms up what is to be warm.
-    data |> byte_size() |> copies.(count + 1) |> tl() |> Enum.map(&(2 * &1))
-  end
+  defp both_ways(data, count, copies), do: for(ns <- copies.(byte_size(data), count), do: 2 * ns)
 
   @impl true
   def stop({:socket, socket}), do: :gen_tcp.close(socket)
