@@ -14,7 +14,11 @@ if TYPE_CHECKING:
 def _echo(pipe: Any) -> None:
     blocks: dict[str, SharedMemory] = {}
     while True:
-        there, back, size = pipe.recv()
+        try:
+            there, back, size = pipe.recv()
+        except EOFError:
+            # Who asked is gone.
+            return
         for gone in set(blocks) - {there, back}:
             blocks.pop(gone).close()
         for name in (there, back):
