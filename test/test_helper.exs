@@ -23,4 +23,5 @@ exclude =
     [:chromium]
   end
 
-ExUnit.start(capture_log: true, exclude: exclude)
+# A machine that is busy with something else may take its time: no test is about that.
+ExUnit.start(capture_log: true, exclude: exclude, assert_receive_timeout: 30_000)
