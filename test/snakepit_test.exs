@@ -110,7 +110,7 @@ defmodule SnakepitTest do
     for us <- [0, 1, 200] do
       pool = pool!(busy_poll: us)
       {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
-      assert is_reference(handle.busy_poll) == (us > 0 and Snakepit.Machine.cores() > 1)
+      assert is_reference(handle.busy_poll) == (us > 0 and Snakepit.Machine.cores_by_quota() > 1)
       for n <- 1..50, do: assert(Snakepit.execute("add", %{a: n, b: 1}, pool: pool) == {:ok, n + 1})
 
       for n <- [1, 5_000, 500_000], value = Snakepit.bytes(:binary.copy("x", n)) do

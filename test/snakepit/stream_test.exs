@@ -206,7 +206,7 @@ defmodule Snakepit.StreamTest do
     assert {:error, %Error{category: :timeout}} =
              Snakepit.execute_stream("python_value", %{code: code}, &send(me, {:item, &1}),
                pool: pool,
-               timeout: 300
+               timeout: 2_000
              )
 
     assert_received {:item, 1}
