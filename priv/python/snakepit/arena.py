@@ -269,11 +269,9 @@ class Arena:
         return left
 
     def grant(self, slot: Slot, offset: int, length: int) -> Place:
-        """The table entry for a part of a slot: the BEAM holds it until it returns the token."""
+        """The table entry for a part of a slot. The BEAM takes over the caller's hold, until it returns the token."""
         token = next(self._tokens)
-        with self._lock:
-            slot.holders += 1
-            self._held[token] = slot
+        self._held[token] = slot
         return slot.chunk.id, offset, length, token
 
     def release(self, slot: Slot) -> None:
@@ -341,7 +339,7 @@ class Arena:
 
     def find(self, address: int, length: int) -> tuple[Slot, int] | None:
         """The slot in which this memory lies, held once more, and its offset in the chunk."""
-        if not self._addresses or not address:
+        if not address:
             return None
         with self._lock:
             at = bisect_right(self._addresses, address) - 1

@@ -46,6 +46,8 @@ _WIRE_NAMES = {
     ("c", 8): "c64",
     ("c", 16): "c128",
 }
+# A copied array of this size makes it worth while to have the next one made where it is sent from.
+LARGE = 128 << 10
 # Their `__array__` would lose names, index or nulls: they are tables, not tensors.
 _TABLES = frozenset({"pandas", "polars", "pyarrow"})
 
@@ -88,29 +90,38 @@ def dtype_of(name: Any) -> Any:
     return found
 
 
-def tensor(dtype_name: Any, shape: Any, data: Any) -> Any:
-    """A read-only array over the bytes of an incoming tensor, without a copy."""
-    dtype = dtype_of(dtype_name)
-    if type(shape) is not list or len(shape) > MAX_DIMS:
-        raise Refusal("bad_tensor", f"a tensor's shape must be a list of at most {MAX_DIMS} sizes")
-    count = 1
-    for size in shape:
-        if type(size) is not int or size < 0:
-            raise Refusal("bad_tensor", f"a tensor's sizes must be integers from 0, got {size!r}")
-        count *= size
-    if type(data) is not bytes and type(data) is not memoryview:
-        raise Refusal("bad_tensor", "a tensor's data must be bytes")
-    needed = count * _SIZES[dtype_name]
-    if len(data) != needed:
-        raise Refusal("bad_tensor", f"a {dtype_name} tensor of shape {shape} has {needed} bytes, got {len(data)}")
-    numpy = sys.modules["numpy"]
-    try:
-        array = numpy.frombuffer(data, dtype) if count else numpy.empty(0, dtype)
-        array = array.reshape(shape)
-    except (ValueError, OverflowError) as error:
-        raise Refusal("bad_tensor", f"numpy cannot hold a tensor of shape {shape}: {error}") from None
-    array.setflags(write=False)
-    return array
+class Layout:
+    """Element type and shape of an incoming tensor."""
+
+    __slots__ = ("_dtype", "_name", "_ndarray", "_needed", "_shape")
+
+    def __init__(self, dtype_name: Any, shape: Any) -> None:
+        self._dtype = dtype_of(dtype_name)
+        if type(shape) is not list or len(shape) > MAX_DIMS:
+            raise Refusal("bad_tensor", f"a tensor's shape must be a list of at most {MAX_DIMS} sizes")
+        count = 1
+        for size in shape:
+            if type(size) is not int or size < 0:
+                raise Refusal("bad_tensor", f"a tensor's sizes must be integers from 0, got {size!r}")
+            count *= size
+        self._name = dtype_name
+        self._shape = shape
+        self._needed = count * _SIZES[dtype_name]
+        self._ndarray = sys.modules["numpy"].ndarray
+
+    def over(self, data: Any) -> Any:
+        """A read-only array over these bytes, without a copy."""
+        if type(data) is not memoryview and type(data) is not bytes:
+            raise Refusal("bad_tensor", "a tensor's data must be bytes")
+        if len(data) != self._needed:
+            words = f"a {self._name} tensor of shape {self._shape} has {self._needed} bytes, got {len(data)}"
+            raise Refusal("bad_tensor", words)
+        try:
+            array = self._ndarray(self._shape, self._dtype, data)
+        except (ValueError, OverflowError) as error:
+            raise Refusal("bad_tensor", f"numpy cannot hold a tensor of shape {self._shape}: {error}") from None
+        array.setflags(write=False)
+        return array
 
 
 def wire_dtype(dtype: Any) -> tuple[str, Any]:
@@ -126,6 +137,11 @@ def wire_dtype(dtype: Any) -> tuple[str, Any]:
             )
         found = _wire[dtype] = (name, dtype.newbyteorder("<"))
     return found
+
+
+def is_array(kind: type) -> bool:
+    """Whether this is numpy's array itself."""
+    return kind is getattr(sys.modules.get("numpy"), "ndarray", None)
 
 
 def as_array(value: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .arrays import freeze, is_sole_holder
+from .arrays import LARGE, freeze, is_sole_holder
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -72,10 +72,13 @@ class Array:
     def copy_to(self, target: memoryview) -> None:
         import numpy
 
-        numpy.copyto(numpy.frombuffer(target, self.dtype).reshape(self.array.shape), self.array)
+        numpy.copyto(numpy.ndarray(self.array.shape, self.dtype, target), self.array)
 
     def address(self) -> int:
         array = self.array
+        if array.base is None and self.nbytes < LARGE:
+            # Made by numpy, in memory of its own.
+            return 0
         if not array.flags.c_contiguous or not array.dtype.isnative:
             return 0
         address: int = array.__array_interface__["data"][0]

@@ -6,7 +6,7 @@ from functools import partial
 
 from msgpack import unpackb
 
-from .arrays import tensor
+from .arrays import Layout
 from .errors import CallError, Refusal
 from .limits import MAX_DEPTH, MAX_VALUES
 from .survey import LEAVES, Suspect, count_values, survey
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     Caller = str | list[str | None] | None
 
 _NO_LIMIT = 1 << 62
+# So many layouts are remembered.
+_LAYOUTS = 256
 
 
 def _is_caller(value: Any) -> bool:
@@ -44,8 +46,11 @@ class Decoder:
     def __init__(self) -> None:
         self._buffers: Sequence[memoryview] = ()
         self._depth = 0
-        self._searching = False
-        self._unpack = partial(unpackb, ext_hook=self._extension, strict_map_key=False)
+        self._plainly = partial(unpackb, ext_hook=self._value, strict_map_key=False)
+        self._searching = partial(unpackb, ext_hook=self._value_or_fault, strict_map_key=False)
+        self._unpack = self._plainly
+        # By what a tensor is in the envelope, where its bytes are a buffer: the next one of a kind is known by that.
+        self._layouts: dict[bytes, tuple[Layout, bytes]] = {}
 
     def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
         """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
@@ -78,7 +83,7 @@ class Decoder:
         """Decodes once more, leaving a mark where a value cannot be made, and looks for the first."""
         from .locate import explain
 
-        self._searching = True
+        self._unpack = self._searching
         self._depth = 0
         try:
             parts = self._unpack(envelope)
@@ -88,11 +93,9 @@ class Decoder:
         except Exception:
             return None
         finally:
-            self._searching = False
+            self._unpack = self._plainly
 
-    def _extension(self, code: int, payload: bytes) -> Any:
-        if not self._searching:
-            return self._value(code, payload)
+    def _value_or_fault(self, code: int, payload: bytes) -> Any:
         try:
             return self._value(code, payload)
         except Refusal as refusal:
@@ -104,10 +107,8 @@ class Decoder:
         if code == 2:
             return tuple(self._array(payload, "tuple"))
         if code == 6:
-            parts = self._array(payload, "tensor")
-            if len(parts) != 3:
-                raise Refusal("bad_tensor", "a tensor must be [dtype, shape, data]")
-            return tensor(*parts)
+            known = self._layouts.get(payload)
+            return known[0].over(self._buffer(known[1])) if known else self._tensor(payload)
         if code == 4:
             return self._buffer(payload)
         if code == 5:
@@ -125,6 +126,20 @@ class Decoder:
         if maker is None:
             raise Refusal("unsupported_type", f"this worker does not know extension {code}")
         return maker(self._inside(payload))
+
+    def _tensor(self, payload: bytes) -> Any:
+        parts = self._array(payload, "tensor")
+        if len(parts) != 3:
+            raise Refusal("bad_tensor", "a tensor must be [dtype, shape, data]")
+        name, shape, data = parts
+        layout = Layout(name, shape)
+        made = layout.over(data)
+        if type(data) is memoryview:
+            if len(self._layouts) == _LAYOUTS:
+                self._layouts.clear()
+            # A reference to a buffer ends with its index.
+            self._layouts[payload] = layout, payload[-4:]
+        return made
 
     def _inside(self, payload: bytes) -> Any:
         # Each level of this takes some 40 KiB of the C stack.

@@ -5,9 +5,9 @@ from __future__ import annotations
 import datetime
 import sys
 
-from msgpack import ExtType, Packer
+from msgpack import ExtType, Packer, packb
 
-from .arrays import as_array, scalar, wire_dtype
+from .arrays import as_array, is_array, scalar, wire_dtype
 from .buffers import Array, Bytes
 from .errors import CallError, Refusal, type_name
 from .limits import MAX_BUFFERS, MAX_VALUES
@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MOMENTS = frozenset({datetime.date, datetime.time, datetime.datetime})
+_BYTES = frozenset({bytes, bytearray, memoryview})
+# The envelope of a result that is one buffer.
+_ALONE: bytes = packb(ExtType(4, bytes(4)))
+# So many envelopes are remembered.
+_ENVELOPES = 256
 
 
 class Encoder:
@@ -26,6 +31,8 @@ class Encoder:
     def __init__(self, inline_limit: int) -> None:
         self.limit = max(1, inline_limit)
         self.buffers: list[Bytes | Array] = []
+        # Of results that are one array beside it: by dtype and shape, the envelope, and the dtype it travels as.
+        self._envelopes: dict[tuple[Any, tuple[int, ...]], tuple[bytes, Any]] = {}
         self._reset()
 
     def _reset(self) -> None:
@@ -45,6 +52,17 @@ class Encoder:
             if kind in PLAIN or (kind is str and len(value) < self.limit):
                 packed: bytes = self._pack(value)
                 return packed
+            array = is_array(kind)
+            if array:
+                known = self._envelopes.get((value.dtype, value.shape))
+                if known is not None:
+                    self.buffers.append(Array(value, known[1]))
+                    return known[0]
+            elif kind in _BYTES and (kind is not memoryview or value.c_contiguous):
+                run = Bytes(value)
+                if run.nbytes >= self.limit:
+                    self.buffers.append(run)
+                    return _ALONE
             large = survey(value, self.limit)
             packed = self._pack(self._split(value) if large else value)
         except CallError:
@@ -56,6 +74,10 @@ class Encoder:
         if len(packed) > MAX_VALUES and count_values(value) > MAX_VALUES:
             self._reset()
             raise CallError("python_error", "too_many_values", f"{root} has more than {MAX_VALUES} values", path=root)
+        if array and self.buffers:
+            if len(self._envelopes) == _ENVELOPES:
+                self._envelopes.clear()
+            self._envelopes[value.dtype, value.shape] = packed, wire_dtype(value.dtype)[1]
         return packed
 
     def take_buffers(self) -> list[Bytes | Array]:

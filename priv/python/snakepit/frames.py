@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from struct import Struct, unpack_from
+from struct import Struct, pack, unpack_from
 
 from .errors import ProtocolError
 from .limits import ALIGN, INLINE, MAX_BUFFERS, ZERO_COPY
@@ -51,7 +51,8 @@ def read_body(frame: memoryview, way: int, envelope_length: int, count: int, fre
         body.places = list(PLACE.iter_unpack(frame[HEADER:at]))
     else:
         body.lengths = unpack_from(f"<{count}Q", frame, HEADER)
-    body.freed = unpack_from(f"<{freed}Q", frame, at)
+    if freed:
+        body.freed = unpack_from(f"<{freed}Q", frame, at)
     body.envelope = frame[at + freed * 8 : end]
     if way == INLINE:
         for length in body.lengths:
@@ -104,7 +105,7 @@ def granted_tokens(head: bytes) -> tuple[int, ...]:
 
 
 def _quads(numbers: Sequence[int]) -> bytes:
-    return Struct(f"<{len(numbers)}Q").pack(*numbers) if numbers else b""
+    return pack(f"<{len(numbers)}Q", *numbers) if numbers else b""
 
 
 def lay_out(head: bytes, buffers: Sequence[memoryview]) -> list[bytes | memoryview]:

@@ -90,10 +90,10 @@ class Lane:
                 if got > length + 4:
                     rest = bytes(window[length + 4 : got])
                     got = length + 4
-                if got == length + 4 and not count(buffer, _START + 20)[0]:
+                if got == length + 4 and (buffer[_START + 1] == ZERO_COPY or not count(buffer, _START + 20)[0]):
                     frame = memory[_START : _START + length]
                 else:
-                    # Large, or with buffers that may outlive the call: memory of its own.
+                    # Large, or with buffers in it that may outlive the call: memory of its own.
                     read = self._read(window, got, length)
                     if read is None:
                         return

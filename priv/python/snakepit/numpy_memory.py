@@ -15,8 +15,8 @@ import os
 import sys
 from contextvars import ContextVar
 
+from .arrays import LARGE
 from .context import undisturbed
-from .replies import LARGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

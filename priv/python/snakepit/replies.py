@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .arrays import freeze
+from .arrays import LARGE, freeze
 from .errors import CallError
 from .limits import GRPC, IN_PLACE, INLINE, MAX_FRAME, STARVED, ZERO_COPY
 
@@ -22,8 +22,6 @@ _HEADROOM = 1 << 20
 BINS = 160
 BINARY, TENSOR, MIXED = 0, 2, 4
 KINDS = 5
-# A copied array of this size makes it worth while to have the next one made where it is sent from.
-LARGE = 128 << 10
 
 
 def bin_of(size: int) -> int:
@@ -65,7 +63,7 @@ class Placer:
 
     def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
         """Raises `CallError` (transfer) where no allowed way can take them."""
-        total = sum(buffer.nbytes for buffer in buffers)
+        total = buffers[0].nbytes if len(buffers) == 1 else sum(buffer.nbytes for buffer in buffers)
         fits_frame = total <= MAX_FRAME - _HEADROOM
         may_frame = bool(mask & 1 << INLINE) and fits_frame
         may_grpc = bool(mask & 1 << GRPC)
@@ -97,8 +95,8 @@ class Placer:
         table = self.table
         if not table:
             return False
-        arrays = sum(buffer.is_array for buffer in buffers)
-        kind = TENSOR if arrays == len(buffers) else MIXED if arrays else BINARY
+        kinds = {buffer.is_array for buffer in buffers}
+        kind = MIXED if len(kinds) > 1 else TENSOR if kinds.pop() else BINARY
         return not table[kind * BINS + bin_of(total // len(buffers))]
 
     @staticmethod
@@ -152,10 +150,12 @@ class Placer:
             arena.release(slot)
 
     def _fill(self, arena: Arena, buffers: Buffers, slots: list[tuple[Slot, int]]) -> Placement:
-        placement = Placement(ZERO_COPY, 0 if any(offset < 0 for _, offset in slots) else IN_PLACE)
+        placement = Placement(ZERO_COPY, IN_PLACE)
+        places = placement.places
         try:
             for buffer, (slot, offset) in zip(buffers, slots, strict=True):
                 if offset < 0:
+                    placement.flags = 0
                     offset = slot.offset
                     buffer.copy_to(slot.view(buffer.nbytes))
                     if self._lend_to_numpy is not None and buffer.nbytes >= LARGE and buffer.is_array:
@@ -165,10 +165,12 @@ class Placer:
                     array = slot.array and slot.array()
                     if array is not None:
                         freeze(array)
-                placement.places.append(arena.grant(slot, offset, buffer.nbytes))
-        finally:
-            # What was granted is held by its token now.
-            self._give_back(arena, slots)
+                places.append(arena.grant(slot, offset, buffer.nbytes))
+        except BaseException:
+            # What was granted is held by its token, which nobody will hear of.
+            arena.freed([place[3] for place in places])
+            self._give_back(arena, slots[len(places) :])
+            raise
         if arena.wants_spare():
             self._keeper.stir_now()
         return placement
