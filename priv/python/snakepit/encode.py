@@ -59,9 +59,8 @@ class Encoder:
                     self.buffers.append(Array(value, known[1]))
                     return known[0]
             elif kind in _BYTES and (kind is not memoryview or value.c_contiguous):
-                run = Bytes(value)
-                if run.nbytes >= self.limit:
-                    self.buffers.append(run)
+                if (value.nbytes if kind is memoryview else len(value)) >= self.limit:
+                    self.buffers.append(Bytes(value))
                     return _ALONE
             large = survey(value, self.limit)
             packed = self._pack(self._split(value) if large else value)

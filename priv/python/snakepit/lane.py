@@ -24,8 +24,6 @@ _SMALLEST = HEADER + 4
 _JOIN = 128 << 10
 _IOV_MAX = 512
 _NIL = b"\xc0"
-# Of places, and of tokens.
-_NOTHING = (0, 0)
 
 
 class Lane:
@@ -50,7 +48,7 @@ class Lane:
         memory = memoryview(buffer)
         window = memory[_START - 4 :]
         receive, send = self.sock.recv_into, self.sock.sendall
-        unpack, pack, count = PREFIX.unpack_from, PREFIX.pack, PREFIX.unpack_from
+        unpack, count = PREFIX.unpack_from, PREFIX.unpack_from
         acquire, release = self.lock.acquire, self.lock.release
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
         # Of the request that came close behind the last one: who gave that up wants to synchronize.
@@ -110,12 +108,9 @@ class Lane:
                     if length >= HEADER and frame[3] & STREAM:
                         self._stream(frame)
                         continue
-                    way, head, views = answer(frame)
-                    if views or REPLY.unpack_from(head)[7:9] != _NOTHING:
-                        self._send((way, head, views))
-                    else:
-                        send(pack(len(head)) + head)
-                    frame = way = head = views = None  # type: ignore[assignment]
+                    reply = answer(frame)
+                    self._send(reply)
+                    frame = reply = None  # type: ignore[assignment]
         except (ProtocolError, OSError):
             # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
             return
@@ -157,6 +152,9 @@ class Lane:
     def _send(self, reply: Reply) -> None:
         way, head, views = reply
         kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
+        if not (count or released) and len(head) <= _JOIN:
+            self.sock.sendall(PREFIX.pack(len(head)) + head)
+            return
         if released or (count and way == ZERO_COPY):
             self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
         if way == GRPC and views:
