@@ -134,7 +134,8 @@ defmodule Snakepit.Native do
   @spec arena_leases(arena()) :: [{pid(), bytes :: pos_integer()}]
   def arena_leases(_arena), do: stub()
 
-  @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:cold, [non_neg_integer()]}
+  @doc "The same bytes, living in the arena, which makes what memory it lacks. `:taken`: others took it as fast as that."
+  @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:error, refusal() | :taken}
   def arena_share(_arena, _binary), do: stub()
 
   @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."

@@ -314,7 +314,6 @@ defmodule Snakepit.NativeTest do
       assert {arena, owner} = Native.arena_new(@chunk, 4 * @chunk)
       assert is_reference(arena) and owner > 0
       assert Native.arena_chunks(arena) == []
-      assert {:cold, [10]} = Native.arena_share(arena, "0123456789")
       assert {:ok, [id]} = Native.arena_ensure(arena, [10, 20])
       assert Bitwise.bsr(id, 32) == owner
       assert [{^id, @chunk}] = Native.arena_chunks(arena)
@@ -329,6 +328,14 @@ defmodule Snakepit.NativeTest do
       assert [{^id, @chunk}] = Native.arena_chunks(arena)
       assert Native.arena_leases(arena) == []
       assert byte_size(shared) == 10
+    end
+
+    test "what is shared gets the memory that it lacks" do
+      arena = arena(2 * @chunk)
+      assert {:ok, shared} = Native.arena_share(arena, "none is there yet")
+      assert shared == "none is there yet" and Native.in_segment(shared)
+      assert {:error, {:quota, _, _}} = Native.arena_share(arena, :binary.copy("x", 10 * @chunk))
+      assert shared == "none is there yet"
     end
 
     test "a quota, and sizes that no segment has" do

@@ -35,20 +35,9 @@ defmodule Snakepit.Pool.Arena do
 
   @doc "The same bytes, living in the pool's arena. The caller pays for memory that is not there yet."
   @spec share(Handle.t(), binary()) :: {:ok, binary()} | {:error, Error.t()}
-  def share(%Handle{} = handle, data, tries \\ 3) do
-    with {:cold, lengths} when tries > 0 <- Native.arena_share(handle.arena, data),
-         {:ok, made} when is_list(made) <- Native.arena_ensure(handle.arena, lengths) do
-      share(handle, data, tries - 1)
-    else
-      {:ok, shared} ->
-        {:ok, shared}
-
-      {:error, why} ->
-        {:error, no_room(handle, byte_size(data), why)}
-
-      {:cold, _lengths} ->
-        {:error, no_room(handle, byte_size(data), :taken)}
-    end
+  def share(%Handle{} = handle, data) do
+    with {:error, why} <- Native.arena_share(handle.arena, data),
+         do: {:error, no_room(handle, byte_size(data), why)}
   end
 
   @doc "The error of a call that must have `bytes` of the pool's memory, and why it cannot."

@@ -27,6 +27,7 @@ rustler::atoms! {
     quota,
     result,
     snakepit_lane,
+    taken,
     unknown_chunk,
     value,
     wait,

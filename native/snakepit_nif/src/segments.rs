@@ -87,15 +87,17 @@ fn arena_leases(arena: OutboundArc) -> Vec<(LocalPid, u64)> {
     slot::leases_of(arena.owner)
 }
 
-/// Copies a binary into the arena; the answer is the same bytes, living there.
-#[rustler::nif(schedule = "DirtyCpu")]
+/// Copies a binary into the arena, where memory that is not there is made; the answer is the same bytes, living there.
+#[rustler::nif(schedule = "DirtyIo")]
 fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term<'a> {
-    match arena.alloc(binary.len() as u64) {
-        None => (atoms::cold(), vec![binary.len()]).encode(env),
-        Some(piece) => {
+    chunk::bury();
+    match arena.alloc_or_grow(binary.len() as u64) {
+        Ok(Some(piece)) => {
             piece.fill(binary.as_slice());
             (atoms::ok(), slot::binary(env, piece.into_slot(true)).to_term(env)).encode(env)
         }
+        Ok(None) => (atoms::error(), atoms::taken()).encode(env),
+        Err(error) => refused(env, error),
     }
 }
 
