@@ -173,7 +173,8 @@ impl<'a> Encoder<'a> {
         let bytes = binary.as_slice();
         self.spend(bytes.len())?;
         let Ok(text) = simdutf8_check(bytes) else {
-            return refuse(atoms::not_utf8(), format!("a binary of {} bytes that is not UTF-8", bytes.len()));
+            let s = if bytes.len() == 1 { "" } else { "s" };
+            return refuse(atoms::not_utf8(), format!("a binary of {} byte{s} that is not UTF-8", bytes.len()));
         };
         if bytes.len() >= self.inline_limit {
             let index = self.buffer(binary, Kind::Text)?;

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from _weakref import getweakrefcount
 
-from .errors import Refusal, type_name
+from .errors import Refusal, a_type, type_name
 from .limits import MAX_DIMS
 
 TYPE_CHECKING = False
@@ -161,7 +161,7 @@ def as_array(value: Any) -> Any:
     offers = hasattr(kind, "__dlpack__"), hasattr(kind, "__array__")
     if not any(offers):
         return None
-    numpy = numpy_for(f"a {type_name(kind)}")
+    numpy = numpy_for(a_type(kind))
     failure: Exception | None = None
     for convert, offered in zip((numpy.from_dlpack, numpy.asarray), offers, strict=True):
         try:
@@ -184,7 +184,7 @@ def scalar(value: Any) -> Any:
         if type(plain) in (bool, int, float, bytes, str):
             return plain
     hint = "return an array" if value.dtype.kind == "c" else "it has no exact counterpart"
-    raise Refusal("unsupported_type", f"a {type_name(type(value))} cannot cross: {hint}", type_name(type(value)))
+    raise Refusal("unsupported_type", f"{a_type(type(value))} cannot cross: {hint}", type_name(type(value)))
 
 
 def _references(holder: Any, name: str) -> int:

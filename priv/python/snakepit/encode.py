@@ -9,7 +9,7 @@ from msgpack import ExtType, Packer, packb
 
 from .arrays import as_array, is_array, scalar, wire_dtype
 from .buffers import Array, Bytes
-from .errors import CallError, Refusal, type_name
+from .errors import CallError, Refusal, a_type, type_name
 from .limits import MAX_BUFFERS, MAX_VALUES
 from .survey import PLAIN, SIZED, Suspect, apart, count_values, survey
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 _MOMENTS = frozenset({datetime.date, datetime.time, datetime.datetime})
 _BYTES = frozenset({bytes, bytearray, memoryview})
-# The envelope of a result that is one buffer.
-_ALONE: bytes = packb(ExtType(4, bytes(4)))
+_BYTES_ALONE: bytes = packb(ExtType(4, bytes(4)))
 # So many envelopes are remembered.
 _ENVELOPES = 256
 
@@ -52,16 +51,9 @@ class Encoder:
             if kind in PLAIN or (kind is str and len(value) < self.limit):
                 packed: bytes = self._pack(value)
                 return packed
-            array = is_array(kind)
-            if array:
-                known = self._envelopes.get((value.dtype, value.shape))
-                if known is not None:
-                    self.buffers.append(Array(value, known[1]))
-                    return known[0]
-            elif kind in _BYTES and (kind is not memoryview or value.c_contiguous):
-                if (value.nbytes if kind is memoryview else len(value)) >= self.limit:
-                    self.buffers.append(Bytes(value))
-                    return _ALONE
+            alone = self._alone(value, kind)
+            if alone:
+                return alone
             large = survey(value, self.limit)
             packed = self._pack(self._split(value) if large else value)
         except CallError:
@@ -73,11 +65,25 @@ class Encoder:
         if len(packed) > MAX_VALUES and count_values(value) > MAX_VALUES:
             self._reset()
             raise CallError("python_error", "too_many_values", f"{root} has more than {MAX_VALUES} values", path=root)
-        if array and self.buffers:
+        if self.buffers and is_array(kind):
             if len(self._envelopes) == _ENVELOPES:
                 self._envelopes.clear()
             self._envelopes[value.dtype, value.shape] = packed, wire_dtype(value.dtype)[1]
         return packed
+
+    def _alone(self, value: Any, kind: type) -> bytes | None:
+        """The envelope of a result that is one large buffer: of bytes, or of a kind of array that went before."""
+        if kind in _BYTES and (kind is not memoryview or value.c_contiguous):
+            run = Bytes(value)
+            if run.nbytes >= self.limit:
+                self.buffers.append(run)
+                return _BYTES_ALONE
+        elif is_array(kind):
+            known = self._envelopes.get((value.dtype, value.shape))
+            if known:
+                self.buffers.append(Array(value, known[1]))
+                return known[0]
+        return None
 
     def take_buffers(self) -> list[Bytes | Array]:
         buffers = self.buffers
@@ -178,5 +184,5 @@ def _unsupported(value: Any) -> Refusal:
 
     kind = type(value)
     hint = hint_for(value)
-    message = f"a {type_name(kind)} cannot cross" + (f": {hint}" if hint else "")
+    message = f"{a_type(kind)} cannot cross" + (f": {hint}" if hint else "")
     return Refusal("unsupported_type", message, type_name(kind))

@@ -71,6 +71,12 @@ def type_name(kind: type) -> str:
     return kind.__qualname__ if module == "builtins" else f"{module}.{kind.__qualname__}"
 
 
+def a_type(kind: type) -> str:
+    """As `type_name`, with its article. Names are not spelled out: `a uint8`, `an int8`."""
+    name = type_name(kind)
+    return f"an {name}" if name[0] in "aeio" else f"a {name}"
+
+
 def nearest(word: str, known: list[str]) -> list[str]:
     """Up to three of the known words which the given one may have meant."""
     import difflib

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from msgpack import ExtType, Timestamp
 
-from .errors import CallError, Refusal, type_name
+from .errors import CallError, Refusal, a_type, type_name
 from .limits import MAX_DEPTH
 from .paths import step
 
@@ -102,7 +102,7 @@ def _leaf(value: Any, path: str, depth: int, leaf: Callable[[Any], object]) -> N
     if kind in (int, float, bool, type(None), bytes, bytearray, memoryview):
         return
     if kind in (ExtType, Timestamp):
-        raise _fail(path, "unsupported_type", f"a {type_name(kind)} cannot cross", type_name(kind))
+        raise _fail(path, "unsupported_type", f"{a_type(kind)} cannot cross", type_name(kind))
     if depth + 2 > MAX_DEPTH:
         raise _fail(path, "too_deep", f"values are nested deeper than {MAX_DEPTH}")
     try:
