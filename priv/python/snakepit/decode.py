@@ -51,6 +51,8 @@ class Decoder:
         self._unpack = self._plainly
         # By what a tensor is in the envelope, where its bytes are a buffer: the next one of a kind is known by that.
         self._layouts: dict[bytes, tuple[Layout, bytes]] = {}
+        # Types with nothing inside; arrays, once there was one.
+        self._leaves: frozenset[object] = LEAVES
 
     def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
         """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
@@ -65,7 +67,7 @@ class Decoder:
                 raise Refusal("bad_envelope", "a request needs the name of a command and a map of arguments")
             if caller is not None and type(caller) is not str and not _is_caller(caller):
                 raise Refusal("bad_envelope", "a caller must be a session, or that and a correlation id")
-            if not LEAVES.issuperset(map(type, arguments.values())):
+            if not self._leaves.issuperset(map(type, arguments.values())):
                 survey(arguments, _NO_LIMIT)
             if len(envelope) > MAX_VALUES and count_values(parts) > MAX_VALUES:
                 raise Refusal("too_many_values", f"a request has more than {MAX_VALUES} values")
@@ -134,6 +136,7 @@ class Decoder:
         name, shape, data = parts
         layout = Layout(name, shape)
         made = layout.over(data)
+        self._leaves = LEAVES | {type(made)}
         if type(data) is memoryview:
             if len(self._layouts) == _LAYOUTS:
                 self._layouts.clear()
