@@ -18,7 +18,7 @@ from .size_classes import class_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .chunk_memory import Mapping
@@ -289,7 +289,7 @@ class Arena:
         if not slot.chunk.live:
             slot.chunk.idle_since = time.monotonic()
 
-    def freed(self, tokens: tuple[int, ...] | list[int]) -> None:
+    def freed(self, tokens: Sequence[int]) -> None:
         """The BEAM let go of these. A token that is not known is passed over: tokens are never used twice."""
         with self._lock:
             for token in tokens:

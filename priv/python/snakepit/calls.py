@@ -7,7 +7,6 @@ So locals are cleared as soon as they are not needed, and the frames that except
 from __future__ import annotations
 
 import types
-from functools import partial
 from time import perf_counter_ns
 
 from msgpack import Packer, packb, unpackb
@@ -31,7 +30,7 @@ from .frames import (
 from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
 from .probe import PROBE
 from .replies import Placer, bare_way
-from .survey import LEAVES
+from .survey import LEAVES, look_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -55,7 +54,8 @@ _pack_reply = REPLY.pack
 _SHORT = frozenset({int, float, bool, type(None)})
 _PREFIXES = [PREFIX.pack(HEADER + size) for size in range(10)]
 _unpack_prefix = PREFIX.unpack_from
-_NONE: list[memoryview] = []
+# Of replies with neither buffers nor tokens.
+BARE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 # Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
 _COPY_LIMIT = 1 << 20
@@ -102,7 +102,7 @@ class Calls:
         self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
-        self._unpack = partial(unpackb, strict_map_key=False)
+        self._unpack = self._decoder.plainly
         self._pack = Packer(strict_types=True).pack
         self._runner: Any = None
         self._call_id = 0
@@ -113,11 +113,11 @@ class Calls:
         self.cancellation = Cancellation()
 
     def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
-        """The common small call in one go: plain arguments of a known tool, no buffers.
+        """The common small call in one go: all arguments of a known tool, no buffers.
 
         `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. A plain result comes back as a whole
         frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
-        simple: `answer` then does all of it, and explains what is wrong.
+        simple, or not right: `answer` then does all of it, and explains what is wrong.
         """
         kind, _, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
         if kind != CALL or flags & STREAM or count or freed or size + HEADER != length:
@@ -132,7 +132,9 @@ class Calls:
                 allowed = kinds[name]
                 found = type(value)
                 if found not in LEAVES or (allowed is not None and found not in allowed):
-                    return None
+                    look_inside(arguments)
+                    tool.check(arguments)
+                    break
         except Exception:
             return None
         if len(arguments) != tool.complete or caller != context.caller.get():
@@ -393,8 +395,9 @@ class Calls:
     def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         """A reply without buffers."""
         way = bare_way(self._mask)
-        released = self._borrowed.take_released() if self._gone else ()
-        return way, write_head(kind, way, 0, self._call_id, nanoseconds, envelope, (), (), released), _NONE
+        if self._gone and (released := self._borrowed.take_released()):
+            return way, write_head(kind, way, 0, self._call_id, nanoseconds, envelope, (), (), released), []
+        return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
 
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         buffers = self._encoder.take_buffers()

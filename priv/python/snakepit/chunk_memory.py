@@ -42,7 +42,7 @@ class BadChunk(Exception):
 class Mapping:
     """Mapped memory; unmapped when nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "address", "size")
+    __slots__ = ("__weakref__", "_type", "address", "size")
 
     def __init__(self, fd: int, size: int, writable: bool) -> None:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
@@ -52,10 +52,11 @@ class Mapping:
             raise OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")
         self.address: int = address
         self.size = size
+        self._type = _array_type(size)
 
     def exporter(self) -> Any:
         """A new object that shows all of it, writable, to whatever takes a buffer."""
-        return _array_type(self.size).from_address(self.address)
+        return self._type.from_address(self.address)
 
     def __del__(self, munmap: Any = _libc.munmap) -> None:
         if hasattr(self, "address"):

@@ -9,7 +9,7 @@ from msgpack import unpackb
 from .arrays import Layout
 from .errors import CallError, Refusal
 from .limits import MAX_DEPTH, MAX_VALUES
-from .survey import LEAVES, Suspect, count_values, survey
+from .survey import LEAVES, Suspect, count_values, look_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     # A session, or that and a correlation id.
     Caller = str | list[str | None] | None
 
-_NO_LIMIT = 1 << 62
 # So many layouts are remembered.
 _LAYOUTS = 256
 
@@ -46,9 +45,10 @@ class Decoder:
     def __init__(self) -> None:
         self._buffers: Sequence[memoryview] = ()
         self._depth = 0
-        self._plainly = partial(unpackb, ext_hook=self._value, strict_map_key=False)
+        # Decodes an envelope without buffers, or a part of the one that `request` is at.
+        self.plainly = partial(unpackb, ext_hook=self._value, strict_map_key=False)
         self._searching = partial(unpackb, ext_hook=self._value_or_fault, strict_map_key=False)
-        self._unpack = self._plainly
+        self._unpack = self.plainly
         # By what a tensor is in the envelope, where its bytes are a buffer: the next one of a kind is known by that.
         self._layouts: dict[bytes, tuple[Layout, bytes]] = {}
         # Types with nothing inside; arrays, once there was one.
@@ -57,7 +57,6 @@ class Decoder:
     def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
         """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
         self._buffers = buffers
-        self._depth = 0
         try:
             parts = self._unpack(envelope)
             if type(parts) is not list or len(parts) != 3:
@@ -68,7 +67,7 @@ class Decoder:
             if caller is not None and type(caller) is not str and not _is_caller(caller):
                 raise Refusal("bad_envelope", "a caller must be a session, or that and a correlation id")
             if not self._leaves.issuperset(map(type, arguments.values())):
-                survey(arguments, _NO_LIMIT)
+                look_inside(arguments)
             if len(envelope) > MAX_VALUES and count_values(parts) > MAX_VALUES:
                 raise Refusal("too_many_values", f"a request has more than {MAX_VALUES} values")
         except Exception as error:
@@ -79,6 +78,7 @@ class Decoder:
             return command, arguments, caller
         finally:
             self._buffers = ()
+            self._depth = 0
         raise found
 
     def _find(self, envelope: Any) -> CallError | None:
@@ -95,7 +95,7 @@ class Decoder:
         except Exception:
             return None
         finally:
-            self._unpack = self._plainly
+            self._unpack = self.plainly
 
     def _value_or_fault(self, code: int, payload: bytes) -> Any:
         try:

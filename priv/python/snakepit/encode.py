@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from functools import partial
 
 from msgpack import ExtType, Packer, packb
 
@@ -17,6 +18,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+# An `ExtType` whose parts need no checks.
+_extension = partial(tuple.__new__, ExtType)
 _MOMENTS = frozenset({datetime.date, datetime.time, datetime.datetime})
 _BYTES = frozenset({bytes, bytearray, memoryview})
 _BYTES_ALONE: bytes = packb(ExtType(4, bytes(4)))
@@ -144,9 +147,9 @@ class Encoder:
         """What msgpack does not know by itself."""
         kind = type(value)
         if kind is tuple:
-            return ExtType(2, self._inner(list(value)))
+            return _extension((2, self._inner(list(value))))
         if kind is set or kind is frozenset:
-            return ExtType(3, self._inner(list(value)))
+            return _extension((3, self._inner(list(value))))
         return self._convert(value)
 
     def _convert(self, value: Any) -> Any:

@@ -26,14 +26,12 @@ Place = tuple[int, int, int, int]
 class Body:
     """What follows a request's header."""
 
-    __slots__ = ("envelope", "freed", "inline", "lengths", "places")
-
-    def __init__(self) -> None:
-        self.places: list[Place] = []
-        self.lengths: tuple[int, ...] = ()
-        self.inline: list[memoryview] = []
-        self.freed: tuple[int, ...] = ()
-        self.envelope: memoryview
+    # What a request does not have.
+    places: Sequence[Place] = ()
+    lengths: Sequence[int] = ()
+    inline: Sequence[memoryview] = ()
+    freed: Sequence[int] = ()
+    envelope: memoryview
 
 
 def read_body(frame: memoryview, way: int, envelope_length: int, count: int, freed: int) -> Body:
@@ -55,12 +53,14 @@ def read_body(frame: memoryview, way: int, envelope_length: int, count: int, fre
         body.freed = unpack_from(f"<{freed}Q", frame, at)
     body.envelope = frame[at + freed * 8 : end]
     if way == INLINE:
+        inline = []
         for length in body.lengths:
             start = end + -end % ALIGN
             end = start + length
             if end > total:
                 raise ProtocolError("a buffer is longer than the frame")
-            body.inline.append(frame[start:end])
+            inline.append(frame[start:end])
+        body.inline = inline
     if end != total:
         raise ProtocolError("the frame is longer than its header says")
     return body
@@ -78,11 +78,11 @@ def write_head(
     released: Sequence[int] = (),
 ) -> bytes:
     """Everything of a reply up to its envelope's end."""
-    head = REPLY.pack(
-        kind, way, flags, 0, len(envelope), call_id, nanoseconds, len(lengths) + len(places), len(released)
-    )
-    table = b"".join([PLACE.pack(*place) for place in places]) if places else _quads(lengths)
-    return b"".join((head, table, _quads(released), envelope))
+    count = len(lengths) + len(places)
+    head = REPLY.pack(kind, way, flags, 0, len(envelope), call_id, nanoseconds, count, len(released))
+    if count:
+        head += b"".join([PLACE.pack(*place) for place in places]) if places else _quads(lengths)
+    return head + _quads(released) + envelope
 
 
 def without_released(head: bytes) -> tuple[bytes, tuple[int, ...]]:

@@ -7,7 +7,7 @@ import threading
 
 from . import context
 from .busy_poll import BusyPoll
-from .calls import Calls
+from .calls import BARE, Calls
 from .errors import ProtocolError
 from .frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
 from .limits import AWAKE, ERROR, GRPC, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC, WAITS, ZERO_COPY
@@ -151,18 +151,19 @@ class Lane:
 
     def _send(self, reply: Reply) -> None:
         way, head, views = reply
-        kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
-        if not (count or released) and len(head) <= _JOIN:
+        if views is not BARE:
+            kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
+            if released or (count and way == ZERO_COPY):
+                self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
+            if way == GRPC and views:
+                size = payload_size(head, views)
+                if size > MAX_GRPC_MESSAGE:
+                    way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
+                else:
+                    head, views = self._keep(head, views), []
+        if not (way == INLINE and views) and len(head) <= _JOIN:
             self.sock.sendall(PREFIX.pack(len(head)) + head)
             return
-        if released or (count and way == ZERO_COPY):
-            self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
-        if way == GRPC and views:
-            size = payload_size(head, views)
-            if size > MAX_GRPC_MESSAGE:
-                way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
-            else:
-                head, views = self._keep(head, views), []
         parts = lay_out(head, views) if way == INLINE else [head]
         total = sum(len(part) for part in parts)
         if total > MAX_FRAME:
