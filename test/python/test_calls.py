@@ -7,7 +7,7 @@ import unittest
 from decimal import Decimal
 
 import numpy as np
-from msgpack import packb
+from msgpack import ExtType, packb
 
 import tools
 from beam import REQUEST, buffer, tensor
@@ -15,6 +15,7 @@ from snakepit import registry, tool
 from snakepit.borrowed import Borrowed
 from snakepit.calls import Calls, Service
 from snakepit.errors import CallError, ProtocolError
+from snakepit.frames import FRAME_START, PREFIX
 from snakepit.keeper import Keeper
 from snakepit.registry import collect
 from snakepit.signature import Tool
@@ -162,6 +163,48 @@ class Frames(unittest.TestCase):
                 continue
             self.assertIn(replies[-1][1][0], (1, 2, 4))
         self.assertEqual(lane.answer(memoryview(good[0]))[1][0], 1)
+
+    def test_the_quick_path_says_what_the_other_says_or_nothing(self):
+        rng = random.Random(12)
+        lane = calls()
+        good = [
+            packb(request)
+            for request in (
+                ["add", {"a": 1, "b": 2}, None],
+                ["add", {"a": 1.5, "b": 2**64 - 1}, None],
+                ["identity", {"x": "text"}, None],
+                ["identity", {"x": b"bytes" * 100}, None],
+                ["identity", {"x": [1, {"a": [None, True], "b": {}}, ["x"]]}, None],
+                ["identity", {"x": {1: "a", "b": []}}, None],
+                ["identity", {"x": ExtType(2, packb([1, ExtType(3, packb([1, 2]))]))}, None],
+                ["identity", {"x": tensor("u8", [3], b"abc")}, None],
+                ["identity", {"x": ExtType(1, bytes(10) + b"\1")}, None],
+                ["identity", {"x": ExtType(4, bytes(4))}, None],
+                ["identity", {"x": [1], "y": 2}, None],
+                ["identity", {}, None],
+                ["no_such_tool", {"x": [1]}, None],
+                ["identity", {"x": [1]}, "session"],
+                ["identity", {"x": [1]}, [None, "correlation"]],
+                {"identity": 1, "x": 2, "c": 3},
+            )
+        ]
+        quickly = 0
+        for number in range(20_000):
+            envelope = bytearray(good[number] if number < len(good) else rng.choice(good))
+            if number >= len(good):
+                for _ in range(rng.randrange(3)):
+                    envelope[rng.randrange(len(envelope))] = rng.choice([0, 1, 0x93, 0xC7, 0xFF, rng.randrange(256)])
+            frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
+            memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
+            reply = lane.quick(memory, len(frame))
+            if reply is None:
+                continue
+            quickly += 1
+            head = reply[4:] if isinstance(reply, bytes) else reply[1]
+            expected = lane.answer(memoryview(frame))[1]
+            # All but how long it took.
+            self.assertEqual((head[:16], head[24:]), (expected[:16], expected[24:]), envelope)
+        self.assertGreater(quickly, 3_000)
 
 
 if __name__ == "__main__":
