@@ -23,6 +23,7 @@ from .frames import (
     REPLY,
     REQUEST,
     granted_tokens,
+    quads,
     read_body,
     without_released,
     write_head,
@@ -271,7 +272,8 @@ class Calls:
         self.seen = self._call_id
         if count or freed:
             body = read_body(frame, way, length, count, freed)
-            self._take_freed(body)
+            if freed:
+                self._take_freed(body)
             command, arguments, caller = self._decoder.request(body.envelope, self._views(way, body, beside))
         else:
             if len(frame) != HEADER + length:
@@ -395,8 +397,10 @@ class Calls:
     def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         """A reply without buffers."""
         way = bare_way(self._mask)
-        if self._gone and (released := self._borrowed.take_released()):
-            return way, write_head(kind, way, 0, self._call_id, nanoseconds, envelope, (), (), released), []
+        released = self._borrowed.take_released() if self._gone else None
+        if released:
+            head = _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, len(released))
+            return way, head + quads(released) + envelope, []
         return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
 
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:

@@ -81,8 +81,8 @@ def write_head(
     count = len(lengths) + len(places)
     head = REPLY.pack(kind, way, flags, 0, len(envelope), call_id, nanoseconds, count, len(released))
     if count:
-        head += b"".join([PLACE.pack(*place) for place in places]) if places else _quads(lengths)
-    return head + _quads(released) + envelope
+        head += b"".join([PLACE.pack(*place) for place in places]) if places else quads(lengths)
+    return head + quads(released) + envelope
 
 
 def without_released(head: bytes) -> tuple[bytes, tuple[int, ...]]:
@@ -104,7 +104,8 @@ def granted_tokens(head: bytes) -> tuple[int, ...]:
     return tuple(place[3] for place in PLACE.iter_unpack(head[HEADER : HEADER + 32 * fields[7]]))
 
 
-def _quads(numbers: Sequence[int]) -> bytes:
+def quads(numbers: Sequence[int]) -> bytes:
+    """Lengths, or tokens, as a frame has them."""
     return pack(f"<{len(numbers)}Q", *numbers) if numbers else b""
 
 
