@@ -32,11 +32,15 @@ defmodule Snakepit.Machine do
         limit = with_number(limit, ~r/\A(\d+)/, 1),
         limit < host,
         usage = with_number(usage, ~r/\A(\d+)/, 1) do
-      cache = with_number(stat, ~r/^(?:total_)?inactive_file (\d+)/m, 1) || 0
-      used = max(usage - cache, 0)
+      # As the kernel's MemAvailable has it: page cache makes room, whether or not it was used lately.
+      used = max(usage - cached(stat, "inactive_file") - cached(stat, "active_file"), 0)
       {used / limit, max(limit - used, 0)}
     end
   end
+
+  # Version 1 tells what is a group's own, and the total with those below it, which its usage is of.
+  defp cached(stat, list),
+    do: with_number(stat, ~r/^total_#{list} (\d+)/m, 1) || with_number(stat, ~r/^#{list} (\d+)/m, 1) || 0
 
   defp groups do
     case File.read("/proc/self/cgroup") do
