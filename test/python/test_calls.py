@@ -17,6 +17,7 @@ from snakepit.calls import Calls, Service
 from snakepit.errors import CallError, ProtocolError
 from snakepit.frames import FRAME_START, PREFIX
 from snakepit.keeper import Keeper
+from snakepit.limits import RESULT
 from snakepit.registry import collect
 from snakepit.signature import Tool
 
@@ -123,6 +124,14 @@ class Annotations(unittest.TestCase):
             collect([module])
 
 
+def nested(depth):
+    """Tuples in tuples, with what nobody knows in the innermost."""
+    value = ExtType(99, b"")
+    for _ in range(depth):
+        value = ExtType(2, packb([value]))
+    return value
+
+
 def calls():
     borrowed = Borrowed({})
     keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
@@ -164,6 +173,26 @@ class Frames(unittest.TestCase):
             self.assertIn(replies[-1][1][0], (1, 2, 4))
         self.assertEqual(lane.answer(memoryview(good[0]))[1][0], 1)
 
+    def test_what_is_no_way_ends_the_lane(self):
+        lane = calls()
+        envelope = packb(["identity", {"x": 1}, None])
+        frame = REQUEST.pack(1, 7, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
+        memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
+        self.assertIsNone(lane.quick(memory, len(frame)))
+        with self.assertRaises(ProtocolError):
+            lane.answer(memoryview(frame))
+
+    def test_a_quick_look_in_vain_leaves_nothing_behind(self):
+        lane = calls()
+        envelope = packb(["identity", {"x": 1}, nested(100)])
+        frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
+        memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
+        expected = calls().answer(memoryview(frame))[1][24:]
+        self.assertIn(b"extension 99", expected)
+        for _ in range(3):
+            self.assertIsNone(lane.quick(memory, len(frame)))
+            self.assertEqual(lane.answer(memoryview(frame))[1][24:], expected)
+
     def test_the_quick_path_says_what_the_other_says_or_nothing(self):
         rng = random.Random(12)
         lane = calls()
@@ -185,7 +214,12 @@ class Frames(unittest.TestCase):
                 ["no_such_tool", {"x": [1]}, None],
                 ["identity", {"x": [1]}, "session"],
                 ["identity", {"x": [1]}, [None, "correlation"]],
+                ["identity", {"x": 1}, tensor("u8", [3], b"abc")],
+                ["identity", {"x": 1}, tensor("u8", [0], b"")],
+                ["identity", {"x": 1}, [tensor("u8", [3], b"abc"), "correlation"]],
+                ["identity", {"x": 1}, nested(100)],
                 {"identity": 1, "x": 2, "c": 3},
+                ExtType(2, packb(["identity", {"x": 1}, None])),
             )
         ]
         quickly = 0
@@ -204,6 +238,8 @@ class Frames(unittest.TestCase):
             expected = lane.answer(memoryview(frame))[1]
             # All but how long it took.
             self.assertEqual((head[:16], head[24:]), (expected[:16], expected[24:]), envelope)
+            if number < len(good):
+                self.assertEqual(head[0], RESULT, envelope)
         self.assertGreater(quickly, 3_000)
 
 

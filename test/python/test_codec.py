@@ -220,6 +220,20 @@ class Crossing(unittest.TestCase):
                 both = cross_once(encoder, decoder, [array, array + array])
                 self.assertTrue(same([array, array + array], both))
 
+    def test_what_a_value_left_when_it_ended_the_encoding_is_gone(self):
+        class Ends:
+            def __array__(self, dtype=None, copy=None):
+                raise SystemExit
+
+        encoder = Encoder(LIMIT)
+        own = np.arange(100.0)
+        for result in (own, b"a" * 1000):
+            encoder.encode(result)
+            encoder.take_buffers()
+            with self.assertRaises(SystemExit):
+                encoder.encode([own + 1, Ends()])
+            self.assertTrue(same(result, cross_once(encoder, Decoder(), result)))
+
     def test_more_kinds_of_arrays_than_are_remembered(self):
         encoder, decoder = Encoder(LIMIT), Decoder()
         for n in [*range(300, 900), *range(300, 400)]:
@@ -393,6 +407,29 @@ class Reading(unittest.TestCase):
                     decoder.request(request, buffers)
                 self.assertEqual(raised.exception.category, "validation")
                 self.assertTrue(raised.exception.message.startswith('args["x"]: '), raised.exception.message)
+
+    def test_nobody_makes_an_argument_writable(self):
+        memory = bytearray(800)
+        decoder = Decoder()
+        for shape in ([100], [10, 10], [10, 10]):
+            request = packb(["c", {"x": ExtType(6, packb(["f64", shape, ExtType(4, bytes(4))]))}, None])
+            _, arguments, _ = decoder.request(request, [memoryview(memory).toreadonly()])
+            array = arguments["x"]
+            for view in (array, array.reshape(-1), array[1:], array.base):
+                if isinstance(view, np.ndarray):
+                    with self.assertRaises(ValueError):
+                        view.setflags(write=True)
+            # Even where what comes is writable by mistake.
+            _, arguments, _ = decoder.request(request, [memoryview(memory)])
+            self.assertFalse(arguments["x"].flags.writeable)
+
+    def test_a_dtype_that_is_named_elsewhere_is_not_remembered(self):
+        decoder = Decoder()
+        name, data = ExtType(5, bytes(4)), ExtType(4, (1).to_bytes(4, "little"))
+        request = packb(["c", {"x": ExtType(6, packb([name, [2], data]))}, None])
+        for dtype in ("s64", "f64", "u64"):
+            _, arguments, _ = decoder.request(request, [memoryview(dtype.encode()), memoryview(bytes(16))])
+            self.assertEqual(arguments["x"].dtype.kind, {"s": "i"}.get(dtype[0], dtype[0]))
 
     def test_fold_is_chosen_by_the_offset(self):
         for offset, fold in ((7200, 0), (3600, 1)):

@@ -93,7 +93,7 @@ def dtype_of(name: Any) -> Any:
 class Layout:
     """Element type and shape of an incoming tensor."""
 
-    __slots__ = ("_dtype", "_name", "_ndarray", "_needed", "_shape")
+    __slots__ = ("_dtype", "_name", "_needed", "_shape")
 
     def __init__(self, dtype_name: Any, shape: Any) -> None:
         self._dtype = dtype_of(dtype_name)
@@ -107,20 +107,26 @@ class Layout:
         self._name = dtype_name
         self._shape = shape
         self._needed = count * _SIZES[dtype_name]
-        self._ndarray = sys.modules["numpy"].ndarray
 
     def over(self, data: Any) -> Any:
-        """A read-only array over these bytes, without a copy."""
+        """A read-only array over these bytes, without a copy.
+
+        Nobody can make it writable: `frombuffer` keeps the view that it is given, which is read-only, where the
+        constructor of `ndarray` would keep what that is a view of.
+        """
         if type(data) is not memoryview and type(data) is not bytes:
             raise Refusal("bad_tensor", "a tensor's data must be bytes")
         if len(data) != self._needed:
             words = f"a {self._name} tensor of shape {self._shape} has {self._needed} bytes, got {len(data)}"
             raise Refusal("bad_tensor", words)
+        numpy = sys.modules["numpy"]
         try:
-            array = self._ndarray(self._shape, self._dtype, data)
+            flat = numpy.frombuffer(data, self._dtype) if self._needed else numpy.empty(0, self._dtype)
+            array = flat.reshape(self._shape)
         except (ValueError, OverflowError) as error:
             raise Refusal("bad_tensor", f"numpy cannot hold a tensor of shape {self._shape}: {error}") from None
-        array.setflags(write=False)
+        if array.flags.writeable:
+            array.setflags(write=False)
         return array
 
 

@@ -120,14 +120,19 @@ class Calls:
         frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
         simple, or not right: `answer` then does all of it, and explains what is wrong.
         """
-        kind, _, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
-        if kind != CALL or flags & STREAM or count or freed or size + HEADER != length:
+        kind, way, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
+        if kind != CALL or way > GRPC or flags & STREAM or count or freed or size + HEADER != length:
             return None
         try:
             if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
                 return None
-            command, arguments, caller = self._unpack(memory[_ENVELOPE : FRAME_START + length])
+            parts = self._unpack(memory[_ENVELOPE : FRAME_START + length])
+            if type(parts) is not list:
+                return None
+            command, arguments, caller = parts
             tool = self._tools[command]
+            if len(arguments) != tool.complete or caller != context.caller.get():
+                return None
             kinds = tool.kinds
             for name, value in arguments.items():
                 allowed = kinds[name]
@@ -137,8 +142,6 @@ class Calls:
                     tool.check(arguments)
                     break
         except Exception:
-            return None
-        if len(arguments) != tool.complete or caller != context.caller.get():
             return None
         started = perf_counter_ns()
         cancellation = self.cancellation

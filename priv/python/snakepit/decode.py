@@ -57,6 +57,7 @@ class Decoder:
     def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
         """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
         self._buffers = buffers
+        self._depth = 0
         try:
             parts = self._unpack(envelope)
             if type(parts) is not list or len(parts) != 3:
@@ -78,7 +79,6 @@ class Decoder:
             return command, arguments, caller
         finally:
             self._buffers = ()
-            self._depth = 0
         raise found
 
     def _find(self, envelope: Any) -> CallError | None:
@@ -134,10 +134,13 @@ class Decoder:
         if len(parts) != 3:
             raise Refusal("bad_tensor", "a tensor must be [dtype, shape, data]")
         name, shape, data = parts
+        if type(data) is Fault:
+            raise Refusal(*data.words)
         layout = Layout(name, shape)
         made = layout.over(data)
         self._leaves = LEAVES | {type(made)}
-        if type(data) is memoryview:
+        # As the BEAM writes it: an array of three, with the name of the dtype in it, too.
+        if type(data) is memoryview and payload[0] == 0x93 and payload[1] & 0xE0 == 0xA0:
             if len(self._layouts) == _LAYOUTS:
                 self._layouts.clear()
             # A reference to a buffer ends with its index.

@@ -50,6 +50,9 @@ class Encoder:
     def encode(self, value: Any, root: str = "result") -> bytes:
         """The envelope. `take_buffers` has what travels beside it."""
         kind = type(value)
+        if self.buffers:
+            # Of a value whose conversion ended by what is no `Exception`.
+            self._reset()
         try:
             if kind in PLAIN or (kind is str and len(value) < self.limit):
                 packed: bytes = self._pack(value)

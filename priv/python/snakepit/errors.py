@@ -74,7 +74,7 @@ def type_name(kind: type) -> str:
 def a_type(kind: type) -> str:
     """As `type_name`, with its article. Names are not spelled out: `a uint8`, `an int8`."""
     name = type_name(kind)
-    return f"an {name}" if name[0] in "aeio" else f"a {name}"
+    return f"an {name}" if name.startswith(("a", "e", "i", "o", "A", "E", "I", "O")) else f"a {name}"
 
 
 def nearest(word: str, known: list[str]) -> list[str]:
