@@ -127,6 +127,21 @@ defmodule Snakepit.TypesTest do
     end
   end
 
+  test "a tool cannot make that writable: the bytes are also the BEAM's, or a result's", %{pool: pool} do
+    bytes = :binary.copy(<<1>>, 100_000)
+
+    {:ok, result} =
+      Snakepit.execute("fresh", %{x: Tensor.new(bytes, :u8, {100_000})}, pool: pool, transfer: :zero_copy)
+
+    for tensor <- [Tensor.new(bytes, :u8, {100_000}), result, Tensor.new(<<1, 2>>, :u8, {2})],
+        way <- Snakepit.Transfer.ways(),
+        _known <- 1..2 do
+      assert Snakepit.execute("write_to", %{x: tensor}, pool: pool, transfer: way) == {:ok, "read-only"}
+    end
+
+    assert result.data == bytes
+  end
+
   test "a large value of very many parts", %{pool: pool} do
     list = Enum.to_list(1..200_000)
     assert Snakepit.execute("identity", %{x: list}, pool: pool) == {:ok, list}

@@ -65,6 +65,17 @@ def length(x: Any) -> int:
 
 
 @tool
+def write_to(x: Any) -> str:
+    """Tries what a tool might, to have `x` for itself. It writes only if it may."""
+    try:
+        x.setflags(write=True)
+    except ValueError:
+        return "read-only"
+    x += 1
+    return "written"
+
+
+@tool
 def flags(x: Any) -> dict[str, Any]:
     return {"writeable": x.flags.writeable, "shape": tuple(x.shape), "dtype": str(x.dtype)}
 
