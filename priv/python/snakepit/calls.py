@@ -146,15 +146,14 @@ class Calls:
         started = perf_counter_ns()
         cancellation = self.cancellation
         try:
-            self.seen = cancellation.running = call_id
-            value = tool.call(**arguments)
-            cancellation.running = 0
-            if cancellation.cancelling:
-                cancellation.over()
+            try:
+                self.seen = cancellation.running = call_id
+                value = tool.call(**arguments)
+            finally:
+                cancellation.running = 0
+                if cancellation.cancelling:
+                    cancellation.over()
         except BaseException as error:
-            cancellation.running = 0
-            if cancellation.cancelling:
-                cancellation.over()
             self._mask, self._call_id = mask, call_id
             return self._raised(error, perf_counter_ns() - started)
         nanoseconds = perf_counter_ns() - started
@@ -219,7 +218,10 @@ class Calls:
         return self._bare(RESULT, nanoseconds, envelope)
 
     def _raised(self, error: BaseException, nanoseconds: int) -> Reply:
-        """The reply with what a tool raised."""
+        """The reply with what a tool raised, or with `Cancelled` if that arrived after it."""
+        if self.cancellation.cancelling:
+            # It arrived on the way into `over`.
+            self.cancellation.over()
         if self._service.stopping:
             raise error
         return self._failed(self._as_failure(python_error(error)), nanoseconds)

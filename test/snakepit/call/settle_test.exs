@@ -43,6 +43,22 @@ defmodule Snakepit.Call.SettleTest do
     end
   end
 
+  test "a tool that raises by itself before it can be told that it is cancelled" do
+    for threads <- [[], [worker_profile: :thread, threads_per_worker: 2]] do
+      pool = pool!([size: 1, cancel_grace: 20_000] ++ threads)
+      before = pid(pool)
+
+      # In both of its threads.
+      for opts <- [[], [transfer: :zero_copy]], _ <- 1..2 do
+        assert {:error, _} = Snakepit.execute("reads_in_vain", %{ms: 400}, [pool: pool, timeout: 200] ++ opts)
+
+        assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+      end
+
+      assert pid(pool) == before
+    end
+  end
+
   test "a coroutine", %{tmp_dir: dir} do
     pool = pool!(size: 1, cancel_grace: 20_000)
     before = pid(pool)

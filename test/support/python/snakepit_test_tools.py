@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import socket
 import threading
 import time
 from typing import Any
@@ -13,6 +14,7 @@ import snakepit
 from snakepit import tool
 
 KEPT: list[Any] = []
+PAIR: list[socket.socket] = []
 
 
 @tool
@@ -313,6 +315,15 @@ def busy(how: str, path: str) -> str:
         with open(path, "a") as file:
             file.write("over")
     return "done"
+
+
+@tool
+def reads_in_vain(ms: int) -> bytes:
+    """Waits in one call of the system, which raises at its end: no line of this runs after that."""
+    if not PAIR:
+        PAIR.extend(socket.socketpair())
+    PAIR[0].settimeout(ms / 1000)
+    return PAIR[0].recv(1)
 
 
 @tool
