@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 SIGNAL = signal.SIGRTMAX - 3
 # A tool may be cleaning up: it is not disturbed again before this many seconds.
 _AGAIN = 0.5
+# Between two times that the BEAM says so no more than this counts: what lasts longer is time in which this process or
+# all of the machine stood still, and the tool as well. It says so every 0.1 s.
+_STEP = 0.15
 
 
 class Cancelled(BaseException):
@@ -38,7 +41,7 @@ class Cancellation:
     `cancelling` is set. All three may be interrupted by `Cancelled`.
     """
 
-    __slots__ = ("_asynchronous", "_lock", "_raised", "cancelling", "running", "stream", "task", "thread")
+    __slots__ = ("_asynchronous", "_left", "_lock", "_told", "cancelling", "running", "stream", "task", "thread")
 
     def __init__(self) -> None:
         self.running = 0
@@ -49,7 +52,8 @@ class Cancellation:
         self.thread = threading.get_ident()
         self.task: tuple[AbstractEventLoop, Task[Any]] | None = None
         self._lock = threading.Lock()
-        self._raised = 0.0
+        # When it was told last, and how long the tool is still left alone.
+        self._told = self._left = 0.0
         self._asynchronous = False
 
     def cancel(self, call_id: int) -> None:
@@ -60,20 +64,24 @@ class Cancellation:
             if not running:
                 if self.stream and self.stream <= call_id and not self.cancelling:
                     # Looked at before the next item; then it cleans up.
-                    self.cancelling, self._raised = self.stream, now
+                    self.cancelling, self._told, self._left = self.stream, now, _AGAIN
                 return
             if running > call_id:
                 return
-            if self.cancelling == running and now - self._raised < _AGAIN:
-                return
+            since, self._told = now - self._told, now
+            if self.cancelling == running:
+                self._left -= min(since, _STEP)
+                if self._left > 0:
+                    return
             self.cancelling = running
+            self._left = 0.0
             # It may have ended, and looked at `cancelling`, before the line above.
             if self.running != running:
                 self.cancelling = 0
                 return
             # A module that was imported by half cannot be imported again, and the worker would be of no more use.
             if not _imports(sys._current_frames().get(self.thread)):
-                self._raised = now
+                self._left = _AGAIN
                 self._raise(running)
 
     def _raise(self, running: int) -> None:

@@ -285,6 +285,17 @@ def die_first(path: str, times: int = 1) -> int:
     return tries
 
 
+def _say_over(path: str) -> None:
+    """Says in a file that a tool cleaned up. On a machine that stood still meanwhile, it may be disturbed at that."""
+    while True:
+        try:
+            with open(path, "w") as file:
+                file.write("over")
+            return
+        except (snakepit.Cancelled, asyncio.CancelledError):
+            pass
+
+
 @tool
 def busy(how: str, path: str) -> str:
     """Runs for a minute in the way that is named; says in a file that it does."""
@@ -312,8 +323,7 @@ def busy(how: str, path: str) -> str:
                 except snakepit.Cancelled:
                     pass
     finally:
-        with open(path, "a") as file:
-            file.write("over")
+        _say_over(path)
     return "done"
 
 
@@ -332,8 +342,7 @@ async def busy_async(path: str) -> str:
         open(path, "w").close()
         await asyncio.sleep(60)
     finally:
-        with open(path, "a") as file:
-            file.write("over")
+        _say_over(path)
     return "done"
 
 
@@ -345,8 +354,7 @@ def for_ever(path: str) -> Any:
             yield n
             n += 1
     finally:
-        with open(path, "a") as file:
-            file.write("over")
+        _say_over(path)
 
 
 @tool
