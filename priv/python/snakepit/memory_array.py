@@ -20,7 +20,8 @@ arena: Arena | None = None
 def empty(shape: Any, dtype: Any = float) -> Any:
     """A numpy array like `numpy.empty`, in memory that Elixir reads in place when a tool returns it, or part of it.
 
-    Once returned, the array is read-only: its bytes are the caller's result. Make a new one for the next.
+    Once returned, the array is read-only: its bytes are the caller's result. Make a new one for the next. A view that
+    was taken before stays writable, for numpy knows of none: do not write to one that you kept.
     A process forked from the worker shares its memory: what it writes to the array, the worker sees.
     Outside of a worker this is `numpy.empty`. Raises `MemoryError` when the pool's quota is used up.
     """
