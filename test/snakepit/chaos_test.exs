@@ -56,7 +56,11 @@ defmodule Snakepit.ChaosTest do
 
   test "the load finds calls that end by their caller's death" do
     load = Chaos.Load.start(pool!(), 2, 1)
-    load.callers |> hd() |> Map.fetch!(:pid) |> Process.exit(:kill)
+    %{pid: caller} = hd(load.callers)
+    ref = Process.monitor(caller)
+    Process.exit(caller, :kill)
+    # Told to stop before the signal reaches it, it might end in time.
+    assert_receive {:DOWN, ^ref, _, _, :killed}
     assert [{:caller_died, :killed}] = Chaos.Load.stop(load).lost
   end
 end
