@@ -97,9 +97,8 @@ defmodule Snakepit.WorkerTest do
 
     # Every socket of the worker but its control socket, which was made first.
     code = """
-    import os, socket, time
-    fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
-    socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+    import snakepit_test_tools, socket, time
+    socks = snakepit_test_tools.sockets()
     for f in socks[1:]: socket.socket(fileno=f).shutdown(2)
     time.sleep(30)
     """
@@ -120,9 +119,8 @@ defmodule Snakepit.WorkerTest do
       old = os_pid(pool)
 
       code = """
-      import os, time
-      fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
-      socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+      import os, snakepit_test_tools, time
+      socks = snakepit_test_tools.sockets()
       for f in socks[1:]: os.write(f, #{rubbish})
       time.sleep(30)
       """
@@ -146,9 +144,8 @@ defmodule Snakepit.WorkerTest do
       old = os_pid(pool)
 
       code = """
-      import os
-      fds = sorted(int(f) for f in os.listdir('/proc/self/fd'))
-      socks = [f for f in fds if f > 2 and os.path.exists(f'/proc/self/fd/{f}') and 'socket' in os.readlink(f'/proc/self/fd/{f}')]
+      import os, snakepit_test_tools
+      socks = snakepit_test_tools.sockets()
       os.write(socks[0], #{rubbish})
       x = 1
       """
