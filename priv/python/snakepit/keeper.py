@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import threading
 from collections import deque
@@ -21,6 +22,8 @@ _SLOW_TICK = 1.0
 _PATIENCE = 10
 # Ticks after which views that nobody gave back may be garbage in a cycle.
 _SUSPICIOUS = 10
+# How long the end of the process waits for the thread.
+_LAST_TICK = 5.0
 
 
 class Keeper:
@@ -38,7 +41,18 @@ class Keeper:
         self._asleep = False
         self._held = 0
         self._unchanged = 0
-        threading.Thread(target=self._run, name="snakepit-keeper", daemon=True).start()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, name="snakepit-keeper", daemon=True)
+        self._thread.start()
+        # The interpreter stops daemon threads wherever they are. This one may hold the arena's lock, for which a
+        # destructor that runs later would wait for ever.
+        atexit.register(self.stop)
+
+    def stop(self) -> None:
+        """Ends the thread, after what it is doing. Memory is no longer prepared or given back."""
+        self._stopped = True
+        self._wake.set()
+        self._thread.join(_LAST_TICK)
 
     def want(self, length: int) -> None:
         """Have a slot of this length ready soon."""
@@ -69,7 +83,7 @@ class Keeper:
 
     def _run(self) -> None:
         quiet = 0
-        while True:
+        while not self._stopped:
             pause = self._pause()
             quiet = 0 if pause else quiet + 1
             if quiet > _PATIENCE:
@@ -81,7 +95,8 @@ class Keeper:
                 quiet = 0
             self._wake.wait(pause or _SLOW_TICK)
             self._wake.clear()
-            self._work()
+            if not self._stopped:
+                self._work()
 
     def _work(self) -> None:
         try:
