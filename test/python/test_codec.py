@@ -1,16 +1,13 @@
 """Values cross exactly, or are refused with the place where they sit."""
 
 import collections
-import dataclasses
 import datetime
 import decimal
 import enum
 import fractions
 import math
-import pathlib
 import random
 import unittest
-import uuid
 import zoneinfo
 
 import numpy as np
@@ -257,27 +254,11 @@ class Crossing(unittest.TestCase):
         # It serves on.
         self.assertEqual(encoder.encode((1, {"a": (2,)})), Encoder(LIMIT).encode((1, {"a": (2,)})))
 
-    def test_hints(self):
+    def test_what_has_no_hint(self):
         class Color(enum.IntEnum):
             RED = 1
 
-        @dataclasses.dataclass
-        class Point:
-            x: int
-
-        for value, hint in [
-            (Point(1), "dataclasses.asdict(x)"),
-            (Color.RED, "x.value"),
-            (uuid.UUID(int=1), "str(x)"),
-            (pathlib.Path("/"), "str(x)"),
-            (range(3), "list(x)"),
-            ({}.keys(), "list(x)"),
-            (datetime.timedelta(1), "x.total_seconds()"),
-        ]:
-            with self.assertRaises(CallError) as caught:
-                Encoder(LIMIT).encode([value])
-            self.assertTrue(caught.exception.message.endswith(f"cannot cross: return {hint}"), caught.exception.message)
-        for value, what in ((object(), "an object"), (Point, "a type"), (Color, "an enum.EnumType")):
+        for value, what in ((object(), "an object"), (Color, "an enum.EnumType")):
             with self.assertRaises(CallError) as caught:
                 Encoder(LIMIT).encode(value)
             self.assertEqual(caught.exception.message, f"result: {what} cannot cross")

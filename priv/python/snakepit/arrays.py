@@ -55,7 +55,8 @@ _dtypes: dict[str, Any] = {}
 _wire: dict[Any, tuple[str, Any]] = {}
 
 
-def _install(package: str) -> str:
+def install(package: str) -> str:
+    """How an error message says what is missing."""
     return f": run `mix snakepit.setup --with {package}`, or install it there"
 
 
@@ -65,7 +66,7 @@ def numpy_for(what: str) -> Any:
         import numpy
     except ImportError:
         raise Refusal(
-            "missing_numpy", f"{what} needs numpy, which {sys.executable} does not have{_install('numpy')}"
+            "missing_numpy", f"{what} needs numpy, which {sys.executable} does not have{install('numpy')}"
         ) from None
     return numpy
 
@@ -81,7 +82,7 @@ def dtype_of(name: Any) -> Any:
             try:
                 import ml_dtypes
             except ImportError:
-                message = f"a bf16 tensor needs ml_dtypes, which {sys.executable} does not have{_install('ml_dtypes')}"
+                message = f"a bf16 tensor needs ml_dtypes, which {sys.executable} does not have{install('ml_dtypes')}"
                 raise Refusal("missing_ml_dtypes", message) from None
             found = numpy.dtype(ml_dtypes.bfloat16)
         else:
@@ -130,17 +131,19 @@ class Layout:
         return array
 
 
-def wire_dtype(dtype: Any) -> tuple[str, Any]:
+def wire_dtype(array: Any) -> tuple[str, Any]:
     """The protocol's name for an array's dtype, and the little-endian dtype it travels as."""
+    dtype = array.dtype
     found = _wire.get(dtype)
     if found is None:
         name = _WIRE_NAMES.get((dtype.kind, dtype.itemsize))
         if dtype.name == "bfloat16":
             name = "bf16"
         if name is None or dtype.subdtype is not None:
-            raise Refusal(
-                "unsupported_dtype", f"an array of dtype {dtype} has no counterpart", f"numpy.ndarray[{dtype}]"
-            )
+            from .hints import hint_for_array
+
+            message = f"an array of dtype {dtype} has no counterpart{_hinted(hint_for_array(array))}"
+            raise Refusal("unsupported_dtype", message, f"numpy.ndarray[{dtype}]")
         found = _wire[dtype] = (name, dtype.newbyteorder("<"))
     return found
 
@@ -157,11 +160,10 @@ def as_array(value: Any) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray):
         if kind is numpy.ndarray or kind is numpy.memmap:
             return value
-        raise Refusal(
-            "unsupported_type",
-            f"{type_name(kind)} is more than its numbers: return numpy.asarray of it",
-            type_name(kind),
-        )
+        from .hints import hint_for_subclass
+
+        message = f"{a_type(kind)} is more than its numbers{_hinted(hint_for_subclass(value))}"
+        raise Refusal("unsupported_type", message, type_name(kind))
     if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:
         return None
     offers = hasattr(kind, "__dlpack__"), hasattr(kind, "__array__")
@@ -189,8 +191,14 @@ def scalar(value: Any) -> Any:
         plain = value.item()
         if type(plain) in (bool, int, float, bytes, str):
             return plain
-    hint = "return an array" if value.dtype.kind == "c" else "it has no exact counterpart"
-    raise Refusal("unsupported_type", f"{a_type(type(value))} cannot cross: {hint}", type_name(type(value)))
+    from .hints import hint_for_scalar
+
+    message = f"{a_type(type(value))} cannot cross{_hinted(hint_for_scalar(value))}"
+    raise Refusal("unsupported_type", message, type_name(type(value)))
+
+
+def _hinted(hint: str | None) -> str:
+    return f": {hint}" if hint else ""
 
 
 def _references(holder: Any, name: str) -> int:

@@ -74,7 +74,7 @@ class Encoder:
         if self.buffers and is_array(kind):
             if len(self._envelopes) == _ENVELOPES:
                 self._envelopes.clear()
-            self._envelopes[value.dtype, value.shape] = packed, wire_dtype(value.dtype)[1]
+            self._envelopes[value.dtype, value.shape] = packed, wire_dtype(value)[1]
         return packed
 
     def _alone(self, value: Any, kind: type) -> bytes | None:
@@ -179,7 +179,7 @@ class Encoder:
         raise _unsupported(value)
 
     def _tensor(self, array: Any) -> ExtType:
-        name, dtype = wire_dtype(array.dtype)
+        name, dtype = wire_dtype(array)
         buffer = Array(array, dtype)
         data = self._beside(4, buffer) if buffer.nbytes >= self.limit else buffer.view()
         return ExtType(6, self._inner([name, list(array.shape), data]))

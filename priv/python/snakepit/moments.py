@@ -6,6 +6,7 @@ import datetime
 import sys
 from functools import cache
 
+from .arrays import install
 from .errors import Refusal, type_name
 
 TYPE_CHECKING = False
@@ -66,7 +67,8 @@ def _zone_name(zone: datetime.tzinfo, offset: datetime.timedelta) -> str:
         return key
     raise Refusal(
         "unsupported_type",
-        f"a time zone of type {type_name(type(zone))} has no portable name: use zoneinfo.ZoneInfo",
+        f"a time zone of type {type_name(type(zone))} has no portable name: return "
+        "x.astimezone(zoneinfo.ZoneInfo(name)), or x.astimezone(datetime.UTC), which keeps the instant alone",
         "datetime.datetime",
     )
 
@@ -126,6 +128,24 @@ def to_aware(parts: Any) -> datetime.datetime:
     raise Refusal("bad_value", f"zone {zone} does not have the utc offset {offset} at {wall}")
 
 
+# What a zone file has to say of UTC: one type of time, of offset 0, named "UTC".
+_UTC_FILE = b"TZif" + bytes(16) + b"".join(n.to_bytes(4, "big") for n in (0, 0, 0, 0, 1, 4)) + bytes(6) + b"UTC\0"
+
+
+@cache
+def _utc() -> datetime.tzinfo:
+    """Zone "UTC" of a machine that has no zones; it keeps its name, which `datetime.UTC` would not."""
+    import io
+    import zoneinfo
+
+    class UTC(zoneinfo.ZoneInfo):
+        def __reduce__(self) -> Any:
+            # One that was read from a file can be neither pickled nor copied.
+            return _utc, ()
+
+    return UTC.from_file(io.BytesIO(_UTC_FILE), key="UTC")
+
+
 def _zone(key: str) -> datetime.tzinfo:
     import zoneinfo
 
@@ -133,7 +153,19 @@ def _zone(key: str) -> datetime.tzinfo:
         return zoneinfo.ZoneInfo(key)
     except Exception:
         # What it raises depends on the key: not found, not a key, a directory, not a zone file.
-        raise Refusal("bad_value", f"this machine's Python knows no time zone {key!r}") from None
+        if key == "UTC":
+            return _utc()
+        raise Refusal("bad_value", f"this machine's Python knows no time zone {key!r}{_missing()}") from None
+
+
+def _missing() -> str:
+    """Where zones would come from."""
+    from importlib.util import find_spec
+
+    if find_spec("tzdata") is not None:
+        return ": its package tzdata has no such zone"
+    source = "zones come with the operating system, or with package tzdata"
+    return f": {source}, which {sys.executable} does not have{install('tzdata')}"
 
 
 def from_decimal(value: Any) -> str:

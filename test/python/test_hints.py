@@ -1,0 +1,325 @@
+"""Every hint is followed: what it says to return crosses, and the value can be made of that again."""
+
+import ast
+import dataclasses
+import datetime
+import enum
+import fractions
+import inspect
+import os
+import pathlib
+import time
+import typing
+import unittest
+import uuid
+import zoneinfo
+
+import numpy as np
+
+from snakepit import hints
+from snakepit.decode import Decoder
+from snakepit.encode import Encoder
+from snakepit.errors import CallError
+
+
+def cross(value):
+    """A value as it comes back as the argument of a next call."""
+    encoder = Encoder(64)
+    request = b"\x93\xa1c\x81\xa1x" + encoder.encode(value) + b"\xc0"
+    buffers = [memoryview(bytes(buffer.view())) for buffer in encoder.take_buffers()]
+    return Decoder().request(request, buffers)[1]["x"]
+
+
+def hint_of(value):
+    try:
+        Encoder(64).encode([value])
+    except CallError as error:
+        before, found, hint = error.message.partition(": return ")
+        assert found and before.startswith("result[0]: "), error.message
+        return hint
+    raise AssertionError(f"{value!r} crosses")
+
+
+class Color(enum.Enum):
+    RED = 1
+    NAMED = "named"
+
+
+class Flag(enum.IntFlag):
+    A = 1
+    B = 2
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: list = dataclasses.field(default_factory=list)
+
+
+class Count(int):
+    def __int__(self):
+        return 0
+
+
+class Plain(int):
+    pass
+
+
+class Share(float):
+    pass
+
+
+class Rounded(float):
+    def __float__(self):
+        return 0.0
+
+
+class Text(str):
+    pass
+
+
+class Masked(str):
+    def __str__(self):
+        return "***"
+
+
+class Items(list):
+    pass
+
+
+class Pair(tuple):
+    pass
+
+
+class Named(typing.NamedTuple):
+    x: int
+    y: str
+
+
+class Members(set):
+    pass
+
+
+class Frozen(frozenset):
+    pass
+
+
+class Units(np.ndarray):
+    pass
+
+
+class Zone(datetime.tzinfo):
+    def utcoffset(self, _):
+        return datetime.timedelta(hours=3)
+
+    def dst(self, _):
+        return None
+
+    def tzname(self, _):
+        return "MSK"
+
+
+def same_array(a, b):
+    return type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()
+
+
+def same(a, b):
+    if isinstance(a, np.ma.MaskedArray):
+        return (
+            isinstance(b, np.ma.MaskedArray)
+            and same_array(np.asarray(a.data), np.asarray(b.data))
+            and same_array(np.ma.getmaskarray(a), np.ma.getmaskarray(b))
+            and a.fill_value == b.fill_value
+        )
+    if isinstance(a, np.ndarray):
+        if a.dtype.hasobject or a.dtype.kind == "T":
+            return a.dtype == b.dtype and a.shape == b.shape and a.tolist() == b.tolist()
+        return same_array(a, b)
+    if isinstance(a, np.generic):
+        return type(a) is type(b) and a.tobytes() == b.tobytes()
+    return type(a) is type(b) and a == b
+
+
+def masked(got, dtype=None):
+    return np.ma.array(got["data"], mask=got["mask"], fill_value=got["fill_value"][()])
+
+
+def moment(got):
+    return np.asarray(got[0]).astype(got[1])
+
+
+STRUCTURED = np.array([(1, 2.5), (3, -0.0)], dtype=[("n", "i4"), ("v", "f8")])
+
+
+def of_fields(dtype):
+    def build(got):
+        array = np.zeros(np.asarray(got["n"]).shape, dtype)
+        for name, values in got.items():
+            array[name] = values
+        return array
+
+    return build
+
+
+def as_is(value):
+    return lambda got: type(value)(got)
+
+
+# A value, and what makes it again of what crossed: nothing where the hint says that something is lost.
+LISTED = [
+    (Color.RED, Color),
+    (Color.NAMED, Color),
+    (Flag.A | Flag.B, Flag),
+    (uuid.uuid4(), uuid.UUID),
+    (pathlib.PurePosixPath("/a/é"), pathlib.PurePosixPath),
+    (pathlib.PurePosixPath(os.fsdecode(b"/a/\xff\xfe")), lambda got: pathlib.PurePosixPath(os.fsdecode(bytes(got)))),
+    (datetime.timedelta(days=200_000, microseconds=1), lambda got: datetime.timedelta(microseconds=got)),
+    (datetime.timedelta.min, lambda got: datetime.timedelta(microseconds=got)),
+    (fractions.Fraction(10**40 + 1, 3), lambda got: fractions.Fraction(*got)),
+    (Point(1, [2, Point(3)]), lambda got: Point(got["x"], [got["y"][0], Point(**got["y"][1])])),
+    (Plain(7), Plain),
+    (Share(0.1), Share),
+    (Text("text"), Text),
+    (Items([1, [2]]), Items),
+    (Pair((1, 2)), Pair),
+    (Named(1, "a"), lambda got: Named(**got)),
+    (Members({1, 2}), Members),
+    (Frozen({1, 2}), Frozen),
+    (complex(0.1, -0.0), lambda got: complex(*got)),
+    (np.complex64(1.5 + 2j), lambda got: got[()]),
+    (np.complex128(1.5 + 2j), lambda got: got[()]),
+    (np.longdouble(1) / 3, None),
+    (np.clongdouble(1) / 3, None),
+    (np.datetime64("2024-02-29T01:02:03.000000004"), lambda got: moment(got)[()]),
+    (np.datetime64("NaT", "D"), lambda got: moment(got)[()]),
+    (np.timedelta64(-(2**62), "us"), lambda got: moment(got)[()]),
+    (np.void(b"a\0b\0"), lambda got: np.void(bytes(got))),
+    (STRUCTURED[0], lambda got: of_fields(STRUCTURED.dtype)(got)[()]),
+    (STRUCTURED, of_fields(STRUCTURED.dtype)),
+    (STRUCTURED.view(np.recarray), lambda got: of_fields(STRUCTURED.dtype)(got).view(np.recarray)),
+    (np.array(["2024-01-01", "NaT"], "M8[ns]"), moment),
+    (np.array([1, -5], ">m8[s]"), moment),
+    (np.array([{"a": 1}, None, "x"], object), lambda got: np.array(got, object)),
+    (np.empty((0, 3), object), lambda got: np.array(got[0], object).reshape(got[1])),
+    (np.array(["a", "", "é€"]), np.array),
+    (np.array([b"a", b"", b"\xff\0x"]), lambda got: np.array([bytes(item) for item in got])),
+    (np.array(["long" * 50, ""], np.dtypes.StringDType()), lambda got: np.array(got, np.dtypes.StringDType())),
+    (np.array([b"abc", b"\0\0\1"], "V3"), lambda got: np.array([bytes(item) for item in got], "V3")),
+    (np.zeros(2, np.longdouble), None),
+    (np.zeros(2, np.clongdouble), None),
+    (np.ma.array([1.5, 2.5, 3.5], mask=[0, 1, 0], fill_value=-7.0), masked),
+    (np.ma.array([[1, 2], [3, 4]]), masked),
+    (np.ma.array([1j, 2j], mask=[1, 0]), masked),
+    (np.ma.masked_all((0, 2), "i8"), masked),
+    (np.ones((2, 2)).view(np.matrix), lambda got: got.view(np.matrix)),
+    (np.zeros(3).view(Units), None),
+    (os.stat("."), None),
+    (time.localtime(), None),
+]
+# What has no type to be compared by, or is used up.
+ITERABLES = [
+    (lambda: range(1, 10, 3), [1, 4, 7]),
+    (lambda: {"a": 1}.keys(), ["a"]),
+    (lambda: {"a": 1}.values(), [1]),
+    (lambda: {"a": 1}.items(), [("a", 1)]),
+    (lambda: map(str, [1]), ["1"]),
+    (lambda: filter(None, [0, 1]), [1]),
+    (lambda: zip([1], "a", strict=True), [(1, "a")]),
+    (lambda: enumerate("a"), [(0, "a")]),
+    (lambda: reversed((1, 2)), [2, 1]),
+    (lambda: (n for n in (1, 2)), [1, 2]),
+]
+NAMES = {"dataclasses": dataclasses, "datetime": datetime, "numpy": np, "os": os, "zoneinfo": zoneinfo}
+
+
+def follow(hint, value):
+    return eval(hint.partition(", which")[0], NAMES | {"x": value})
+
+
+class Hints(unittest.TestCase):
+    def test_following_a_hint_loses_nothing_or_it_says_what(self):
+        for value, again in LISTED:
+            with self.subTest(value=repr(value)[:60]):
+                hint = hint_of(value)
+                got = cross(follow(hint, value))
+                self.assertEqual(again is None, ", which" in hint, hint)
+                if again is not None:
+                    self.assertTrue(same(value, again(got)), f"{hint}: {got!r}")
+
+    def test_own_conversions_are_passed_by(self):
+        for value, base in [(Count(5), int), (Rounded(0.5), float), (Masked("secret"), str)]:
+            got = cross(follow(hint_of(value), value))
+            self.assertIs(type(got), base)
+            self.assertTrue(base.__eq__(value, got))
+
+    def test_what_is_gone_through_once(self):
+        for make, items in ITERABLES:
+            self.assertEqual(cross(follow(hint_of(make()), make())), items)
+
+    def test_small_types_of_ml_dtypes(self):
+        import ml_dtypes
+
+        kinds = [kind for kind in vars(ml_dtypes).values() if isinstance(kind, type) and issubclass(kind, np.generic)]
+        self.assertGreater(len(kinds), 10)
+        # Some bits are NaN.
+        self.enterContext(np.errstate(invalid="ignore"))
+        for kind in kinds:
+            dtype = np.dtype(kind)
+            raw = np.arange(256 ** min(dtype.itemsize, 2), dtype=f"u{min(dtype.itemsize, 2)}")
+            raw = np.repeat(raw, dtype.itemsize // raw.itemsize).view(dtype)
+            if "int" in dtype.name or "float4" in dtype.name or "float6" in dtype.name:
+                raw = np.array([kind(value) for value in (0, 1)])
+            nan = raw != raw
+            for value in (raw, raw[1]):
+                # A tensor of the protocol, and a number as any other.
+                if (dtype.name == "bfloat16") == (value is raw) and dtype.name in ("bfloat16", "float8_e5m2"):
+                    continue
+                with self.subTest(dtype=dtype.name, kind=type(value).__name__):
+                    hint = hint_of(value)
+                    self.assertNotIn("which", hint)
+                    got = np.asarray(cross(follow(hint, value))).astype(dtype)
+                    number = ~nan if value is raw else ...
+                    self.assertEqual(got[number].tobytes(), np.asarray(value)[number].tobytes(), hint)
+
+    def test_a_zone_without_a_name(self):
+        x = datetime.datetime(2024, 7, 1, 12, tzinfo=Zone())
+        with self.assertRaises(CallError) as caught:
+            Encoder(64).encode(x)
+        _, _, hint = caught.exception.message.partition(": return ")
+        named, _, rest = hint.partition(", or ")
+        name = "Europe/Moscow"
+        for text in (named, rest.partition(", which")[0]):
+            self.assertEqual(cross(eval(text, NAMES | {"x": x, "name": name})), x)
+
+    def test_none_is_left_out_here(self):
+        tree = ast.parse(inspect.getsource(hints))
+        parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+        written = {
+            node.value.removeprefix("return ")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
+            if node.value.startswith("return ")
+        }
+        tried = {hint_of(value) for value, _ in LISTED} | {hint_of(make()) for make, _ in ITERABLES}
+        tried |= {
+            hint_of(value)
+            for value in (Plain(1), Share(1), Text(), Count(1), Rounded(1), Masked(), *self.of_ml_dtypes())
+        }
+        self.assertGreater(len(written), 15)
+        self.assertLessEqual(written, tried)
+
+    @staticmethod
+    def of_ml_dtypes():
+        import ml_dtypes
+
+        return [
+            ml_dtypes.complex32(1),
+            ml_dtypes.bfloat16(1),
+            ml_dtypes.int4(1),
+            np.zeros(1, ml_dtypes.float8_e5m2),
+            np.zeros(1, ml_dtypes.int4),
+        ]
+
+
+if __name__ == "__main__":
+    unittest.main()
