@@ -7,6 +7,9 @@
         return a + b
 
 A pool names the modules whose tools it serves; only functions decorated with `tool` are.
+
+Bytes come as `bytes` where the parameter is annotated with it, as a `bytearray` likewise, and else as a read-only
+`memoryview`, whatever their size. Arrays are read-only too: see `writable` of `tool`.
 """
 
 import sys

@@ -13,6 +13,7 @@ import typing
 from collections.abc import Callable
 from typing import Any
 
+from .adapt import is_buffer, plain
 from .errors import type_name
 
 Mismatch = tuple[str, str]
@@ -29,19 +30,35 @@ class Check:
         self.slow = slow or self.refuse
 
     def refuse(self, value: Any) -> Mismatch | None:
-        return "", f"expected {self.name}, got {type_name(type(value))}"
+        return "", f"expected {self.name}, got {_shown(value)}{self._instead(value)}"
+
+    def _instead(self, value: Any) -> str:
+        """What to send instead, where text and bytes were mixed up."""
+        if type(value) is str and bytes in self.kinds:
+            return ": send Snakepit.bytes/1 of the binary"
+        if type(value) in _BYTES and str in self.kinds:
+            return ": send the binary itself, without Snakepit.bytes/1"
+        return ""
 
     def __call__(self, value: Any) -> Mismatch | None:
         return None if type(value) in self.kinds else self.slow(value)
 
 
+# As arguments arrive; `adapt` makes of them what the annotation says.
 _BYTES: set[type] = {bytes, memoryview}
+
+
+def _shown(value: Any) -> str:
+    return "bytes" if type(value) is memoryview else type_name(type(value))
+
+
 _EXACT: dict[Any, tuple[str, set[type]]] = {
     int: ("int", {int}),
     float: ("float", {float, int}),
     str: ("str", {str}),
     bool: ("bool", {bool}),
     bytes: ("bytes", _BYTES),
+    bytearray: ("bytes", _BYTES),
     memoryview: ("bytes", _BYTES),
     None: ("None", {type(None)}),
     type(None): ("None", {type(None)}),
@@ -57,6 +74,7 @@ _EXACT: dict[Any, tuple[str, set[type]]] = {
 
 def check_for(annotation: Any) -> Check | None:
     """The check for an annotation; `None` where there is nothing to check."""
+    annotation = plain(annotation)
     try:
         exact = _EXACT.get(annotation)
     except TypeError:
@@ -65,8 +83,6 @@ def check_for(annotation: Any) -> Check | None:
         return Check(*exact)
     origin = typing.get_origin(annotation)
     arguments = typing.get_args(annotation)
-    if origin is typing.Annotated:
-        return check_for(arguments[0])
     if origin in (typing.Union, types.UnionType):
         return _union(arguments)
     if origin is typing.Literal:
@@ -77,7 +93,17 @@ def check_for(annotation: Any) -> Check | None:
         return _tuple(arguments)
     if origin is dict and len(arguments) == 2:
         return _dict(*arguments)
+    if is_buffer(annotation):
+        return _buffer()
     return _by_name(origin or annotation)
+
+
+def _buffer() -> Check:
+    """Bytes, or what else has a buffer: an array."""
+    whole = Check("bytes or an array", _BYTES)
+    without = {int, float, bool, str, type(None), list, tuple, dict, set}
+    whole.slow = lambda value: whole.refuse(value) if type(value) in without else None
+    return whole
 
 
 def _by_name(annotation: Any) -> Check | None:
@@ -122,9 +148,11 @@ def _literal(values: tuple[Any, ...]) -> Check:
     name = " | ".join(repr(value) for value in values)
 
     def slow(value: Any) -> Mismatch | None:
+        if type(value) is memoryview:
+            value = bytes(value)
         if isinstance(value, (str, int, bytes, types.NoneType)) and (type(value), value) in allowed:
             return None
-        shown = repr(value) if isinstance(value, (str, int)) and len(repr(value)) < 60 else type_name(type(value))
+        shown = repr(value) if isinstance(value, (str, int)) and len(repr(value)) < 60 else _shown(value)
         return "", f"expected {name}, got {shown}"
 
     return Check(name, set(), slow)

@@ -28,10 +28,10 @@ from .frames import (
     without_released,
     write_head,
 )
-from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, MAX_FRAME, RESULT, STREAM, ZERO_COPY
+from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, STREAM, ZERO_COPY
 from .probe import PROBE
 from .replies import Placer, bare_way
-from .survey import LEAVES, look_inside
+from .survey import look_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ class Calls:
         self._encoder = Encoder(service.inline_limit)
         self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
-        self._max_envelope = min(self._max_result, MAX_FRAME - (1 << 20))
+        self._max_envelope = min(self._max_result, self.placer.max_envelope())
         self._unpack = self._decoder.plainly
         self._pack = Packer(strict_types=True).pack
         self._runner: Any = None
@@ -133,13 +133,13 @@ class Calls:
             tool = self._tools[command]
             if len(arguments) != tool.complete or caller != context.caller.get():
                 return None
-            kinds = tool.kinds
+            simple = tool.simple
             for name, value in arguments.items():
-                allowed = kinds[name]
-                found = type(value)
-                if found not in LEAVES or (allowed is not None and found not in allowed):
-                    look_inside(arguments)
+                if type(value) not in simple[name]:
+                    bytes_inside = look_inside(arguments)
                     tool.check(arguments)
+                    if bytes_inside or tool.writable:
+                        tool.adapt(arguments)
                     break
         except Exception:
             return None
@@ -233,6 +233,9 @@ class Calls:
         try:
             try:
                 tool, arguments = self._open(frame, beside)
+                if beside is None and self._mask != 1 << GRPC:
+                    # The items of a stream on a lane cannot be fetched.
+                    self._mask &= ~(1 << GRPC)
                 started = perf_counter_ns()
                 source = self._guarded(tool.call, arguments)
                 arguments = tool = None
@@ -288,6 +291,8 @@ class Calls:
         if tool is None:
             raise self._unknown(command)
         tool.check(arguments)
+        if self._decoder.bytes_inside or tool.writable:
+            tool.adapt(arguments)
         if caller is not context.caller.get():
             context.caller.set(caller)
         return [tool, arguments]
@@ -411,12 +416,20 @@ class Calls:
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         buffers = self._encoder.take_buffers()
         total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
-        if total > self._max_result or len(envelope) > self._max_envelope:
-            message = f"the result has {total} bytes, the limit is {self._max_result}"
+        if total > self._max_result:
+            message = f"the result has {total} bytes, the limit is {self._max_result} (max_result of the pool)"
             raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
+        if len(envelope) > self._max_envelope:
+            # Whichever way the buffers take, this part goes in a frame or a message.
+            limit = self._max_envelope
+            message = (
+                f"the result has {len(envelope)} bytes without its large strings, bytes and arrays; "
+                f"at most {limit} can go: return arrays, or a stream of parts"
+            )
+            raise CallError("transfer", "too_large", message, details={"bytes": len(envelope), "limit": limit})
         if not buffers:
             return self._bare(kind, nanoseconds, envelope)
-        placement = self.placer.place(buffers, self._mask, self._forced)
+        placement = self.placer.place(buffers, self._mask, self._forced, len(envelope))
         del buffers
         views = placement.views
         if views and total <= _COPY_LIMIT and self._borrowed.outstanding:

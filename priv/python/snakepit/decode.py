@@ -9,7 +9,7 @@ from msgpack import unpackb
 from .arrays import Layout
 from .errors import CallError, Refusal
 from .limits import MAX_DEPTH, MAX_VALUES
-from .survey import LEAVES, Suspect, count_values, look_inside
+from .survey import NOT_BYTES, Suspect, count_values, look_inside
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,12 +52,15 @@ class Decoder:
         # By what a tensor is in the envelope, where its bytes are a buffer: the next one of a kind is known by that.
         self._layouts: dict[bytes, tuple[Layout, bytes]] = {}
         # Types with nothing inside; arrays, once there was one.
-        self._leaves: frozenset[object] = LEAVES
+        self._leaves: frozenset[object] = NOT_BYTES
+        # Whether the last request had bytes anywhere in its arguments.
+        self.bytes_inside = False
 
     def request(self, envelope: Any, buffers: Sequence[memoryview] = ()) -> tuple[str, dict[str, Any], Caller]:
         """Command, arguments and caller. Raises `CallError` (validation) for anything it does not like."""
         self._buffers = buffers
         self._depth = 0
+        self.bytes_inside = False
         try:
             parts = self._unpack(envelope)
             if type(parts) is not list or len(parts) != 3:
@@ -68,7 +71,7 @@ class Decoder:
             if caller is not None and type(caller) is not str and not _is_caller(caller):
                 raise Refusal("bad_envelope", "a caller must be a session, or that and a correlation id")
             if not self._leaves.issuperset(map(type, arguments.values())):
-                look_inside(arguments)
+                self.bytes_inside = look_inside(arguments)
             if len(envelope) > MAX_VALUES and count_values(parts) > MAX_VALUES:
                 raise Refusal("too_many_values", f"a request has more than {MAX_VALUES} values")
         except Exception as error:
@@ -138,7 +141,7 @@ class Decoder:
             raise Refusal(*data.words)
         layout = Layout(name, shape)
         made = layout.over(data)
-        self._leaves = LEAVES | {type(made)}
+        self._leaves = NOT_BYTES | {type(made)}
         # As the BEAM writes it: an array of three, with the name of the dtype in it, too.
         if type(data) is memoryview and payload[0] == 0x93 and payload[1] & 0xE0 == 0xA0:
             if len(self._layouts) == _LAYOUTS:
@@ -171,12 +174,19 @@ class Decoder:
 
 def _set(parts: list[Any]) -> set[Any]:
     try:
-        made = set(parts)
+        made = set(map(_member, parts)) if {memoryview, tuple}.intersection(map(type, parts)) else set(parts)
     except TypeError as error:
         raise Refusal("bad_set", f"Python cannot have this in a set: {error}") from None
     if len(made) != len(parts):
         raise Refusal("bad_set", "elements of this set are equal in Python (1, 1.0 and True are)")
     return made
+
+
+def _member(value: Any) -> Any:
+    """A member of a set, with `bytes` for views: a view has no hash where the memory below it can change."""
+    if type(value) is memoryview:
+        return bytes(value)
+    return tuple(map(_member, value)) if type(value) is tuple else value
 
 
 def _integer(payload: bytes) -> int:

@@ -18,10 +18,21 @@ _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 def python_error(error: BaseException) -> CallError:
     """The error reply for what a tool raised. The exception is left without frames: they hold the arguments."""
     told = describe(error)
+    advice = _advice(error)
     _forget_frames(error)
     # As the last line of a traceback has it: the text of a KeyError alone is no sentence.
     message = f"{told['type']}: {told['message']}" if told["message"] else told["type"]
-    return CallError("python_error", "raised", message, type=told["type"], traceback=told["traceback"])
+    return CallError("python_error", "raised", message + advice, type=told["type"], traceback=told["traceback"])
+
+
+def _advice(error: BaseException) -> str:
+    try:
+        from .advice import advice_for
+
+        return advice_for(error)
+    except (Exception, RecursionError):
+        # An exception whose text raises, say: the report goes without.
+        return ""
 
 
 def describe(error: BaseException) -> dict[str, str]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+import types
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -12,17 +15,40 @@ if TYPE_CHECKING:
 
     F = TypeVar("F", bound=Callable[..., Any])
 
+# The attribute that has a function's `Mark`. `functools.wraps` copies it, so a decorator above `@tool` hands it on.
 _MARK = "__snakepit_tool__"
+# Types whose `__dict__` is their own: reading it runs no code of the user's.
+_WRAPPERS = frozenset(
+    {types.FunctionType, staticmethod, functools.partial, type(functools.lru_cache(maxsize=0)(lambda: None))}
+)
 
 
-def _tool(function: Any = None, /, *, name: str | None = None) -> Any:
+class Mark:
+    """What `tool` was told of a function."""
+
+    __slots__ = ("name", "writable")
+
+    def __init__(self, name: str, writable: frozenset[str]) -> None:
+        self.name = name
+        self.writable = writable
+
+
+# What `tool` was given, by `id`. It is held, so that no other object gets that id.
+_registered: dict[int, tuple[Any, Mark]] = {}
+
+
+def _tool(function: Any = None, /, *, name: str | None = None, writable: Iterable[str] = ()) -> Any:
     """Marks a function as one that Elixir may call: `@tool`, or `@tool(name="…")`.
 
     The function itself is returned unchanged. Plain functions, `async def` and generators, whose items are streamed.
+
+    Arrays and bytes are given to it as read-only views of the caller's memory. What a parameter annotated with `bytes`
+    or `bytearray` gets is a copy of that type; any other gets a `memoryview`, however small. `writable=["x"]` makes
+    private copies of the arrays and views in argument `x`, which the function may write to.
     """
     if function is None:
-        return lambda decorated: _mark(decorated, name)
-    return _mark(function, name)
+        return lambda decorated: _mark(decorated, name, writable)
+    return _mark(function, name, writable)
 
 
 if TYPE_CHECKING:
@@ -31,8 +57,8 @@ if TYPE_CHECKING:
     @overload
     def tool(function: F, /) -> F: ...
     @overload
-    def tool(*, name: str | None = None) -> Callable[[F], F]: ...
-    def tool(function: Any = None, /, *, name: str | None = None) -> Any:
+    def tool(*, name: str | None = None, writable: Iterable[str] = ()) -> Callable[[F], F]: ...
+    def tool(function: Any = None, /, *, name: str | None = None, writable: Iterable[str] = ()) -> Any:
         """As above."""
 else:
     # Without an import of typing at run time.
@@ -40,15 +66,20 @@ else:
     tool.__name__ = tool.__qualname__ = "tool"
 
 
-def _mark(function: Any, name: str | None) -> Any:
+def _mark(function: Any, name: str | None, writable: Iterable[str]) -> Any:
     if not callable(function):
         raise TypeError(f"@tool needs a function, got {type(function).__name__}")
     if name is not None and (not isinstance(name, str) or not name):
         raise TypeError("@tool(name=…) needs a string that is not empty")
+    names = [] if isinstance(writable, str) else list(writable)
+    if isinstance(writable, str) or not all(isinstance(parameter, str) for parameter in names):
+        raise TypeError(f'@tool(writable=…) needs the names of parameters, as in ["x"], got {writable!r}')
     try:
-        setattr(function, _MARK, name or function.__name__)
+        mark = Mark(name or function.__name__, frozenset(names))
+        setattr(function, _MARK, mark)
     except AttributeError:
         raise TypeError(f"@tool cannot mark {function!r}: decorate a Python function that calls it") from None
+    _registered[id(function)] = function, mark
     return function
 
 
@@ -61,22 +92,29 @@ class NoTools(Exception):
 
 
 def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
-    """The tools of these modules by name, those they import included."""
+    """The tools of these modules by name, those they import included.
+
+    A module holds objects of all kinds, some of which raise, or act, when anything of theirs is looked at. So its
+    values are compared with what `tool` was given by identity, and nothing else of them is touched.
+    """
     from .signature import Tool
 
     found: dict[str, Tool] = {}
     origin: dict[str, str] = {}
     for module in modules:
         marked = False
-        for value in list(vars(module).values()):
-            # Read from the dict: modules hold objects that answer any getattr, mocks for example.
-            name = getattr(value, "__dict__", {}).get(_MARK) if callable(value) else None
-            if not isinstance(name, str):
+        hidden = _decorated_again(module.__name__)
+        for bound, value in list(vars(module).items()):
+            mark = _mark_of(value)
+            if mark is None and bound in hidden and _may_be_decorated(value):
+                mark = hidden[bound]
+            if mark is None:
                 continue
             marked = True
+            name = mark.name
             known = found.get(name)
             if known is None:
-                found[name] = Tool(name, value)
+                found[name] = Tool(name, value, mark.writable)
                 origin[name] = module.__name__
             elif known.function is not value:
                 raise DuplicateTool(
@@ -86,6 +124,37 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
         if not marked:
             raise NoTools(f"{module.__name__} has no function with @tool")
     return found
+
+
+def _mark_of(value: Any) -> Mark | None:
+    """The mark of this object, or of what it is a plain wrapper of."""
+    registered = _registered.get(id(value))
+    if registered is not None:
+        return registered[1]
+    if type(value) is types.MethodType:
+        return _mark_of(value.__func__)
+    mark = value.__dict__.get(_MARK) if type(value) in _WRAPPERS else None
+    return mark if type(mark) is Mark else None
+
+
+def _decorated_again(module: str) -> dict[str, Mark]:
+    """Tools that were defined at the top of a module, by what they are called there.
+
+    A decorator above `@tool` may put an object of any type in such a function's place: a compiled function, say.
+    """
+    return {
+        function.__name__: mark
+        for function, mark in _registered.values()
+        if type(function) is types.FunctionType
+        and function.__module__ == module
+        and function.__qualname__ == function.__name__
+    }
+
+
+def _may_be_decorated(value: Any) -> bool:
+    """Whether it can be called, but is neither a class nor another function, which would be a new definition."""
+    kind = type(value)
+    return callable(value) and kind is not types.FunctionType and not issubclass(kind, type)
 
 
 def _where(function: Any, module: str) -> str:

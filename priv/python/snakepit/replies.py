@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .arrays import LARGE, freeze
 from .errors import CallError
-from .limits import GRPC, IN_PLACE, INLINE, MAX_FRAME, STARVED, ZERO_COPY
+from .frames import HEADER, PLACE
+from .limits import ALIGN, GRPC, IN_PLACE, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STARVED, ZERO_COPY
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +18,12 @@ if TYPE_CHECKING:
 
     Buffers = list[Bytes | Array]
 
-_HEADROOM = 1 << 20
+# Left for the tokens that a reply gives back: how many is known only after its buffers were copied.
+TOKENS = 1 << 20
+# What a buffer takes beside its bytes: of a frame, its length and the gap before it; of a gRPC message, its length in
+# the frame, and the field's tag and length.
+_IN_FRAME = 8 + ALIGN - 1
+_IN_MESSAGE = 8 + 11
 # Of the BEAM's table: bins of one kind of value, and the kinds.
 BINS = 160
 BINARY, TENSOR, MIXED = 0, 2, 4
@@ -54,40 +60,81 @@ class Placement:
 class Placer:
     """Shared memory where it is warm, the frame itself where it is not, gRPC where nothing else is allowed."""
 
-    def __init__(self, arena: Arena | None, keeper: Keeper, lend_to_numpy: Callable[[], None] | None) -> None:
+    def __init__(
+        self,
+        arena: Arena | None,
+        keeper: Keeper,
+        lend_to_numpy: Callable[[], None] | None,
+        max_frame: int = MAX_FRAME,
+        max_message: int = MAX_GRPC_MESSAGE,
+    ) -> None:
         self._arena = arena
         self._keeper = keeper
         self._lend_to_numpy = lend_to_numpy
+        self.max_frame = max_frame
+        self.max_message = max_message
         # Until the BEAM sends one, shared memory comes first.
         self.table = b""
 
-    def place(self, buffers: Buffers, mask: int, forced: bool) -> Placement:
-        """Raises `CallError` (transfer) where no allowed way can take them."""
-        total = buffers[0].nbytes if len(buffers) == 1 else sum(buffer.nbytes for buffer in buffers)
-        fits_frame = total <= MAX_FRAME - _HEADROOM
-        may_frame = bool(mask & 1 << INLINE) and fits_frame
-        may_grpc = bool(mask & 1 << GRPC)
+    def max_envelope(self) -> int:
+        """The largest envelope that a reply without buffers can have."""
+        return self.max_frame - HEADER - TOKENS
+
+    def open_ways(self, buffers: Buffers, mask: int, envelope: int) -> int:
+        """The ways of the mask whose limits this reply keeps."""
+        count = len(buffers)
+        total = buffers[0].nbytes if count == 1 else sum(buffer.nbytes for buffer in buffers)
+        bare = HEADER + envelope + TOKENS
+        if bare + total + _IN_FRAME * count > self.max_frame:
+            mask &= ~(1 << INLINE)
+        if bare + total + _IN_MESSAGE * count + 11 > self.max_message:
+            mask &= ~(1 << GRPC)
+        if bare + PLACE.size * count > self.max_frame:
+            mask &= ~(1 << ZERO_COPY)
+        return mask
+
+    def place(self, buffers: Buffers, mask: int, forced: bool, envelope: int = 0) -> Placement:
+        """Raises `CallError` (transfer) where no allowed way can take them, beside an envelope of this size."""
+        able = self.open_ways(buffers, mask, envelope)
+        may_frame = bool(able & 1 << INLINE)
+        may_grpc = bool(able & 1 << GRPC)
         flags = 0
-        if mask & 1 << ZERO_COPY:
+        if able & 1 << ZERO_COPY:
             # Nothing else may take it: then memory is made, warm or not.
             must = forced or not (may_frame or may_grpc)
-            dearer = not must and self._is_dearer(buffers, total)
+            dearer = not must and self._is_dearer(buffers)
             if self._arena is not None:
-                slots = self._slots(self._arena, buffers, must, dearer)
+                try:
+                    slots = self._slots(self._arena, buffers, must, dearer)
+                except CallError as error:
+                    if able != mask:
+                        error.message += f"; {self._too_large(buffers, envelope)} other ways"
+                    raise
                 if slots is not None:
                     return self._fill(self._arena, buffers, slots)
             elif must:
-                raise CallError("transfer", "unavailable", "this worker has no shared memory")
+                others = "" if able == mask else f"; {self._too_large(buffers, envelope)} other ways"
+                raise CallError("transfer", "unavailable", f"this worker has no shared memory{others}")
             flags = 0 if dearer else STARVED
         if may_frame:
             return self._beside(buffers, INLINE, flags)
         if may_grpc:
             return self._beside(buffers, GRPC, flags)
-        if not fits_frame:
-            raise CallError("transfer", "too_large", f"a result of {total} bytes does not fit in a frame")
-        raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
+        if able == mask:
+            raise CallError("transfer", "no_way", f"the reply may take none of this worker's ways (mask {mask})")
+        details = {"bytes": sum(buffer.nbytes for buffer in buffers), "envelope": envelope, "buffers": len(buffers)}
+        words = f"{self._too_large(buffers, envelope)} the ways that this call allows its reply"
+        raise CallError("transfer", "too_large", words, details=details)
 
-    def _is_dearer(self, buffers: Buffers, total: int) -> bool:
+    def _too_large(self, buffers: Buffers, envelope: int) -> str:
+        total = sum(buffer.nbytes for buffer in buffers)
+        beside = f" in {len(buffers)} buffers and {envelope} beside them" if len(buffers) > 1 or envelope > 1024 else ""
+        return (
+            f"a result of {total} bytes{beside} is too large for a frame (at most {self.max_frame}) "
+            f"or a gRPC message (at most {self.max_message}), and so for"
+        )
+
+    def _is_dearer(self, buffers: Buffers) -> bool:
         """Whether copying these into shared memory costs more than the frame, as the BEAM has measured it.
 
         Or more than gRPC, where the frame is not allowed.
@@ -95,6 +142,7 @@ class Placer:
         table = self.table
         if not table:
             return False
+        total = sum(buffer.nbytes for buffer in buffers)
         kinds = {buffer.is_array for buffer in buffers}
         kind = MIXED if len(kinds) > 1 else TENSOR if kinds.pop() else BINARY
         return not table[kind * BINS + bin_of(total // len(buffers))]

@@ -19,15 +19,16 @@ class Suspect(Exception):
     """Something in the value cannot cross; `locate` finds out what and where."""
 
 
-PLAIN = frozenset({int, float, bool, type(None)})
+PLAIN: frozenset[type] = frozenset({int, float, bool, type(None)})
 SIZED = frozenset({str, bytes, bytearray, memoryview})
 LEAVES = PLAIN | SIZED
+# What a tool is given as it was read, without a look at the tool's annotations.
+NOT_BYTES: frozenset[type] = PLAIN | {str}
 KEYS = frozenset({str, int})
 # What msgpack would pass through as it is.
 _RAW = frozenset({ExtType, Timestamp})
 # Integer keys must be plain MessagePack integers.
 _FIRST, _LAST = -(1 << 63), (1 << 64) - 1
-_NO_LIMIT = 1 << 62
 _SEQUENCES = frozenset({list, tuple, set, frozenset})
 
 
@@ -38,13 +39,16 @@ def apart(value: Any, limit: int) -> bool:
     return len(value) >= limit
 
 
-def look_inside(arguments: dict[str, Any]) -> None:
-    """Raises `Suspect` for keys and depth of what was read."""
-    survey(arguments, _NO_LIMIT)
+def look_inside(arguments: dict[str, Any]) -> bool:
+    """Whether there are bytes anywhere in what was read. Raises `Suspect` for its keys and depth."""
+    return survey(arguments, 0, 1, NOT_BYTES)
 
 
-def survey(value: Any, limit: int, depth: int = 1) -> bool:
-    """Whether anything of at least `limit` bytes is inside. Raises `Suspect` for keys, depth and raw extensions."""
+def survey(value: Any, limit: int, depth: int = 1, plain: frozenset[type] = PLAIN) -> bool:
+    """Whether anything of at least `limit` bytes is inside. Raises `Suspect` for keys, depth and raw extensions.
+
+    `plain` are the types that do not count, whatever their size.
+    """
     kind = type(value)
     if kind is dict:
         kinds = set(map(type, value))
@@ -57,12 +61,12 @@ def survey(value: Any, limit: int, depth: int = 1) -> bool:
         items = value
         if kind is not list:
             depth += 1  # an extension with an array in it
+    elif kind in plain:
+        return False
     elif kind in SIZED:
         return apart(value, limit)
-    elif kind in PLAIN:
-        return False
     elif isinstance(value, dict):
-        return survey(dict(value), limit, depth)
+        return survey(dict(value), limit, depth, plain)
     else:
         if kind in _RAW or depth + 2 > MAX_DEPTH:
             raise Suspect
@@ -70,17 +74,19 @@ def survey(value: Any, limit: int, depth: int = 1) -> bool:
     if depth > MAX_DEPTH:
         raise Suspect
     kinds = set(map(type, items))
-    if PLAIN.issuperset(kinds):
+    if plain.issuperset(kinds):
         return False
     if len(kinds) == 1 and (str in kinds or bytes in kinds):
         return max(map(len, items)) >= limit
     large = False
     for item in items:
         kind = type(item)
+        if kind in plain:
+            continue
         if kind in SIZED:
             if apart(item, limit):
                 large = True
-        elif kind not in PLAIN and survey(item, limit, depth + 1):
+        elif survey(item, limit, depth + 1, plain):
             large = True
     return large
 

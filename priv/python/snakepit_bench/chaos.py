@@ -21,7 +21,7 @@ def checksum(x: Any) -> int:
 
 @tool
 def repeated(pattern: bytes, times: int) -> bytes:
-    return bytes(pattern) * times
+    return pattern * times
 
 
 @tool
@@ -38,4 +38,4 @@ def same(x: Any) -> Any:
 @tool
 def blocks(pattern: bytes, times: int, n: int) -> Iterator[bytes]:
     for i in range(n):
-        yield bytes([i]) + bytes(pattern) * times
+        yield bytes([i]) + pattern * times

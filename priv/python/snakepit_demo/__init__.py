@@ -26,7 +26,7 @@ def numpy_directories() -> list[str]:
 
 
 @tool
-def histogram(data: bytes) -> dict[str, Any]:
+def histogram(data: memoryview) -> dict[str, Any]:
     """How often each byte value occurs, and the entropy of that in bits per byte."""
     import numpy as np
 
@@ -40,12 +40,11 @@ def histogram(data: bytes) -> dict[str, Any]:
 
 
 @tool
-def zlib_ratio(data: bytes) -> dict[str, Any]:
+def zlib_ratio(data: memoryview) -> dict[str, Any]:
     """Compressed size to size at level 1, and how many bytes that was measured on."""
-    view = memoryview(data)
     packer = zlib.compressobj(1)
     taken = packed = 0
-    for piece in _pieces(view):
+    for piece in _pieces(data):
         taken += len(piece)
         packed += len(packer.compress(piece))
     packed += len(packer.flush())
@@ -61,11 +60,11 @@ def _pieces(view: memoryview) -> list[memoryview]:
 
 
 @tool
-def sha256(data: bytes) -> str:
+def sha256(data: memoryview) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
 @tool
-def size(data: bytes) -> int:
+def size(data: memoryview) -> int:
     """Does nothing with the bytes: what is left of such a call is their way."""
     return len(data)

@@ -1,0 +1,126 @@
+"""A reply takes a way only if that way can carry it: limits are part of the mask."""
+
+import itertools
+import unittest
+
+from msgpack import packb
+
+import tools
+from beam import GRPC, INLINE, REQUEST, ZERO_COPY, Beam
+from snakepit.arena import Arena
+from snakepit.borrowed import Borrowed
+from snakepit.buffers import Bytes
+from snakepit.calls import Calls, Service
+from snakepit.errors import CallError
+from snakepit.frames import lay_out, write_head
+from snakepit.keeper import Keeper
+from snakepit.limits import MAX_FRAME, MAX_GRPC_MESSAGE
+from snakepit.payload import payload_size, write_payload
+from snakepit.registry import collect
+from snakepit.replies import TOKENS, Placer
+
+ALL = INLINE | ZERO_COPY | GRPC
+KIB, MIB = 1 << 10, 1 << 20
+
+
+class Claims(Bytes):
+    """Says that it is large; nobody may copy it."""
+
+    def __init__(self, nbytes):
+        super().__init__(b"")
+        self.nbytes = nbytes
+
+    def view(self):
+        return memoryview(b"")
+
+    def copy_to(self, target):
+        raise AssertionError("copied")
+
+
+def arena(quota=8 * MIB):
+    return Arena(7, MIB, quota, lambda *_: None, lambda *_: None)
+
+
+def placer(own=None, **limits):
+    return Placer(own, Keeper(own, Borrowed({}), 60_000, lambda tokens: None), None, **limits)
+
+
+class Limits(unittest.TestCase):
+    def test_a_cold_reply_that_only_memory_can_carry_makes_memory(self):
+        # Frames and messages of 2 MiB stand for those of 2 GiB.
+        for mask in (ALL, ZERO_COPY | GRPC, ZERO_COPY | INLINE):
+            own = arena()
+            placed = placer(own, max_frame=2 * MIB, max_message=2 * MIB).place([Bytes(b"x" * (3 * MIB))], mask, False)
+            self.assertEqual((placed.way, own.total), (1, 3 * MIB), mask)
+
+    def test_what_fits_goes_as_before(self):
+        for mask, way in [(ALL, 0), (ZERO_COPY | GRPC, 2), (GRPC, 2), (INLINE, 0)]:
+            own = arena()
+            placed = placer(own, max_frame=8 * MIB, max_message=8 * MIB).place([Bytes(b"x" * (3 * MIB))], mask, False)
+            self.assertEqual((placed.way, own.total), (way, 0), mask)
+
+    def test_the_real_limits(self):
+        claimed = [Claims(2_500_000_000)]
+        many = [Claims(1_500_000_000), Claims(1_000_000_000)]
+        for buffers in (claimed, many):
+            with self.assertRaises(CallError) as caught:
+                placer(arena()).place(buffers, ALL, False)
+            error = caught.exception
+            self.assertEqual((error.category, error.reason), ("transfer", "quota"))
+            for number in (8 * MIB, 2_500_000_000, MAX_FRAME):
+                self.assertIn(str(number), error.message)
+            for own, mask, reason in [
+                (None, ALL, "unavailable"),
+                (arena(), GRPC, "too_large"),
+                (None, INLINE, "too_large"),
+            ]:
+                with self.assertRaises(CallError) as caught:
+                    placer(own).place(buffers, mask, False)
+                self.assertEqual(caught.exception.reason, reason)
+                for number in (2_500_000_000, MAX_FRAME, MAX_GRPC_MESSAGE):
+                    self.assertIn(str(number), caught.exception.message)
+
+    def test_what_is_allowed_is_what_the_frame_and_the_message_take_and_no_more(self):
+        limit = TOKENS + 300 * KIB
+        for count, each, envelope in itertools.product((1, 3, 100, 1000), (1, 64, 65, 4095), (0, 1, 100 * KIB)):
+            buffers = [Bytes(b"x" * each)] * count
+            views = [memoryview(b"x" * each)] * count
+            tokens = range(TOKENS // 8)
+            head = write_head(1, 0, 0, 1, 1, b"e" * envelope, [each] * count, (), tokens)
+            places = write_head(1, 1, 0, 1, 1, b"e" * envelope, (), [(1, 2, 3, 4)] * count, tokens)
+            sizes = {
+                INLINE: sum(map(len, lay_out(head, views))),
+                ZERO_COPY: len(places),
+                GRPC: payload_size(head, views),
+            }
+            self.assertLessEqual(len(write_payload(head, views)), sizes[GRPC])
+            able = placer(max_frame=limit, max_message=limit).open_ways(buffers, ALL, envelope)
+            for way, size in sizes.items():
+                if size > limit:
+                    self.assertFalse(able & way, (way, count, each, envelope))
+                elif size + 64 * count + 64 <= limit:
+                    self.assertTrue(able & way, (way, count, each, envelope))
+
+    def test_an_envelope_that_nothing_can_carry(self):
+        borrowed = Borrowed({})
+        calls = Calls(Service(collect([tools]), None, borrowed, Keeper(None, borrowed, 60_000, lambda _: None), 256, 0))
+        calls._max_envelope = 5_000
+        envelope = packb(["identity", {"x": list(range(20_000))}, None])
+        frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
+        reply = calls.answer(memoryview(frame))[1]
+        self.assertIn(b"too_large", reply)
+        self.assertIn(b"at most 5000 can go", reply)
+
+
+class Streams(unittest.TestCase):
+    def test_a_cold_item_on_a_lane_does_not_wait_to_be_fetched(self):
+        with Beam() as beam:
+            items = list(beam.stream("count", {"n": 2, "size": 100_000}, mask=ZERO_COPY | GRPC))
+            self.assertEqual([(item.kind, item.way, len(item.buffers)) for item in items[:2]], [(3, 1, 1)] * 2)
+            beam.call("let_go", freed=[token for item in items for token in item.tokens])
+            items = list(beam.stream("count", {"n": 2, "size": 100_000}, mask=GRPC))
+            self.assertEqual(items[0].envelope["reason"], "no_way")
+
+
+if __name__ == "__main__":
+    unittest.main()
