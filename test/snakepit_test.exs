@@ -100,9 +100,10 @@ defmodule SnakepitTest do
     {:ok, options} = Snakepit.Pool.Options.new(name: :any, python_module: "any")
     assert options.inline_limit == 16 * 1024
 
-    for {size, way} <- [{16 * 1024 - 1, "bytes"}, {16 * 1024, "memoryview"}] do
+    for {size, beside} <- [{16 * 1024 - 1, 0}, {16 * 1024, 16 * 1024}] do
       value = Snakepit.bytes(:binary.copy("x", size))
-      assert Snakepit.execute("type_name", %{x: value}, pool: pool) == {:ok, way}
+      assert {{:ok, "memoryview"}, seen} = Snakepit.observe("type_name", %{x: value}, pool: pool)
+      assert seen.request_bytes == beside
     end
   end
 

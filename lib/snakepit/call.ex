@@ -226,7 +226,7 @@ defmodule Snakepit.Call do
   defp caller(%{correlation_id: id, session: session}), do: [session, id]
 
   defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
-  defp hint("a bitstring" <> _), do: ": pad it to whole bytes"
+  defp hint("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"
   defp hint(_what), do: ""
 
   # What a forced way, the pool and `zero_copy: false` leave.

@@ -36,9 +36,12 @@ defmodule Snakepit.Transfer do
   def among(order, allowed, bytes, envelope),
     do: for(way <- order, way in allowed, carries?(way, bytes, envelope), do: way)
 
-  # Headers and the buffer table are at most a few MiB; this leaves room for them.
-  defp carries?(:zero_copy, _bytes, envelope), do: envelope < @largest_message - 0x400000
-  defp carries?(_message, bytes, envelope), do: bytes + envelope < @largest_message - 0x400000
+  # Left for header, tokens, and of up to 65,536 buffers each an entry in the table (32 bytes) or its length and the
+  # gap before it (71).
+  @room 0x800000
+
+  defp carries?(:zero_copy, _bytes, envelope), do: envelope < @largest_message - @room
+  defp carries?(_message, bytes, envelope), do: bytes + envelope < @largest_message - @room
 
   @doc "The largest frame or gRPC message, in bytes."
   @spec largest_message() :: pos_integer()

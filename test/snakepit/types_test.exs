@@ -21,7 +21,7 @@ defmodule Snakepit.TypesTest do
           {"text", "str"},
           {:atom, "str"},
           {String.duplicate("é", 5000), "str"},
-          {Snakepit.bytes(<<1>>), "bytes"},
+          {Snakepit.bytes(<<1>>), "memoryview"},
           {Snakepit.bytes(:binary.copy(<<1>>, 5000)), "memoryview"},
           {[1], "list"},
           {{1, 2}, "tuple"},

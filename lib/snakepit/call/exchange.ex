@@ -203,11 +203,20 @@ defmodule Snakepit.Call.Exchange do
     {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
   end
 
-  # A lane can answer by gRPC only once the worker serves it.
+  # Ways that this worker lacks are left out, unless it has none of them: then its answer says what is missing.
   defp reply_mask(%{reply_ways: ways} = call, lane) do
-    unless :inline in ways or :grpc not in ways, do: channel(call, lane)
-    Transfer.mask(ways)
+    case Enum.filter(ways, &answers?(&1, ways, call, lane)) do
+      [] -> Transfer.mask(ways)
+      able -> Transfer.mask(able)
+    end
   end
+
+  defp answers?(:inline, _ways, _call, _lane), do: true
+  defp answers?(:zero_copy, _ways, _call, lane), do: lane.zero_copy
+  defp answers?(:grpc, _ways, _call, %Lane{grpc: false}), do: false
+
+  # A lane can answer by gRPC only once the worker serves it. Where it may answer inline, gRPC is a last resort.
+  defp answers?(:grpc, ways, call, lane), do: :inline in ways or match?({:ok, _}, channel(call, lane))
 
   defp send_frame(call, lane, call_id, frame, copied) do
     size = IO.iodata_length(frame)
