@@ -118,6 +118,14 @@ defmodule Snakepit.Python do
   @doc "The library that makes numpy's arrays in shared memory; `nil` for a pool that does not want it."
   @spec numpy_memory(Pool.Options.t()) :: Path.t() | nil
   def numpy_memory(%Pool.Options{numpy_memory: wanted?}) do
-    if wanted?, do: Path.join(:code.priv_dir(:snakepit), "native/libsnakepit_numpy.so")
+    if wanted?, do: native("numpy")
   end
+
+  @doc "The library that gives forked children copies of shared memory; `nil` where there is no shared memory."
+  @spec fork_memory() :: Path.t() | nil
+  def fork_memory do
+    if match?({:unix, :linux}, :os.type()), do: native("fork")
+  end
+
+  defp native(name), do: Path.join(:code.priv_dir(:snakepit), "native/libsnakepit_#{name}.so")
 end

@@ -193,7 +193,8 @@ class NumpyMemoryTest(unittest.TestCase):
 
     def test_a_forked_child_leaves_the_memory_alone(self):
         code = (
-            "import os, numpy as np\n"
+            "import os, numpy as np\nfrom snakepit import fork\n"
+            f"fork.install({str(LIBRARY.with_name('libsnakepit_fork.so'))!r})\n"
             "from snakepit.arena import Arena\nfrom snakepit.numpy_memory import NumpyMemory\n"
             "a = Arena(1, 1 << 20, 1 << 26, lambda *x: None, lambda i: None)\n"
             f"NumpyMemory(a, {str(LIBRARY)!r}).install()\n"
@@ -204,6 +205,8 @@ class NumpyMemoryTest(unittest.TestCase):
             "assert lies(kept)\n"
             "child = os.fork()\n"
             "if child == 0:\n"
+            "    assert lies(kept) and (kept == 7).all()\n"
+            "    kept[:] = 8\n"
             "    del kept\n"
             "    more = [np.full(300_000, 9, np.uint8) for _ in range(8)]\n"
             "    os._exit(any(map(lies, more)))\n"

@@ -103,6 +103,7 @@ defmodule Snakepit.Worker.Conversation do
       pool: inspect(options.name),
       modules: options.python_module,
       numpy_memory: Python.numpy_memory(options),
+      fork_memory: Python.fork_memory(),
       busy_poll: Pool.Options.busy_poll(options)
     }
   end

@@ -70,7 +70,7 @@ fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// This is a forked child: the memory lent so far is its parent's.
+/// This is a forked child: its parent's arena is not here.
 static FORKED: AtomicBool = AtomicBool::new(false);
 
 fn lend(address: usize, length: usize) {
@@ -167,6 +167,9 @@ pub unsafe extern "C" fn snakepit_numpy_handler(
         return ptr::null();
     }
     let state = STATE.get_or_init(|| {
+        // Not by Python's hooks: C may fork as well.
+        // SAFETY: the handler takes no arguments, and numpy keeps this library for as long as the process lives.
+        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
         let mut name = [0; 127];
         for (to, from) in name.iter_mut().zip(b"snakepit") {
             *to = from.cast_signed() as c_char;
@@ -182,9 +185,8 @@ pub unsafe extern "C" fn snakepit_numpy_handler(
     &raw const state.handler
 }
 
-/// To be called in a forked child: from now on nothing is lent, and what was is left to the parent.
-#[unsafe(no_mangle)]
-pub extern "C" fn snakepit_numpy_forked() {
+/// In a forked child: from now on nothing is lent. What was lies in private copies, which stay.
+extern "C" fn forked() {
     FORKED.store(true, Ordering::Release);
 }
 

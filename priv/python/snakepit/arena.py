@@ -13,6 +13,7 @@ from bisect import bisect_right
 from itertools import count
 
 from .errors import CallError
+from .fork import add, is_child, remove
 from .leases import Leases
 from .size_classes import class_size
 
@@ -54,8 +55,8 @@ class Slot:
         self.offset = offset
         self.size = size
         self.holders = 0
-        # Whether numpy made an array here, and may still write to it.
-        self.lent = False
+        # If numpy made an array here, and may still write to it: its row in the table of what is alive.
+        self.lent = 0
         # A weak reference to the array that `empty` made here.
         self.array: Callable[[], Any] | None = None
 
@@ -305,7 +306,8 @@ class Arena:
         if self._lent:
             for address in self.freed_by_numpy():
                 lent = self._lent.pop(address)
-                lent.lent = False
+                remove(lent.lent)
+                lent.lent = 0
                 self._lent_bytes -= lent.size
                 self._release(lent)
 
@@ -323,8 +325,8 @@ class Arena:
             slot = stack.pop()
             slot.holders = 1
             slot.chunk.live += 1
-            slot.lent = True
             address = slot.chunk.mapping.address + slot.offset
+            slot.lent = add(address, size)
             self._lent[address] = slot
             self._lent_bytes += size
             return address
@@ -355,6 +357,11 @@ class Arena:
                 return None
             slot.holders += 1
             return slot, offset
+
+    @staticmethod
+    def is_left() -> bool:
+        """Whether this is a forked child, which has these books but not the memory."""
+        return is_child()
 
     def live_slots(self) -> int:
         """How many slots are held, for tests."""

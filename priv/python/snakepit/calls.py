@@ -11,8 +11,8 @@ from time import perf_counter_ns
 
 from msgpack import Packer, packb, unpackb
 
-from . import context
-from .cancel import Cancellation, Cancelled
+from . import context, fork
+from .cancel import LEFT, Cancellation, Cancelled
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest, some_of
@@ -362,6 +362,9 @@ class Calls:
             return await coroutine
         finally:
             self.cancellation.task = None
+            if self.cancellation.cancelling == LEFT:
+                # At once: what the loop has open is its parent's.
+                self.cancellation.over()
 
     def _collect(self, value: Any) -> Any:
         """A generator's items as a list, a coroutine's result."""
@@ -414,6 +417,9 @@ class Calls:
         return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
 
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        if fork.table[fork.FORKED]:
+            # Forked by C. Without buffers it is seen when the reply is sent.
+            fork.leave()
         buffers = self._encoder.take_buffers()
         total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
         if total > self._max_result:

@@ -14,6 +14,8 @@ import threading
 import time
 from functools import cache
 
+from . import fork
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
+# In place of a call's id in `cancelling`: this is a forked child, whose tool is to end its process.
+LEFT = -1
 # One that neither Python nor libraries use.
 SIGNAL = signal.SIGRTMAX - 3
 # A tool may be cleaning up: it is not disturbed again before this many seconds.
@@ -102,7 +106,12 @@ class Cancellation:
                 raise_in(thread, error)
 
     def over(self) -> None:
-        """The tool ended: what was raised in its thread and did not arrive must not arrive any more."""
+        """The tool ended: what was raised in its thread and did not arrive must not arrive any more.
+
+        In a forked child this does not return: nobody waits for what the tool did there.
+        """
+        if self.cancelling == LEFT:
+            fork.leave(sys.exception())
         while True:
             try:
                 with self._lock:

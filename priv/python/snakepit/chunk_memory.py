@@ -1,7 +1,8 @@
 """Chunks of shared memory: sealed memfds, mapped writable by their owner and read-only by everybody else.
 
 memfds have no name, so nothing is left behind after a crash. `posix_fallocate` fails cleanly where touching a missing
-page would be SIGBUS. ctypes calls mmap because it lets other threads run while pages are prepared.
+page would be SIGBUS. ctypes calls mmap because it lets other threads run while pages are prepared. No child inherits
+a chunk: see `fork`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import mmap
 import os
 from functools import cache
 
+from . import fork
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -20,6 +23,7 @@ _ADD_SEALS, _GET_SEALS = 1033, 1034
 # SHRINK, GROW and FUTURE_WRITE.
 SEALS = 0x2 | 0x4 | 0x10
 _POPULATE = 0x8000
+_DONTFORK = 10
 _FAILED = ctypes.c_void_p(-1).value
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,6 +37,7 @@ _libc.mmap.argtypes = [
     ctypes.c_long,
 ]
 _libc.munmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
+_libc.madvise.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int]
 
 
 class BadChunk(Exception):
@@ -42,15 +47,19 @@ class BadChunk(Exception):
 class Mapping:
     """Mapped memory; unmapped when nothing refers to it any more."""
 
-    __slots__ = ("__weakref__", "_type", "address", "size")
+    __slots__ = ("__weakref__", "_type", "_unmap", "address", "size")
 
     def __init__(self, fd: int, size: int, writable: bool) -> None:
-        protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        address = _libc.mmap(None, size, protection, mmap.MAP_SHARED | _POPULATE, fd, 0)
-        if address is None or address == _FAILED:
-            number = ctypes.get_errno()
-            raise OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")
-        self.address: int = address
+        library = fork.library
+        if library is not None:
+            address: int = library.snakepit_fork_map(fd, size, writable)
+            if address < 0:
+                raise _cannot_map(size, -address)
+            self._unmap = library.snakepit_fork_unmap
+        else:
+            address = _map(fd, size, writable)
+            self._unmap = _libc.munmap
+        self.address = address
         self.size = size
         self._type = _array_type(size)
 
@@ -58,9 +67,27 @@ class Mapping:
         """A new object that shows all of it, writable, to whatever takes a buffer."""
         return self._type.from_address(self.address)
 
-    def __del__(self, munmap: Any = _libc.munmap) -> None:
-        if hasattr(self, "address"):
-            munmap(self.address, self.size)
+    def __del__(self, table: memoryview = fork.table, forked: int = fork.FORKED) -> None:
+        # In a forked child other things lie there.
+        if hasattr(self, "address") and not table[forked]:
+            self._unmap(self.address, self.size)
+
+
+def _map(fd: int, size: int, writable: bool) -> int:
+    """Maps a chunk without the library. A child has nothing there, not even what it looks at."""
+    protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+    address: int | None = _libc.mmap(None, size, protection, mmap.MAP_SHARED | _POPULATE, fd, 0)
+    if address is None or address == _FAILED:
+        raise _cannot_map(size, ctypes.get_errno())
+    if _libc.madvise(address, size, _DONTFORK):
+        number = ctypes.get_errno()
+        _libc.munmap(address, size)
+        raise _cannot_map(size, number)
+    return address
+
+
+def _cannot_map(size: int, number: int) -> OSError:
+    return OSError(number, f"cannot map {size} bytes: {os.strerror(number)}")
 
 
 def create(size: int) -> tuple[int, Mapping]:

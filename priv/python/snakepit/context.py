@@ -77,6 +77,12 @@ def cancelled() -> bool:
     return _gone.is_set() or (lane is not None and lane.cancelled)
 
 
+def in_child() -> None:
+    """In a forked child: a thread that is not here may have held the lock."""
+    global _lock
+    _lock = threading.Lock()
+
+
 def caller_gone() -> None:
     """Makes `cancelled` true: the other side of this worker went away."""
     _gone.set()

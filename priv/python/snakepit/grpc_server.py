@@ -7,6 +7,7 @@ from contextlib import contextmanager
 
 import grpc
 
+from . import fork
 from .errors import ProtocolError
 from .frames import HEADER, REQUEST, granted_tokens, lay_out
 from .limits import FETCH, INLINE, MAX_GRPC_MESSAGE
@@ -31,6 +32,7 @@ _SERVING = b"\x08\x01"
 
 def start(path: str, lanes: list[Lane]) -> Any:
     """A server that listens on this Unix socket. Raises what grpcio raises when it cannot."""
+    fork.close_in_children(path)
     server = grpc.server(ThreadPoolExecutor(len(lanes) + 2, "snakepit-grpc"), options=_OPTIONS)
     worker = Worker(lanes)
     # No serializers: messages stay bytes, `payload` reads them.
@@ -131,6 +133,9 @@ class Worker:
 
     @staticmethod
     def _message(lane: Lane, reply: Reply) -> bytes:
+        if fork.is_child():
+            # Forked by C.
+            fork.leave()
         way, head, views = reply
         head = lane.calls.keeping_released(head)
         if granted_tokens(head):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from . import context
+from . import context, fork
 from .busy_poll import BusyPoll
 from .calls import BARE, Calls
 from .errors import ProtocolError
@@ -31,6 +31,7 @@ class Lane:
 
     def __init__(self, sock: socket.socket, service: Service) -> None:
         self.sock = sock
+        self._row = fork.add(sock.fileno(), fork.DESCRIPTOR)
         # Held while a call runs, whichever way it came.
         self.lock = threading.Lock()
         self.calls = Calls(service)
@@ -115,6 +116,10 @@ class Lane:
             # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
             return
         finally:
+            if fork.is_child():
+                # Forked by C: Python's own forks end with the tool.
+                fork.leave()
+            fork.remove(self._row)
             self.sock.close()
 
     def here(self) -> None:

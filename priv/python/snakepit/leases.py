@@ -5,6 +5,8 @@ from __future__ import annotations
 from _weakref import ref
 from collections import deque
 
+from .fork import add, remove
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -33,6 +35,8 @@ class Leases:
         lease = _Lease(exporter, self.gone.append)
         lease.token = token
         lease.mapping = mapping
+        # Before anybody has the view: whoever forks with it must find it listed.
+        lease.row = add(mapping.address + offset, length)
         self._alive[id(lease)] = lease
         return memoryview(exporter).cast("B")[offset : offset + length]
 
@@ -48,15 +52,18 @@ class Leases:
                 lease = self.gone.popleft()
             except IndexError:
                 break
-            self._alive.pop(id(lease), None)
+            listed = self._alive.pop(id(lease), None)
+            if listed is not None:
+                remove(listed.row)
             tokens.append(lease.token)
         return tokens
 
 
 class _Lease(ref):  # type: ignore[type-arg]
-    __slots__ = ("mapping", "token")
+    __slots__ = ("mapping", "row", "token")
 
     mapping: Mapping
+    row: int
     token: Any
 
 

@@ -22,12 +22,12 @@ def empty(shape: Any, dtype: Any = float) -> Any:
 
     Once returned, the array is read-only: its bytes are the caller's result. Make a new one for the next. A view that
     was taken before stays writable, for numpy knows of none: do not write to one that you kept.
-    A process forked from the worker shares its memory: what it writes to the array, the worker sees.
+    A process forked from the worker has a copy of its own, as of any other array.
     Outside of a worker this is `numpy.empty`. Raises `MemoryError` when the pool's quota is used up.
     """
     import numpy
 
-    if arena is None:
+    if arena is None or arena.is_left():
         return numpy.empty(shape, dtype)
     wanted = numpy.dtype(dtype)
     sizes = (shape,) if isinstance(shape, int) else tuple(map(int, shape))

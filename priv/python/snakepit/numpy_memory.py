@@ -11,7 +11,6 @@ which comes back here for large arrays only. The rules that keep it harmless:
 from __future__ import annotations
 
 import ctypes
-import os
 import sys
 from contextvars import ContextVar
 
@@ -77,9 +76,6 @@ class NumpyMemory:
         make = ctypes.pythonapi.PyCapsule_New
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         self._set = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[_SET_HANDLER])
-        library.snakepit_numpy_forked.restype = None
-        # A child has a copy of the arena's books, and the same memory under it: it must leave that alone.
-        os.register_at_fork(after_in_child=library.snakepit_numpy_forked)
         self._library = library
         self._arena.freed_by_numpy = self._freed
         # Last: with it, this is complete.

@@ -11,9 +11,10 @@ import sys
 import threading
 from functools import cache
 
-from . import __version__, context, memory_array
+from . import __version__, context, fork, memory_array
 from .borrowed import Borrowed
 from .calls import Service
+from .cancel import LEFT
 from .control import Control
 from .control_loop import ControlLoop
 from .keeper import Keeper
@@ -50,8 +51,10 @@ def capabilities() -> list[str]:
 
 def run(path: str, token: str) -> None:
     """Serves until the BEAM says stop or goes away."""
-    # Ctrl-C in a terminal reaches the whole process group; the BEAM decides what it means.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C in a terminal reaches the whole process group; the BEAM decides what it means. Not SIG_IGN: programs that
+    # tools start would inherit it.
+    signal.signal(signal.SIGINT, _ignore)
+    signal.siginterrupt(signal.SIGINT, False)
     threading.stack_size(_STACK)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
@@ -71,6 +74,8 @@ def run(path: str, token: str) -> None:
         ]
     )
     settings = _welcome(control)
+    fork.install(settings.get("fork_memory"))
+    fork.add(sock.fileno(), fork.DESCRIPTOR)
     tools: dict[str, Tool] = {}
     arena = _arena(settings, control) if "zero_copy" in able else None
     borrowed = Borrowed(arena.mappings if arena else {})
@@ -88,9 +93,8 @@ def run(path: str, token: str) -> None:
         int(settings.get("busy_poll") or 0) if settings["lanes"] == 1 else 0,
     )
     memory_array.arena = arena
-    # A forked child shares the arena's memory, and has a copy of its books that nobody keeps.
-    os.register_at_fork(after_in_child=lambda: setattr(memory_array, "arena", None))
     lanes = _lanes(int(settings["lanes"]), control, service)
+    os.register_at_fork(after_in_child=lambda: _in_child(lanes))
     stop = threading.Event()
     threading.Thread(
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
@@ -99,10 +103,14 @@ def run(path: str, token: str) -> None:
     lanes[0].calls.cancellation.listen()
     try:
         tools.update(collect(_imported(settings["modules"])))
+        if fork.is_child():
+            fork.leave()
         described = describe(tools)
         tools[PROBE] = probe_tool()
         control.send(["ready", {"tools": described}])
     except BaseException as error:
+        if fork.is_child():
+            fork.leave(error)
         if service.stopping:
             _leave()
         from .failures import describe as describe_failure
@@ -126,6 +134,19 @@ def run(path: str, token: str) -> None:
         # SIGTERM; what a tool raises does not come here.
         pass
     _leave()
+
+
+def _ignore(number: int, frame: FrameType | None) -> None:
+    """Nothing is done about this signal."""
+
+
+def _in_child(lanes: list[Lane]) -> None:
+    """In a process that a tool forked: nothing of the worker's is here any more."""
+    fork.become_child()
+    memory_array.arena = None
+    context.in_child()
+    for lane in lanes:
+        lane.calls.cancellation.cancelling = LEFT
 
 
 def _leave() -> None:
