@@ -6,6 +6,7 @@ defmodule Snakepit.Pool.Arena do
   use GenServer
   alias Snakepit.{Breaker, Error, Native}
   alias Snakepit.Pool.Handle
+  require Logger
 
   @tend_ms 500
   @collect_ms 100
@@ -66,14 +67,14 @@ defmodule Snakepit.Pool.Arena do
   def init(pool) do
     handle = Handle.fetch!(pool)
     Process.send_after(self(), :tend, @tend_ms)
-    state = %{handle: handle, collected: nil, scarce?: false}
+    # told: why the system refused memory, for each cause that was logged.
+    state = %{handle: handle, collected: nil, scarce?: false, told: MapSet.new()}
     if :zero_copy in handle.options.transfers, do: {:ok, state, {:continue, :first}}, else: {:ok, state}
   end
 
   @impl true
   def handle_continue(:first, state) do
-    announce(state, Native.arena_ensure(state.handle.arena, [1]))
-    {:noreply, state}
+    {:noreply, announce(state, Native.arena_ensure(state.handle.arena, [1]))}
   end
 
   @impl true
@@ -88,8 +89,7 @@ defmodule Snakepit.Pool.Arena do
     # Of several callers that asked for the same, the first one's chunk serves the others.
     made = Native.arena_ensure(state.handle.arena, lengths)
     Breaker.record(state.handle.breaker, :zero_copy, made(made, lengths), probe)
-    announce(state, made)
-    {:noreply, state}
+    {:noreply, announce(state, made)}
   end
 
   def handle_cast({:scarce, scarce?}, %{scarce?: scarce?} = state), do: {:noreply, state}
@@ -121,7 +121,12 @@ defmodule Snakepit.Pool.Arena do
   defp tend(%{handle: handle} = state) do
     idle_ms = if state.scarce?, do: 0, else: handle.options.idle_chunk_ms
     spare? = Native.arena_tend(handle.arena, idle_ms)
-    if spare? and not state.scarce?, do: announce(state, Native.arena_grow(handle.arena))
+
+    state =
+      if spare? and not state.scarce?,
+        do: announce(state, Native.arena_grow(handle.arena)),
+        else: state
+
     for pid <- workers(state), do: send(pid, :tend)
     state
   end
@@ -148,9 +153,23 @@ defmodule Snakepit.Pool.Arena do
     end
   end
 
-  defp announce(state, {:ok, ids}), do: for(pid <- workers(state), do: Snakepit.Worker.announce(pid, ids))
-  # No room within the quota, or in the machine: calls go another way.
-  defp announce(_state, _none), do: []
+  defp announce(state, {:ok, ids}) do
+    for pid <- workers(state), do: Snakepit.Worker.announce(pid, ids)
+    state
+  end
+
+  # The system refuses: calls go another way, and each cause is logged once.
+  defp announce(state, {:error, {:errno, why}}) do
+    unless why in state.told do
+      pool = inspect(state.handle.name)
+      Logger.warning("pool #{pool}: no shared memory can be made, calls go another way: #{why}")
+    end
+
+    %{state | told: MapSet.put(state.told, why)}
+  end
+
+  # No room within the quota.
+  defp announce(state, {:error, _refused}), do: state
 
   defp workers(state), do: Snakepit.Pool.Supervisor.workers(state.handle.name)
 end

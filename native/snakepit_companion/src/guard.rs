@@ -19,6 +19,9 @@ pub fn run(serve: fn() -> io::Result<u8>) -> io::Result<u8> {
     // Ctrl-C in a terminal is meant for the VM, which tells us what to do.
     // SAFETY: SIG_IGN installs no handler.
     unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }?;
+    // A message to a file that may not grow any more (ulimit -f) is lost, and we are not.
+    // SAFETY: as above.
+    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
     nix::sys::prctl::set_child_subreaper(true)?;
     // Before the fork, so that neither can miss one.
     signals().thread_block()?;

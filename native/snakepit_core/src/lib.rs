@@ -14,6 +14,7 @@ pub mod holds;
 pub mod lanes;
 pub mod patience;
 pub mod reader;
+pub mod room;
 mod sync;
 pub mod writer;
 

@@ -4,6 +4,7 @@
 //! SIGBUS in a NIF is the death of the VM; a peer's chunk is mapped only with the seals that keep it from shrinking.
 
 use snakepit_core::free_list::FreeList;
+use snakepit_core::room::{self, NoRoom};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -15,6 +16,10 @@ use crate::slot::Slot;
 /// Which system call refused, and why.
 #[derive(Debug)]
 pub enum ChunkError {
+    /// Its pages would be more than the machine or a memory group has left.
+    NoRoom(NoRoom),
+    /// Files may have only this many bytes (`RLIMIT_FSIZE`), and a chunk counts as one.
+    FileSize(u64),
     Create(io::Error),
     Allocate(io::Error),
     Map(io::Error),
@@ -36,6 +41,10 @@ pub enum ChunkError {
 impl std::fmt::Display for ChunkError {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         match self {
+            Self::NoRoom(why) => why.fmt(f),
+            Self::FileSize(limit) => {
+                write!(f, "files of this process may have at most {limit} bytes (ulimit -f, RLIMIT_FSIZE)")
+            }
             Self::Create(e) => write!(f, "memfd_create: {e}"),
             Self::Allocate(e) => write!(f, "fallocate: {e}"),
             Self::Map(e) => write!(f, "mmap: {e}"),
@@ -56,6 +65,29 @@ const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE
 /// Linux 5.14; older kernels refuse it and the pages are then mapped on first touch.
 const MADV_POPULATE_READ: i32 = 22;
 const MADV_POPULATE_WRITE: i32 = 23;
+
+/// Keeps a write beyond `RLIMIT_FSIZE` from ending the VM: it fails (EFBIG), here and in all that the VM writes itself.
+///
+/// A handler that somebody installed stays. Ports do not inherit this: `erl_child_setup`, of which they are children, was
+/// started before any library was loaded.
+pub fn survive_file_size_limit() {
+    // SAFETY: all-zero is a valid `sigaction`, which the first call fills; SIG_IGN installs no handler.
+    unsafe {
+        let mut present = std::mem::zeroed::<libc::sigaction>();
+        if libc::sigaction(libc::SIGXFSZ, std::ptr::null(), &raw mut present) == 0
+            && present.sa_sigaction == libc::SIG_DFL
+        {
+            libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+        }
+    }
+}
+
+fn file_size_limit() -> u64 {
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: `limit` is writable. Should the call fail, there is no limit to know of.
+    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
+    limit.rlim_cur
+}
 
 /// A mapping, unmapped on drop.
 struct Mapping {
@@ -122,6 +154,11 @@ pub struct Chunk {
 impl Chunk {
     /// Makes a chunk of `size` bytes with every page allocated and mapped for writing.
     pub fn create(id: u64, size: u64) -> Result<Arc<Self>, ChunkError> {
+        let most = file_size_limit();
+        if size > most {
+            return Err(ChunkError::FileSize(most));
+        }
+        room::check(size, |path| std::fs::read_to_string(path).ok()).map_err(ChunkError::NoRoom)?;
         // SAFETY: the name is a C string; the flags are valid for memfd_create(2).
         let fd = unsafe { libc::memfd_create(c"snakepit".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
         if fd < 0 {
@@ -131,7 +168,11 @@ impl Chunk {
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: `fd` is open. fallocate, unlike ftruncate, fails cleanly when the memory is not there.
         if unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, size as i64) } != 0 {
-            return Err(ChunkError::Allocate(io::Error::last_os_error()));
+            return Err(match io::Error::last_os_error() {
+                // The limit was lowered meanwhile.
+                error if error.raw_os_error() == Some(libc::EFBIG) => ChunkError::FileSize(file_size_limit()),
+                error => ChunkError::Allocate(error),
+            });
         }
         let map = Mapping::new(fd.as_raw_fd(), size as usize, libc::PROT_READ | libc::PROT_WRITE)?;
         map.advise(MADV_POPULATE_WRITE);

@@ -18,4 +18,9 @@ mod memory;
 mod segments;
 mod slot;
 
-rustler::init!("Elixir.Snakepit.Native");
+rustler::init!("Elixir.Snakepit.Native", load = load);
+
+fn load(_env: rustler::Env, _info: rustler::Term) -> bool {
+    chunk::survive_file_size_limit();
+    true
+}

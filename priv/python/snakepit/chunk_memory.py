@@ -8,12 +8,15 @@ a chunk: see `fork`.
 from __future__ import annotations
 
 import ctypes
+import errno
 import fcntl
 import mmap
 import os
+import resource
 from functools import cache
 
 from . import fork
+from .memory_room import lacking
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -91,10 +94,20 @@ def _cannot_map(size: int, number: int) -> OSError:
 
 
 def create(size: int) -> tuple[int, Mapping]:
-    """A new sealed chunk: its fd, and where it is mapped writable."""
+    """A new sealed chunk: its fd, and where it is mapped writable. Raises `OSError`."""
+    why = lacking(size)
+    if why is not None:
+        raise OSError(errno.ENOMEM, why)
     fd = os.memfd_create("snakepit", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
-        os.posix_fallocate(fd, 0, size)
+        try:
+            os.posix_fallocate(fd, 0, size)
+        except OSError as error:
+            if error.errno == errno.EFBIG:
+                most = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
+                what = f"files of this process may have at most {most} bytes (ulimit -f, RLIMIT_FSIZE)"
+                raise OSError(errno.EFBIG, what) from None
+            raise
         mapping = Mapping(fd, size, writable=True)
         fcntl.fcntl(fd, _ADD_SEALS, SEALS)
     except BaseException:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import gc
+import sys
 import threading
 from collections import deque
 
@@ -41,6 +42,7 @@ class Keeper:
         self._asleep = False
         self._held = 0
         self._unchanged = 0
+        self._told: set[int | None] = set()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="snakepit-keeper", daemon=True)
         self._thread.start()
@@ -113,13 +115,21 @@ class Keeper:
                 if self._idle and self._arena.wants_spare():
                     self._arena.make_spare()
                 self._arena.drop_idle(self._idle)
-        except (CallError, OSError, MemoryError):
-            # No room: results go another way, and say so. Nobody waits for this.
+        except (CallError, MemoryError):
+            # No room within the quota: results go another way, and say so. Nobody waits for this.
             pass
+        except OSError as error:
+            self._tell_once(error)
         self._collect_garbage()
         tokens = self._borrowed.take_released()
         if tokens:
             self._send_released(tokens)
+
+    def _tell_once(self, error: OSError) -> None:
+        """The system refuses memory. Results go another way; why is told once for each cause."""
+        if error.errno not in self._told:
+            self._told.add(error.errno)
+            sys.stderr.write(f"snakepit: no shared memory can be made, results go another way: {error}\n")
 
     def _collect_garbage(self) -> None:
         """Once for each time that the same number of views is held for long: a tool's cycle may hold them."""
