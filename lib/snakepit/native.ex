@@ -99,12 +99,15 @@ defmodule Snakepit.Native do
   @spec unpack(binary(), MapSet.t()) :: {:ok, term()} | {:error, String.t()}
   def unpack(_bytes, _empty_set), do: stub()
 
-  @doc "A pool's outbound arena, and its owner id."
+  @doc "A pool's outbound arena, and its owner id. It is closed when the calling process ends."
   @spec arena_new(chunk_size :: pos_integer(), quota :: pos_integer()) :: {arena(), owner :: pos_integer()}
   def arena_new(_chunk_size, _quota), do: stub()
 
   @type refusal ::
-          {:quota, held :: non_neg_integer(), quota :: pos_integer()} | :too_large | {:errno, String.t()}
+          {:quota, held :: non_neg_integer(), quota :: pos_integer()}
+          | :too_large
+          | :closed
+          | {:errno, String.t()}
 
   @doc "Makes sure that buffers of all these lengths find warm memory at once. Makes every page of new chunks: slow."
   @spec arena_ensure(arena(), lengths :: [non_neg_integer()]) ::

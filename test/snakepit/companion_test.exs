@@ -175,6 +175,33 @@ defmodule Snakepit.CompanionTest do
     leaves_nothing(heavy, 2)
   end
 
+  test "the memory of a stopped pool goes by itself, whoever still knows the pool" do
+    mapped = fn ->
+      for line <- "/proc/self/maps" |> File.read!() |> String.split("\n"), line =~ "memfd:snakepit", do: line
+    end
+
+    before = eventually(fn -> if (now = mapped.()) == mapped.(), do: {now} end) |> elem(0)
+
+    for _ <- 1..3 do
+      pool = pool!(size: 2)
+      {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+      data = :binary.copy("x", 3_000_000)
+
+      for _ <- 1..2,
+          do:
+            {:ok, ^data} =
+              Snakepit.execute("fresh", %{x: Snakepit.bytes(data)}, pool: pool, transfer: :zero_copy)
+
+      :ok = Snakepit.stop_pool(pool)
+      # No process is made to collect but this one, which has results; the handle stays in its hands.
+      :erlang.garbage_collect()
+      assert eventually(fn -> mapped.() -- before == [] end)
+      assert handle.name == pool
+      assert {:error, %Error{message: message}} = Snakepit.Pool.Arena.share(handle, data)
+      assert message =~ "the pool was stopped"
+    end
+  end
+
   test "nothing is left of workers that died in the middle of large transfers, or never started" do
     data = :binary.copy("x", 3_000_000)
 

@@ -82,6 +82,48 @@ defmodule Snakepit.NativeTest do
   # A bin of the buffer with this index.
   defp ref(index), do: <<0xD6, 4, index::32-little>>
 
+  describe "memory whose owner died" do
+    # Runs in a process that is killed afterwards; its answer is kept here, where nothing is collected.
+    defp by_one_who_dies(fun) do
+      me = self()
+      {pid, ref} = spawn_monitor(fn -> send(me, {:made, fun.()}) && Process.sleep(:infinity) end)
+      made = receive do: ({:made, made} -> made)
+      Process.exit(pid, :kill)
+      receive do: ({:DOWN, ^ref, _, _, :killed} -> made)
+    end
+
+    test "is given back, whoever still has the arena; bytes in it stay as they are" do
+      {arena, kept, free, used} =
+        by_one_who_dies(fn ->
+          arena = arena()
+          {:ok, [free]} = Native.arena_ensure(arena, [@chunk])
+          {:ok, kept} = Native.arena_share(arena, :binary.copy("k", 2 * @chunk))
+          [{used, _}] = for {id, size} <- Native.arena_chunks(arena), size > @chunk, do: {id, size}
+          {arena, kept, free, used}
+        end)
+
+      assert eventually(fn -> Native.chunk_fd(free) == :error end)
+      assert Native.arena_chunks(arena) == []
+      assert kept == :binary.copy("k", 2 * @chunk)
+      assert {:ok, _, _, _} = Native.chunk_fd(used)
+      assert Native.arena_ensure(arena, [1]) == {:error, :closed}
+      assert Native.arena_grow(arena) == {:error, :closed}
+      assert Native.arena_share(arena, "x") == {:error, :closed}
+    end
+
+    test "is given back by a worker's process, too" do
+      {worker, chunk} =
+        by_one_who_dies(fn ->
+          %{worker: worker, chunk: chunk} = worker_with_chunk()
+          {:ok, _, _, _} = Native.chunk_fd(chunk)
+          {worker, chunk}
+        end)
+
+      assert eventually(fn -> Native.chunk_fd(chunk) == :error end)
+      refute Native.worker_forget(worker, chunk)
+    end
+  end
+
   describe "encode" do
     test "an envelope and the large binaries beside it" do
       large = :binary.copy("b", 100)

@@ -59,6 +59,7 @@ defmodule Snakepit.Pool.Arena do
   end
 
   defp no_room_words(:taken), do: "other calls took it as fast as it was made"
+  defp no_room_words(:closed), do: "the pool was stopped"
   defp no_room_words(:too_large), do: "no segment is that large"
   defp no_room_words({:errno, what}), do: what
   defp no_room_words(other), do: inspect(other)
@@ -137,7 +138,7 @@ defmodule Snakepit.Pool.Arena do
     do: if(Enum.sum(lengths) > quota, do: :void, else: :failure)
 
   defp made({:error, {:errno, _what}}, _lengths), do: :failure
-  defp made({:error, :too_large}, _lengths), do: :void
+  defp made({:error, why}, _lengths) when why in [:too_large, :closed], do: :void
 
   # A lease is counted for the process that called. One that is dead (a task) passed its results on, and who has them
   # now is not known: then whoever refers to most bytes of any binaries.

@@ -2,7 +2,7 @@
 
 use crate::chunk::{Chunk, ChunkError};
 use crate::slot::{End, Slot};
-use rustler::{Resource, ResourceArc};
+use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 use snakepit_core::arena::{self, Arena, Refused, Usage};
 use snakepit_core::frame::Place;
 use snakepit_core::free_list::FreeList;
@@ -31,6 +31,8 @@ fn chunk_id(owner: u32, number: u32) -> u64 {
 struct State {
     arena: Arena,
     chunks: HashMap<u32, Arc<Chunk>>,
+    /// Its pool is gone: nothing is given out any more.
+    closed: bool,
 }
 
 impl State {
@@ -49,10 +51,18 @@ pub struct Outbound {
 }
 
 #[rustler::resource_impl]
-impl Resource for Outbound {}
+impl Resource for Outbound {
+    /// The pool's process ended, in whatever way. Its handle may lie on the heaps of other processes for as long as these do
+    /// not collect; memory does not wait for that.
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.close();
+    }
+}
 
 /// Why a chunk could not be added.
 pub enum GrowError {
+    /// The pool is gone.
+    Closed,
     Refused(Refused),
     Chunk(ChunkError),
 }
@@ -61,7 +71,7 @@ impl Outbound {
     pub fn new(chunk_size: u64, quota: u64) -> Self {
         Self {
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
-            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new() }),
+            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new(), closed: false }),
             returned: Arc::default(),
         }
     }
@@ -76,6 +86,9 @@ impl Outbound {
     /// Warm memory for `len` bytes, if there is any; it is the caller's alone.
     pub fn alloc(&self, len: u64) -> Option<Piece> {
         let mut state = self.state();
+        if state.closed {
+            return None;
+        }
         let slot = state.arena.alloc(len, now_ms())?;
         let chunk = state.chunks.get(&slot.chunk)?.clone();
         Some(Piece { chunk, slot, len, list: Some(self.returned.clone()) })
@@ -96,6 +109,9 @@ impl Outbound {
     pub fn grow(&self, len: u64) -> Result<Arc<Chunk>, GrowError> {
         let reserved = {
             let mut state = self.state();
+            if state.closed {
+                return Err(GrowError::Closed);
+            }
             // Chunks nobody uses stand back for one that somebody wants.
             state.arena.reserve(len).or_else(|_| {
                 state.drop_idle(0);
@@ -106,6 +122,9 @@ impl Outbound {
         match Chunk::create(chunk_id(self.owner, number), size) {
             Ok(chunk) => {
                 let mut state = self.state();
+                if state.closed {
+                    return Err(GrowError::Closed);
+                }
                 state.chunks.insert(number, chunk.clone());
                 state.arena.commit(number, now_ms());
                 Ok(chunk)
@@ -115,6 +134,16 @@ impl Outbound {
                 Err(GrowError::Chunk(error))
             }
         }
+    }
+
+    /// Lets go of all chunks. Those that a binary or a worker still looks at live until it does not.
+    fn close(&self) {
+        let chunks = {
+            let mut state = self.state();
+            state.closed = true;
+            std::mem::take(&mut state.chunks)
+        };
+        drop(chunks);
     }
 
     /// Ids and sizes of all chunks, for a worker that is new.
@@ -195,7 +224,13 @@ pub struct Issued {
 }
 
 #[rustler::resource_impl]
-impl Resource for Worker {}
+impl Resource for Worker {
+    /// The worker's process here was killed, or it would have closed this itself. What the OS process was sent stays, as that
+    /// may not have ended yet.
+    fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
+        self.forget_all();
+    }
+}
 
 impl Worker {
     pub fn new(pool: u32) -> Self {
@@ -307,8 +342,14 @@ impl Worker {
     /// The worker is gone: nothing it was sent is looked at any more. Its own chunks live on while binaries do.
     pub fn close(&self) {
         let slots = self.holds().drain();
-        self.chunks().clear();
+        self.forget_all();
         drop(slots);
+    }
+
+    fn forget_all(&self) {
+        // Dropped outside the lock.
+        let chunks = std::mem::take(&mut *self.chunks());
+        drop(chunks);
     }
 }
 

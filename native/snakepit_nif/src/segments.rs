@@ -10,11 +10,13 @@ use rustler::{Binary, Encoder, Env, ListIterator, LocalPid, ResourceArc, Term, T
 use snakepit_core::arena::Refused;
 use std::os::fd::{FromRawFd, OwnedFd};
 
+/// The arena is closed when the calling process ends.
 #[rustler::nif]
-fn arena_new(chunk_size: u64, quota: u64) -> (OutboundArc, u32) {
-    let arena = Outbound::new(chunk_size, quota);
+fn arena_new(env: Env, chunk_size: u64, quota: u64) -> (OutboundArc, u32) {
+    let arena = ResourceArc::new(Outbound::new(chunk_size, quota));
+    env.monitor(&arena, &env.pid());
     let owner = arena.owner;
-    (ResourceArc::new(arena), owner)
+    (arena, owner)
 }
 
 /// Makes sure that buffers of all these lengths find warm memory at once; `{:ok, ids of the chunks it took}`.
@@ -49,6 +51,7 @@ fn arena_grow<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
 
 pub fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
     match error {
+        GrowError::Closed => (atoms::error(), atoms::closed()).encode(env),
         GrowError::Refused(Refused::Quota { held, quota }) => {
             (atoms::error(), (atoms::quota(), held, quota)).encode(env)
         }
@@ -101,11 +104,13 @@ fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term
     }
 }
 
+/// The worker's chunks are forgotten when the calling process ends.
 #[rustler::nif]
-fn worker_new(arena: OutboundArc) -> (WorkerArc, u32) {
-    let worker = Worker::new(arena.owner);
+fn worker_new(env: Env, arena: OutboundArc) -> (WorkerArc, u32) {
+    let worker = ResourceArc::new(Worker::new(arena.owner));
+    env.monitor(&worker, &env.pid());
     let owner = worker.owner;
-    (ResourceArc::new(worker), owner)
+    (worker, owner)
 }
 
 /// Maps a chunk of the worker. Takes the descriptor over, whatever the answer.
