@@ -173,6 +173,13 @@ defmodule Snakepit.Native do
           {id :: pos_integer(), stream? :: boolean(), read? :: boolean()} | nil
   def worker_last_call(_worker, _lane), do: stub()
 
+  @doc "The calls whose last reply nobody has read, with the milliseconds since their request was made."
+  @spec worker_unanswered(worker()) :: [
+          {lane :: non_neg_integer(), command :: String.t(), correlation_id :: String.t() | nil,
+           ms :: non_neg_integer()}
+        ]
+  def worker_unanswered(_worker), do: stub()
+
   @doc "How many buffers the worker still looks at."
   @spec worker_held(worker()) :: non_neg_integer()
   def worker_held(_worker), do: stub()
@@ -266,6 +273,10 @@ defmodule Snakepit.Native do
 
   @spec desk_up(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
   def desk_up(_desk, _worker, _epoch), do: stub()
+
+  @doc "Which lanes of a worker's run, by their number, have no call, or had none when the run went down."
+  @spec desk_without_call(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: [non_neg_integer()]
+  def desk_without_call(_desk, _worker, _epoch), do: stub()
 
   @spec desk_down(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
   def desk_down(_desk, _worker, _epoch), do: stub()

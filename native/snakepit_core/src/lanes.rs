@@ -58,6 +58,8 @@ pub struct Lanes<W> {
     served: Vec<u64>,
     /// Closed until a worker is up.
     suspended: Option<u32>,
+    /// By worker: its latest run that went down, and which of its lanes were idle then.
+    rested: Vec<Option<(u64, Vec<u32>)>>,
 }
 
 impl<W> Lanes<W> {
@@ -77,11 +79,17 @@ impl<W> Lanes<W> {
             emptied: Vec::new(),
             served: vec![0; workers as usize],
             suspended: None,
+            rested: vec![None; workers as usize],
         }
     }
 
     fn worker(&self, lane: Lane) -> usize {
         (lane.id / self.per_worker) as usize
+    }
+
+    /// A lane's number within its worker.
+    pub fn number(&self, id: u32) -> u32 {
+        id % self.per_worker
     }
 
     /// A lane, or a place in line; `waiter` is given its key.
@@ -214,8 +222,21 @@ impl<W> Lanes<W> {
     /// A worker's run ended: its idle lanes are gone, its busy ones go when they are checked in.
     pub fn down(&mut self, worker: u32, epoch: u64) {
         if self.up.get(worker as usize).copied().flatten() == Some(epoch) {
+            self.rested[worker as usize] = Some((epoch, self.idle_lanes(epoch)));
             self.up[worker as usize] = None;
             self.idle.retain(|l| l.epoch != epoch);
+        }
+    }
+
+    fn idle_lanes(&self, epoch: u64) -> Vec<u32> {
+        self.idle.iter().filter(|l| l.epoch == epoch).map(|l| l.id).collect()
+    }
+
+    /// The lanes of a run that have no call; of one that is down, those that had none when it went down.
+    pub fn without_call(&self, worker: u32, epoch: u64) -> Vec<u32> {
+        match self.rested.get(worker as usize) {
+            Some(Some((down, lanes))) if *down == epoch => lanes.clone(),
+            _ => self.idle_lanes(epoch),
         }
     }
 
@@ -318,6 +339,23 @@ mod tests {
         assert_eq!(lanes.suspend(3), []);
         assert_eq!(lanes.close(7), []);
         assert_eq!(lanes.checkout(Want::Any, |_| 9), Checkout::Closed(7), "closed for good");
+    }
+
+    #[test]
+    fn the_lanes_without_a_call_are_known_after_the_end_of_their_run() {
+        let mut lanes: Lanes<u32> = Lanes::new(2, 3, 2);
+        up(&mut lanes, 1, 7);
+        let held = lane(lanes.checkout(Want::Any, |_| 0));
+        let mut idle = vec![3, 4, 5];
+        idle.retain(|id| *id != held.id);
+        assert_eq!(lanes.without_call(1, 7), idle);
+        lanes.down(1, 7);
+        lanes.forget(held);
+        assert_eq!(lanes.without_call(1, 7), idle);
+        up(&mut lanes, 1, 8);
+        assert_eq!((lanes.without_call(1, 7), lanes.without_call(1, 8)), (idle, vec![3, 4, 5]));
+        lanes.down(1, 8);
+        assert_eq!(lanes.without_call(1, 7), []);
     }
 
     #[test]

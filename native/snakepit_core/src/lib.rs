@@ -5,6 +5,7 @@
 
 pub mod arena;
 pub mod brain;
+pub mod call;
 pub mod class;
 pub mod companion;
 pub mod copy;

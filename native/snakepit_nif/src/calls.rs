@@ -187,7 +187,7 @@ fn write_request<'a>(
         first
     };
     if kind == CALL_KIND {
-        worker.issue(lane, call_id, flags & STREAM_FLAG != 0);
+        worker.issue(lane, call_id, flags & STREAM_FLAG != 0, envelope.as_slice());
     }
     Ok((atoms::ok(), call_id, frame, tell, copied).encode(env))
 }

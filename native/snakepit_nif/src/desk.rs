@@ -214,6 +214,13 @@ fn desk_served(desk: ResourceArc<Desk>, worker: u32) -> u64 {
     desk.lock().served(worker)
 }
 
+/// The numbers, within their worker, of a run's lanes that have no call, or had none when it went down.
+#[rustler::nif]
+fn desk_without_call(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> Vec<u32> {
+    let lanes = desk.lock();
+    lanes.without_call(worker, epoch).into_iter().map(|id| lanes.number(id)).collect()
+}
+
 #[rustler::nif]
 fn desk_down(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
     desk.lock().down(worker, epoch);

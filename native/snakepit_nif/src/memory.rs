@@ -4,6 +4,7 @@ use crate::chunk::{Chunk, ChunkError};
 use crate::slot::{End, Slot};
 use rustler::{Env, LocalPid, Monitor, Resource, ResourceArc};
 use snakepit_core::arena::{self, Arena, Refused, Usage};
+use snakepit_core::call;
 use snakepit_core::frame::Place;
 use snakepit_core::free_list::FreeList;
 use snakepit_core::holds::{Holds, UnknownToken};
@@ -214,13 +215,27 @@ pub struct Worker {
     calls: Mutex<HashMap<u32, Issued>>,
 }
 
-/// A call whose request was made.
-#[derive(Clone, Copy)]
-pub struct Issued {
-    pub id: u64,
-    pub stream: bool,
+/// Envelopes up to this size are kept for the correlation id at their end.
+const KEPT_ENVELOPE: usize = 4096;
+
+/// A call whose request was made. One per lane, reused by the next call: nothing is allocated for it.
+struct Issued {
+    id: u64,
+    stream: bool,
     /// Whether its last reply was read.
-    pub read: bool,
+    read: bool,
+    at: Instant,
+    command: String,
+    /// The envelope, if it names a caller and is not large; else empty.
+    envelope: Vec<u8>,
+}
+
+/// A call whose last reply nobody has read.
+pub struct Unanswered {
+    pub lane: u32,
+    pub command: String,
+    pub correlation_id: Option<String>,
+    pub ms: u64,
 }
 
 #[rustler::resource_impl]
@@ -250,8 +265,36 @@ impl Worker {
     }
 
     /// A request was made: whoever made it may die before it is sent.
-    pub fn issue(&self, lane: u32, id: u64, stream: bool) {
-        self.calls().insert(lane, Issued { id, stream, read: false });
+    pub fn issue(&self, lane: u32, id: u64, stream: bool, envelope: &[u8]) {
+        let at = Instant::now();
+        let mut calls = self.calls();
+        let issued = calls.entry(lane).or_insert_with(|| Issued {
+            id,
+            stream,
+            read: false,
+            at,
+            command: String::new(),
+            envelope: Vec::new(),
+        });
+        (issued.id, issued.stream, issued.read, issued.at) = (id, stream, false, at);
+        call::command(envelope, &mut issued.command);
+        issued.envelope.clear();
+        if envelope.len() <= KEPT_ENVELOPE && call::names_caller(envelope) {
+            issued.envelope.extend_from_slice(envelope);
+        }
+    }
+
+    /// What ran, or still runs, on this worker: what it died of, if it died.
+    pub fn unanswered(&self) -> Vec<Unanswered> {
+        let calls = self.calls();
+        let open = calls.iter().filter(|(_, issued)| !issued.read);
+        open.map(|(lane, issued)| Unanswered {
+            lane: *lane,
+            command: issued.command.clone(),
+            correlation_id: call::correlation_id(&issued.envelope),
+            ms: issued.at.elapsed().as_millis() as u64,
+        })
+        .collect()
     }
 
     /// The last reply of this call was read, and what it grants and returns was taken.
@@ -261,8 +304,9 @@ impl Worker {
         }
     }
 
-    pub fn last_call(&self, lane: u32) -> Option<Issued> {
-        self.calls().get(&lane).copied()
+    /// Its id, whether it is a stream, and whether its last reply was read.
+    pub fn last_call(&self, lane: u32) -> Option<(u64, bool, bool)> {
+        self.calls().get(&lane).map(|issued| (issued.id, issued.stream, issued.read))
     }
 
     /// Maps a chunk the worker announced. Its id must be of this worker's own.

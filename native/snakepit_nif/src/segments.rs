@@ -157,7 +157,13 @@ fn worker_stale(worker: WorkerArc) -> Vec<u64> {
 /// The latest call that was written for a lane: `{id, stream?, read?}`, or nil.
 #[rustler::nif]
 fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool)> {
-    worker.last_call(lane).map(|call| (call.id, call.stream, call.read))
+    worker.last_call(lane)
+}
+
+/// `[{lane, command, correlation id, ms}]`
+#[rustler::nif]
+fn worker_unanswered(worker: WorkerArc) -> Vec<(u32, String, Option<String>, u64)> {
+    worker.unanswered().into_iter().map(|call| (call.lane, call.command, call.correlation_id, call.ms)).collect()
 }
 
 #[rustler::nif]
