@@ -229,7 +229,8 @@ defmodule Snakepit do
   What a pool has done and holds: counts of calls by way, bytes, workers, queue, shared memory.
 
   `:breakers` has, for `:zero_copy` and `:grpc`, what `Snakepit.Breaker.explain/3` says; `:workers` has the same for each
-  worker by its number, whose runs that died within 30 s count as failures.
+  worker by its number, whose runs that died within 30 s without a call count as failures; `:commands` for each command
+  that ended a worker within the last minute, with `:deaths` (workers it ended) and `:last` (how the last one did).
   """
   @spec get_stats(atom()) :: {:ok, map()} | {:error, Error.t()}
   def get_stats(name \\ nil) do
@@ -244,7 +245,11 @@ defmodule Snakepit do
          pool: handle.name,
          memory: Snakepit.Native.arena_usage(handle.arena),
          memory_quota: handle.quota,
-         breakers: handle.breaker |> states() |> Map.put(:workers, states(handle.workers_breaker)),
+         breakers:
+           handle.breaker
+           |> states()
+           |> Map.put(:workers, states(handle.workers_breaker))
+           |> Map.put(:commands, Pool.CommandBreaker.explain(handle.commands)),
          leased_bytes: leases |> Enum.map(&elem(&1, 1)) |> Enum.sum()
        })}
     end
@@ -279,15 +284,33 @@ defmodule Snakepit do
     end
   end
 
-  @doc "The workers of a pool, or of all pools: name, status, OS pid, Python version,
-  tools, restarts, and how the last run ended, if one did."
+  @doc """
+  Lets calls of a command run again at once that is refused because it ended too many workers, and forgets what it did.
+
+  A command whose calls ended as many workers within a minute as the pool has, three at least, and a fifth of whose calls
+  did, is refused with category `:pool` and reason `:command_breaker_open`, and tried by one call at a time after a
+  while. `restart_pool/1` forgets it, too.
+  """
+  @spec reset_command(atom(), String.t() | atom()) :: :ok | {:error, Error.t()}
+  def reset_command(pool, command) do
+    with {:ok, handle} <- Pool.Handle.fetch(pool) do
+      Pool.reset_command(handle, to_string(command))
+      :ok
+    end
+  end
+
+  @doc """
+  The workers of a pool, or of all pools: name, status, OS pid, Python version, tools, restarts, and how the last run
+  ended, if one did.
+
+  Raises `Snakepit.Error` if there is no such pool.
+  """
   @spec list_workers(atom() | nil) :: [map()]
   def list_workers(name \\ nil) do
-    for pool <- List.wrap(name || Pool.Handle.names()) do
-      workers = for pid <- Pool.Supervisor.workers(pool), worker = Snakepit.Worker.describe(pid), do: worker
-      Enum.sort_by(workers, & &1.name)
-    end
-    |> List.flatten()
+    # Of all pools, one may stop in this moment.
+    with true <- name != nil, {:error, error} <- Pool.Handle.fetch(name), do: raise(error)
+
+    Enum.flat_map(List.wrap(name || Pool.Handle.names()), &Pool.Supervisor.described/1)
   end
 
   @doc """

@@ -140,7 +140,8 @@ defmodule SnakepitTest do
 
     assert stats.copied_bytes == 5000 and stats.request_bytes >= 15_000 and stats.reply_bytes >= 15_000
     assert {:error, %Error{reason: :unknown_pool}} = Snakepit.get_stats(:no_such_pool)
-    assert Snakepit.list_workers(:no_such_pool) == []
+    assert %Error{reason: :unknown_pool, message: message} = catch_error(Snakepit.list_workers(:no_such_pool))
+    assert message =~ "there is no pool :no_such_pool"
     assert pool in Enum.map(Snakepit.list_workers(), & &1[:pool])
   end
 

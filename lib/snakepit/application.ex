@@ -6,15 +6,16 @@ defmodule Snakepit.Application do
 
   @impl true
   def start(_type, _args) do
-    case Config.load() do
-      {:ok, config} -> start(config)
+    with {:ok, config} <- Config.load(),
+         {:ok, _dir} <- Snakepit.Runtime.open() do
+      start(config)
+    else
       {:error, error} -> {:error, error.message}
     end
   end
 
   defp start(config) do
     warn(Performance.Settings.without_effect(config.performance_optimization))
-    Snakepit.Runtime.open()
     Snakepit.Telemetry.start()
     Performance.MetricsStore.create()
     Performance.ThresholdManager.create()

@@ -90,7 +90,8 @@ defmodule Snakepit.Breaker do
 
   @doc """
   Closed breakers of these targets. Options, beside those every pool takes as `breaker:`
-  (see `Snakepit.Pool.Options`): `:lease_ms`, the most a probe may take; `:random`, a function of numbers in 0..1; `:now`.
+  (see `Snakepit.Pool.Options`): `:lease_ms`, the most a probe may take; `:minimum_failures`, fewer of which open nothing;
+  `:random`, a function of numbers in 0..1; `:now`.
   """
   @spec new([target()], map() | keyword()) :: t()
   def new(targets, opts \\ []) do
@@ -104,6 +105,7 @@ defmodule Snakepit.Breaker do
         origin: Map.get_lazy(opts, :now, &now/0) - 1,
         bucket_ms: max(div(settings.window_ms, @buckets), 1),
         lease_ms: Map.get(opts, :lease_ms, 10_000),
+        minimum_failures: Map.get(opts, :minimum_failures, 1),
         random: Map.get(opts, :random, &:rand.uniform/0)
       })
 
@@ -187,6 +189,20 @@ defmodule Snakepit.Breaker do
     :ok
   end
 
+  @doc """
+  Counts a failure that somebody else than the caller saw, such as the end of the caller's worker: a probe under way has
+  failed with it. An open breaker stays as it is.
+  """
+  @spec fail(t(), target(), ms() | nil) :: :ok
+  def fail({ref, rows, _settings} = breaker, target, now \\ nil) do
+    case :atomics.get(ref, :erlang.map_get(target, rows) + @state) do
+      @closed -> record(breaker, target, :failure, nil, now)
+      state when state > 0 and rem(state, 2) == 1 -> record(breaker, target, :failure, state, now)
+      # The call began before it was opened.
+      _open -> :ok
+    end
+  end
+
   @doc "Whether it would answer `:open` now. Takes no probe and counts nothing."
   @spec refuses?(t(), target(), ms() | nil) :: boolean()
   def refuses?({ref, rows, settings}, target, now \\ nil) do
@@ -224,6 +240,15 @@ defmodule Snakepit.Breaker do
     row = :erlang.map_get(target, rows)
     clear(ref, row)
     :atomics.put(ref, row + @state, @closed)
+  end
+
+  @doc "As new, for another target that takes its place: its counts are gone as well."
+  @spec renew(t(), target()) :: :ok
+  def renew({ref, rows, _settings} = breaker, target) do
+    row = :erlang.map_get(target, rows)
+    reset(breaker, target)
+    :atomics.put(ref, row + @opened, 0)
+    :atomics.put(ref, row + @refused, 0)
   end
 
   @doc "Its state. An open one whose time is over, so that the next caller gets a probe, is half-open."
@@ -320,7 +345,9 @@ defmodule Snakepit.Breaker do
 
   defp sick?(ref, row, settings, now) do
     {calls, failures} = counts(ref, row, settings, now)
-    calls >= settings.minimum_calls and failures >= settings.failure_ratio * calls
+
+    calls >= settings.minimum_calls and failures >= settings.minimum_failures and
+      failures >= settings.failure_ratio * calls
   end
 
   # The eighth that has begun, and the seven before it.

@@ -10,7 +10,7 @@ defmodule Snakepit.Call do
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Exchange, Options, Settle}
   alias Snakepit.Performance.{Decision, Explanation, Record}
-  alias Snakepit.Pool.{Counters, Handle, Retries}
+  alias Snakepit.Pool.{CommandBreaker, Counters, Handle, Retries}
 
   defstruct [
     :command,
@@ -62,10 +62,11 @@ defmodule Snakepit.Call do
   # A lane, and what is exchanged on it.
   defp once(call, exchange) do
     case checkout(call) do
-      {:ok, lane, ticket, queued} ->
+      {:ok, lane, ticket, suspect, queued} ->
         guarded(call, lane, ticket, fn ->
           finish(call, lane, ticket, queued, exchange.(call, lane, ticket))
         end)
+        |> judged(call, suspect)
 
       {:error, error} ->
         error = named(error, call)
@@ -306,14 +307,42 @@ defmodule Snakepit.Call do
   defp checkout(%{handle: handle, options: options} = call) do
     before = now_ns()
 
-    case Pool.checkout(handle, call.deadline, affinity(options, handle), options.affinity == :prefer) do
-      {:ok, lane, ticket} ->
-        {:ok, lane, ticket, now_ns() - before}
-
+    with {:ok, suspect} <- allowed(call, CommandBreaker.allow(handle.commands, call.command)),
+         {:ok, lane, ticket} <- lane(call, suspect, affinity(options, handle), options.affinity == :prefer),
+         {:ok, suspect} <- still_allowed(call, suspect, ticket) do
+      {:ok, lane, ticket, suspect, now_ns() - before}
+    else
       {:error, error} ->
         Counters.add(handle.counters, :errors, 1)
         {:error, error}
     end
+  end
+
+  # A command whose calls ended too many workers gets none.
+  defp allowed(%{handle: handle, command: command}, answer) do
+    with {:open, _row} <- answer,
+         do: {:error, CommandBreaker.refused(handle.commands, handle.name, command)}
+  end
+
+  defp lane(%{handle: handle} = call, suspect, affinity, prefer?) do
+    with {:error, _} = failed <- Pool.checkout(handle, call.deadline, affinity, prefer?) do
+      CommandBreaker.tell(handle.commands, suspect, failed)
+      failed
+    end
+  end
+
+  defp still_allowed(%{handle: handle} = call, suspect, ticket) do
+    answer = CommandBreaker.allow_still(handle.commands, call.command, suspect)
+
+    with {:error, _} = refused <- allowed(call, answer) do
+      Pool.checkin(ticket)
+      refused
+    end
+  end
+
+  defp judged({result, _seen} = answer, call, suspect) do
+    CommandBreaker.tell(call.handle.commands, suspect, result)
+    answer
   end
 
   defp affinity(%{session: nil}, _handle), do: nil

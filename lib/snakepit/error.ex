@@ -13,7 +13,9 @@ defmodule Snakepit.Error do
   | `:grpc_error` | the gRPC call failed |
 
   Reason `:breaker_open` is one of `:transfer`, when the way that was forced is left alone because it failed too often or
-  was isolated (`details.retry_in_ms` says when it is tried again), and of `:pool`, when every worker died young.
+  was isolated (`details.retry_in_ms` says when it is tried again), and of `:pool`, when every worker died young without
+  a call. `:command_breaker_open` of `:pool` is told to calls of a command whose calls ended too many workers
+  (`Snakepit.reset_command/2`); `details` has `:command`, `:deaths`, `:last` and `:retry_in_ms`.
 
   `reason` is an atom, or a tuple that starts with one; `details` holds what else is known, such as `:path`.
   """

@@ -7,15 +7,17 @@ defmodule Snakepit.Pool do
   each until its own deadline. When a caller dies in the middle of a call, its tool is cancelled, and the lane is
   used again once that has ended.
 
-  The process of a pool only hears of workers that come and go, and of lanes whose caller died. A worker whose runs die
-  young again and again opens its breaker; when that of every worker is open and none is up, calls get `:breaker_open`
-  at once, until one is ready.
+  The process of a pool only hears of workers that come and go, and of lanes whose caller died. A worker that dies while
+  a tool runs counts against that tool's command (`Snakepit.Pool.CommandBreaker`). One whose runs die young without a
+  call, again and again, opens its own breaker; when that of every worker is open and none is up, calls get
+  `:breaker_open` at once, until one is ready.
   """
 
   use GenServer
-  alias Snakepit.{Breaker, Call, Error, Native, Performance, Worker}
-  alias Snakepit.Pool.{Handle, Options}
+  alias Snakepit.{Breaker, Call, Error, Native, Performance, Telemetry, Worker}
+  alias Snakepit.Pool.{CommandBreaker, Handle, Options}
   alias Snakepit.Worker.Lane
+  require Logger
 
   @typep epoch :: pos_integer()
   @type checkout :: {:ok, Lane.t(), Native.ticket()} | {:error, Error.t()}
@@ -50,20 +52,43 @@ defmodule Snakepit.Pool do
   end
 
   defp wait(handle, key, deadline, affinity, prefer?) do
-    since = System.monotonic_time(:millisecond)
+    since = System.monotonic_time()
 
     receive do
-      {:snakepit_lane, ^key, answer} -> handed(handle, answer, deadline, affinity, prefer?)
+      {:snakepit_lane, ^key, answer} ->
+        waited(handle, answer, since)
+        handed(handle, answer, deadline, affinity, prefer?)
     after
       wait_ms(deadline) ->
         if Native.desk_cancel(handle.desk, key) do
-          {:error, waited_in_vain(handle, System.monotonic_time(:millisecond) - since)}
+          ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
+          waited(handle, :timeout, since)
+          {:error, waited_in_vain(handle, ms)}
         else
           # A lane was handed over in this moment: its message is there.
           receive do
-            {:snakepit_lane, ^key, answer} -> handed(handle, answer, deadline, affinity, prefer?)
+            {:snakepit_lane, ^key, answer} ->
+              waited(handle, answer, since)
+              handed(handle, answer, deadline, affinity, prefer?)
           end
         end
+    end
+  end
+
+  @queued [:snakepit, :pool, :queue]
+
+  defp waited(handle, answer, since) do
+    if Telemetry.listened_to?(@queued) do
+      ns = System.convert_time_unit(System.monotonic_time() - since, :native, :nanosecond)
+
+      result =
+        case answer do
+          {:ok, _, _, _} -> :served
+          :timeout -> :timeout
+          {:closed, _} -> :closed
+        end
+
+      Telemetry.execute(@queued, %{wait_ns: ns}, %{pool: handle.name, result: result})
     end
   end
 
@@ -87,7 +112,11 @@ defmodule Snakepit.Pool do
     end
   end
 
-  defp answered(handle, :full, _deadline, _affinity, _prefer?), do: {:error, saturated(handle)}
+  defp answered(handle, :full, _deadline, _affinity, _prefer?) do
+    {_idle, busy, queued} = Native.desk_counts(handle.desk)
+    Telemetry.execute([:snakepit, :pool, :saturated], %{busy: busy, queued: queued}, %{pool: handle.name})
+    {:error, saturated(handle)}
+  end
 
   defp answered(handle, {:closed, @dying}, _deadline, _affinity, _prefer?), do: {:error, dying(handle)}
 
@@ -126,9 +155,7 @@ defmodule Snakepit.Pool do
   @doc false
   # The lane may be in the middle of a call: it is not used again.
   @spec discard(Handle.t(), Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
-  def discard(%Handle{desk: desk} = handle, ticket, lane, why) do
-    # What we end for a caller's sake says nothing of its health; a lane it closed itself does.
-    if why != :closed, do: spare(handle, lane.epoch)
+  def discard(%Handle{desk: desk}, ticket, lane, why) do
     # At once, so that the caller's next call does not meet the same worker.
     Native.desk_down(desk, lane.index, lane.epoch)
     Native.desk_forget(ticket)
@@ -193,10 +220,35 @@ defmodule Snakepit.Pool do
   @spec worker_down(Handle.t(), non_neg_integer(), epoch()) :: :ok
   def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
 
+  @typedoc """
+  How a run ended: of itself while these commands ran (none: idle, or before it was ready), or as somebody wanted.
+  """
+  @type end_of_run :: {:died, commands :: [String.t()], how :: String.t()} | :meant
+
   @doc false
-  # To be called before `worker_down/3` of a run whose end was meant: it does not count as a death.
-  @spec spare(Handle.t(), epoch()) :: :ok
-  def spare(%Handle{pool: pool}, epoch), do: GenServer.cast(pool, {:spare, epoch})
+  # After `worker_down/3`, once it is known how the run ended, and before its callers are told. `lived_ms`: since it was
+  # ready. Answers whether a command is blamed: then the worker is started again at once.
+  @spec run_over(Handle.t(), non_neg_integer(), lived_ms :: non_neg_integer(), end_of_run()) ::
+          :blamed | :not_blamed
+  def run_over(%Handle{pool: pool}, index, lived_ms, how_it_ended) do
+    GenServer.call(pool, {:run_over, index, lived_ms, how_it_ended})
+  catch
+    # The pool is stopping, or starts again.
+    :exit, _ -> :not_blamed
+  end
+
+  @doc false
+  # Why a worker ended, or did not start: told to callers while none is up.
+  @spec trouble(Handle.t(), String.t()) :: :ok
+  def trouble(%Handle{pool: pool}, words), do: GenServer.cast(pool, {:trouble, words})
+
+  @doc false
+  @spec reset_command(Handle.t(), String.t()) :: boolean()
+  def reset_command(%Handle{} = handle, command) do
+    with {:error, _stopped} <-
+           safely(handle, fn -> GenServer.call(handle.pool, {:reset_command, command}) end),
+         do: false
+  end
 
   @doc false
   # A run counts as dead once, and as one that lived when it was up for long.
@@ -227,10 +279,8 @@ defmodule Snakepit.Pool do
     Handle.publish(handle)
     if handle.brain, do: Performance.Learning.watch(options.name)
 
-    # up: index => epoch of the run whose lanes may be used; since: when that was; ended: epochs of runs that are over;
-    # spared: of those whose end is meant.
-    state = %{handle: handle, up: %{}, since: %{}, ended: MapSet.new(), spared: MapSet.new()}
-    {:ok, Map.merge(state, %{awaiting: [], failure: nil, draining: nil})}
+    # up: index => epoch of the run whose lanes may be used.
+    {:ok, %{handle: handle, up: %{}, awaiting: [], failure: nil, draining: nil, forgetting?: false}}
   end
 
   @impl true
@@ -268,6 +318,15 @@ defmodule Snakepit.Pool do
      %{status: status, failure: state.failure, workers_up: up, idle: idle, busy: busy, queued: queued}, state}
   end
 
+  def handle_call({:run_over, index, lived_ms, how_it_ended}, _from, state) do
+    blamed? = state.draining == nil and over(state.handle, index, lived_ms, how_it_ended)
+    if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
+    {:reply, if(blamed?, do: :blamed, else: :not_blamed), if(blamed?, do: forget_later(state), else: state)}
+  end
+
+  def handle_call({:reset_command, command}, _from, state),
+    do: {:reply, CommandBreaker.reset(state.handle.commands, command), state}
+
   def handle_call({:drain, timeout}, from, state) do
     Process.send_after(self(), :drain_timeout, timeout)
     Native.desk_close(state.handle.desk, @stopping)
@@ -280,9 +339,8 @@ defmodule Snakepit.Pool do
     per_worker = length(lanes)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.desk_up(state.handle.desk, index, epoch)
-    # The end of a run that is replaced is meant.
-    state = if old = state.up[index], do: %{state | spared: MapSet.put(state.spared, old)}, else: state
-    state = %{state | up: Map.put(state.up, index, epoch), since: Map.put(state.since, index, now())}
+    :ets.delete(state.handle.trouble, :last)
+    state = %{state | up: Map.put(state.up, index, epoch)}
 
     if all_up?(state) do
       Enum.each(state.awaiting, &GenServer.reply(&1, :ok))
@@ -295,10 +353,13 @@ defmodule Snakepit.Pool do
   def handle_cast({:worker_down, index, epoch}, state) do
     Native.desk_down(state.handle.desk, index, epoch)
     :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
-    {:noreply, if(epoch in state.ended, do: state, else: run_over(state, index, epoch))}
+    {:noreply, if(state.up[index] == epoch, do: %{state | up: Map.delete(state.up, index)}, else: state)}
   end
 
-  def handle_cast({:spare, epoch}, state), do: {:noreply, %{state | spared: MapSet.put(state.spared, epoch)}}
+  def handle_cast({:trouble, words}, state) do
+    if state.up == %{}, do: :ets.insert(state.handle.trouble, {:last, words})
+    {:noreply, state}
+  end
 
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
@@ -329,6 +390,11 @@ defmodule Snakepit.Pool do
     {:noreply, state}
   end
 
+  def handle_info(:forget_commands, state) do
+    state = %{state | forgetting?: false}
+    {:noreply, if(CommandBreaker.forget(state.handle.commands) > 0, do: forget_later(state), else: state)}
+  end
+
   def handle_info(:lanes_at_rest, state), do: {:noreply, answer_drain(state, :ok)}
   def handle_info(:drain_timeout, state), do: {:noreply, answer_drain(state, :timeout)}
   def handle_info(_other, state), do: {:noreply, state}
@@ -338,30 +404,46 @@ defmodule Snakepit.Pool do
 
   defp all_up?(state), do: map_size(state.up) == state.handle.options.size
 
-  defp run_over(state, index, epoch) do
-    {up?, now, breaker} = {state.up[index] == epoch, now(), state.handle.workers_breaker}
+  # Whether a command is blamed.
+  defp over(_handle, _index, _lived_ms, :meant), do: false
 
-    unless epoch in state.spared or state.draining != nil,
-      do: run_ended(breaker, index, if(up?, do: now - state.since[index], else: 0), now)
+  defp over(handle, index, lived_ms, {:died, commands, how}) do
+    # Probes run no tool.
+    commands = Enum.reject(commands, &(&1 == Performance.Probe.command()))
 
-    up = if up?, do: Map.delete(state.up, index), else: state.up
+    case commands != [] and CommandBreaker.died(handle.commands, commands, how) do
+      {[_ | _], opened} ->
+        if lived_ms >= @young_ms, do: Breaker.reset(handle.workers_breaker, index)
+        Enum.each(opened, &opened(handle, &1))
+        true
 
-    state = %{
-      state
-      | up: up,
-        spared: recent(state.spared, state),
-        ended: recent(MapSet.put(state.ended, epoch), state)
-    }
-
-    if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
-    state
+      # Nothing ran, or so many commands end workers that no row is left.
+      _nobody ->
+        run_ended(handle.workers_breaker, index, lived_ms, now())
+        false
+    end
   end
 
-  # A run is told of twice at most, and soon. Epochs grow.
-  defp recent(epochs, %{handle: %{options: %{size: size}}}) do
-    if MapSet.size(epochs) <= 8 * size,
-      do: epochs,
-      else: epochs |> Enum.sort(:desc) |> Enum.take(4 * size) |> MapSet.new()
+  defp opened(handle, command) do
+    %{^command => facts} = CommandBreaker.explain(handle.commands)
+
+    Logger.warning(
+      "pool #{inspect(handle.name)}: the calls of #{inspect(command)} ended #{facts.deaths} workers (the last: " <>
+        "#{facts.last}); it is refused for #{facts.retry_in_ms} ms, then tried by one call at a time"
+    )
+
+    Telemetry.execute(
+      [:snakepit, :pool, :command_refused],
+      %{deaths: facts.deaths, retry_in_ms: facts.retry_in_ms},
+      %{pool: handle.name, command: command, last: facts.last}
+    )
+  end
+
+  defp forget_later(%{forgetting?: true} = state), do: state
+
+  defp forget_later(state) do
+    Process.send_after(self(), :forget_commands, CommandBreaker.window_ms() + 1_000)
+    %{state | forgetting?: true}
   end
 
   # How long an open one stays open does not matter: the worker itself says when it is ready.
@@ -385,7 +467,7 @@ defmodule Snakepit.Pool do
     words =
       "pool #{inspect(handle.name)} is saturated: #{lanes} calls run (:size), #{waiting} callers wait (:max_queue)"
 
-    error(handle, :pool, :pool_saturated, words)
+    error(handle, :pool, :pool_saturated, words <> why_none_is_up(handle))
   end
 
   defp waited_in_vain(handle, ms) do
@@ -395,7 +477,16 @@ defmodule Snakepit.Pool do
       "pool #{inspect(handle.name)}: no worker was free within #{ms} ms " <>
         "(#{busy} calls run, #{queued} more wait, #{workers_up(handle)} of #{handle.options.size} workers are up)"
 
-    error(handle, :timeout, :queue_timeout, words)
+    error(handle, :timeout, :queue_timeout, words <> why_none_is_up(handle))
+  end
+
+  defp why_none_is_up(handle) do
+    case workers_up(handle) == 0 && :ets.lookup(handle.trouble, :last) do
+      [last: words] -> "; no worker is up: #{words}"
+      _ -> ""
+    end
+  rescue
+    ArgumentError -> ""
   end
 
   # From the table, so that many who waited in vain need not ask the pool's process.
@@ -411,7 +502,7 @@ defmodule Snakepit.Pool do
     words =
       "pool #{inspect(handle.name)}: every worker died young too often; calls are refused until one is ready again"
 
-    error(handle, :pool, :breaker_open, words)
+    error(handle, :pool, :breaker_open, words <> why_none_is_up(handle))
   end
 
   defp now, do: System.monotonic_time(:millisecond)

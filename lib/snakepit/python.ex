@@ -2,7 +2,9 @@ defmodule Snakepit.Python do
   @moduledoc false
   # Which interpreter, and with which environment, a worker is started.
 
+  import Bitwise, only: [&&&: 2]
   alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.Worker.Words
 
   # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
@@ -65,22 +67,56 @@ defmodule Snakepit.Python do
   defp of_setup(pool) do
     path = venv_python()
 
-    if File.exists?(path) do
-      {:ok, path}
-    else
-      setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: ""
-      name = "name an interpreter with `config :snakepit, python: \"…\"`"
-      missing(pool, "no Python environment at #{path}: #{setup}#{name}")
+    case look(path) do
+      :ok ->
+        {:ok, path}
+
+      {:error, why} ->
+        setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: ""
+        name = "name an interpreter with `config :snakepit, python: \"…\"`"
+        missing(pool, "no Python environment at #{path}: #{why}; #{setup}#{name}")
+
+      {:unusable, why} ->
+        missing(pool, "the Python environment at #{path} cannot be used: #{why}")
     end
   end
 
   # A bare name is looked up in PATH. A symbolic link stays as it is: a virtual environment is known by it.
   defp named(name, pool) do
-    found = if String.contains?(name, "/"), do: Path.expand(name), else: System.find_executable(name)
+    path = if String.contains?(name, "/"), do: Path.expand(name), else: System.find_executable(name)
 
-    if found && File.regular?(found),
-      do: {:ok, found},
-      else: missing(pool, "the Python interpreter #{inspect(name)} does not exist")
+    case path && look(path) do
+      nil -> missing(pool, "the Python interpreter #{inspect(name)} does not exist: no such program in PATH")
+      :ok -> {:ok, path}
+      {:error, why} -> missing(pool, "the Python interpreter #{inspect(name)} does not exist: #{why}")
+      {:unusable, why} -> missing(pool, "the Python interpreter #{inspect(name)} cannot be used: #{why}")
+    end
+  end
+
+  # Whether a program is there; if not, why, and if it may be there all the same, what keeps us from it.
+  defp look(path) do
+    case File.stat(path) do
+      {:ok, %{type: :regular, mode: mode}} when (mode &&& 0o111) != 0 -> :ok
+      {:ok, %{type: :regular}} -> {:unusable, "#{path} is not executable"}
+      {:ok, %{type: type}} -> {:unusable, "#{path} is a #{type}, not a program"}
+      {:error, :eacces} -> {:unusable, "#{locked(path)}: permission denied for this user"}
+      {:error, reason} -> {:error, dangling(path) || Words.reason(reason)}
+    end
+  end
+
+  # The first directory on the way to it that this user may not pass.
+  defp locked(path) do
+    path
+    |> Path.split()
+    |> Enum.scan(&Path.join(&2, &1))
+    |> Enum.find(path, &match?({:error, :eacces}, File.stat(Path.join(&1, "."))))
+  end
+
+  # The Python that a virtual environment was made with is gone.
+  defp dangling(path) do
+    with {:ok, to} <- File.read_link(path),
+         do: "it is a link to #{to}, which is not there",
+         else: (_ -> nil)
   end
 
   defp missing(pool, message) do
@@ -101,6 +137,53 @@ defmodule Snakepit.Python do
     |> Map.merge(options.env)
     |> Map.update("PYTHONPATH", Enum.join(path, ":"), &(Enum.join(path, ":") <> ":" <> &1))
     |> Enum.to_list()
+  end
+
+  @doc """
+  What of the VM's environment is kept from a worker: PYTHONHOME, if the interpreter is that of a virtual environment,
+  which knows its home by itself. A pool that gives it in `:env` means it.
+  """
+  @spec unset_env(Pool.Options.t(), Path.t()) :: [String.t()]
+  def unset_env(%Pool.Options{env: env}, python) do
+    if not is_map_key(env, "PYTHONHOME") and venv?(python), do: ["PYTHONHOME"], else: []
+  end
+
+  # As site.py knows it.
+  defp venv?(python) do
+    bin = Path.dirname(python)
+    Enum.any?([bin, Path.dirname(bin)], &File.regular?(Path.join(&1, "pyvenv.cfg")))
+  end
+
+  @doc "Of a start that failed: which variables put what `text` names into Python's way, in sentences."
+  @spec blame(Pool.Options.t(), String.t()) :: [String.t()]
+  def blame(%Pool.Options{env: env} = options, text) do
+    paths =
+      for {value, whose} <- [
+            {System.get_env("PYTHONPATH"), "of the VM's environment"},
+            {env["PYTHONPATH"], "of the pool's :env"}
+          ],
+          entry <- String.split(value || "", ":", trim: true),
+          String.contains?(text, entry <> "/"),
+          do: "#{entry} comes from PYTHONPATH #{whose}."
+
+    paths ++ home(options, text)
+  end
+
+  # Python does not find its own library then, or finds another's.
+  defp home(%Pool.Options{env: env} = options, text) do
+    {home, whose} =
+      case env do
+        %{"PYTHONHOME" => home} -> {home, "in the pool's :env"}
+        _ -> {System.get_env("PYTHONHOME"), "in the VM's environment"}
+      end
+
+    with true <- home not in [nil, ""] and text =~ ~r/Fatal Python error|ModuleNotFoundError|ImportError/,
+         {:ok, python} <- interpreter(options),
+         [] <- unset_env(options, python) do
+      ["PYTHONHOME is #{home} #{whose}: if that is another Python's, unset it."]
+    else
+      _ -> []
+    end
   end
 
   # Calls that run at once share the cores rather than fight for them.

@@ -1,31 +1,108 @@
 defmodule Snakepit.Runtime do
   @moduledoc false
   # The private directory (0700) in which this VM listens for its workers. A VM that was killed cannot remove its own;
-  # the next one does.
+  # the next one does. One that somebody else removed, as cleaners of /tmp do, is made again when it is next needed.
+
+  import Bitwise, only: [&&&: 2]
+  alias Snakepit.Error
+  alias Snakepit.Worker.Words
 
   @prefix "snakepit-"
+  @mode 0o700
+  # struct sockaddr_un has room for 107 bytes and a zero. A name in the directory has at most @longest_name.
+  @longest_path 107
+  @longest_name 26
 
   @doc "Makes the directory; called once, when the application starts."
-  @spec open() :: Path.t()
-  def open do
-    base = System.tmp_dir!()
-    sweep(base)
-    random = Base.url_encode64(:crypto.strong_rand_bytes(6), padding: false)
-    dir = Path.join(base, "#{@prefix}#{namespace()}-#{System.pid()}-#{random}")
-    File.mkdir!(dir)
-    File.chmod!(dir, 0o700)
-    :persistent_term.put(__MODULE__, dir)
-    dir
+  @spec open() :: {:ok, Path.t()} | {:error, Error.t()}
+  def open, do: open(bases())
+
+  @doc false
+  # In the first of these directories that will do.
+  @spec open([Path.t()]) :: {:ok, Path.t()} | {:error, Error.t()}
+  def open(bases) do
+    with {:ok, dir, uid} <- make(bases, []) do
+      :persistent_term.put(__MODULE__, {dir, uid})
+      {:ok, dir}
+    end
   end
 
   @spec dir() :: Path.t()
-  def dir, do: :persistent_term.get(__MODULE__)
+  def dir, do: __MODULE__ |> :persistent_term.get() |> elem(0)
+
+  @doc "The directory, made again if it is gone or no longer ours."
+  @spec ensure() :: {:ok, Path.t()} | {:error, Error.t()}
+  def ensure do
+    {dir, uid} = :persistent_term.get(__MODULE__)
+    if ours?(dir, uid), do: {:ok, dir}, else: :global.trans({__MODULE__, self()}, &again/0, [node()])
+  end
+
+  # Workers that start at once make one.
+  defp again do
+    {dir, uid} = :persistent_term.get(__MODULE__)
+    if ours?(dir, uid), do: {:ok, dir}, else: open()
+  end
+
+  @doc "A name for a socket in it that nobody else has."
+  @spec path(Path.t(), String.t()) :: Path.t()
+  def path(dir, extension), do: Path.join(dir, "#{System.unique_integer([:positive])}.#{extension}")
 
   @spec close() :: :ok
   def close do
-    with dir when is_binary(dir) <- :persistent_term.get(__MODULE__, nil), do: File.rm_rf(dir)
+    with {dir, _uid} <- :persistent_term.get(__MODULE__, nil), do: File.rm_rf(dir)
     :persistent_term.erase(__MODULE__)
     :ok
+  end
+
+  @doc false
+  # TMPDIR and its like first, then what a system has; the address of a socket must be short.
+  @spec bases() :: [Path.t()]
+  def bases do
+    [System.tmp_dir(), System.get_env("XDG_RUNTIME_DIR"), "/tmp", "/var/tmp", "/dev/shm"]
+    |> Enum.filter(&(&1 not in [nil, ""]))
+    |> Enum.map(&Path.expand/1)
+    |> Enum.uniq()
+  end
+
+  defp make([], tried) do
+    tried = tried |> Enum.reverse() |> Enum.map_join("; ", fn {base, why} -> "#{base}: #{why}" end)
+
+    words =
+      "no directory for the sockets of Snakepit's workers can be made (#{tried}). " <>
+        "Set TMPDIR to a directory with a short path that this user may write to"
+
+    {:error, Error.new(:pool, :no_runtime_dir, words)}
+  end
+
+  defp make([base | others], tried) do
+    random = Base.url_encode64(:crypto.strong_rand_bytes(6), padding: false)
+    dir = Path.join(base, "#{@prefix}#{namespace()}-#{System.pid()}-#{random}")
+
+    with :ok <- fits(dir),
+         # Fails if anything is there: what is made is ours.
+         :ok <- File.mkdir(dir),
+         :ok <- File.chmod(dir, @mode),
+         {:ok, %{uid: uid}} <- File.lstat(dir) do
+      sweep(base)
+      {:ok, dir, uid}
+    else
+      {:error, words} when is_binary(words) -> make(others, [{base, words} | tried])
+      {:error, reason} -> make(others, [{base, Words.reason(reason)} | tried])
+    end
+  end
+
+  defp fits(dir) do
+    if byte_size(dir) + 1 + @longest_name <= @longest_path,
+      do: :ok,
+      else: {:error, "its path is too long for a Unix socket"}
+  end
+
+  # No link, nobody else's, and closed to others.
+  defp ours?(dir, uid) do
+    case File.lstat(dir) do
+      {:ok, %{type: :directory, uid: ^uid, mode: mode}} -> (mode &&& 0o777) == @mode
+      _ -> false
+    end
   end
 
   # A pid means nothing in another container that shares this directory.

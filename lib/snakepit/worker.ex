@@ -9,7 +9,20 @@ defmodule Snakepit.Worker do
 
   use GenServer
   alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
-  alias Snakepit.Worker.{Chunks, Control, Conversation, Heart, Lane, LaneSocket, Recycling, Run, Words}
+
+  alias Snakepit.Worker.{
+    Chunks,
+    Control,
+    Conversation,
+    Heart,
+    Lane,
+    LaneSocket,
+    Recycling,
+    Report,
+    Run,
+    Words
+  }
+
   require Logger
 
   @max_grace_ms 2_000
@@ -112,6 +125,8 @@ defmodule Snakepit.Worker do
     # successor: its process, its monitor, and why it is wanted. looked: how often.
     # closing: lanes of runs that are over, by the run, for as long as callers may still read what came by them.
     state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now(), closing: %{}})
+    # told: the last failed start that was logged: once, however often it is tried.
+    state = Map.put(state, :told, nil)
     {:ok, state, {:continue, :start}}
   end
 
@@ -197,8 +212,9 @@ defmodule Snakepit.Worker do
     cond do
       not current?(state, epoch) -> {:noreply, state}
       # The reason may be what it said before.
-      why == :closed -> {:noreply, state |> read() |> dying()}
-      true -> {:noreply, finish(state, why)}
+      why == :closed -> {:noreply, state |> read() |> dying("it closed a lane")}
+      # What we end for a caller's sake says nothing of its health.
+      true -> {:noreply, state |> put_run(meant?: true) |> finish(why)}
     end
   end
 
@@ -219,7 +235,7 @@ defmodule Snakepit.Worker do
 
   def handle_info({:not_dead, id}, %{run: %Run{id: id} = run} = state) do
     Companion.kill(id)
-    {:noreply, put_run(state, failure: run.failure || "it closed a lane")}
+    {:noreply, put_run(state, failure: run.failure || run.closing)}
   end
 
   def handle_info({:close_lanes, epoch}, state) do
@@ -278,6 +294,7 @@ defmodule Snakepit.Worker do
 
   @impl true
   def terminate(_reason, %{run: %Run{} = run} = state) do
+    Report.stopped(state.name, run)
     Pool.worker_down(state.pool, state.index, run.epoch)
     Control.send_message(run.control, ["stop"])
     Companion.stop(run.id, @max_grace_ms)
@@ -300,14 +317,13 @@ defmodule Snakepit.Worker do
 
   defp start(state) do
     options = state.pool.options
-    path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.sock")
     token = :crypto.strong_rand_bytes(32)
 
-    env = [{"SNAKEPIT_SOCKET", path}, {"SNAKEPIT_TOKEN", Base.encode16(token)} | Python.env(options)]
-
     with {:ok, python} <- Python.interpreter(options),
-         {:ok, control} <- listen(path),
-         {:ok, id, companion} <- run(control, python, env, options.limits) do
+         {:ok, dir} <- Snakepit.Runtime.ensure(),
+         {:ok, control} <- listen(dir),
+         own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
+         {:ok, id, companion} <- run(control, python, own, options) do
       {memory, owner} = Native.worker_new(state.pool.arena)
 
       run = %Run{
@@ -327,7 +343,7 @@ defmodule Snakepit.Worker do
     else
       # It ran before, so it may again: a full disk, or a Python that is being installed anew.
       {:error, %Error{} = error} ->
-        if state.was_ready, do: later(state, 0), else: never(state, error)
+        if state.was_ready, do: state |> not_started(error) |> later(0), else: never(state, error)
 
       {:error, :gone} ->
         Process.send_after(self(), :restart, @companion_ms)
@@ -335,19 +351,31 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp run(control, python, env, limits) do
+  defp run(control, python, own, options) do
     monitor = Process.monitor(Companion)
-    {:ok, Companion.run(python, ["-m", "snakepit.worker"], env: env, limits: limits), monitor}
+    env = own ++ Python.env(options)
+    unset = Python.unset_env(options, python)
+    args = ["-m", "snakepit.worker"]
+    {:ok, Companion.run(python, args, env: env, unset_env: unset, limits: options.limits), monitor}
   catch
     :exit, _ ->
       Control.close(control)
       {:error, :gone}
   end
 
-  defp listen(path) do
-    with {:error, reason} <- Control.listen(path) do
-      {:error, Error.new(:worker, :socket, "cannot listen on #{path}: #{inspect(reason)}")}
+  defp listen(dir) do
+    with {:error, reason} <- Control.listen(Snakepit.Runtime.path(dir, "sock")) do
+      # Without the socket's own name, so that the same cause has the same words.
+      words = "cannot listen for the worker in #{dir}: #{Words.reason(reason)}"
+      {:error, Error.new(:worker, :socket, words)}
     end
+  end
+
+  # A start after the first that failed: its cause is logged once.
+  defp not_started(state, %Error{message: words}) do
+    Pool.trouble(state.pool, words)
+    if state.told != words, do: Report.not_started(state.pool.name, state.name, words)
+    %{state | last_error: words, told: words}
   end
 
   defp accept(%{run: run} = state) do
@@ -370,9 +398,13 @@ defmodule Snakepit.Worker do
   defp check_peer(state), do: state
 
   defp startup_timeout(state, epoch) do
-    if current?(state, epoch) and state.run.phase not in [:ready, :ending],
-      do: finish(state, "the worker was not ready within #{state.pool.options.startup_timeout} ms"),
-      else: state
+    if current?(state, epoch) and state.run.phase not in [:ready, :ending] do
+      # What it says may have come in this moment.
+      state = read(state)
+      if state.run.phase in [:ready, :ending], do: state, else: finish(state, Report.too_slow(state))
+    else
+      state
+    end
   end
 
   # ---- what it says -----------------------------------------------------------------------------------------------
@@ -418,8 +450,10 @@ defmodule Snakepit.Worker do
     Process.send_after(self(), {:beat, run.epoch}, options.heartbeat_interval)
     if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
     heart = Heart.new(options.heartbeat_interval, options.heartbeat_grace)
-    state = %{state | was_ready: true, role: :first, not_before: not_before(state)}
-    put_run(state, heart: heart)
+    state = %{state | was_ready: true, role: :first, told: nil, not_before: not_before(state)}
+    state = put_run(state, heart: heart, ready_at: now())
+    Report.up(state.name, state.run, state.restarts)
+    state
   end
 
   defp send_table(%{run: run} = state, table) do
@@ -509,7 +543,12 @@ defmodule Snakepit.Worker do
   defp not_before(state), do: state.not_before
 
   defp sent(state, :ok), do: state
-  defp sent(state, {:error, reason}), do: finish(state, "the control socket: #{inspect(reason)}")
+
+  # It is dead, and the companion about to say of what.
+  defp sent(state, {:error, reason}) when reason in [:epipe, :econnreset, :closed],
+    do: dying(state, "it closed its control socket")
+
+  defp sent(state, {:error, reason}), do: finish(state, "the control socket: #{Words.reason(reason)}")
 
   # ---- ending -----------------------------------------------------------------------------------------------------
 
@@ -525,30 +564,46 @@ defmodule Snakepit.Worker do
   defp companion({:exited, status, tail}, %{run: %Run{phase: phase}} = state) do
     # What it said last is still in the socket: a failed import says so and exits.
     state = if phase in [:greeting, :importing], do: read(state), else: state
-    ended(state, Words.exit(status), tail)
+    state |> put_run(status: status) |> ended(Words.exit(status), tail)
   end
 
   # The worker can no longer be trusted: no more calls, and its process is killed. `why` is words or an error.
   defp finish(%{run: %Run{phase: :ending}} = state, _why), do: state
 
   defp finish(%{run: run} = state, why) do
-    Pool.worker_down(state.pool, state.index, run.epoch)
+    state = down(state)
     Companion.kill(run.id)
     put_run(state, phase: :ending, failure: run.failure || why)
   end
 
-  # It closed a lane, most likely because it is dying: the companion is about to say of what.
-  defp dying(%{run: %Run{phase: :ending}} = state), do: state
+  # It closed a socket, most likely because it is dying: the companion is about to say of what. `why`: if it does not.
+  defp dying(%{run: %Run{phase: :ending}} = state, _why), do: state
 
-  defp dying(%{run: run} = state) do
-    Pool.worker_down(state.pool, state.index, run.epoch)
+  defp dying(%{run: run} = state, why) do
     Process.send_after(self(), {:not_dead, run.id}, @dying_ms)
-    put_run(state, phase: :ending)
+    state |> down() |> put_run(phase: :ending, closing: why)
+  end
+
+  # No more calls. What it ran is noted before its memory is given up.
+  defp down(%{run: %Run{ran: nil} = run} = state) do
+    Pool.worker_down(state.pool, state.index, run.epoch)
+    put_run(state, ran: if(run.ready_at, do: ran(state), else: []))
+  end
+
+  defp down(state), do: state
+
+  # A lane that has no call may have had one whose reply nobody read.
+  defp ran(%{run: run, index: index} = state) do
+    idle = Native.desk_without_call(state.pool.desk, index, run.epoch)
+
+    for {lane, command, correlation_id, ms} <- Native.worker_unanswered(run.memory),
+        lane not in idle,
+        do: %{command: command, correlation_id: correlation_id, ms: ms}
   end
 
   # Its process is gone, and all it held with it.
-  defp ended(%{run: run} = state, how, tail) do
-    Pool.worker_down(state.pool, state.index, run.epoch)
+  defp ended(state, how, tail) do
+    %{run: run} = state = down(state)
     Run.close(run)
 
     # Its ends are closed, and so a caller reads what it said last, and then that it is gone. Closing ours now would throw
@@ -556,6 +611,9 @@ defmodule Snakepit.Worker do
     Process.send_after(self(), {:close_lanes, run.epoch}, @read_out_ms)
     state = put_in(state.closing[run.epoch], run.lanes)
     error = failure(state, run.failure || how, tail)
+    # Counted before its callers are told: their next call knows.
+    at_once? = counted(state, words(run.failure, how))
+    state = reported(state, error, how)
 
     {answer, asking} = Enum.split_with(state.asking, fn {epoch, _} -> epoch == run.epoch end)
     Enum.each(answer, fn {_, from} -> GenServer.reply(from, error.message) end)
@@ -575,10 +633,49 @@ defmodule Snakepit.Worker do
       state.successor ->
         state
 
+      at_once? ->
+        send(self(), :restart)
+        %{state | restarts: state.restarts + 1}
+
       true ->
         later(state, now() - run.started_at)
     end
   end
+
+  # Whether it is started again without a wait: what bounds the loop is the command's breaker, or the caller's patience.
+  defp counted(%{run: %Run{ready_at: nil}, was_ready: false}, _how), do: false
+
+  defp counted(%{run: run} = state, how) do
+    # With the companion every worker ends, whatever it runs.
+    commands = if run.status == :companion_died, do: [], else: Enum.map(run.ran, & &1.command)
+    lived = if run.ready_at, do: now() - run.ready_at, else: 0
+    meant? = run.meant? or state.successor == :up
+    how_it_ended = if meant?, do: :meant, else: {:died, commands, how}
+    Pool.run_over(state.pool, state.index, lived, how_it_ended) == :blamed or (meant? and run.ready_at != nil)
+  end
+
+  # A first start that fails, a successor's too, is told to those who asked for it.
+  defp reported(%{run: run, was_ready: was_ready?} = state, error, how) do
+    words = words(run.failure, how)
+    Report.down(state.name, run, words)
+
+    cond do
+      run.ready_at ->
+        Report.died(state.name, run, words)
+        Pool.trouble(state.pool, error.message)
+        state
+
+      was_ready? ->
+        not_started(state, error)
+
+      true ->
+        state
+    end
+  end
+
+  defp words(nil, how), do: how
+  defp words(%Error{message: message}, _how), do: message
+  defp words(words, _how), do: words
 
   defp close_lanes(lanes), do: lanes |> List.flatten() |> Enum.each(&LaneSocket.close/1)
 
@@ -607,14 +704,22 @@ defmodule Snakepit.Worker do
     %{state | run: nil, last_error: error.message}
   end
 
-  defp failure(_state, %Error{} = error, _tail), do: error
-
-  defp failure(state, how, tail) do
-    said = tail |> Words.printable() |> String.trim()
-    # What a worker said before it was ever ready tells why it was not.
-    words = Words.end_of(state.pool.name, state.name, how, if(state.was_ready, do: "", else: said))
-    Error.new(:worker, :exited, words, details: %{stderr: said})
+  defp failure(%{run: run} = state, %Error{} = error, tail) do
+    # What it printed may tell why it was not ready.
+    said = said(tail)
+    error = if error.reason == :startup_timeout, do: Report.with_output(error, said), else: error
+    if run.ready_at, do: error, else: Report.with_origin(error, state.pool.options)
   end
+
+  defp failure(%{run: run} = state, how, tail) do
+    said = said(tail)
+    # What a worker said before it was ready tells why it was not.
+    words = Words.end_of(state.pool.name, state.name, how, if(run.ready_at, do: "", else: said))
+    error = Error.new(:worker, :exited, words, details: %{stderr: said})
+    if run.ready_at, do: error, else: Report.with_origin(error, state.pool.options)
+  end
+
+  defp said(tail), do: tail |> Words.printable() |> String.trim()
 
   # Callers ask within moments: the last few runs are enough.
   defp remember(ended, epoch, why) when map_size(ended) < 8, do: Map.put(ended, epoch, why)

@@ -240,7 +240,7 @@ defmodule Snakepit.PoolTest do
     defp refused(result, pool) do
       assert {:error, %Error{} = error} = result
       assert error.message =~ inspect(pool)
-      assert Snakepit.list_workers(pool) == []
+      assert Pool.Supervisor.workers(pool) == []
       assert {:error, %Error{reason: :unknown_pool}} = Snakepit.get_stats(pool)
       refute pool in Pool.Handle.names()
       error

@@ -67,6 +67,7 @@ defmodule Snakepit.WorkerTest do
         for _ <- 1..4 do
           pid = os_pid(pool)
           assert {:error, %Error{category: :worker}} = Snakepit.execute("die", %{}, pool: pool)
+          Snakepit.reset_command(pool, "die")
           pid
         end
 

@@ -482,6 +482,7 @@ defmodule Snakepit.Call.Exchange do
       {:item, frame, beside} -> {:ok, frame, beside}
       :done -> :done
       :timeout -> {:error, :timeout}
+      {:error, :unavailable, _} -> {:error, :closed}
       {:error, code, message} -> {:error, :grpc, grpc_error(code, message)}
     end
   end
@@ -519,6 +520,9 @@ defmodule Snakepit.Call.Exchange do
     do: {:error, timeout(call), {:running, false, "its tool ran beyond the deadline"}}
 
   defp grpc_failed(call, {:error, :deadline_exceeded, _}), do: grpc_failed(call, :timeout)
+
+  # Its connection is over: most likely the worker is. Then it is the worker that failed, not the way.
+  defp grpc_failed(_call, {:error, :unavailable, _}), do: lost(gone(), :closed)
 
   defp grpc_failed(_call, {:error, code, message}),
     do: lost(grpc_error(code, message), "a call by gRPC failed: #{code}")

@@ -116,7 +116,7 @@ defmodule Snakepit.Performance.Calibration do
   end
 
   defp workers(handle) do
-    case Snakepit.list_workers(handle.name) |> Enum.filter(&(&1.status == :ready)) do
+    case handle.name |> Snakepit.Pool.Supervisor.described() |> Enum.filter(&(&1.status == :ready)) do
       [] -> {:error, :busy}
       workers -> {:ok, workers}
     end

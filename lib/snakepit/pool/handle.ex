@@ -8,6 +8,8 @@ defmodule Snakepit.Pool.Handle do
                   [
                     :breaker,
                     :workers_breaker,
+                    :commands,
+                    :trouble,
                     :desk,
                     :lanes,
                     :pool,
@@ -28,6 +30,8 @@ defmodule Snakepit.Pool.Handle do
           retries: Pool.Retries.t(),
           breaker: Breaker.t(),
           workers_breaker: Breaker.t(),
+          commands: Pool.CommandBreaker.t(),
+          trouble: :ets.table(),
           desk: Native.desk(),
           lanes: :ets.table(),
           pool: GenServer.name(),
@@ -53,9 +57,12 @@ defmodule Snakepit.Pool.Handle do
       quota: quota,
       counters: Pool.Counters.new(),
       retries: Pool.Retries.new(),
-      # A target per way; one per worker, which its runs that died young open.
+      # A target per way; one per worker, which its runs that died young without a call open; and the commands' own.
       breaker: Breaker.new(Transfer.guarded(), options.breaker),
       workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.worker_breaker()),
+      commands: Pool.CommandBreaker.new(options.size),
+      # {:last, why a worker ended or did not start}, for what is told while none is up.
+      trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),
       desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),

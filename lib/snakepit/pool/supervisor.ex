@@ -72,6 +72,13 @@ defmodule Snakepit.Pool.Supervisor do
     :exit, _ -> []
   end
 
+  @doc "The workers of a pool as `Snakepit.list_workers/1` has them; none of a pool that is not there."
+  @spec described(atom()) :: [map()]
+  def described(name) do
+    described = for pid <- workers(name), worker = Worker.describe(pid), do: worker
+    Enum.sort_by(described, & &1.name)
+  end
+
   @doc "The pool's own supervisor."
   @spec whereis(atom()) :: pid() | nil
   def whereis(name) do

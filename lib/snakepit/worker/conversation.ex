@@ -32,9 +32,16 @@ defmodule Snakepit.Worker.Conversation do
   @doc "Asks for its gRPC server; `from` is answered when that is there."
   @spec ask_for_grpc(Run.t(), GenServer.from()) :: Run.t()
   def ask_for_grpc(%Run{grpc_waiting: []} = run, from) do
-    path = Path.join(Snakepit.Runtime.dir(), "#{System.unique_integer([:positive])}.grpc")
-    Control.send_message(run.control, ["grpc", path])
-    %{run | grpc_waiting: [from], grpc_path: path}
+    case Snakepit.Runtime.ensure() do
+      {:ok, dir} ->
+        path = Snakepit.Runtime.path(dir, "grpc")
+        Control.send_message(run.control, ["grpc", path])
+        %{run | grpc_waiting: [from], grpc_path: path}
+
+      {:error, error} ->
+        GenServer.reply(from, {:error, error.message})
+        run
+    end
   end
 
   def ask_for_grpc(run, from), do: %{run | grpc_waiting: [from | run.grpc_waiting]}
@@ -59,6 +66,9 @@ defmodule Snakepit.Worker.Conversation do
       _ -> {:error, "the worker sent other lanes than it was asked for"}
     end
   end
+
+  defp message(["importing", module], :importing, run) when is_binary(module),
+    do: %{run | importing: module}
 
   defp message(["ready", %{"tools" => tools}], :importing, %Run{lanes: [_ | _]} = run) when is_list(tools),
     do: %{run | phase: :ready, tools: tools}

@@ -5,6 +5,9 @@ defmodule Snakepit.Worker.Run do
   # `epoch` tells runs apart and is the owner id of this run's shared memory. `info` is what its hello said.
   # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
   # :ending from any of them, until the process is known to be gone.
+  # ready_at: since when its lanes were used. importing: the module. ran: the calls it had when its end was noticed.
+  # closing: why it is given up if it turns out not to be dying. meant?: its end is for a caller's sake.
+  # status: what the companion said of its end.
 
   alias Snakepit.{Native, Pool}
   alias Snakepit.Worker.{Control, Heart, LaneSocket}
@@ -12,7 +15,16 @@ defmodule Snakepit.Worker.Run do
   @enforce_keys [:pool, :epoch, :id, :memory, :control, :token, :started_at]
   defstruct @enforce_keys ++
               [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table, :idle_ms] ++
-              [phase: :starting, lanes: [], tools: [], info: %{}, chunks: MapSet.new(), grpc_waiting: []]
+              [:ready_at, :importing, :ran, :closing, :status] ++
+              [
+                phase: :starting,
+                lanes: [],
+                tools: [],
+                info: %{},
+                chunks: MapSet.new(),
+                grpc_waiting: [],
+                meant?: false
+              ]
 
   @type t :: %__MODULE__{
           pool: Pool.Handle.t(),

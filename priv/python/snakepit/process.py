@@ -102,7 +102,7 @@ def run(path: str, token: str) -> None:
     _end_on_sigterm(service, lanes)
     lanes[0].calls.cancellation.listen()
     try:
-        tools.update(collect(_imported(settings["modules"])))
+        tools.update(collect(_imported(settings["modules"], control)))
         if fork.is_child():
             fork.leave()
         described = describe(tools)
@@ -206,10 +206,15 @@ def _lanes(number: int, control: Control, service: Service) -> list[Lane]:
     return [Lane(ours, service) for ours, _ in pairs]
 
 
-def _imported(names: list[str]) -> list[ModuleType]:
+def _imported(names: list[str], control: Control) -> list[ModuleType]:
     import importlib
 
-    return [importlib.import_module(name) for name in names]
+    modules = []
+    for name in names:
+        # Should it take too long, the BEAM knows what.
+        control.send(["importing", name])
+        modules.append(importlib.import_module(name))
+    return modules
 
 
 def _end_on_sigterm(service: Service, lanes: list[Lane]) -> None:

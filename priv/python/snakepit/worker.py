@@ -17,12 +17,37 @@ def _unfit(problem: str, mend: str) -> None:
     sys.exit(EX_CONFIG)
 
 
+def _msgpack() -> None:
+    try:
+        import msgpack
+
+        # A directory of that name is a package, too.
+        msgpack.packb  # noqa: B018
+    except ModuleNotFoundError as error:
+        if error.name == "msgpack":
+            _unfit("this Python lacks msgpack", "run `mix snakepit.setup`, or `pip install msgpack` with it")
+        _broken("msgpack", error)
+    except Exception as error:
+        _broken("msgpack", error)
+
+
+def _broken(name: str, error: Exception) -> None:
+    """What is imported in place of the right module, and by which entry of the path."""
+    from importlib.machinery import PathFinder
+
+    spec = PathFinder.find_spec(name)
+    file = (spec and (spec.origin or next(iter(spec.submodule_search_locations or []), None))) or "nowhere"
+    given = [entry for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    entry = next((entry for entry in given if file.startswith(os.path.join(os.path.abspath(entry), ""))), None)
+    mend = f"mend or reinstall {name}"
+    if entry:
+        mend = f"take {entry} out of PYTHONPATH (the pool's :python_path is part of it), or mend what is there"
+    _unfit(f"{name} at {file} cannot be imported: {type(error).__name__}: {error}", mend)
+
+
 def main() -> None:
     """Checks that the interpreter has what is needed, then serves. (Its version was checked by the package itself.)"""
-    try:
-        import msgpack  # noqa: F401
-    except ImportError:
-        _unfit("this Python lacks msgpack", "run `mix snakepit.setup`, or `pip install msgpack` with it")
+    _msgpack()
     path = os.environ.pop("SNAKEPIT_SOCKET", None)
     token = os.environ.pop("SNAKEPIT_TOKEN", None)
     if not path or not token:

@@ -95,6 +95,8 @@ defmodule Snakepit.Bench.Chaos.Load do
       {:ok, value, value} -> keep(state, value)
       {:ok, value, expected} -> {{:wrong, {kind, short(value), short(expected)}}, state}
       {:error, %Error{category: category}} when category in @proper -> {:failed, state}
+      # Its calls happened to run on too many workers that were killed.
+      {:error, %Error{reason: :command_breaker_open}} -> {:failed, state}
       {:error, %Error{category: :timeout} = error} -> {{:lost, {kind, error}}, state}
       # Nothing else is wrong with these calls: somebody's bytes were damaged.
       {:error, error} -> {{:wrong, {kind, error}}, state}

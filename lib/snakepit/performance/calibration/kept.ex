@@ -17,7 +17,7 @@ defmodule Snakepit.Performance.Calibration.Kept do
   def file(handle, settings) do
     dir = settings.calibration_dir || :filename.basedir(:user_cache, "snakepit") |> to_string()
     machine = Machine.describe() |> Map.drop([:date]) |> Enum.sort()
-    python = handle.name |> Snakepit.list_workers() |> Enum.find_value(& &1.python)
+    python = handle.name |> Snakepit.Pool.Supervisor.described() |> Enum.find_value(& &1.python)
     o = handle.options
 
     pool = [

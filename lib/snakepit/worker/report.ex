@@ -1,0 +1,109 @@
+defmodule Snakepit.Worker.Report do
+  @moduledoc false
+  # A worker's comings and goings, as log lines and events. One warning for each end that nobody wanted, one for each
+  # cause of a start that fails, however often it is tried.
+
+  alias Snakepit.{Error, Machine, Python, Telemetry}
+  alias Snakepit.Worker.Run
+  require Logger
+
+  @up [:snakepit, :worker, :up]
+  @down [:snakepit, :worker, :down]
+
+  @doc "Its lanes are used from now on."
+  @spec up(String.t(), Run.t(), non_neg_integer()) :: :ok
+  def up(name, run, restarts) do
+    measurements = %{start_ms: run.ready_at - run.started_at}
+    Telemetry.execute(@up, measurements, Map.put(who(name, run), :restarts, restarts))
+  end
+
+  @doc "Its process is gone. `why`: in words."
+  @spec down(String.t(), Run.t(), String.t()) :: :ok
+  def down(name, run, why), do: down(name, run, why, run.meant?, run.ran || [])
+
+  @doc "It is ended because its pool stops, or because its successor took over."
+  @spec stopped(String.t(), Run.t()) :: :ok
+  def stopped(name, run) do
+    Logger.debug(fn -> "[#{name}] is stopped" end)
+    down(name, run, "it is stopped", true, run.ran || [])
+  end
+
+  defp down(name, run, why, meant?, ran) do
+    measurements = %{lived_ms: if(run.ready_at, do: now() - run.ready_at, else: 0)}
+    more = %{cause: why, status: run.status, meant?: meant?, running: ran}
+    Telemetry.execute(@down, measurements, Map.merge(who(name, run), more))
+  end
+
+  defp who(name, run), do: %{pool: run.pool.name, worker: name, os_pid: run.os_pid}
+
+  @doc "A run that served ended, and nobody wanted it to."
+  @spec died(String.t(), Run.t(), String.t()) :: :ok
+  def died(name, run, why) do
+    Logger.warning(
+      "pool #{inspect(run.pool.name)}: worker #{name} (OS process #{run.os_pid}) ended: #{why}, " <>
+        "#{ran(run.ran || [], now() - run.ready_at)}; it is started again"
+    )
+  end
+
+  defp ran([], ms), do: "without a call, #{ms} ms after it became ready"
+  defp ran(calls, _ms), do: "while it ran " <> Enum.map_join(calls, " and ", &call/1)
+
+  defp call(%{command: command, correlation_id: nil, ms: ms}), do: "#{inspect(command)} (for #{ms} ms)"
+
+  defp call(%{command: command, correlation_id: id, ms: ms}),
+    do: "#{inspect(command)} (correlation id #{inspect(id)}, for #{ms} ms)"
+
+  @doc "A start after the first that failed."
+  @spec not_started(atom(), String.t(), String.t()) :: :ok
+  def not_started(pool, name, why) do
+    Logger.warning(
+      "pool #{inspect(pool)}: worker #{name} could not be started again: #{why}\n" <>
+        "It is tried again and again; this is said once for each cause"
+    )
+  end
+
+  @doc "The error of a start that took too long: what the worker was doing."
+  @spec too_slow(map()) :: Error.t()
+  def too_slow(%{run: run, name: name, pool: %{options: options}}) do
+    words =
+      "pool #{inspect(options.name)}: worker #{name} was not ready within #{options.startup_timeout} ms " <>
+        "(startup_timeout: of the pool): #{doing(run)}#{stopped_process(run.os_pid)}"
+
+    details = %{phase: run.phase, module: run.importing}
+    Error.new(:worker, :startup_timeout, words, details: details)
+  end
+
+  defp doing(%Run{phase: :starting, os_pid: nil}), do: "its interpreter was not started"
+  defp doing(%Run{phase: :starting, os_pid: pid}), do: "its interpreter (OS process #{pid}) never connected"
+  defp doing(%Run{phase: :greeting}), do: "it connected, and never said hello"
+  defp doing(%Run{importing: nil}), do: "it had not begun to import its modules"
+  defp doing(%Run{importing: module}), do: "it was importing #{module}"
+
+  defp stopped_process(pid) do
+    if is_integer(pid) and Machine.process_state(pid) in ["T", "t"],
+      do: ", and is stopped (SIGSTOP)",
+      else: ""
+  end
+
+  @doc "The error with what the worker printed."
+  @spec with_output(Error.t(), String.t()) :: Error.t()
+  def with_output(error, ""), do: error
+
+  def with_output(error, said),
+    do: %{
+      error
+      | message: error.message <> "; it said:\n" <> said,
+        details: Map.put(error.details, :stderr, said)
+    }
+
+  @doc "The error of a failed start, with the settings that put what it names into Python's way."
+  @spec with_origin(Error.t(), Snakepit.Pool.Options.t()) :: Error.t()
+  def with_origin(%Error{} = error, options) do
+    case Python.blame(options, error.message <> "\n" <> (error.python_traceback || "")) do
+      [] -> error
+      hints -> %{error | message: Enum.join([error.message | hints], "\n")}
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
