@@ -31,6 +31,8 @@ defmodule Snakepit.Performance.ResourceMonitor do
   ]
   @index @fields |> Enum.with_index(1) |> Map.new()
   @key __MODULE__
+  # What is scarce for less than ten seconds, as at every start, is not worth a word.
+  @lasting_ticks 100
   # Shares are kept in millionths; what could not be read, as this.
   @unknown -1
 
@@ -105,6 +107,9 @@ defmodule Snakepit.Performance.ResourceMonitor do
       ref: ref,
       pressure: Pressure.new(settings.memory_pressure_threshold, settings.cpu_pressure_threshold),
       bits: nil,
+      # since: the tick at which the bits became what they are; told: what the log says is scarce.
+      since: 0,
+      told: 0,
       cpu_times: nil,
       ticks: 0,
       sample: opts[:sample] || (&sample/1),
@@ -133,8 +138,18 @@ defmodule Snakepit.Performance.ResourceMonitor do
     if rem(state.ticks, @pss_ticks) == 0, do: slow(state.ref)
     # Again and again while it lasts: there may be pools that were not there before.
     if bits != state.bits or (bits != 0 and rem(state.ticks, 10) == 0), do: state.act.(bits)
-    told(state.bits, bits)
-    %{state | pressure: pressure, bits: bits, cpu_times: seen.cpu_times, ticks: state.ticks + 1}
+    since = if bits == state.bits, do: state.since, else: state.ticks
+    told = if state.ticks - since >= @lasting_ticks, do: log(state.told, bits), else: state.told
+
+    %{
+      state
+      | pressure: pressure,
+        bits: bits,
+        since: since,
+        told: told,
+        cpu_times: seen.cpu_times,
+        ticks: state.ticks + 1
+    }
   end
 
   defp put(ref, field, value), do: :atomics.put(ref, @index[field], value || @unknown)
@@ -211,14 +226,14 @@ defmodule Snakepit.Performance.ResourceMonitor do
     end
   end
 
-  defp told(nil, 0), do: :ok
-  defp told(bits, bits), do: :ok
+  defp log(bits, bits), do: bits
 
-  defp told(_before, bits) do
+  defp log(_before, bits) do
     words =
       if bits == 0, do: "nothing is scarce any more", else: "scarce: #{Enum.join(scarce(bits), " and ")}"
 
     Logger.debug("snakepit: #{words}")
+    bits
   end
 
   defp scarce(bits),

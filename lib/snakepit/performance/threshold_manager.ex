@@ -9,8 +9,9 @@ defmodule Snakepit.Performance.ThresholdManager do
   These thresholds decide where measurements do not: a pool's table goes by what each way costs as soon as that is known.
   One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
 
-  Every change is kept (`changes/1`), logged, told as an event, and guarded: if the pool's calls are slower afterwards by more
-  than a tenth, it is undone.
+  Every change is kept (`changes/1`), told as an event, and guarded: if the pool's calls are slower afterwards by more than a
+  tenth, it is undone. Its old and new value are without the resource factor, which comes and goes. What somebody set, or
+  what was undone, is logged at once; what was tuned, once it has settled, if it moved by a factor of two or more.
   """
 
   use GenServer
@@ -32,6 +33,8 @@ defmodule Snakepit.Performance.ThresholdManager do
   @tick_ms 10_000
   @window_s 30
   @kept_changes 100
+  # Less than so many times as large, or as small, as the log has it: not worth a line.
+  @worth_a_line 2
   @table :snakepit_thresholds
 
   @doc "Makes the table that thresholds are read from; it lives as long as the process that calls this."
@@ -158,24 +161,28 @@ defmodule Snakepit.Performance.ThresholdManager do
   defp state_of(handle, type) do
     case :ets.lookup(@table, {handle.name, type}) do
       [{_, brain, tuned, set}] when brain == handle.brain -> {tuned, set}
-      _ -> {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
+      _ -> {fresh(handle), nil}
     end
   rescue
-    ArgumentError -> {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
+    ArgumentError -> {fresh(handle), nil}
   end
 
+  defp in_force(handle, type, state) do
+    now = ResourceMonitor.now()
+    in_force(handle, type, state, Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?))
+  end
+
+  # As it is while nothing is scarce: what changes are told by, so that each begins where the last one ended.
+  defp at_rest(handle, type, state), do: in_force(handle, type, state, 1.0)
+
   # The pool's bounds hold for what somebody set, too.
-  defp in_force(handle, type, {tuned, set}) do
+  defp in_force(handle, type, {tuned, set}, resource_factor) do
     {minimum, maximum} = {handle.settings.minimum_threshold_mb, handle.settings.maximum_threshold_mb}
 
     threshold =
       case set || handle.policy.threshold_overrides[type] do
-        nil ->
-          now = ResourceMonitor.now()
-          %{tuned | resource: Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?)}
-
-        bytes ->
-          Thresholds.new(bytes)
+        nil -> %{tuned | resource: resource_factor}
+        bytes -> Thresholds.new(bytes)
       end
 
     Thresholds.bytes(threshold, Settings.bytes(minimum), Settings.bytes(maximum))
@@ -195,9 +202,9 @@ defmodule Snakepit.Performance.ThresholdManager do
     with_handle(pool, state, fn handle ->
       for type <- types do
         {tuned, _set} = before = state_of(handle, type)
-        old = in_force(handle, type, before)
-        new = adjustment.bytes || max(round(old * adjustment.factor), 1)
-        change(handle, type, old, new, {tuned, new}, adjustment.reason, nil)
+        new = adjustment.bytes || max(round(in_force(handle, type, before) * adjustment.factor), 1)
+        {old, new} = {at_rest(handle, type, before), {tuned, new}}
+        change(handle, type, old, at_rest(handle, type, new), new, adjustment.reason, nil)
       end
 
       apply_all(handle)
@@ -207,9 +214,9 @@ defmodule Snakepit.Performance.ThresholdManager do
   def handle_call({:reset, pool}, _from, state) do
     with_handle(pool, state, fn handle ->
       for type <- Performance.data_types() do
-        old = in_force(handle, type, state_of(handle, type))
-        fresh = {Thresholds.new(Settings.base_threshold(handle.settings)), nil}
-        new = in_force(handle, type, fresh)
+        old = at_rest(handle, type, state_of(handle, type))
+        fresh = {fresh(handle), nil}
+        new = at_rest(handle, type, fresh)
         if old != new, do: change(handle, type, old, new, fresh, "reset", nil), else: put(handle, type, fresh)
       end
 
@@ -260,7 +267,7 @@ defmodule Snakepit.Performance.ThresholdManager do
         do: :ets.delete(@table, elem(row, 0))
   end
 
-  defp whose({{:changes, name}, brain, _changes}), do: {name, brain}
+  defp whose({{kind, name}, brain, _}) when kind in [:changes, :logged], do: {name, brain}
   defp whose({{name, _type}, brain, _tuned, _set}), do: {name, brain}
 
   # ---- tuning -----------------------------------------------------------------------------------------------------
@@ -270,7 +277,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
     if handle.policy.learning_enabled do
       changed = for type <- Performance.data_types(), step(handle, type), do: type
-      if changed != [], do: apply_all(handle)
+      if changed != [], do: apply_all(handle), else: log_settled(handle)
     end
 
     :ok
@@ -280,7 +287,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     with {tuned, nil} = before <- state_of(handle, type),
          {crossover, _low, _high} = found <- Performance.crossover(handle, :request, type),
          {:changed, next} <- Thresholds.toward(tuned, crossover) do
-      {old, new} = {in_force(handle, type, before), in_force(handle, type, {next, nil})}
+      {old, new} = {at_rest(handle, type, before), at_rest(handle, type, {next, nil})}
       # What a bound or the policy holds fast is tuned all the same, for when it no longer does.
       if old == new, do: put(handle, type, {next, nil}), else: tuned(handle, type, old, new, next, found)
       old != new
@@ -336,7 +343,7 @@ defmodule Snakepit.Performance.ThresholdManager do
       )
 
     keep(handle, Enum.take([change | changes(handle.name)], @kept_changes))
-    tell(handle, change)
+    if expected, do: emit(handle, change), else: tell(handle, change)
   end
 
   defp put(handle, type, {tuned, set}),
@@ -349,10 +356,45 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp tell(handle, change) do
     {:threshold, type} = change.knob
+    log(handle, [{type, change.old, change.new}], change.reason)
+    emit(handle, change)
+  end
 
-    Logger.info(
-      "pool #{inspect(handle.name)}: threshold of #{type} #{change.old} → #{change.new} bytes: #{change.reason}"
-    )
+  # One line for all that was tuned, once nothing moves any more.
+  defp log_settled(handle) do
+    logged = logged(handle)
+
+    moved =
+      for type <- Performance.data_types(),
+          {_tuned, nil} = state <- [state_of(handle, type)],
+          handle.policy.threshold_overrides[type] == nil,
+          old = logged[type] || at_rest(handle, type, {fresh(handle), nil}),
+          new = at_rest(handle, type, state),
+          new >= old * @worth_a_line or old >= new * @worth_a_line,
+          do: {type, old, new}
+
+    if moved != [], do: log(handle, moved, "tuned to the measured crossover")
+  end
+
+  defp fresh(handle), do: Thresholds.new(Settings.base_threshold(handle.settings))
+
+  defp log(handle, moved, reason) do
+    words = Enum.map_join(moved, ", ", fn {type, old, new} -> "#{type} #{old} → #{new}" end)
+    Logger.info("pool #{inspect(handle.name)}: thresholds in bytes: #{words}: #{reason}")
+    now = Map.merge(logged(handle), Map.new(moved, fn {type, _old, new} -> {type, new} end))
+    :ets.insert(@table, {{:logged, handle.name}, handle.brain, now})
+  end
+
+  # By type, what the log says last.
+  defp logged(%{name: name, brain: brain}) do
+    case :ets.lookup(@table, {:logged, name}) do
+      [{_, ^brain, logged}] -> logged
+      _ -> %{}
+    end
+  end
+
+  defp emit(handle, change) do
+    {:threshold, type} = change.knob
 
     Telemetry.execute([:snakepit, :performance, :threshold], %{old: change.old, new: change.new}, %{
       pool: handle.name,

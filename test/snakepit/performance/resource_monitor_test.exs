@@ -1,5 +1,8 @@
 defmodule Snakepit.Performance.ResourceMonitorTest do
-  use Snakepit.Case, async: true
+  # Others' monitors may speak of what is scarce meanwhile.
+  use Snakepit.Case, async: false
+  import ExUnit.CaptureLog
+  require Logger
   alias Snakepit.Performance.{ResourceMonitor, Settings}
   alias Snakepit.Pool.Handle
   alias Snakepit.{Machine, Native}
@@ -52,6 +55,44 @@ defmodule Snakepit.Performance.ResourceMonitorTest do
     :atomics.put(source, 1, 50)
     assert_receive {:act, 0}, 5_000
     refute_received {:act, 0}
+  end
+
+  test "the log is told of what lasts, once, and of nothing else" do
+    source = :atomics.new(1, [])
+    id = System.unique_integer([:positive])
+    modules = [ResourceMonitor, __MODULE__]
+    for module <- modules, do: Logger.put_module_level(module, :debug)
+    on_exit(fn -> Enum.each(modules, &Logger.delete_module_level/1) end)
+
+    log =
+      capture_log(fn ->
+        {:ok, monitor} =
+          ResourceMonitor.start_link(
+            publish: false,
+            settings: %Settings{memory_pressure_threshold: 0.8, cpu_pressure_threshold: 0.8},
+            sample: fn _ -> sample(%{memory_used: :atomics.get(source, 1) / 100}) end,
+            act: fn _ -> :ok end
+          )
+
+        ticks = fn percent, n ->
+          :atomics.put(source, 1, percent)
+          for _ <- 1..n, do: send(monitor, :tick)
+          :sys.get_state(monitor)
+          Logger.debug("mark #{id}")
+        end
+
+        # As at a start: for a moment, and to and fro.
+        for _ <- 1..20, do: {ticks.(90, 50), ticks.(10, 50)}
+        Logger.debug("mark #{id} begins")
+        ticks.(90, 150)
+        ticks.(90, 300)
+        ticks.(10, 150)
+      end)
+
+    [before, during] = String.split(log, "mark #{id} begins")
+    refute before =~ "scarce"
+    assert length(String.split(during, "scarce: memory")) == 2
+    assert length(String.split(during, "nothing is scarce any more")) == 2
   end
 
   test "scarce memory: a pool's idle chunks and its workers' are given back" do

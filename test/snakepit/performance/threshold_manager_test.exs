@@ -1,5 +1,6 @@
 defmodule Snakepit.Performance.ThresholdManagerTest do
   use Snakepit.Case, async: false
+  import ExUnit.CaptureLog
   alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
   alias Snakepit.Pool.Handle
   alias Snakepit.Native
@@ -49,6 +50,65 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
     assert Enum.take(seen, -3) |> Enum.uniq() |> length() == 1
     assert [%{knob: {:threshold, _}, reason: reason, expected: expected} | _] = ThresholdManager.changes(pool)
     assert reason =~ "tuned" and expected =~ "cheaper from"
+  end
+
+  test "each change begins where the last one ended, whatever becomes scarce meanwhile" do
+    pool = pool()
+    calibrated(pool)
+    seen = scarce_now_and_then(fn -> for n <- 1..12, do: ThresholdManager.tune(pool, now() + n) end)
+    assert Enum.uniq(seen) |> length() > 1
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
+    :ok = ThresholdManager.undo(pool)
+
+    changes = pool |> ThresholdManager.changes() |> Enum.reverse() |> Enum.group_by(& &1.knob)
+    binary = Map.fetch!(changes, {:threshold, :binary})
+    assert length(binary) > 5
+
+    for {_knob, changes} <- changes,
+        [one, next] <- changes |> Enum.filter(&(&1.verdict != :undone)) |> Enum.chunk_every(2, 1, :discard),
+        do: assert(one.new == next.old)
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+
+  # The resource factor is 1 or 1/2 as the monitor's atomics have it: here they flip while `fun` runs.
+  defp scarce_now_and_then(fun) do
+    own = :atomics.new(9, signed: true)
+    true_one = :persistent_term.get(Snakepit.Performance.ResourceMonitor)
+    :persistent_term.put(Snakepit.Performance.ResourceMonitor, own)
+    flipper = spawn_link(fn -> flip(own, 0) end)
+
+    try do
+      factors = for _ <- 1..200, do: Snakepit.Performance.ResourceMonitor.now().cpu_pressure?
+      fun.()
+      factors
+    after
+      Process.unlink(flipper)
+      Process.exit(flipper, :kill)
+      :persistent_term.put(Snakepit.Performance.ResourceMonitor, true_one)
+    end
+  end
+
+  defp flip(atomics, bits) do
+    :atomics.put(atomics, 9, bits)
+    :erlang.yield()
+    flip(atomics, 1 - bits)
+  end
+
+  test "an idle pool that is tuned says one thing: what it settled at" do
+    Logger.put_module_level(ThresholdManager, :debug)
+    on_exit(fn -> Logger.delete_module_level(ThresholdManager) end)
+    pool = pool()
+    calibrated(pool)
+
+    log =
+      capture_log(fn ->
+        for n <- 1..30, do: ThresholdManager.tune(pool, now() + n)
+      end)
+
+    lines = for line <- String.split(log, "\n"), line =~ inspect(pool), do: line
+    assert [line] = lines
+    assert line =~ ~r/binary 10485760 → \d+/
   end
 
   test "with learning off nothing is tuned" do
