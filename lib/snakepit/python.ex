@@ -124,11 +124,11 @@ defmodule Snakepit.Python do
   end
 
   @doc "The environment of a worker: Snakepit's own package first, so that both sides are of one version."
-  @spec env(Pool.Options.t()) :: [{String.t(), String.t()}]
-  def env(%Pool.Options{} = options) do
+  @spec env(Pool.Options.t(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
+  def env(%Pool.Options{} = options, inherited \\ System.get_env("PYTHONPATH")) do
     own = Path.join(:code.priv_dir(:snakepit), "python")
     path = [own | directories(options)]
-    path = if inherited = System.get_env("PYTHONPATH"), do: path ++ [inherited], else: path
+    path = if inherited, do: path ++ [inherited], else: path
 
     options
     |> threads()
@@ -184,6 +184,19 @@ defmodule Snakepit.Python do
     else
       _ -> []
     end
+  end
+
+  @doc """
+  The environment of a worker as `System.cmd/3` takes it: what the VM has and a worker has not is nil.
+
+  `without` names variables of the VM to leave out.
+  """
+  @spec command_env(Pool.Options.t(), Path.t(), without :: [String.t()]) :: [{String.t(), String.t() | nil}]
+  def command_env(options, python, without \\ []) do
+    inherited = if "PYTHONPATH" not in without, do: System.get_env("PYTHONPATH")
+    names = without ++ unset_env(options, python) ++ not_for_workers(System.get_env())
+    unset = Map.new(names, &{&1, nil})
+    unset |> Map.merge(Map.new(env(options, inherited))) |> Enum.to_list()
   end
 
   # Calls that run at once share the cores rather than fight for them.

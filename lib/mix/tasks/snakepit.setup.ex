@@ -22,13 +22,19 @@ defmodule Mix.Tasks.Snakepit.Setup do
   It lies at `.snakepit/venv`, which git is told to ignore; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
   installs it where present, else `venv` and `pip` do.
 
-  A second run does nothing, as long as the package, the interpreter and what was asked for are the same. To ask for
+  A second run installs nothing, as long as the package, the interpreter and what was asked for are the same. To ask for
   less is fine: nothing is ever taken out, except by `--force`.
+
+  At last it imports what workers import, with the environment variables that they get, for every configured pool: an
+  environment is complete if workers can start in it.
   """
   use Mix.Task
 
+  alias Snakepit.{Config, Pool, Python}
+  alias Snakepit.Python.Preflight
+
   # What the file beside the environment records is compared with what is wanted, so that a run with nothing to do costs
-  # the start of one interpreter.
+  # the start of an interpreter or two.
   @extras ~w(numpy grpc ml_dtypes test)
   @oldest {3, 11}
   @names ["python3" | Enum.map(14..11//-1, &"python3.#{&1}")]
@@ -53,22 +59,150 @@ defmodule Mix.Tasks.Snakepit.Setup do
 
   defp setup(opts) do
     asked = extras(opts)
-    python = Snakepit.Python.venv_python()
+    python = Python.venv_python()
     venv = python |> Path.dirname() |> Path.dirname()
+    reachable!(python)
     base = if path = opts[:python], do: named!(path)
     installed = read_stamp(venv)
 
-    if !opts[:force] && complete?(installed, asked, python, base) do
-      Mix.shell().info("The Python environment #{shown(venv)} is complete#{with_words(installed.extras)}")
-    else
-      remake? = opts[:force] || broken?(python) || (base && installed && installed.base != base.prefix)
-      extras = if opts[:force] || !installed, do: asked, else: complete(installed.extras ++ asked)
-      if remake?, do: make(venv, base || find!())
-      install(venv, python, extras)
-    end
+    extras =
+      if !opts[:force] && complete?(installed, asked, python, base) do
+        installed.extras
+      else
+        remake? = opts[:force] || broken?(python) || (base && installed && installed.base != base.prefix)
+        extras = if opts[:force] || !installed, do: asked, else: complete(installed.extras ++ asked)
+        if remake?, do: make(venv, base || find!())
+        install(venv, python, extras)
+        extras
+      end
 
+    one_library_directory(venv)
+    check!(venv, python, extras)
+    Mix.shell().info("The Python environment #{shown(venv)} is complete#{with_words(extras)}")
     keep_out_of_git(venv)
     compile(python)
+    other_interpreters(python)
+  rescue
+    # What the file system refuses.
+    error in File.Error -> fail(Exception.message(error))
+  end
+
+  # ---- whether workers can start in it ----------------------------------------------------------------------------
+
+  defp check!(venv, python, extras) do
+    modules = Enum.filter(extras, &(&1 in ~w(numpy grpc ml_dtypes)))
+
+    with {options, failure} <- failing(python, modules),
+         variable = Preflight.to_blame(python, options, modules),
+         {options, failure, variable} <- repaired(venv, python, extras, {options, failure, variable}) do
+      mend = "Run `mix snakepit.setup --force`, which makes #{shown(venv)} anew"
+      fail(Preflight.explain(failure, python, options, variable, mend))
+    end
+  end
+
+  defp failing(python, modules) do
+    Enum.find_value(pools(python), fn options ->
+      with {:error, failure} <- Preflight.run(python, options, modules),
+           do: {options, failure},
+           else: (:ok -> nil)
+    end)
+  end
+
+  # What somebody took out is installed again.
+  defp repaired(venv, python, extras, {options, failure, variable} = found) do
+    modules = extras -- ["test"]
+
+    if variable == nil and Preflight.missing?(failure) do
+      install(venv, python, extras)
+
+      case Preflight.run(python, options, modules) do
+        :ok -> nil
+        {:error, failure} -> {options, failure, nil}
+      end
+    else
+      found
+    end
+  end
+
+  # Those whose workers this interpreter runs, each environment once; a plain one if none is configured.
+  defp pools(python) do
+    configured =
+      case Config.load() do
+        {:ok, config} -> config.pools
+        # The application says what is wrong with it.
+        {:error, _} -> []
+      end
+
+    case Enum.filter(configured, &match?({:ok, ^python}, Python.interpreter(&1))) do
+      [] ->
+        {:ok, plain} = Pool.Options.new(name: :setup, python_module: "none", python_path: [])
+        [plain]
+
+      pools ->
+        Enum.uniq_by(pools, &{&1.env, &1.python_path})
+    end
+  end
+
+  # Pools that were told another interpreter know nothing of this environment.
+  defp other_interpreters(python) do
+    with nil <- Config.get(:python), do: :ok, else: (named -> other_interpreter(named, python))
+  end
+
+  defp other_interpreter(named, python) do
+    {:ok, options} = Pool.Options.new(name: :setup, python_module: "none", python_path: [])
+
+    case Python.interpreter(options) do
+      {:ok, ^python} ->
+        :ok
+
+      {:ok, other} ->
+        Mix.shell().info("Pools use #{named} instead, as `config :snakepit, python:` says")
+
+        with {:error, failure} <- Preflight.run(other, options, []) do
+          mend = "Install what is missing for it: #{other} -m pip install msgpack"
+          fail(Preflight.explain(failure, other, options, Preflight.to_blame(other, options, []), mend))
+        end
+
+      {:error, _} ->
+        fail("`config :snakepit, python: #{inspect(named)}`: there is no such program")
+    end
+  end
+
+  # An environment that may not be looked into is not one that is not there.
+  defp reachable!(python) do
+    case File.stat(python) do
+      {:error, reason} when reason != :enoent ->
+        at = blocked(python)
+
+        fail(
+          "#{python} cannot be reached: #{at}: #{:file.format_error(reason)}. Run this as a user who may, mend the " <>
+            "rights of #{at}, or name another place with `config :snakepit, venv:`"
+        )
+
+      _ ->
+        :ok
+    end
+  end
+
+  # The first directory on the way that lets nobody through; links are followed.
+  defp blocked(path, links \\ 0) do
+    path
+    |> Path.split()
+    |> Enum.scan(&Path.join(&2, &1))
+    |> Enum.find_value(path, fn prefix ->
+      case {File.stat(prefix), File.read_link(prefix)} do
+        {{:ok, _}, _} -> nil
+        {_, {:ok, target}} when links < 40 -> blocked(Path.expand(target, Path.dirname(prefix)), links + 1)
+        _ -> Path.dirname(prefix)
+      end
+    end)
+  end
+
+  # `python -m venv` adds lib64 as a link to lib, which only old tools need: Python looks into lib as well. Whoever copies
+  # the environment with its links followed, as `mix release` does, would have everything twice.
+  defp one_library_directory(venv) do
+    link = Path.join(venv, "lib64")
+    if match?({:ok, "lib"}, File.read_link(link)), do: File.rm!(link)
   end
 
   # Workers import the package at every start, and where PYTHONDONTWRITEBYTECODE is set, as in many containers, they would
@@ -210,6 +344,9 @@ defmodule Mix.Tasks.Snakepit.Setup do
       check_venv!(base)
       run!(base.path, ["-m", "venv", venv], "it could not be made", fn -> File.rm_rf(venv) end)
     end
+
+    # Before anything is installed, so that nothing is recorded to lie behind the link.
+    one_library_directory(venv)
   end
 
   # Only what is a virtual environment is ever removed: the configured place may be a slip of the pen.
@@ -259,7 +396,6 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end)
 
     write_stamp(venv, python, extras)
-    Mix.shell().info("The Python environment #{shown(venv)} is complete#{with_words(extras)}")
   end
 
   # An environment that uv made has no pip.

@@ -18,6 +18,44 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     refute out =~ "Installing"
   end
 
+  test "an environment is complete if workers can start in it, with the variables that they get", %{
+    tmp_dir: dir
+  } do
+    path = Path.join(dir, "msgpack.py")
+    File.write!(path, "x = (")
+
+    assert {"** (Mix) snakepit.setup: workers cannot import msgpack: SyntaxError" <> words, 1} =
+             mix([], [{"PYTHONPATH", dir}])
+
+    assert words =~ "It comes from #{path}. PYTHONPATH is to blame, which is #{inspect(dir)}"
+    refute words =~ "is complete"
+
+    assert {"** (Mix) snakepit.setup: Python does not start" <> words, 1} = mix([], [{"PYTHONHOME", dir}])
+    assert words =~ "PYTHONHOME is to blame, which is #{inspect(dir)}"
+  end
+
+  test "an environment that cannot be reached is not made anew", %{tmp_dir: dir} do
+    file = Path.join(dir, "file")
+    File.write!(file, "")
+
+    code =
+      "Application.put_env(:snakepit, :venv, #{inspect(Path.join(file, "venv"))}); Mix.Task.run(\"snakepit.setup\")"
+
+    {out, 1} =
+      System.cmd("mix", ["run", "--no-start", "-e", code], stderr_to_stdout: true, env: [{"MIX_ENV", "test"}])
+
+    assert out =~ "#{file}/venv/bin/python cannot be reached: #{file}: not a directory."
+    refute out =~ "Making"
+  end
+
+  test "a release would copy what lies behind the link lib64 a second time: it goes" do
+    link = ".snakepit/venv/lib64"
+    File.rm(link)
+    File.ln_s!("lib", link)
+    assert {_, 0} = mix([])
+    assert {:error, :enoent} = File.read_link(link)
+  end
+
   test "what is wrong is said in one line", %{tmp_dir: dir} do
     assert {"** (Mix) snakepit.setup: --with nump: expected one of numpy, " <> _, 1} = mix(["--with", "nump"])
     assert {"** (Mix) snakepit.setup: unknown option --bogus" <> _, 1} = mix(["--bogus"])
