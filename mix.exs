@@ -11,19 +11,19 @@ defmodule Snakepit.MixProject do
       version: @version,
       elixir: "~> 1.14",
       description: "Calls Python from the BEAM, each call's bytes by the cheapest way",
-      compilers: [:cargo | Mix.compilers()],
+      compilers: [:cargo] ++ Mix.compilers() ++ [:snakepit_release],
       elixirc_paths: elixirc_paths(Mix.env()),
       start_permanent: Mix.env() == :prod,
       deps: [],
-      # PropEr comes with Erlang's packages and is used by tests alone; the others are used where they are loaded.
-      xref: [exclude: [:proper, :proper_types]],
+      # PropEr comes with Erlang's packages and is used by tests alone, ErlPort by the bench where it is loaded.
+      xref: [exclude: [:proper, :proper_types, :python]],
       package: [licenses: ["Apache-2.0"]],
       dialyzer: [plt_add_apps: [:mix, :ex_unit]]
     ]
   end
 
   def application do
-    [extra_applications: [:logger, :crypto], mod: {Snakepit.Application, []}]
+    [extra_applications: [:logger, :crypto, telemetry: :optional], mod: {Snakepit.Application, []}]
   end
 
   defp elixirc_paths(:test), do: ["lib", "test/support"]

@@ -35,6 +35,7 @@ defmodule Snakepit.Application do
       Snakepit.Companion,
       Snakepit.Undertaker,
       {Task.Supervisor, name: Snakepit.Call.Settle},
+      {Task, &Snakepit.Telemetry.await_library/0},
       supervisor(:performance, performance, max_restarts: 100, max_seconds: 1),
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]

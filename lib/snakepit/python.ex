@@ -3,7 +3,7 @@ defmodule Snakepit.Python do
   # Which interpreter, and with which environment, a worker is started.
 
   import Bitwise, only: [&&&: 2]
-  alias Snakepit.{Config, Error, Pool}
+  alias Snakepit.{Config, Error, Pool, Release}
   alias Snakepit.Worker.Words
 
   # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
@@ -72,7 +72,7 @@ defmodule Snakepit.Python do
         {:ok, path}
 
       {:error, why} ->
-        setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: ""
+        setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: Release.advice_on_venv(Config.get(:venv))
         name = "name an interpreter with `config :snakepit, python: \"…\"`"
         missing(pool, "no Python environment at #{path}: #{why}; #{setup}#{name}")
 

@@ -37,8 +37,8 @@ defmodule Snakepit.Telemetry do
   |---|---|---|---|
   #{Enum.map_join(@events, "\n", fn {name, when_, measurements, metadata} -> "| `#{inspect(name)}` | #{when_} | #{measurements} | #{metadata} |" end)}
 
-  Times are nanoseconds unless a name says otherwise, sizes bytes. Where the library `:telemetry` is there when Snakepit
-  starts, every event goes through it as well. An event nobody listens to costs some ten nanoseconds.
+  Times are nanoseconds unless a name says otherwise, sizes bytes. Where the application `:telemetry` is part of
+  the system, every event goes through it as well, once it is started. An event nobody listens to costs some ten nanoseconds.
   """
 
   require Logger
@@ -49,6 +49,8 @@ defmodule Snakepit.Telemetry do
   @handlers {__MODULE__, :handlers}
   @library {__MODULE__, :library}
   @compile {:no_warn_undefined, :telemetry}
+  @first_look_ms 10
+  @longest_look_ms 1_000
 
   @doc "The names of all events."
   @spec events() :: [event()]
@@ -114,12 +116,26 @@ defmodule Snakepit.Telemetry do
   @doc false
   # Looked for once: a module that is absent is dear to look for.
   @spec start() :: :ok
-  def start,
-    do:
-      :persistent_term.put(
-        @library,
-        Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
-      )
+  def start, do: :persistent_term.put(@library, library?() and started?())
+
+  @doc false
+  # An optional application is started before Snakepit by Elixir 1.15 and later. Earlier ones start it when its turn comes,
+  # and an event would fail until then.
+  @spec await_library() :: :ok
+  def await_library do
+    if library?() and not :persistent_term.get(@library), do: await_library(@first_look_ms), else: :ok
+  end
+
+  defp await_library(ms) do
+    Process.sleep(ms)
+
+    if started?(),
+      do: :persistent_term.put(@library, true),
+      else: await_library(min(2 * ms, @longest_look_ms))
+  end
+
+  defp library?, do: Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
+  defp started?, do: List.keymember?(Application.started_applications(), :telemetry, 0)
 
   defp tell({id, fun, config}, event, measurements, metadata) do
     fun.(event, measurements, metadata, config)

@@ -2,7 +2,7 @@ defmodule Snakepit.Worker.ImportFailure do
   @moduledoc false
   # A worker's "failed" message (native/PROTOCOL.md) as the error its pool's start ends with.
 
-  alias Snakepit.{Error, Pool, Python}
+  alias Snakepit.{Error, Pool, Python, Release}
 
   @spec error(Pool.Options.t(), map()) :: Error.t()
   def error(%Pool.Options{} = options, %{"type" => "snakepit.registry.NoTools", "message" => message})
@@ -23,7 +23,7 @@ defmodule Snakepit.Worker.ImportFailure do
     name = String.trim(name, "'")
 
     if Enum.any?(options.python_module, &(&1 == name or String.starts_with?(&1, name <> "."))),
-      do: "; " <> places(Python.directories(options)),
+      do: "; " <> places(Python.directories(options)) <> Release.advice_on_path(options.python_path),
       else: ""
   end
 
