@@ -72,7 +72,9 @@ defmodule Snakepit.Python do
         {:ok, path}
 
       {:error, why} ->
-        setup = if mix?(), do: "run `mix snakepit.setup`, or ", else: Release.advice_on_venv(Config.get(:venv))
+        setup =
+          if mix?(), do: "run `mix snakepit.setup`, or ", else: Release.advice_on_venv(Config.get(:venv))
+
         name = "name an interpreter with `config :snakepit, python: \"…\"`"
         missing(pool, "no Python environment at #{path}: #{why}; #{setup}#{name}")
 
