@@ -97,7 +97,7 @@ defmodule Snakepit do
   end
 
   @doc """
-  Marks a binary to be sent as `bytes` instead of as a `str`.
+  Marks a binary to be sent as bytes instead of as a `str`. `Snakepit.Bytes` says which type a tool gets.
 
       iex> Snakepit.bytes(<<255>>)
       %Snakepit.Bytes{data: <<255>>}

@@ -108,7 +108,9 @@ class Placer:
                     slots = self._slots(self._arena, buffers, must, dearer)
                 except CallError as error:
                     if able != mask:
-                        error.message += f"; {self._too_large(buffers, envelope)} other ways"
+                        error.message += (
+                            f"; {self._too_large(buffers, envelope)} other ways: raise memory_quota of the pool"
+                        )
                     raise
                 if slots is not None:
                     return self._fill(self._arena, buffers, slots)
