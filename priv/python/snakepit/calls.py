@@ -11,11 +11,13 @@ from time import perf_counter_ns
 
 from msgpack import Packer, packb, unpackb
 
-from . import context, fork
-from .cancel import LEFT, Cancellation, Cancelled
+from . import context
+from .cancel import Cancellation, Cancelled
 from .decode import Decoder
 from .encode import Encoder
 from .errors import CallError, ProtocolError, did_you_mean, nearest, some_of
+from .fork import FORKED
+from .fork import table as _table
 from .frames import (
     FRAME_START,
     HEADER,
@@ -151,7 +153,7 @@ class Calls:
                 value = tool.call(**arguments)
             finally:
                 cancellation.running = 0
-                if cancellation.cancelling:
+                if cancellation.cancelling or _table[FORKED]:
                     cancellation.over()
         except BaseException as error:
             self._mask, self._call_id = mask, call_id
@@ -324,7 +326,7 @@ class Calls:
             return function(**arguments)
         finally:
             cancellation.running = 0
-            if cancellation.cancelling:
+            if cancellation.cancelling or _table[FORKED]:
                 cancellation.over()
 
     def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -362,7 +364,7 @@ class Calls:
             return await coroutine
         finally:
             self.cancellation.task = None
-            if self.cancellation.cancelling == LEFT:
+            if _table[FORKED]:
                 # At once: what the loop has open is its parent's.
                 self.cancellation.over()
 
@@ -417,9 +419,6 @@ class Calls:
         return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
 
     def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
-        if fork.table[fork.FORKED]:
-            # Forked by C. Without buffers it is seen when the reply is sent.
-            fork.leave()
         buffers = self._encoder.take_buffers()
         total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
         if total > self._max_result:

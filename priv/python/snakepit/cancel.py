@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# In place of a call's id in `cancelling`: this is a forked child, whose tool is to end its process.
-LEFT = -1
 # One that neither Python nor libraries use.
 SIGNAL = signal.SIGRTMAX - 3
 # A tool may be cleaning up: it is not disturbed again before this many seconds.
@@ -42,7 +40,7 @@ class Cancellation:
     """Which of a lane's calls runs, and whether it is being cancelled.
 
     The lane sets `running` to a call's id right before the user's code, to 0 right after it, and then calls `over` if
-    `cancelling` is set. All three may be interrupted by `Cancelled`.
+    `cancelling` is set, or this process is a forked child. All three may be interrupted by `Cancelled`.
     """
 
     __slots__ = ("_asynchronous", "_left", "_lock", "_told", "cancelling", "running", "stream", "task", "thread")
@@ -110,7 +108,7 @@ class Cancellation:
 
         In a forked child this does not return: nobody waits for what the tool did there.
         """
-        if self.cancelling == LEFT:
+        if fork.is_child():
             fork.leave(sys.exception())
         while True:
             try:

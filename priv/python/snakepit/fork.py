@@ -2,7 +2,7 @@
 
 The native library `snakepit_fork` makes the copies and the dead sockets, whoever forks. Here is the table that tells it
 what is alive, in memory that it reads without the interpreter's lock: see its source for the layout. Where it cannot be
-loaded, a child that touches shared memory faults; it never shares it.
+loaded, a child has nothing where its parent's shared memory was.
 """
 
 from __future__ import annotations
@@ -36,6 +36,8 @@ _free: list[int] = []
 _growing = threading.Lock()
 library: Any = None
 """The native library, once it is there."""
+# Python knows that this is a child.
+_told = False
 
 
 def add(first: int, second: int) -> int:
@@ -117,6 +119,8 @@ def is_child() -> bool:
 
 def become_child() -> None:
     """In a child that Python forked: signals do what they do in any Python, unless the user's code handles them."""
+    global _told
+    _told = True
     table[FORKED] = 1
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
@@ -128,22 +132,31 @@ def leave(error: BaseException | None = None) -> NoReturn:
     """Ends a forked child whose tool returned, or raised this: it is not the one that is waited for."""
     status = 0
     try:
+        if not _told:
+            _tell_python()
         if isinstance(error, SystemExit):
             status = _exit_status(error.code)
         else:
             what = "returned"
             if error is not None:
                 status = 1
-                what = f"raised {type(error).__name__}: {error}"
+                what = f"raised {type(error).__name__}: {error}".rstrip(": ")
             sys.stderr.write(
-                f"snakepit: a forked child (process {os.getpid()}) {what} from {_tool(sys._getframe(1))}; "
-                "this goes nowhere: end a child with os._exit\n"
+                f"snakepit: a forked child (process {os.getpid()}) of {_tool(sys._getframe(1))} {what}; "
+                "nobody waits for that: end a child with os._exit\n"
             )
         sys.stdout.flush()
         sys.stderr.flush()
     finally:
         # No exit handlers: they are the worker's.
         os._exit(status)
+
+
+def _tell_python() -> None:
+    """Where C forked: without this, Python waits for threads that are not here whenever it lets others run."""
+    import ctypes
+
+    ctypes.pythonapi.PyOS_AfterFork_Child()
 
 
 def _exit_status(code: object) -> int:
@@ -165,4 +178,4 @@ def _tool(frame: FrameType | None) -> str:
             if name is not None:
                 return f"tool {name!r}"
         frame = frame.f_back
-    return "a tool, or from a module that a worker imports"
+    return "a tool, or of a module that a worker imports,"

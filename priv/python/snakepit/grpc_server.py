@@ -133,9 +133,6 @@ class Worker:
 
     @staticmethod
     def _message(lane: Lane, reply: Reply) -> bytes:
-        if fork.is_child():
-            # Forked by C.
-            fork.leave()
         way, head, views = reply
         head = lane.calls.keeping_released(head)
         if granted_tokens(head):

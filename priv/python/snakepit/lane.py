@@ -117,7 +117,7 @@ class Lane:
             return
         finally:
             if fork.is_child():
-                # Forked by C: Python's own forks end with the tool.
+                # Forked by what is no tool: a handler of a signal, say.
                 fork.leave()
             fork.remove(self._row)
             self.sock.close()

@@ -14,7 +14,6 @@ from functools import cache
 from . import __version__, context, fork, memory_array
 from .borrowed import Borrowed
 from .calls import Service
-from .cancel import LEFT
 from .control import Control
 from .control_loop import ControlLoop
 from .keeper import Keeper
@@ -94,7 +93,7 @@ def run(path: str, token: str) -> None:
     )
     memory_array.arena = arena
     lanes = _lanes(int(settings["lanes"]), control, service)
-    os.register_at_fork(after_in_child=lambda: _in_child(lanes))
+    os.register_at_fork(after_in_child=_in_child)
     stop = threading.Event()
     threading.Thread(
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
@@ -140,13 +139,11 @@ def _ignore(number: int, frame: FrameType | None) -> None:
     """Nothing is done about this signal."""
 
 
-def _in_child(lanes: list[Lane]) -> None:
+def _in_child() -> None:
     """In a process that a tool forked: nothing of the worker's is here any more."""
     fork.become_child()
     memory_array.arena = None
     context.in_child()
-    for lane in lanes:
-        lane.calls.cancellation.cancelling = LEFT
 
 
 def _leave() -> None:

@@ -44,7 +44,7 @@ def ignores_sigterm(started: str) -> None:
 
 @tool
 def forks_stubborn_children(n: int) -> list[int]:
-    """They ignore SIGTERM, and hold every socket of the worker."""
+    """They ignore SIGTERM."""
     children = []
     for _ in range(n):
         child = os.fork()
@@ -57,7 +57,7 @@ def forks_stubborn_children(n: int) -> list[int]:
 
 @tool
 def answers_twice_by_forking() -> int:
-    """Both processes return to the same lane."""
+    """Both processes return, to what was one lane."""
     return os.fork()
 
 

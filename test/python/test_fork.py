@@ -1,0 +1,364 @@
+"""Forked children: their memory, their descriptors, their end. Each case runs in a process of its own."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+import textwrap
+import unittest
+from pathlib import Path
+
+from beam import HERE, PYTHONPATH, Beam
+from snakepit import fork
+
+LIBRARY = str(Path(HERE).parents[1] / "priv" / "native" / "libsnakepit_fork.so")
+
+START = f"""
+import ctypes, mmap, os, random, sys, threading
+from snakepit import fork, memory_array
+fork.install({LIBRARY!r})
+from snakepit.arena import Arena
+from snakepit.borrowed import Borrowed
+from snakepit.chunk_memory import create, open_foreign, whole
+arena = Arena(1, 1 << 20, 64 << 20, lambda *_: None, lambda _: None)
+
+def child(function):
+    pid = os.fork()
+    if not pid:
+        try:
+            function()
+            os._exit(0)
+        except BaseException:
+            sys.excepthook(*sys.exc_info())
+            sys.stderr.flush()
+            os._exit(1)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+def lent(length, mark):
+    slot = arena.force(length)
+    view = arena.lend(slot, length)
+    view[:] = bytes([mark]) * length
+    return view
+
+def is_all(view, mark):
+    return bytes(view) == bytes([mark]) * len(view)
+"""
+
+
+def run(code, *arguments):
+    return subprocess.run(
+        [sys.executable, "-c", START + textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": PYTHONPATH},
+    )
+
+
+class Memory(unittest.TestCase):
+    def works(self, code, *arguments):
+        done = run(code, *arguments)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+    def test_what_is_lent_at_the_fork_is_the_childs_own(self):
+        self.works("""
+            views = [(lent(length, mark), mark) for mark, length in enumerate([1, 64, 4095, 4096, 70_000, 900_000], 1)]
+            def look():
+                for view, mark in views:
+                    assert is_all(view, mark)
+                    view[:] = bytes(len(view))
+                    assert is_all(view, 0)
+                assert "memfd:snakepit" not in open("/proc/self/maps").read()
+            assert child(look) == 0
+            for view, mark in views:
+                assert is_all(view, mark)
+        """)
+
+    def test_what_others_lend_is_the_childs_own(self):
+        self.works("""
+            fd, ours = create(1 << 20)
+            whole(ours)[5000:5100] = b"x" * 100
+            borrowed = Borrowed({})
+            borrowed.add(9, fd, 1 << 20)
+            [view] = borrowed.views([(9, 5000, 100, 1)])
+            def look():
+                assert bytes(view) == b"x" * 100
+                whole_page = (ctypes.c_char * 100).from_address(fork_address)
+                whole_page[0] = b"y"
+            fork_address = ctypes.addressof(ctypes.c_char.from_buffer(borrowed._chunks[9].exporter())) + 5000
+            assert child(look) == 0
+            assert bytes(view) == b"x" * 100
+            # The parent's goes on being shared.
+            whole(ours)[5000:5001] = b"z"
+            assert bytes(view)[:1] == b"z"
+        """)
+
+    def test_a_child_keeps_what_it_had_while_its_parent_goes_on(self):
+        self.works("""
+            view = lent(300_000, 1)
+            here, there = os.pipe()
+            pid = os.fork()
+            if not pid:
+                os.read(here, 1)
+                os._exit(0 if is_all(view, 1) else 1)
+            view[:] = bytes(300_000)
+            del view
+            again = [lent(300_000, 2) for _ in range(3)]
+            os.write(there, b"x")
+            assert os.waitpid(pid, 0)[1] == 0
+            assert all(is_all(view, 2) for view in again)
+        """)
+
+    def test_what_nobody_looks_at_cannot_be_touched(self):
+        self.works("""
+            view = lent(100, 1)
+            far = view.obj and ctypes.addressof(ctypes.c_char.from_buffer(view)) + 500_000
+            assert child(lambda: ctypes.string_at(far, 1)) == -11
+            del view
+            arena.live_slots()
+            assert child(lambda: ctypes.string_at(far - 500_000, 1)) == -11
+        """)
+
+    def test_chunks_that_are_gone_and_come(self):
+        self.works("""
+            for mark in range(1, 6):
+                view = lent(600_000, mark)
+                assert child(lambda: is_all(view, mark) or os._exit(1)) == 0
+                del view
+                assert arena.live_slots() == 0 and not arena.drop_idle(0)
+            assert child(lambda: None) == 0
+        """)
+
+    def test_more_views_than_there_are_rows(self):
+        self.works("""
+            slot = arena.force(1 << 19)
+            slot.view(1 << 19)[:] = bytes([3]) * (1 << 19)
+            views = [arena._leases.lend(slot.chunk.mapping, slot.offset + i % 1000, 8, slot) for i in range(70_000)]
+            def look():
+                assert all(is_all(view, 3) for view in views)
+                views[-1][:] = bytes(8)
+            assert child(look) == 0
+            assert all(is_all(view, 3) for view in views)
+            views.clear()
+            arena._leases.take()
+            view = lent(10_000, 4)
+            assert child(lambda: is_all(view, 4) or os._exit(1)) == 0
+        """)
+
+    def test_random_lives(self):
+        seed = int(os.environ.get("SNAKEPIT_FORK_SEED", random.randrange(1 << 32)))
+        done = run(
+            """
+            rng = random.Random(int(sys.argv[1]))
+            held = []
+            PYLIBC = ctypes.PyDLL(None)
+            def by_thread(function):
+                got = []
+                thread = threading.Thread(target=lambda: got.append(child(function)))
+                thread.start()
+                thread.join()
+                return got[0]
+            def by_c(function):
+                pid = PYLIBC.fork()
+                if not pid:
+                    try:
+                        function()
+                        os._exit(0)
+                    except BaseException:
+                        os._exit(1)
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            def scribble(depth):
+                for view, mark in held:
+                    assert is_all(view, mark)
+                    view[:] = bytes([255]) * len(view)
+                if depth:
+                    assert child(lambda: [view.__setitem__(slice(None), bytes(len(view))) for view, _ in held]) == 0
+                    assert all(is_all(view, 255) for view, _ in held)
+            for step in range(400):
+                what = rng.random()
+                if what < 0.6:
+                    length = int(2 ** rng.uniform(0, 20))
+                    mark = rng.randrange(1, 200)
+                    held.append((lent(length, mark), mark))
+                elif what < 0.85 and held:
+                    held.pop(rng.randrange(len(held)))
+                elif what < 0.88:
+                    arena.drop_idle(0)
+                else:
+                    fork_by = rng.choice([child, by_thread, by_c])
+                    assert fork_by(lambda: scribble(rng.random() < 0.3)) == 0, step
+                if len(held) > 25:
+                    del held[: rng.randrange(25)]
+                for view, mark in held[-3:]:
+                    assert is_all(view, mark), step
+            assert all(is_all(view, mark) for view, mark in held)
+            """,
+            str(seed),
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""), f"SNAKEPIT_FORK_SEED={seed}")
+
+    def test_without_the_library_a_child_has_nothing_there(self):
+        self.works("""
+            from snakepit import chunk_memory
+            chunk_memory.fork.library = None
+            view = lent(300_000, 1)
+            def look():
+                assert "memfd:snakepit" not in open("/proc/self/maps").read()
+                view[0]
+            assert child(look) == -11
+            assert is_all(view, 1)
+        """)
+
+    def test_a_library_that_is_not_there(self):
+        done = run("fork.library = None; fork.install('/nowhere.so'); assert fork.library is None")
+        self.assertEqual(done.returncode, 0)
+        self.assertIn("processes that tools fork cannot use", done.stderr)
+
+
+class Rows(unittest.TestCase):
+    def test_a_row_is_used_again(self):
+        rows = [fork.add(n, n + 1) for n in range(2000)]
+        self.assertEqual(len(set(rows)), 2000)
+        for n, row in enumerate(rows):
+            self.assertEqual(tuple(fork.table[row : row + 2]), (n, n + 1))
+        for row in rows:
+            fork.remove(row)
+        used = fork.table[1]
+        again = [fork.add(1, 1) for _ in range(2000)]
+        self.assertEqual((set(again), fork.table[1]), (set(rows), used))
+        for row in again:
+            fork.remove(row)
+
+
+MODULE = """
+import os, signal, sys, time
+from snakepit import tool
+
+@tool
+def returns():
+    return os.fork()
+
+@tool(name="named")
+def raises():
+    child = os.fork()
+    if not child:
+        raise ValueError("here")
+    return child
+
+@tool
+def exits(code):
+    child = os.fork()
+    if not child:
+        sys.exit(code)
+    return child
+
+@tool
+def interrupted():
+    child = os.fork()
+    if not child:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(60)
+    return child
+
+@tool
+def items():
+    yield os.fork()
+
+@tool
+def sleeper():
+    child = os.fork()
+    if not child:
+        time.sleep(60)
+    return child
+
+@tool
+def wait(child):
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+@tool
+def alive():
+    return os.getpid()
+"""
+
+
+class Worker(unittest.TestCase):
+    def worker(self, **settings):
+        import tempfile
+
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        Path(directory.name, "forking.py").write_text(MODULE)
+        env = {"PYTHONPATH": f"{PYTHONPATH}:{directory.name}"}
+        return Beam(modules=("forking",), env=env, fork_memory=LIBRARY, **settings)
+
+    def value(self, beam, command, **arguments):
+        reply = beam.call(command, arguments)
+        self.assertEqual(reply.kind, 1, reply.envelope)
+        return reply.envelope
+
+    def test_a_child_that_ends_is_not_the_worker(self):
+        with self.worker() as beam:
+            status = {}
+            children = {}
+            for name, arguments in [
+                ("returns", {}),
+                ("named", {}),
+                ("exits", {"code": 7}),
+                ("interrupted", {}),
+            ]:
+                child = children[name] = self.value(beam, name, **arguments)
+                self.assertGreater(child, 0)
+                status[name] = self.value(beam, "wait", child=child)
+                self.assertEqual(self.value(beam, "alive"), beam.process.pid)
+            beam.send(["stop"])
+            output = beam.process.stdout.read().decode()
+            self.assertEqual(beam.process.wait(20), 0)
+        self.assertEqual(status, {"returns": 0, "named": 1, "exits": 7, "interrupted": 1})
+        said = re.findall(r"a forked child \(process (\d+)\) of (.*); nobody waits for that: end a child with", output)
+        self.assertEqual(
+            said,
+            [
+                (str(children["returns"]), "tool 'returns' returned"),
+                (str(children["named"]), "tool 'named' raised ValueError: here"),
+                (str(children["interrupted"]), "tool 'interrupted' raised KeyboardInterrupt"),
+            ],
+        )
+
+    def test_a_child_does_not_keep_connections_open(self):
+        with self.worker(lanes=3) as beam:
+            child = self.value(beam, "sleeper")
+            beam.process.kill()
+            beam.process.wait()
+            try:
+                for lane in beam.lanes:
+                    lane.settimeout(20)
+                    self.assertEqual(lane.recv(1), b"")
+                os.kill(child, 0)
+            finally:
+                os.kill(child, 9)
+
+    def test_a_descriptor_that_takes_a_lanes_number_is_not_closed(self):
+        done = run("""
+            import socket
+            from types import SimpleNamespace
+            from snakepit.lane import Lane
+            from snakepit.borrowed import Borrowed
+            from snakepit.calls import Service
+            ours, theirs = socket.socketpair()
+            number = ours.fileno()
+            lane = Lane(ours, Service({}, None, Borrowed({}), None, 4096, 0))
+            assert child(lambda: ours.recv(1) == b"" or os._exit(1)) == 0
+            theirs.close()
+            lane.serve()
+            here, there = os.pipe()
+            assert number in (here, there)
+            def write():
+                assert os.write(there, b"x") == 1
+            assert child(write) == 0
+            assert os.read(here, 1) == b"x"
+        """)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+
+
+if __name__ == "__main__":
+    unittest.main()
