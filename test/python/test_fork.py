@@ -129,6 +129,22 @@ class Memory(unittest.TestCase):
             assert child(lambda: None) == 0
         """)
 
+    def test_a_child_that_python_does_not_know_of_makes_arrays_of_its_own(self):
+        self.works("""
+            memory_array.arena = arena
+            kept = memory_array.empty(1000)
+            kept[:] = 1
+            pid = ctypes.PyDLL(None).fork()
+            if not pid:
+                made = memory_array.empty(1000)
+                made[:] = 2
+                kept[:] = 3
+                lies = arena.find(made.__array_interface__["data"][0], 8000) is not None
+                os._exit(int(lies or made.sum() + kept.sum() != 5000))
+            assert os.waitpid(pid, 0)[1] == 0
+            assert kept.sum() == 1000
+        """)
+
     def test_more_views_than_there_are_rows(self):
         self.works("""
             slot = arena.force(1 << 19)

@@ -60,15 +60,30 @@ def _in_thread(fork: Callable[[], int]) -> int:
     return got[0]
 
 
+def _c_fork() -> int:
+    """A fork that Python does not know of.
+
+    If another thread had asked for the interpreter's lock, the child would wait for ever until that takes it.
+    """
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(100)
+    # Whoever waits already gets it now, and asks only after the new interval from now on.
+    time.sleep(0.01)
+    try:
+        pid: int = LOCKED_LIBC.fork()
+        return pid
+    finally:
+        sys.setswitchinterval(interval)
+
+
 # What the next child does; it never returns.
 _child: Callable[[], None] = lambda: os._exit(9)  # noqa: E731
 
 FORKS: dict[str, Callable[[], int]] = {
     "os": os.fork,
-    # Runs no hook of Python's.
-    "c": lambda: LOCKED_LIBC.fork(),
+    "c": _c_fork,
     "thread": lambda: _in_thread(os.fork),
-    "c_thread": lambda: _in_thread(LOCKED_LIBC.fork),
+    "c_thread": lambda: _in_thread(_c_fork),
 }
 
 
@@ -78,6 +93,9 @@ def _fork(how: str, child: Callable[[], None]) -> int:
 
     def run() -> None:
         try:
+            if how.startswith("c"):
+                # Its memory is as it is by now. This lets Python know that its other threads are not here.
+                ctypes.pythonapi.PyOS_AfterFork_Child()
             child()
             os._exit(0)
         except BaseException:
