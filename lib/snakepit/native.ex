@@ -173,6 +173,10 @@ defmodule Snakepit.Native do
           {id :: pos_integer(), stream? :: boolean(), read? :: boolean()} | nil
   def worker_last_call(_worker, _lane), do: stub()
 
+  @doc "The lane's latest call could not be sent, not in whole: it never ran."
+  @spec worker_unsent(worker(), lane :: non_neg_integer()) :: :ok
+  def worker_unsent(_worker, _lane), do: stub()
+
   @doc "The calls whose last reply nobody has read, with the milliseconds since their request was made."
   @spec worker_unanswered(worker()) :: [
           {lane :: non_neg_integer(), command :: String.t(), correlation_id :: String.t() | nil,

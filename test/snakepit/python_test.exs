@@ -91,4 +91,130 @@ defmodule Snakepit.PythonTest do
     assert [own, "/a", _ | _] = String.split(path, ":")
     assert own |> Path.join("*/__init__.py") |> Path.wildcard() |> Enum.all?(&(&1 =~ "/snakepit"))
   end
+
+  describe "an interpreter that cannot be used: the message names the path, and what keeps us from it," do
+    @describetag :tmp_dir
+
+    defp refused(python) do
+      {:ok, options} = [name: :x, python: python] |> pool_options() |> Pool.Options.new()
+
+      assert {:error, %Error{category: :pool, reason: :no_python, message: message}} =
+               Python.interpreter(options)
+
+      message
+    end
+
+    test "not there, not executable, a directory, a link to a Python that is gone", %{tmp_dir: dir} do
+      file = Path.join(dir, "file")
+      File.write!(file, "")
+      link = Path.join(dir, "link")
+      File.ln_s!("/no/such/python", link)
+      assert refused(Path.join(dir, "none")) =~ "#{dir}/none\" does not exist: no such file"
+      assert refused(file) =~ "#{file} is not executable"
+      assert refused(dir) =~ "is a directory"
+      assert refused(link) =~ "it is a link to /no/such/python, which is not there"
+      assert refused("no-such-python-anywhere") =~ "no such program in PATH"
+    end
+
+    test "behind a directory that this user may not pass", %{tmp_dir: dir} do
+      # Root may pass every directory, so another user looks.
+      code = """
+      Application.load(:snakepit)
+      options = #{inspect(pool_options(name: :x, python: Path.join(dir, "venv/bin/python")))}
+      {:ok, options} = Snakepit.Pool.Options.new(options)
+      {:error, error} = Snakepit.Python.interpreter(options)
+      IO.write("said: " <> error.message)
+      """
+
+      bin = Path.join(dir, "venv/bin")
+      File.mkdir_p!(bin)
+      File.write!(Path.join(bin, "python"), "")
+      File.chmod!(Path.join(bin, "python"), 0o755)
+      on_exit(fn -> File.chmod(Path.join(dir, "venv"), 0o755) end)
+      File.chmod!(Path.join(dir, "venv"), 0o700)
+      if root?(), do: {_, 0} = System.cmd("chown", ["12345", Path.join(dir, "venv")])
+      unless root?(), do: File.chmod!(Path.join(dir, "venv"), 0)
+      {said, _} = as_nobody(["-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code])
+      assert said =~ "cannot be used: #{dir}/venv: permission denied"
+    end
+
+    defp root?, do: File.stat!("/proc/self").uid == 0
+
+    # Of root, without the capabilities that pass permissions.
+    defp as_nobody(args) do
+      elixir = System.find_executable("elixir")
+
+      if root?(),
+        do:
+          System.cmd("setpriv", ["--bounding-set=-all", "--inh-caps=-all", elixir | args],
+            stderr_to_stdout: true
+          ),
+        else: System.cmd(elixir, args, stderr_to_stdout: true)
+    end
+  end
+
+  describe "a worker that does not start for what its environment puts in Python's way:" do
+    @describetag :tmp_dir
+
+    defp start(options) do
+      name = :"test_#{System.unique_integer([:positive])}"
+      on_exit(fn -> Snakepit.stop_pool(name) end)
+
+      case options |> pool_options() |> Map.put(:name, name) |> Snakepit.start_pool() do
+        {:ok, _} -> {:ok, name}
+        error -> error
+      end
+    end
+
+    test "a broken msgpack on PYTHONPATH is named by its file, and so is the entry", %{tmp_dir: dir} do
+      for {n, source, said} <- [
+            {1, "raise RuntimeError('broken on purpose')", "RuntimeError: broken on purpose"},
+            {2, "def f(:", "SyntaxError"},
+            {3, "import no_such_module", "No module named 'no_such_module'"},
+            {4, "x = 1", "has no attribute 'packb'"}
+          ] do
+        path = Path.join(dir, to_string(n))
+        File.mkdir_p!(path)
+        File.write!(Path.join(path, "msgpack.py"), source)
+        assert {:error, %Error{message: message}} = start(env: %{"PYTHONPATH" => path})
+
+        for part <- ["msgpack at #{path}/msgpack.py", said, "take #{path} out of PYTHONPATH"],
+            do: assert(message =~ part)
+
+        assert message =~ "#{path} comes from PYTHONPATH of the pool's :env"
+        refute message =~ "lacks msgpack"
+      end
+    end
+
+    test "the VM's PYTHONPATH is told from the pool's", %{tmp_dir: dir} do
+      File.write!(Path.join(dir, "msgpack.py"), "raise RuntimeError('no')")
+      {said, _} = other_vm([{"PYTHONPATH", dir}])
+      assert said =~ "msgpack at #{dir}/msgpack.py"
+      assert said =~ "#{dir} comes from PYTHONPATH of the VM's environment"
+    end
+
+    test "PYTHONHOME of another Python does not reach a virtual environment", %{tmp_dir: dir} do
+      {said, 0} = other_vm([{"PYTHONHOME", dir}])
+      assert said =~ "started"
+    end
+
+    test "and is named where it is meant, or where no virtual environment is", %{tmp_dir: dir} do
+      assert {:error, %Error{message: message}} = start(env: %{"PYTHONHOME" => dir})
+      assert message =~ "PYTHONHOME is #{dir} in the pool's :env"
+    end
+
+    defp other_vm(env) do
+      code = """
+      {:ok, _} = Application.ensure_all_started(:snakepit)
+
+      case Snakepit.start_pool(#{inspect(pool_options(name: :elsewhere))}) do
+        {:ok, _} -> IO.write("started")
+        {:error, error} -> IO.write(error.message)
+      end
+      """
+
+      args = ["-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code]
+      System.cmd(System.find_executable("elixir"), args, env: env, stderr_to_stdout: true)
+    end
+  end
 end

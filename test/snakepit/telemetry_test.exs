@@ -14,8 +14,12 @@ defmodule Snakepit.TelemetryTest do
     id
   end
 
+  # Those of the next test begin with these.
+  @of_workers_and_pools [:worker, :pool]
+
   test "every event that is documented is emitted" do
-    listen(Telemetry.events())
+    others = for [_, whose | _] = event <- Telemetry.events(), whose not in @of_workers_and_pools, do: event
+    listen(others)
     pool = pool!(performance_policy: [enabled: true, exploration_rate: 0])
     :ok = Learning.await_calibrated(pool)
     {:ok, handle} = Handle.fetch(pool)
@@ -52,6 +56,56 @@ defmodule Snakepit.TelemetryTest do
 
     assert_received {[:snakepit, :performance, :threshold], %{old: _, new: 77},
                      %{pool: ^pool, data_type: :tensor, reason: "set by hand"}}
+  end
+
+  @tag :tmp_dir
+  test "every event of workers and pools that is documented is emitted", %{tmp_dir: dir} do
+    events = for [_, whose | _] = event <- Telemetry.events(), whose in @of_workers_and_pools, do: event
+    listen(events)
+    pool = pool!(max_queue: 1)
+    name = "#{pool}-0"
+    [%{os_pid: pid}] = Snakepit.list_workers(pool)
+
+    assert_received {[:snakepit, :worker, :up], %{start_ms: ms},
+                     %{pool: ^pool, worker: ^name, os_pid: ^pid, restarts: 0}}
+
+    assert ms > 0
+
+    # One waits and is served, one waits in vain, one is refused.
+    {busy, go_on} = busy(pool, dir)
+    assert {:error, %Error{reason: :queue_timeout}} = Snakepit.execute("pid", %{}, pool: pool, timeout: 20)
+    assert_received {[:snakepit, :pool, :queue], %{wait_ns: ns}, %{pool: ^pool, result: :timeout}}
+    assert ns >= 20_000_000
+    waiting = Task.async(fn -> Snakepit.execute("pid", %{}, pool: pool) end)
+    eventually(fn -> match?({:ok, %{queued: 1}}, Snakepit.get_stats(pool)) end)
+    assert {:error, %Error{reason: :pool_saturated}} = Snakepit.execute("pid", %{}, pool: pool)
+    assert_received {[:snakepit, :pool, :saturated], %{busy: 1, queued: 1}, %{pool: ^pool}}
+    go_on.()
+    Task.await(busy)
+    assert {:ok, ^pid} = Task.await(waiting)
+    assert_received {[:snakepit, :pool, :queue], %{wait_ns: _}, %{pool: ^pool, result: :served}}
+
+    # A call that did not wait has no event of the line.
+    {:ok, _} = Snakepit.execute("pid", %{}, pool: pool)
+    refute_received {[:snakepit, :pool, :queue], _, %{pool: ^pool}}
+
+    {:error, _} = Snakepit.execute("die", %{signum: 11}, pool: pool, correlation_id: "c-7")
+
+    assert_received {[:snakepit, :worker, :down], %{lived_ms: lived},
+                     %{pool: ^pool, worker: ^name, os_pid: ^pid, status: {:signal, 11}, meant?: false} = meta}
+
+    assert lived > 0
+    assert [%{command: "die", correlation_id: "c-7", ms: _}] = meta.running
+    assert meta.cause =~ "SIGSEGV"
+    for _ <- 1..2, do: {:error, _} = Snakepit.execute("die", %{signum: 11}, pool: pool)
+
+    assert_received {[:snakepit, :pool, :command_refused], %{deaths: 3, retry_in_ms: ms},
+                     %{pool: ^pool, command: "die", last: last}}
+
+    assert ms > 0 and last =~ "SIGSEGV"
+    eventually(fn -> match?([%{status: :ready}], Snakepit.list_workers(pool)) end)
+    :ok = Snakepit.stop_pool(pool)
+    assert_received {[:snakepit, :worker, :down], _, %{pool: ^pool, meant?: true, running: []}}
   end
 
   test "transfers that become slower, and as fast as before" do

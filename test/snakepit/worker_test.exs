@@ -1,6 +1,13 @@
 defmodule Snakepit.WorkerTest do
   # Workers that die, and what must not outlive whom. Asserted on OS processes, not on what Snakepit says of them.
   use Snakepit.Case, async: true
+  import ExUnit.CaptureLog
+
+  # What the log says of a pool's workers while `fun` runs.
+  defp lines(pool, fun) do
+    log = capture_log(fun)
+    for line <- String.split(log, "\n"), line =~ inspect(pool), do: line
+  end
 
   defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
 
@@ -245,6 +252,136 @@ defmodule Snakepit.WorkerTest do
 
     defp elixir, do: System.find_executable("elixir")
     defp args(code), do: ["-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code]
+  end
+
+  describe "an end that nobody wanted is one warning, that says of what, where, and while what ran:" do
+    test "killed by a signal, in a call" do
+      pool = pool!()
+      old = os_pid(pool)
+
+      assert [line] =
+               lines(pool, fn ->
+                 {:error, _} =
+                   Snakepit.execute("die", %{signum: 11},
+                     pool: pool,
+                     correlation_id: "request 7",
+                     session_id: "s"
+                   )
+
+                 whole_again(pool, old)
+               end)
+
+      for part <- ["[warning]", "worker #{pool}-0", "#{old}", "SIGSEGV", "\"die\"", "\"request 7\"", " ms"],
+          do: assert(line =~ part)
+    end
+
+    test "exited, in a call whose caller is dead" do
+      pool = pool!()
+      old = os_pid(pool)
+      # Cancelled for its caller's death.
+      code = "import os, time\ntry: time.sleep(600)\nexcept BaseException: os._exit(7)"
+
+      assert [line] =
+               lines(pool, fn ->
+                 caller = spawn(fn -> python(pool, code) end)
+                 eventually(fn -> match?({:ok, %{busy: 1}}, Snakepit.get_stats(pool)) end)
+                 Process.exit(caller, :kill)
+                 eventually(fn -> match?([%{restarts: 1, status: :ready}], Snakepit.list_workers(pool)) end)
+               end)
+
+      assert line =~ "\"python_value\"" and line =~ "status 7"
+      assert line =~ "#{old}"
+    end
+
+    test "killed while it had no call" do
+      pool = pool!()
+      old = os_pid(pool)
+
+      assert [line] =
+               lines(pool, fn ->
+                 {_, 0} = System.cmd("kill", ["-9", to_string(old)])
+                 eventually(fn -> match?([%{restarts: 1, status: :ready}], Snakepit.list_workers(pool)) end)
+               end)
+
+      assert line =~ "SIGKILL" and line =~ "without a call"
+    end
+
+    test "a tool that did not end when it was cancelled" do
+      pool = pool!(cancel_grace: 100)
+      old = os_pid(pool)
+
+      code = """
+      import time
+      while True:
+          try: time.sleep(60)
+          except BaseException: pass
+      """
+
+      assert [line] =
+               lines(pool, fn ->
+                 {:error, %Error{category: :timeout}} =
+                   Snakepit.execute("python_value", %{code: code}, pool: pool, timeout: 200)
+
+                 whole_again(pool, old)
+               end)
+
+      assert line =~ "did not end when it was cancelled" and line =~ "\"python_value\""
+    end
+
+    test "and one that was meant is none" do
+      pool = pool!(worker_ttl: 100)
+      old = os_pid(pool)
+
+      assert [] ==
+               lines(pool, fn ->
+                 eventually(fn -> os_pid(pool) != old and not alive?(old) end)
+                 :ok = Snakepit.stop_pool(pool)
+               end)
+    end
+  end
+
+  describe "a start that fails once the pool was up" do
+    @describetag :tmp_dir
+
+    # An interpreter that can be taken away.
+    defp wrapped(dir, options) do
+      python = Path.join(dir, "python")
+      File.write!(python, "#!/bin/sh\nexec '#{Snakepit.Python.venv_python()}' \"$@\"\n")
+      File.chmod!(python, 0o755)
+      {pool!([python: python] ++ options), python}
+    end
+
+    test "is logged once for its cause, and is what callers are told, until it is mended", %{tmp_dir: dir} do
+      {pool, python} = wrapped(dir, max_queue: 1)
+      old = os_pid(pool)
+      File.rename!(python, python <> ".away")
+
+      log =
+        lines(pool, fn ->
+          {_, 0} = System.cmd("kill", ["-9", to_string(old)])
+          eventually(fn -> match?([%{restarts: n}] when n >= 4, Snakepit.list_workers(pool)) end)
+        end)
+
+      assert [once] = for(line <- log, line =~ "could not be started again", do: line)
+      assert once =~ python and once =~ "no such file"
+
+      assert {:error, %Error{reason: :queue_timeout, message: message}} =
+               Snakepit.execute("pid", %{}, pool: pool, timeout: 50)
+
+      assert message =~ "0 of 1 workers are up" and message =~ python
+      waiting = Task.async(fn -> Snakepit.execute("pid", %{}, pool: pool, timeout: 60_000) end)
+      eventually(fn -> match?({:ok, %{queued: 1}}, Snakepit.get_stats(pool)) end)
+
+      assert {:error, %Error{reason: :pool_saturated, message: message}} =
+               Snakepit.execute("pid", %{}, pool: pool)
+
+      assert message =~ python
+      assert [%{last_error: last}] = Snakepit.list_workers(pool)
+      assert last =~ python
+      File.rename!(python <> ".away", python)
+      assert {:ok, new} = Task.await(waiting, 60_000)
+      assert new != old
+    end
   end
 
   describe "heartbeats" do

@@ -233,8 +233,14 @@ defmodule Snakepit.Call.Exchange do
     case sent do
       :ok -> {:sent, call_id, copied}
       {:error, :timeout} -> lost(timeout(call), "a call's deadline passed while it was sent")
-      {:error, _closed} -> lost(gone(), :closed)
+      {:error, _closed} -> unsent(lane)
     end
+  end
+
+  # The worker was dead before: this call is not what it died of.
+  defp unsent(lane) do
+    Native.worker_unsent(lane.memory, lane.number)
+    lost(gone(), :closed)
   end
 
   defp lost(error, why), do: {:error, error, {:lost, why}}

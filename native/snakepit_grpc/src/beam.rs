@@ -1,6 +1,6 @@
 //! Terms: binaries in, binaries out, and messages to the caller.
 
-use crate::failure::{code_name, describe};
+use crate::failure::{code, code_name, describe};
 use crate::proto::snakepit::Payload;
 use crate::runtime;
 use crate::wire::COPY_BELOW;
@@ -118,7 +118,7 @@ impl Caller {
     /// `{:error, code, message}`
     pub fn fail(&self, status: &Status) -> bool {
         self.send(|env| {
-            let code = Atom::from_str(env, code_name(status.code())).unwrap_or(error());
+            let code = Atom::from_str(env, code_name(code(status))).unwrap_or(error());
             (error(), code, describe(status)).encode(env)
         })
     }

@@ -26,6 +26,22 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
+/// The code of a failure. A connection that broke in the middle of a call comes from tonic as "unknown", or as an error
+/// of HTTP/2; only what the peer itself said has no cause.
+pub fn code(status: &Status) -> Code {
+    let mut cause = status.source();
+    if status.code() == Code::Unknown && cause.is_some() {
+        return Code::Unavailable;
+    }
+    while let Some(error) = cause {
+        if error.is::<std::io::Error>() {
+            return Code::Unavailable;
+        }
+        cause = error.source();
+    }
+    status.code()
+}
+
 /// The message, with the causes that tonic keeps to itself: its own "transport error" alone helps nobody.
 pub fn describe(status: &Status) -> String {
     let mut parts = vec![status.message().to_string()];
@@ -55,6 +71,19 @@ mod tests {
         assert_eq!((names[4], names[14]), ("deadline_exceeded", "unavailable"));
         // What a peer invents is unknown.
         assert_eq!(code_name(Code::from_i32(99)), "unknown");
+    }
+
+    #[test]
+    fn a_broken_connection_is_unavailable() {
+        let broken = || std::io::Error::from(std::io::ErrorKind::BrokenPipe);
+        assert_eq!(code(&Status::from_error(Box::new(broken()))), Code::Unavailable);
+        let mut inside = Status::internal("h2");
+        inside.set_source(std::sync::Arc::new(broken()));
+        assert_eq!(code(&inside), Code::Unavailable);
+        // What the peer said.
+        for said in [Code::Unknown, Code::Internal, Code::ResourceExhausted, Code::Unavailable] {
+            assert_eq!(code(&Status::new(said, "no")), said);
+        }
     }
 
     #[test]

@@ -224,6 +224,8 @@ struct Issued {
     stream: bool,
     /// Whether its last reply was read.
     read: bool,
+    /// It is known that the worker did not get it.
+    unsent: bool,
     at: Instant,
     command: String,
     /// The envelope, if it names a caller and is not large; else empty.
@@ -272,11 +274,12 @@ impl Worker {
             id,
             stream,
             read: false,
+            unsent: false,
             at,
             command: String::new(),
             envelope: Vec::new(),
         });
-        (issued.id, issued.stream, issued.read, issued.at) = (id, stream, false, at);
+        (issued.id, issued.stream, issued.read, issued.unsent, issued.at) = (id, stream, false, false, at);
         call::command(envelope, &mut issued.command);
         issued.envelope.clear();
         if envelope.len() <= KEPT_ENVELOPE && call::names_caller(envelope) {
@@ -284,10 +287,17 @@ impl Worker {
         }
     }
 
+    /// The latest call of a lane could not be sent: it never ran.
+    pub fn unsent(&self, lane: u32) {
+        if let Some(issued) = self.calls().get_mut(&lane) {
+            issued.unsent = true;
+        }
+    }
+
     /// What ran, or still runs, on this worker: what it died of, if it died.
     pub fn unanswered(&self) -> Vec<Unanswered> {
         let calls = self.calls();
-        let open = calls.iter().filter(|(_, issued)| !issued.read);
+        let open = calls.iter().filter(|(_, issued)| !issued.read && !issued.unsent);
         open.map(|(lane, issued)| Unanswered {
             lane: *lane,
             command: issued.command.clone(),

@@ -160,6 +160,12 @@ fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool)> {
     worker.last_call(lane)
 }
 
+#[rustler::nif]
+fn worker_unsent(worker: WorkerArc, lane: u32) -> rustler::Atom {
+    worker.unsent(lane);
+    atoms::ok()
+}
+
 /// `[{lane, command, correlation id, ms}]`
 #[rustler::nif]
 fn worker_unanswered(worker: WorkerArc) -> Vec<(u32, String, Option<String>, u64)> {

@@ -221,40 +221,70 @@ defmodule Snakepit.Pool.BreakerTest do
       assert Breaker.state(breaker, 0, 3_000) == :closed
     end
 
-    test "one after the other: when none is left, callers in line and new ones are told at once" do
-      pool = pool!(size: 2)
-      # Calls that never get a worker, or one that dies.
-      answers = deaths(pool, 60)
-      assert Enum.any?(answers, &match?(%Error{category: :worker}, &1))
-      assert %Error{category: :pool, reason: :breaker_open} = error = List.last(answers)
-      assert error.message =~ "died young"
+    # Ends at its import, and so before it is ready, while `broken` exists.
+    defp breakable(dir, options \\ []) do
+      broken = Path.join(dir, "broken")
+
+      {:ok, pool} =
+        source_pool(
+          dir,
+          """
+          import os
+          from snakepit import tool
+          if os.path.exists(#{inspect(broken)}):
+              os._exit(9)
+
+          @tool
+          def one(): return 1
+          """,
+          options
+        )
+
+      {pool, broken}
+    end
+
+    defp kill(pool) do
+      for %{os_pid: pid} <- Snakepit.list_workers(pool),
+          do: {_, 0} = System.cmd("kill", ["-9", to_string(pid)])
+    end
+
+    @tag :tmp_dir
+    test "when none is left, callers in line and new ones are told at once, and why", %{tmp_dir: dir} do
+      {pool, broken} = breakable(dir, size: 2)
+      File.write!(broken, "")
+      kill(pool)
+      eventually(fn -> match?({:ok, %{workers_up: 0}}, Snakepit.get_stats(pool)) end)
+
+      waiting =
+        for _ <- 1..3, do: Task.async(fn -> Snakepit.execute("one", %{}, pool: pool, timeout: 60_000) end)
+
+      for {:error, error} <- Task.await_many(waiting, 60_000) do
+        assert %Error{category: :pool, reason: :breaker_open} = error
+        assert error.message =~ "died young"
+        assert error.message =~ "no worker is up"
+        assert error.message =~ "status 9"
+      end
+
+      assert {:error, %Error{reason: :breaker_open}} = Snakepit.execute("one", %{}, pool: pool)
+
       # The next worker that is ready closes it.
-      assert eventually(fn -> match?({:ok, 3}, Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)) end, 6_000)
+      File.rm!(broken)
+      assert eventually(fn -> match?({:ok, 1}, Snakepit.execute("one", %{}, pool: pool)) end, 6_000)
 
       assert {:ok, %{breakers: %{workers: %{0 => %{opened: 1}, 1 => %{opened: 1}}}}} =
                Snakepit.get_stats(pool)
     end
 
-    # Until a call is refused, or so many have been made.
-    defp deaths(_pool, 0), do: []
+    @tag :tmp_dir
+    test "those that are killed without a call count, too", %{tmp_dir: dir} do
+      {pool, _broken} = breakable(dir)
 
-    defp deaths(pool, tries) do
-      {:error, error} = Snakepit.execute("die", %{}, pool: pool, timeout: 60_000)
-      if error.category == :pool, do: [error], else: [error | deaths(pool, tries - 1)]
-    end
+      for n <- 1..4 do
+        kill(pool)
+        eventually(fn -> match?([%{restarts: ^n, status: :ready}], Snakepit.list_workers(pool)) end)
+      end
 
-    test "callers in line are sent away" do
-      pool = pool!()
-      # No session of another worker: they wait for this one.
-      for _ <- 1..4, do: {:error, %Error{category: :worker}} = Snakepit.execute("die", %{}, pool: pool)
-
-      tasks =
-        for _ <- 1..5,
-            do: Task.async(fn -> Snakepit.execute("die", %{}, pool: pool, timeout: 60_000) end)
-
-      reasons = tasks |> Task.await_many(60_000) |> Enum.map(fn {:error, error} -> error.category end)
-      # One was the fifth to kill it.
-      assert Enum.sort(reasons) == [:pool, :pool, :pool, :pool, :worker]
+      assert %{workers: %{0 => %{state: :closed, failures: 4}}} = breakers(pool)
     end
 
     test "those ended for a caller's sake do not count" do
