@@ -37,6 +37,51 @@ defmodule Snakepit.TypesTest do
     end
   end
 
+  test "atoms and keys of any script", %{pool: pool} do
+    long = String.to_atom(String.duplicate("я", 255))
+
+    for atom <- [:имя, :naïve, :ÿ, :日本, :"🐍", :"", :"a b", :é, long, :"\u{1F468}\u200D\u{1F469}"] do
+      text = Atom.to_string(atom)
+      map = %{atom => [atom, {atom}], "x" => MapSet.new([atom])}
+      back = %{text => [text, {text}], "x" => MapSet.new([text])}
+      assert Snakepit.execute("identity", %{x: map}, pool: pool) == {:ok, back}
+      assert Snakepit.execute("type_name", %{x: atom}, pool: pool) == {:ok, "str"}
+
+      assert {:error, error} = Snakepit.execute("identity", %{x: %{atom => self()}}, pool: pool)
+      assert error.details.path == "args.x.#{text}"
+      assert {:error, error} = Snakepit.execute("identity", %{x: %{atom => 1, text => 2}}, pool: pool)
+      assert error.reason == :key_collision
+      assert error.message =~ "is a key twice"
+      assert {:error, error} = Snakepit.execute(atom, %{}, pool: pool)
+      assert error.reason == :unknown_command
+      assert {:error, error} = Snakepit.execute("identity", %{x: %{{atom} => 1}}, pool: pool)
+      assert error.reason == :unsupported_key
+    end
+
+    assert {:error, error} = Snakepit.execute("identity", %{x: %{__struct__: :Имя}}, pool: pool)
+    assert error.message =~ "%Имя{}"
+    assert {:error, error} = Snakepit.execute("identity", %{x: %{{:имя} => 1}}, pool: pool)
+    assert error.message =~ "имя"
+  end
+
+  test "a pool, a tool and its arguments named in any script" do
+    pool = :"пул_#{System.unique_integer([:positive])}"
+    dir = Path.join(System.tmp_dir!(), "names-#{System.unique_integer([:positive])}")
+    File.mkdir_p!(dir)
+    on_exit(fn -> Snakepit.stop_pool(pool) && File.rm_rf!(dir) end)
+    source = "from snakepit import tool\n\n@tool\ndef сумма(ж: int, ш: int) -> int:\n    return ж + ш\n"
+    File.write!(Path.join(dir, "ru_tools.py"), source)
+    {:ok, _} = Snakepit.start_pool(name: pool, size: 1, python_module: "ru_tools", python_path: [dir])
+    assert Snakepit.execute(:сумма, %{ж: 1, ш: 2}, pool: pool, session_id: "сеанс") == {:ok, 3}
+    assert {:error, error} = Snakepit.execute(:сумма, %{ж: 1, ш: :имя}, pool: pool)
+    assert error.message =~ "ш"
+    assert error.pool == pool
+    assert [%{name: name}] = Snakepit.list_workers(pool)
+    assert name == "#{pool}-0"
+    assert {:error, error} = Snakepit.execute(:сумма, %{}, pool: :нет_такого)
+    assert error.message =~ "нет_такого"
+  end
+
   test "what Elixir sees", %{pool: pool} do
     for {code, value} <- [
           {"None", nil},

@@ -26,7 +26,8 @@ defmodule Snakepit.Terms do
 
   defp leaf(edges) do
     frequency([
-      {1, oneof([nil, true, false, :nan, :infinity, :neg_infinity, :an_atom])},
+      {1, oneof([nil, true, false, :nan, :infinity, :neg_infinity])},
+      {1, name()},
       {2, integer()},
       {1, big_integer()},
       {2, float()},
@@ -39,7 +40,15 @@ defmodule Snakepit.Terms do
   end
 
   # Never a string and an atom of the same letters, which are one key in Python.
-  defp key, do: frequency([{3, oneof(@strings)}, {2, oneof([:x, :y, :some_key])}, {1, integer()}])
+  defp key,
+    do: frequency([{3, oneof(@strings)}, {2, oneof([:x, :y, :some_key, :имя, :naïve])}, {1, integer()}])
+
+  # Of any script; few enough, as atoms are for ever.
+  defp name do
+    bind(:proper_types.list(oneof([?a, ?Z, ?_, ?\s, ?é, 0xFF, 0x100, ?я, ?日, 0x1F40D])), fn letters ->
+      letters |> Enum.take(3) |> List.to_string() |> then(&:"a#{&1}")
+    end)
+  end
 
   # Nothing that Python takes for equal: no floats, no booleans.
   defp member, do: oneof([integer(), oneof(@strings), {integer(), oneof(@strings)}])

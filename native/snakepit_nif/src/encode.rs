@@ -443,8 +443,18 @@ fn field<'a>(term: Term<'a>, name: Atom) -> Option<Term<'a>> {
     term.map_get(name).ok()
 }
 
+/// An atom's name. Before NIF 2.17 the API knows Latin-1 alone, so other names are read from the external format.
 fn atom_text(term: Term) -> Result<String, Refusal> {
-    term.atom_to_string().or_else(|_| unsupported("an atom that is not UTF-8"))
+    if let Ok(name) = term.atom_to_string() {
+        return Ok(name);
+    }
+    let bytes = term.to_binary();
+    // 131, then SMALL_ATOM_UTF8_EXT (119, length) or ATOM_UTF8_EXT (118, length as u16).
+    let name = match bytes.as_slice() {
+        [131, 119, _, name @ ..] | [131, 118, _, _, name @ ..] => std::str::from_utf8(name).ok(),
+        _ => None,
+    };
+    name.map_or_else(|| unsupported("an atom of an unknown layout"), |name| Ok(name.to_owned()))
 }
 
 fn simdutf8_check(bytes: &[u8]) -> Result<&str, ()> {
@@ -464,7 +474,7 @@ fn shown(term: Term) -> String {
 /// A map's key as a step of a path: `.x` for an atom, `["x"]` for a string, `[3]` for an integer.
 fn step(key: Term) -> String {
     match key.get_type() {
-        TermType::Atom => format!(".{}", key.atom_to_string().unwrap_or_default()),
+        TermType::Atom => format!(".{}", atom_text(key).unwrap_or_default()),
         TermType::Binary => {
             let text = Binary::from_term(key).map(|b| String::from_utf8_lossy(b.as_slice()).into_owned());
             format!("[{:?}]", text.unwrap_or_default())
