@@ -48,18 +48,15 @@ defmodule Snakepit do
   """
   @spec execute_stream(command(), args(), (term() -> any()), keyword()) :: :ok | {:error, Error.t()}
   def execute_stream(command, args, fun, opts \\ []) when is_function(fun, 1) do
-    with {:ok, nil} <-
-           Call.stream(command, args, opts, nil, fn item, nil ->
-             fun.(item)
-             {:cont, nil}
-           end),
-         do: :ok
+    Call.each(command, args, opts, fun)
   end
 
   @doc """
   The items of a tool that yields, as a lazy `Stream`. Raises `Snakepit.Error` while it is read.
 
-  The tool of a stream that is left before its end is cancelled, as if it had timed out.
+  The tool of a stream that is left before its end is cancelled, as if it had timed out. A stream that is suspended, as
+  by `Stream.zip/2`, holds its worker until it goes on or is left. Its `:timeout` is one for the whole stream, the time
+  in which the consumer does not ask included.
   """
   @spec stream(command(), args(), keyword()) :: Enumerable.t()
   def stream(command, args \\ %{}, opts \\ []), do: %Snakepit.Stream{command: command, args: args, opts: opts}
@@ -86,13 +83,7 @@ defmodule Snakepit do
          {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
       lanes = handle.options.size * Pool.Options.lanes(handle.options)
 
-      list
-      |> Task.async_stream(&execute(command, &1, opts),
-        max_concurrency: concurrency || lanes,
-        timeout: :infinity,
-        ordered: true
-      )
-      |> Enum.map(fn {:ok, result} -> result end)
+      Call.FanOut.map(list, concurrency || lanes, &execute(command, &1, opts))
     end
   end
 

@@ -11,6 +11,7 @@ defmodule Snakepit.Call do
   alias Snakepit.Call.{Exchange, Options, Settle}
   alias Snakepit.Performance.{Decision, Explanation, Record}
   alias Snakepit.Pool.{CommandBreaker, Counters, Handle, Retries}
+  alias Snakepit.Worker.Lane
 
   defstruct [
     :command,
@@ -69,18 +70,22 @@ defmodule Snakepit.Call do
         |> judged(call, suspect)
 
       {:error, error} ->
-        error = named(error, call)
-        waited = now_ns() - call.started
-
-        {{:error, error},
-         %Observation{
-           pool: call.handle.name,
-           command: call.command,
-           correlation_id: call.options.correlation_id,
-           queue_ns: waited,
-           total_ns: waited
-         }}
+        unserved(call, error)
     end
+  end
+
+  # It got no lane.
+  defp unserved(call, error) do
+    waited = now_ns() - call.started
+
+    {{:error, named(error, call)},
+     %Observation{
+       pool: call.handle.name,
+       command: call.command,
+       correlation_id: call.options.correlation_id,
+       queue_ns: waited,
+       total_ns: waited
+     }}
   end
 
   # Its worker is out of the pool's lanes by now, so another takes the call; the deadline stays.
@@ -99,22 +104,87 @@ defmodule Snakepit.Call do
     end
   end
 
+  @typedoc "A stream that is under way, and the lane it holds."
+  @opaque stream :: {t(), Lane.t(), Native.ticket(), checked_out(), Exchange.streaming()}
+  @typep checked_out :: {CommandBreaker.suspect() | nil, queued_ns :: non_neg_integer()}
+
   @doc """
-  Runs a call whose tool yields items. `fun` gets each of them and an accumulator, and returns `{:cont, acc}` or
-  `{:halt, acc}`.
+  Begins a call whose tool yields items. From now on it holds a lane, until `next_item/1` says that it ended, `leave/1` is
+  called, or nothing refers to it any more: then its tool is cancelled, as when the process dies.
   """
-  @spec stream(String.t() | atom(), map(), keyword(), acc, (term(), acc -> {:cont | :halt, acc})) ::
-          {:ok, acc} | {:error, Error.t()}
-        when acc: term()
-  def stream(command, args, opts, acc, fun) do
+  @spec open_stream(String.t() | atom(), map(), keyword()) :: {:ok, stream()} | {:error, Error.t()}
+  def open_stream(command, args, opts) do
     with {:ok, call} <- prepare(command, args, opts, true),
          :ok <- not_idempotent(call) do
-      {result, _seen} =
-        call |> once(fn call, lane, _ticket -> Exchange.stream(call, lane, acc, fun) end) |> told()
+      case checkout(call) do
+        {:ok, lane, ticket, suspect, queued} ->
+          out = {suspect, queued}
 
-      # What `fun` raised; the lane is seen to by now.
-      with {:raised, kind, reason, stacktrace} <- result, do: :erlang.raise(kind, reason, stacktrace)
+          guarded(call, lane, ticket, fn ->
+            case Exchange.open_stream(call, lane) do
+              {:streaming, streaming} -> {:ok, {call, lane, ticket, out, streaming}}
+              ended -> ended({call, lane, ticket, out, nil}, ended)
+            end
+          end)
+
+        {:error, error} ->
+          {result, _seen} = call |> unserved(error) |> told()
+          result
+      end
     end
+  end
+
+  @doc "Waits for the next item. The stream's deadline is one for the whole of it, the time between items included."
+  @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, nil} | {:error, Error.t()}
+  def next_item({call, lane, ticket, out, streaming} = stream) do
+    guarded(call, lane, ticket, fn ->
+      case Exchange.next_item(call, lane, streaming) do
+        {:item, item, streaming} -> {:item, item, {call, lane, ticket, out, streaming}}
+        ended -> ended(stream, ended)
+      end
+    end)
+  end
+
+  @doc "Leaves a stream before its end: its tool is cancelled."
+  @spec leave(stream()) :: :ok
+  def leave({call, lane, ticket, _out, streaming} = stream) do
+    guarded(call, lane, ticket, fn -> ended(stream, Exchange.leave(call, streaming)) end)
+    :ok
+  end
+
+  defp ended({call, lane, ticket, {suspect, queued}, _streaming}, ended) do
+    {result, _seen} = call |> finish(lane, ticket, queued, ended) |> judged(call, suspect) |> told()
+    result
+  end
+
+  @doc "Runs a call whose tool yields items, and `fun` with each of them."
+  @spec each(String.t() | atom(), map(), keyword(), (term() -> any())) :: :ok | {:error, Error.t()}
+  def each(command, args, opts, fun) do
+    with {:ok, stream} <- open_stream(command, args, opts), do: each(stream, fun)
+  end
+
+  defp each(stream, fun) do
+    case next_item(stream) do
+      {:item, item, stream} ->
+        left_if_raised(stream, fn -> fun.(item) end)
+        each(stream, fun)
+
+      {:ok, nil} ->
+        :ok
+
+      {:error, error} ->
+        {:error, error}
+    end
+  end
+
+  @doc "The answer of a consumer; if it raises, throws or exits, the stream is left first."
+  @spec left_if_raised(stream(), (() -> answer)) :: answer when answer: term()
+  def left_if_raised(stream, consume) do
+    consume.()
+  catch
+    kind, reason ->
+      leave(stream)
+      :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
   # Items that were handed out cannot be taken back.

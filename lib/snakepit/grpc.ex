@@ -5,6 +5,8 @@ defmodule Snakepit.Grpc do
 
   alias Snakepit.Grpc.Native
 
+  @late_ms 500
+
   @type failure :: {:error, code :: atom(), message :: String.t()}
 
   @spec connect(String.t()) :: {:ok, reference()} | {:error, String.t()}
@@ -24,33 +26,36 @@ defmodule Snakepit.Grpc do
     end
   end
 
-  @doc "Starts a `Stream`; each item is asked for with `next/1` and awaited with `await/2`."
-  @spec stream(reference(), binary(), [binary()], timeout()) ::
-          {:ok, reference(), reference()} | {:error, :too_large}
-  def stream(channel, frame, buffers, timeout) do
-    ref = make_ref()
-    with {:ok, handle} <- Native.stream(channel, ref, frame, buffers, ms(timeout)), do: {:ok, ref, handle}
-  end
+  @doc "Starts a `Stream`, whose items are asked for with `next/2`."
+  @spec stream(reference(), binary(), [binary()], timeout()) :: {:ok, reference()} | {:error, :too_large}
+  def stream(channel, frame, buffers, timeout),
+    do: Native.stream(channel, frame, buffers, ms(timeout))
 
-  @spec next(reference()) :: :ok
-  def next(handle), do: Native.next(handle)
+  @doc "Asks for the next item of a stream, and waits for it."
+  @spec next(reference(), timeout()) :: {:item, binary(), [binary()]} | :done | :timeout | failure()
+  def next(handle, timeout) do
+    ref = make_ref()
+    with :ok <- Native.next(handle, ref), do: await(ref, timeout)
+  end
 
   @spec cancel(reference()) :: :ok
   def cancel(handle), do: Native.cancel(handle)
 
-  @doc "The next message about `ref`."
-  @spec await(reference(), timeout()) ::
-          {:ok, binary(), [binary()]} | {:item, binary(), [binary()]} | :done | :timeout | failure()
-  def await(ref, timeout) do
+  # `ref` was made in this module, for this one answer: then the mailbox is not searched (see Worker.LaneSocket).
+  defp await(ref, timeout) do
     receive do
       {:snakepit_grpc, ^ref, {:ok, frame, buffers}} -> {:ok, frame, buffers}
       {:snakepit_grpc, ^ref, {:item, frame, buffers}} -> {:item, frame, buffers}
       {:snakepit_grpc, ^ref, :done} -> :done
       {:snakepit_grpc, ^ref, {:error, code, message}} -> {:error, code, message}
     after
-      timeout -> :timeout
+      late(timeout) -> :timeout
     end
   end
+
+  # The library's own timer goes first: an answer that comes after it was given up would lie in the mailbox for ever.
+  defp late(:infinity), do: :infinity
+  defp late(timeout), do: timeout + @late_ms
 
   # The library's 0 is for ever.
   defp ms(:infinity), do: 0

@@ -12,6 +12,8 @@ defmodule Snakepit.Native do
   @type brain :: reference()
   @type busy_poll :: reference()
   @type ticket :: reference()
+  @type lane :: reference()
+  @type frame :: binary() | [binary()]
   @type token :: non_neg_integer()
   @type chunk_id :: non_neg_integer()
   @type head ::
@@ -207,6 +209,32 @@ defmodule Snakepit.Native do
   @spec close_fd(integer()) :: :ok
   def close_fd(_fd), do: stub()
 
+  # Below, `reference`, if it is one, is what a `:wait` is answered under: `{:select, _, reference, _}` is sent to the
+  # calling process when the lane is worth another try, or is closed. `:again`: at once. A `String` says what failed.
+
+  @doc "Takes a worker's descriptor over, until `lane_close/1` or the end of the calling process."
+  @spec lane_open(fd :: non_neg_integer()) :: lane()
+  def lane_open(_fd), do: stub()
+
+  @spec lane_close(lane()) :: :ok
+  def lane_close(_lane), do: stub()
+
+  @doc "Sends a frame. What the socket does not take stays with the lane, for `lane_flush/2`."
+  @spec lane_send(lane(), frame(), reference() | nil) ::
+          :ok | :wait | :again | {:error, :closed | String.t()}
+  def lane_send(_lane, _frame, _reference), do: stub()
+
+  @spec lane_flush(lane(), reference() | nil) :: :ok | :wait | :again | {:error, :closed | String.t()}
+  def lane_flush(_lane, _reference), do: stub()
+
+  @spec lane_receive(lane(), reference() | nil) ::
+          {:ok, binary()} | :wait | :again | {:error, :closed | String.t()}
+  def lane_receive(_lane, _reference), do: stub()
+
+  @doc "Ends a wait. False if its message could not be called back: it is there, or under way."
+  @spec lane_cancel(lane()) :: boolean()
+  def lane_cancel(_lane), do: stub()
+
   @doc "Remembers, without holding them, the slots that binaries in a term point into."
   @spec watch(term()) :: reference()
   def watch(_term), do: stub()
@@ -249,15 +277,15 @@ defmodule Snakepit.Native do
   def desk_new(_owner, _workers, _per_worker, _max_waiting), do: stub()
 
   @doc """
-  A lane, or a place in line: then `{:snakepit_lane, key, answer}` comes, where the answer is as here. `worker` is -1
-  for any; with `prefer`, another will do when that one is busy.
+  A lane, or a place in line: then `{:snakepit_lane, reference, answer}` comes, where the answer is as here. `worker`
+  is -1 for any; with `prefer`, another will do when that one is busy.
   """
-  @spec desk_checkout(desk(), worker :: integer(), prefer :: boolean()) ::
+  @spec desk_checkout(desk(), worker :: integer(), prefer :: boolean(), reference()) ::
           {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), ticket()}
           | {:wait, key :: non_neg_integer()}
           | :full
           | {:closed, code :: non_neg_integer()}
-  def desk_checkout(_desk, _worker, _prefer), do: stub()
+  def desk_checkout(_desk, _worker, _prefer, _reference), do: stub()
 
   @doc "To be called by a waiter that was handed a lane, before it uses it."
   @spec desk_take(ticket()) :: :ok

@@ -45,33 +45,35 @@ defmodule Snakepit.Pool do
   # other will do when that one is busy.
   @spec checkout(Handle.t(), integer() | :infinity, non_neg_integer() | nil, boolean()) :: checkout()
   def checkout(%Handle{desk: desk} = handle, deadline, affinity, prefer?) do
-    case Native.desk_checkout(desk, affinity || -1, prefer?) do
-      {:wait, key} -> wait(handle, key, deadline, affinity, prefer?)
-      answer -> answered(handle, answer, deadline, affinity, prefer?)
-    end
-  end
+    # Made and received in one body, so that a long mailbox costs nothing (see Worker.LaneSocket).
+    ref = make_ref()
 
-  defp wait(handle, key, deadline, affinity, prefer?) do
-    since = System.monotonic_time()
+    case Native.desk_checkout(desk, affinity || -1, prefer?, ref) do
+      {:wait, key} ->
+        since = System.monotonic_time()
 
-    receive do
-      {:snakepit_lane, ^key, answer} ->
-        waited(handle, answer, since)
-        handed(handle, answer, deadline, affinity, prefer?)
-    after
-      wait_ms(deadline) ->
-        if Native.desk_cancel(handle.desk, key) do
-          ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
-          waited(handle, :timeout, since)
-          {:error, waited_in_vain(handle, ms)}
-        else
-          # A lane was handed over in this moment: its message is there.
-          receive do
-            {:snakepit_lane, ^key, answer} ->
-              waited(handle, answer, since)
-              handed(handle, answer, deadline, affinity, prefer?)
-          end
+        receive do
+          {:snakepit_lane, ^ref, answer} ->
+            waited(handle, answer, since)
+            handed(handle, answer, deadline, affinity, prefer?)
+        after
+          wait_ms(deadline) ->
+            if Native.desk_cancel(desk, key) do
+              ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
+              waited(handle, :timeout, since)
+              {:error, waited_in_vain(handle, ms)}
+            else
+              # A lane was handed over in this moment: its message is there.
+              receive do
+                {:snakepit_lane, ^ref, answer} ->
+                  waited(handle, answer, since)
+                  handed(handle, answer, deadline, affinity, prefer?)
+              end
+            end
         end
+
+      answer ->
+        answered(handle, answer, deadline, affinity, prefer?)
     end
   end
 
@@ -337,6 +339,7 @@ defmodule Snakepit.Pool do
   # A run that is up already is replaced by this one: it is told when its last call is done.
   def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
     per_worker = length(lanes)
+    forget_killed(state.handle.lanes, index)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.desk_up(state.handle.desk, index, epoch)
     :ets.delete(state.handle.trouble, :last)
@@ -401,6 +404,13 @@ defmodule Snakepit.Pool do
 
   @impl true
   def terminate(_reason, state), do: Handle.withdraw(state.handle.name)
+
+  # A worker's process that was killed could not say that its run is over.
+  defp forget_killed(lanes, index) do
+    for {key, %Lane{index: ^index, worker: worker}} <- :ets.tab2list(lanes),
+        not Process.alive?(worker),
+        do: :ets.delete(lanes, key)
+  end
 
   defp all_up?(state), do: map_size(state.up) == state.handle.options.size
 

@@ -1,44 +1,54 @@
 defmodule Snakepit.Stream do
   @moduledoc false
   # The items of a tool that yields, read while the enumeration runs: what `Snakepit.stream/3` returns. Reading happens
-  # in the process that enumerates, which alone holds the lane.
+  # in the process that enumerates. While the enumeration is suspended, its continuation holds the lane.
 
   @enforce_keys [:command, :args, :opts]
   defstruct [:command, :args, :opts]
 
   defimpl Enumerable do
+    alias Snakepit.Call
+
     def count(_stream), do: {:error, __MODULE__}
     def member?(_stream, _item), do: {:error, __MODULE__}
     def slice(_stream), do: {:error, __MODULE__}
 
+    # Nothing is called before the first item is asked for.
     def reduce(_stream, {:halt, acc}, _fun), do: {:halted, acc}
-
-    def reduce(stream, {:suspend, acc}, fun) do
-      {:suspended, acc, &reduce(stream, &1, fun)}
-    end
+    def reduce(stream, {:suspend, acc}, fun), do: {:suspended, acc, &reduce(stream, &1, fun)}
 
     def reduce(stream, {:cont, acc}, fun) do
-      result =
-        Snakepit.Call.stream(stream.command, stream.args, stream.opts, {:cont, acc}, fn item, {:cont, acc} ->
-          case fun.(item, acc) do
-            {:cont, acc} -> {:cont, {:cont, acc}}
-            {:halt, acc} -> {:halt, {:halted, acc}}
-            {:suspend, acc} -> {:halt, {:suspend, acc}}
-          end
-        end)
+      case Call.open_stream(stream.command, stream.args, stream.opts) do
+        {:ok, open} -> read(open, {:cont, acc}, fun)
+        {:error, error} -> raise error
+      end
+    end
 
-      case result do
-        {:ok, {:cont, acc}} ->
-          {:done, acc}
+    defp read(open, {:cont, acc}, fun) do
+      case Call.next_item(open) do
+        {:item, item, open} -> read(open, Call.left_if_raised(open, fn -> fun.(item, acc) end), fun)
+        {:ok, nil} -> {:done, acc}
+        {:error, error} -> raise error
+      end
+    end
 
-        {:ok, {:halted, acc}} ->
-          {:halted, acc}
+    defp read(open, {:halt, acc}, _fun) do
+      Call.leave(open)
+      {:halted, acc}
+    end
 
-        {:ok, {:suspend, _acc}} ->
-          raise ArgumentError, "a Snakepit.stream/3 cannot be suspended (as by Stream.zip/2)"
+    defp read(open, {:suspend, acc}, fun) do
+      used = :atomics.new(1, [])
+      {:suspended, acc, &continue(open, used, &1, fun)}
+    end
 
-        {:error, error} ->
-          raise error
+    # By the second time the lane may be somebody else's.
+    defp continue(open, used, command, fun) do
+      case {:atomics.exchange(used, 1, 1), command} do
+        {0, command} -> read(open, command, fun)
+        {1, {:halt, acc}} -> {:halted, acc}
+        {1, {:suspend, acc}} -> {:suspended, acc, &continue(open, used, &1, fun)}
+        {1, {:cont, _acc}} -> raise ArgumentError, "a suspended Snakepit.stream/3 can be continued only once"
       end
     end
   end

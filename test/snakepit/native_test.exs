@@ -616,12 +616,24 @@ defmodule Snakepit.NativeTest do
       desk
     end
 
+    # Whoever waits has a reference for the message, and a key to leave the line.
+    defp checkout(desk, worker, prefer) do
+      ref = make_ref()
+
+      with {:wait, key} <- Native.desk_checkout(desk, worker, prefer, ref) do
+        Process.put(ref, key)
+        {:wait, ref}
+      end
+    end
+
+    defp cancel(desk, ref), do: Native.desk_cancel(desk, Process.get(ref))
+
     # A process that does what it is told with the desk, so that it can die of it.
     defp clerk(desk) do
       me = self()
 
       spawn(fn ->
-        answer = Native.desk_checkout(desk, -1, false)
+        answer = checkout(desk, -1, false)
         send(me, {self(), untold(answer)})
         clerk_loop(me, answer)
       end)
@@ -649,7 +661,7 @@ defmodule Snakepit.NativeTest do
     test "a lane is handed out, given back, and known by its epoch" do
       desk = desk(2, 2)
       assert Native.desk_counts(desk) == {4, 0, 0}
-      lanes = for _ <- 1..4, do: Native.desk_checkout(desk, -1, false)
+      lanes = for _ <- 1..4, do: checkout(desk, -1, false)
 
       assert Enum.sort(for {:ok, id, epoch, _} <- lanes, do: {id, epoch}) == [
                {0, 100},
@@ -660,7 +672,7 @@ defmodule Snakepit.NativeTest do
 
       assert Native.desk_counts(desk) == {0, 4, 0}
       for {:ok, _, _, ticket} <- lanes, do: :ok = Native.desk_checkin(ticket)
-      assert {:ok, id, 101, ticket} = Native.desk_checkout(desk, 1, false)
+      assert {:ok, id, 101, ticket} = checkout(desk, 1, false)
       assert id in 2..3 and is_reference(ticket)
     end
 
@@ -677,7 +689,7 @@ defmodule Snakepit.NativeTest do
 
     test "so does that of a ticket that is lost in a living process; without an owner it is forgotten" do
       desk = desk()
-      lose = fn -> {:ok, _, _, _} = Native.desk_checkout(desk, -1, false) end
+      lose = fn -> {:ok, _, _, _} = checkout(desk, -1, false) end
       spawn(fn -> lose.() && :erlang.garbage_collect() && Process.sleep(:infinity) end)
       assert_receive {:lane_lost, 0, 100, _ticket}, 5_000
 
@@ -693,7 +705,7 @@ defmodule Snakepit.NativeTest do
 
     test "waiters that die do not hold up the line" do
       desk = desk()
-      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
+      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
       [first, second, third] = for _ <- 1..3, do: waiting(desk)
       kill(first)
       kill(second)
@@ -710,7 +722,7 @@ defmodule Snakepit.NativeTest do
 
     test "one that dies with a lane it never used passes it on" do
       desk = desk()
-      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
+      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
       # Its message lies unread, or was read and never taken.
       [unread, untaken, last] = for _ <- 1..3, do: waiting(desk)
       true = :erlang.suspend_process(unread)
@@ -724,9 +736,9 @@ defmodule Snakepit.NativeTest do
 
     test "a lane goes on to a second place in line of the same process while it collects its garbage" do
       desk = desk()
-      {:ok, 0, 100, ticket} = Native.desk_checkout(desk, -1, false)
-      {:wait, first} = Native.desk_checkout(desk, -1, false)
-      {:wait, second} = Native.desk_checkout(desk, -1, false)
+      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
+      {:wait, first} = checkout(desk, -1, false)
+      {:wait, second} = checkout(desk, -1, false)
       Native.desk_checkin(ticket)
       read = fn -> assert_receive {:snakepit_lane, ^first, {:ok, 0, 100, _}} end
       read.()
@@ -736,8 +748,8 @@ defmodule Snakepit.NativeTest do
 
     test "a ticket works once" do
       desk = desk(1, 2)
-      {:ok, _, _, a} = Native.desk_checkout(desk, -1, false)
-      {:ok, _, _, b} = Native.desk_checkout(desk, -1, false)
+      {:ok, _, _, a} = checkout(desk, -1, false)
+      {:ok, _, _, b} = checkout(desk, -1, false)
       for _ <- 1..3, do: :ok = Native.desk_checkin(a)
       assert Native.desk_counts(desk) == {1, 1, 0}
       :ok = Native.desk_forget(a)
@@ -753,7 +765,7 @@ defmodule Snakepit.NativeTest do
       desk = desk()
 
       again = fn ->
-        {:ok, _, _, ticket} = Native.desk_checkout(desk, -1, false)
+        {:ok, _, _, ticket} = checkout(desk, -1, false)
         :ok = Native.desk_checkin(ticket)
         :ok = Native.desk_take(ticket)
       end
@@ -766,28 +778,28 @@ defmodule Snakepit.NativeTest do
 
     test "the line is bounded, and those who died in it make room" do
       desk = desk(1, 1, 2)
-      {:ok, _, _, _ticket} = Native.desk_checkout(desk, -1, false)
+      {:ok, _, _, _ticket} = checkout(desk, -1, false)
       waiters = for _ <- 1..2, do: waiting(desk)
-      assert Native.desk_checkout(desk, -1, false) == :full
+      assert checkout(desk, -1, false) == :full
       Enum.each(waiters, &kill/1)
-      assert {:wait, key} = Native.desk_checkout(desk, -1, false)
+      assert {:wait, ref} = checkout(desk, -1, false)
       assert Native.desk_counts(desk) == {0, 1, 1}
-      assert Native.desk_cancel(desk, key)
-      refute Native.desk_cancel(desk, key)
+      assert cancel(desk, ref)
+      refute cancel(desk, ref)
       assert Native.desk_counts(desk) == {0, 1, 0}
     end
 
     test "closing tells those who wait and those who come, and says when all is at rest" do
       desk = desk(1, 2)
-      {:ok, _, _, a} = Native.desk_checkout(desk, -1, false)
-      {:ok, _, _, b} = Native.desk_checkout(desk, -1, false)
-      {:wait, key} = Native.desk_checkout(desk, -1, false)
+      {:ok, _, _, a} = checkout(desk, -1, false)
+      {:ok, _, _, b} = checkout(desk, -1, false)
+      {:wait, ref} = checkout(desk, -1, false)
       :ok = Native.desk_close(desk, 7)
-      assert_received {:snakepit_lane, ^key, {:closed, 7}}
-      refute Native.desk_cancel(desk, key)
-      assert Native.desk_checkout(desk, -1, false) == {:closed, 7}
+      assert_received {:snakepit_lane, ^ref, {:closed, 7}}
+      refute cancel(desk, ref)
+      assert checkout(desk, -1, false) == {:closed, 7}
       :ok = Native.desk_close(desk, 8)
-      assert Native.desk_checkout(desk, -1, false) == {:closed, 7}
+      assert checkout(desk, -1, false) == {:closed, 7}
       Native.desk_checkin(a)
       refute_received :lanes_at_rest
       Native.desk_forget(b)
@@ -796,13 +808,13 @@ defmodule Snakepit.NativeTest do
 
     test "a lane of a run that is over does not come back" do
       desk = desk()
-      {:ok, 0, 100, old} = Native.desk_checkout(desk, -1, false)
+      {:ok, 0, 100, old} = checkout(desk, -1, false)
       :ok = Native.desk_down(desk, 0, 100)
-      {:wait, key} = Native.desk_checkout(desk, 0, false)
+      {:wait, ref} = checkout(desk, 0, false)
       :ok = Native.desk_checkin(old)
-      refute_received {:snakepit_lane, ^key, _}
+      refute_received {:snakepit_lane, ^ref, _}
       :ok = Native.desk_up(desk, 0, 200)
-      assert_received {:snakepit_lane, ^key, {:ok, 0, 200, _}}
+      assert_received {:snakepit_lane, ^ref, {:ok, 0, 200, _}}
     end
 
     test "many who come, wait, leave and die: no lane is held by two, none is lost" do
@@ -828,15 +840,15 @@ defmodule Snakepit.NativeTest do
     defp visit(desk, held, clashes) do
       affinity = :rand.uniform(3) - 2
 
-      case Native.desk_checkout(desk, affinity, :rand.uniform(2) == 1) do
-        {:wait, key} ->
+      case checkout(desk, affinity, :rand.uniform(2) == 1) do
+        {:wait, ref} ->
           receive do
-            {:snakepit_lane, ^key, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+            {:snakepit_lane, ^ref, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
           after
             :rand.uniform(3) - 1 ->
-              unless Native.desk_cancel(desk, key) do
+              unless cancel(desk, ref) do
                 receive do
-                  {:snakepit_lane, ^key, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+                  {:snakepit_lane, ^ref, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
                 end
               end
           end

@@ -126,11 +126,132 @@ defmodule Snakepit.StreamTest do
     end
   end
 
-  test "cannot be suspended, and says so", %{pool: pool} do
-    stream = Snakepit.stream("count", %{n: 10}, pool: pool)
-    assert_raise ArgumentError, ~r/suspended/, fn -> stream |> Stream.zip([1, 2, 3]) |> Enum.to_list() end
-    assert is_integer(os_pid(pool))
+  test "goes wherever a stream goes, and waits for its consumer meanwhile" do
+    pool = pool!(size: 2)
+
+    for way <- Snakepit.Transfer.ways() do
+      count = &Snakepit.stream("count", %{n: &1}, pool: pool, request_transfer: way)
+      assert count.(4) |> Stream.zip(count.(3)) |> Enum.to_list() == [{0, 0}, {1, 1}, {2, 2}]
+      assert Enum.zip(count.(3), [:a, :b, :c, :d]) == [{0, :a}, {1, :b}, {2, :c}]
+      assert Enum.zip(count.(1_000_000), [:a, :b]) == [{0, :a}, {1, :b}]
+      assert count.(3) |> Stream.cycle() |> Enum.take(7) == [0, 1, 2, 0, 1, 2, 0]
+      assert count.(5) |> Stream.chunk_every(2) |> Enum.to_list() == [[0, 1], [2, 3], [4]]
+      assert count.(1_000_000) |> Stream.chunk_every(2) |> Enum.take(2) == [[0, 1], [2, 3]]
+      assert count.(4) |> Stream.transform(0, &{[&1 + &2], &1 + &2}) |> Enum.to_list() == [0, 1, 3, 6]
+      assert [count.(2), count.(2)] |> Stream.concat() |> Stream.zip(1..9) |> Enum.count() == 4
+      assert count.(5) |> Task.async_stream(&(&1 * 2)) |> Enum.to_list() == for(i <- 0..4, do: {:ok, 2 * i})
+      blocks = Snakepit.stream("blocks", %{n: 4, size: 100_000}, pool: pool, request_transfer: way)
+
+      assert for({a, i} <- Stream.zip(blocks, 0..9), do: a == :binary.copy(<<i>>, 100_000)) == [
+               true,
+               true,
+               true,
+               true
+             ]
+
+      error =
+        assert_raise Error, fn ->
+          "count_and_fail" |> Snakepit.stream(%{n: 2}, pool: pool) |> Enum.zip(count.(9))
+        end
+
+      assert error.python_type == "ValueError"
+    end
+
+    assert eventually(fn -> match?({:ok, %{idle: 2, busy: 0, workers_up: 2}}, Snakepit.get_stats(pool)) end)
+    assert for(worker <- Snakepit.list_workers(pool), do: worker.restarts) == [0, 0]
+  end
+
+  # The first item, and how to go on.
+  defp suspended(pool, way, opts \\ []) do
+    stream = Snakepit.stream("count", %{n: 1_000_000}, [pool: pool, request_transfer: way] ++ opts)
+    next = fn item, acc -> {:suspend, [item | acc]} end
+    assert {:suspended, [], first} = Enumerable.reduce(stream, {:suspend, []}, next)
+    assert {:suspended, [0], go_on} = first.({:cont, []})
+    go_on
+  end
+
+  test "left while it is suspended, dropped, or with a consumer that dies then: the worker goes on", %{
+    pool: pool
+  } do
+    old = os_pid(pool)
+    me = self()
+
+    for way <- Snakepit.Transfer.ways() do
+      go_on = suspended(pool, way)
+      assert {:suspended, [1, 0], go_on} = go_on.({:cont, [0]})
+      assert go_on.({:halt, [1, 0]}) == {:halted, [1, 0]}
+      rests(pool)
+
+      {pid, _} =
+        spawn_monitor(fn ->
+          go_on = suspended(pool, way)
+          send(me, {:suspended, self()})
+          receive do: (:never -> go_on.({:cont, []}))
+        end)
+
+      assert_receive {:suspended, ^pid}, 30_000
+      Process.exit(pid, :kill)
+      assert_receive {:DOWN, _, _, ^pid, :killed}
+      rests(pool)
+
+      holder =
+        spawn(fn ->
+          suspended(pool, way)
+          :erlang.garbage_collect()
+          send(me, {:dropped, self()})
+          Process.sleep(:infinity)
+        end)
+
+      assert_receive {:dropped, ^holder}, 30_000
+      rests(pool)
+      assert Process.alive?(holder)
+      Process.exit(holder, :kill)
+      assert os_pid(pool) == old
+    end
+  end
+
+  test "a suspended stream goes on once, in whichever process", %{pool: pool} do
+    old = os_pid(pool)
+
+    for way <- Snakepit.Transfer.ways() do
+      go_on = suspended(pool, way)
+      assert {:suspended, [1], again} = Task.await(Task.async(fn -> go_on.({:cont, []}) end))
+      assert_raise ArgumentError, ~r/only once/, fn -> go_on.({:cont, []}) end
+      assert go_on.({:halt, [7]}) == {:halted, [7]}
+      assert {:suspended, [2], last} = again.({:cont, []})
+      assert last.({:halt, []}) == {:halted, []}
+      assert os_pid(pool) == old
+      rests(pool)
+    end
+
+    refute_received _
+  end
+
+  test "an exception in the consumer leaves a suspended stream", %{pool: pool} do
+    old = os_pid(pool)
+    stream = Snakepit.stream("count", %{n: 1_000_000}, pool: pool)
+
+    assert_raise RuntimeError, "mine", fn ->
+      stream |> Stream.zip(1..3) |> Enum.each(fn _ -> raise "mine" end)
+    end
+
+    assert os_pid(pool) == old
     rests(pool)
+  end
+
+  test "the deadline goes on while it is suspended", %{pool: pool} do
+    code = "import time\ndef g():\n    yield 1\n    time.sleep(60)\nx = g()"
+
+    for way <- Snakepit.Transfer.ways() do
+      stream = Snakepit.stream("python_value", %{code: code}, pool: pool, timeout: 500, request_transfer: way)
+
+      assert {:suspended, 1, go_on} =
+               Enumerable.reduce(stream, {:cont, nil}, fn item, _ -> {:suspend, item} end)
+
+      error = assert_raise Error, fn -> go_on.({:cont, nil}) end
+      assert error.category == :timeout
+      rests(pool)
+    end
   end
 
   test "a consumer that is killed frees its lane", %{pool: pool} do

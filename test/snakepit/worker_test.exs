@@ -21,6 +21,32 @@ defmodule Snakepit.WorkerTest do
     assert {:ok, %{idle: 1, busy: 0, workers_up: 1}} = Snakepit.get_stats(pool)
   end
 
+  @tag :capture_log
+  test "a worker's process that is killed leaves no descriptor of a lane, and the pool goes on" do
+    pool = pool!(worker_profile: :thread, threads_per_worker: 2)
+
+    for _ <- 1..3 do
+      {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+      lanes = for {_, lane} <- :ets.tab2list(handle.lanes), do: lane
+      assert length(lanes) == 2
+      sockets = for lane <- lanes, do: File.read_link!("/proc/self/fd/#{lane.fd}")
+      waiting = Task.async(fn -> python(pool, "import time; time.sleep(60)") end)
+      assert eventually(fn -> match?({:ok, %{busy: 1}}, Snakepit.get_stats(pool)) end)
+      old = hd(Snakepit.list_workers(pool)).os_pid
+      Process.exit(hd(lanes).worker, :kill)
+      assert {:error, %Error{category: :worker}} = Task.await(waiting, 30_000)
+      assert eventually(fn -> not Enum.any?(sockets, &(&1 in open_sockets())) end)
+
+      assert eventually(fn -> match?({:ok, new} when new != old, Snakepit.execute("pid", %{}, pool: pool)) end)
+
+      assert eventually(fn -> not alive?(old) end)
+    end
+  end
+
+  defp open_sockets do
+    for fd <- File.ls!("/proc/self/fd"), {:ok, target} <- [File.read_link("/proc/self/fd/#{fd}")], do: target
+  end
+
   describe "a worker that dies in the middle of a call" do
     for {number, name} <- [{9, "SIGKILL"}, {11, "SIGSEGV"}, {6, "SIGABRT"}] do
       test "of #{name}: the error names the signal, and the pool is whole again" do

@@ -9,7 +9,7 @@ defmodule Snakepit.Call.Exchange do
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Reply
   alias Snakepit.Performance.Decision
-  alias Snakepit.Worker.Lane
+  alias Snakepit.Worker.{Lane, LaneSocket}
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
@@ -31,9 +31,8 @@ defmodule Snakepit.Call.Exchange do
   @flag_forced 1
   @flag_stream 2
   @flag_awake 4
-  # A frame above this may not fit the socket's buffer, so that sending it may have to wait for the worker.
+  # A larger frame may not fit the socket's buffer.
   @small_frame 64 * 1024
-  @receive_ms 200
 
   @doc """
   One request, one reply. The lane of a plain reply is checked in as soon as that is read: what is left to do is
@@ -49,18 +48,49 @@ defmodule Snakepit.Call.Exchange do
     |> judged(call)
   end
 
-  @doc "One request, and items until the stream ends or `fun` halts."
-  @spec stream(Call.t(), Lane.t(), acc, (term(), acc -> {:cont | :halt, acc})) ::
-          {{:ok, acc} | {:error, Error.t()}, lane_state(), t()}
-        when acc: term()
-  def stream(call, lane, acc, fun) do
+  @typedoc "A stream whose request was sent: its call's id, and where its items come from."
+  @type streaming :: {pos_integer(), :lane | {:grpc, reference()}, t()}
+  @type stream_end :: {{:ok, nil} | {:error, Error.t()}, lane_state(), t()}
+
+  @doc "Sends the request of a stream."
+  @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
+  def open_stream(call, lane) do
     case send_request(call, lane, call.request_ways, %__MODULE__{}) do
-      {:sent, call_id, ex} -> items(call, lane, call_id, ex, :lane, acc, fun)
-      {:streaming, call_id, source, ex} -> items(call, lane, call_id, ex, source, acc, fun)
-      {:error, error, state, ex} -> {{:error, error}, state, ex}
+      {:sent, call_id, ex} -> {:streaming, {call_id, :lane, ex}}
+      {:streaming, call_id, source, ex} -> {:streaming, {call_id, source, ex}}
+      {:error, error, state, ex} -> judged({{:error, error}, state, ex}, call)
     end
-    |> judged(call)
   end
+
+  @doc "Waits for a stream's next item, or its end. What is between two items may be another process."
+  @spec next_item(Call.t(), Lane.t(), streaming()) :: {:item, term(), streaming()} | stream_end()
+  def next_item(call, lane, {call_id, source, ex}) do
+    case next_frame(call, lane, source) do
+      {:ok, frame, beside} ->
+        item(call, call_id, ex, source, Reply.read(lane, call_id, frame, beside, call.options.copy))
+
+      :done ->
+        broken("the stream ended without its end", ex)
+
+      {:error, :grpc, error} ->
+        {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
+
+      {:error, :timeout} ->
+        {{:error, timeout(call)}, left(source, "its tool ran beyond the deadline"), ex}
+
+      {:error, reason} ->
+        no_reply(call, reason, ex)
+    end
+    |> case do
+      {:item, _term, _streaming} = item -> item
+      ended -> judged(ended, call)
+    end
+  end
+
+  @doc "Leaves a stream before its end."
+  @spec leave(Call.t(), streaming()) :: stream_end()
+  def leave(call, {_call_id, source, ex}),
+    do: judged({{:ok, nil}, left(source, "a stream was left before its end"), ex}, call)
 
   # ---- request ----------------------------------------------------------------------------------------------------
 
@@ -219,21 +249,12 @@ defmodule Snakepit.Call.Exchange do
   defp answers?(:grpc, ways, call, lane), do: :inline in ways or match?({:ok, _}, channel(call, lane))
 
   defp send_frame(call, lane, call_id, frame, copied) do
-    size = IO.iodata_length(frame)
-
-    sent =
-      if size <= @small_frame do
-        :gen_tcp.send(lane.socket, frame)
-      else
-        # A worker that does not read must not hold the caller beyond its deadline.
-        :inet.setopts(lane.socket, send_timeout: remaining(call))
-        :gen_tcp.send(lane.socket, frame)
-      end
-
-    case sent do
+    # A worker that does not read does not hold the caller beyond its deadline.
+    case LaneSocket.send(lane.socket, frame, call.deadline) do
       :ok -> {:sent, call_id, copied}
       {:error, :timeout} -> lost(timeout(call), "a call's deadline passed while it was sent")
-      {:error, _closed} -> unsent(lane)
+      {:error, :closed} -> unsent(lane)
+      {:error, what} -> lost(gone(), "its lane failed: #{what}")
     end
   end
 
@@ -251,7 +272,7 @@ defmodule Snakepit.Call.Exchange do
   defp awake?(%{handle: %{busy_poll: nil}}), do: false
   defp awake?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
 
-  # What does not fit the socket's buffer is sent by the VM later, maybe by this very scheduler.
+  # A worker that was just sent so much has to read it first.
   defp meet(%{bytes: bytes}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
 
   defp meet(call, lane, ex) do
@@ -264,7 +285,7 @@ defmodule Snakepit.Call.Exchange do
   defp receive_reply(call, lane, ticket, call_id, ex) do
     meet(call, lane, ex)
 
-    case receive_frame(call, lane) do
+    case LaneSocket.recv(lane.socket, call.deadline) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
       {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
         Pool.checkin(ticket)
@@ -278,20 +299,11 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  # A socket goes on reading for a process that is dead, and what came would be lost with it: so never for long.
-  defp receive_frame(call, lane) do
-    left = remaining(call)
-
-    case :gen_tcp.recv(lane.socket, 0, min(left, @receive_ms)) do
-      {:error, :timeout} when left > @receive_ms -> receive_frame(call, lane)
-      answer -> answer
-    end
-  end
-
   defp no_reply(call, :timeout, ex),
     do: {{:error, timeout(call)}, {:running, true, "its tool ran beyond the deadline"}, ex}
 
-  defp no_reply(_call, _closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
+  defp no_reply(_call, :closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
+  defp no_reply(_call, what, ex), do: {{:error, gone()}, {:lost, "its lane failed: #{what}"}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
     case Reply.read(lane, call_id, frame, beside, call.options.copy) do
@@ -411,50 +423,22 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- streams ----------------------------------------------------------------------------------------------------
 
-  defp items(call, lane, call_id, ex, source, acc, fun) do
-    case next_frame(call, lane, source) do
-      {:ok, frame, beside} ->
-        read = Reply.read(lane, call_id, frame, beside, call.options.copy)
-        item(call, lane, call_id, ex, source, acc, fun, read)
-
-      :done ->
-        broken("the stream ended without its end", ex)
-
-      {:error, :grpc, error} ->
-        {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
-
-      {:error, :timeout} ->
-        {{:error, timeout(call)}, left(source, "its tool ran beyond the deadline"), ex}
-
-      {:error, reason} ->
-        no_reply(call, reason, ex)
-    end
-  end
-
   # The tool is in the middle of its loop.
-  defp left(source, why \\ "a stream was left before its end")
   defp left(:lane, why), do: {:running, true, why}
 
-  defp left({:grpc, _ref, handle}, why) do
+  defp left({:grpc, handle}, why) do
     Grpc.cancel(handle)
     {:running, false, why}
   end
 
-  defp item(call, lane, call_id, ex, source, acc, fun, decoded) do
+  defp item(call, call_id, ex, source, decoded) do
     case decoded do
       {:ok, :item, term, meta} ->
-        ex = costs(call, ex, meta)
-
-        case handed(fun, term, acc) do
-          {:cont, acc} -> items(call, lane, call_id, ex, source, acc, fun)
-          {:halt, acc} -> {{:ok, acc}, left(source), ex}
-          # Nothing is lost with it: the stream is left, and the lane settled, before it is raised again (Call.stream).
-          {:raised, _, _, _} = raised -> {raised, left(source), ex}
-        end
+        {:item, term, {call_id, source, costs(call, ex, meta)}}
 
       {:ok, :end, _, meta} ->
         settle(source)
-        {{:ok, acc}, :at_rest, costs(call, ex, meta)}
+        {{:ok, nil}, :at_rest, costs(call, ex, meta)}
 
       {:ok, :error, error, meta} ->
         settle(source)
@@ -464,37 +448,31 @@ defmodule Snakepit.Call.Exchange do
         broken("the worker answered a stream with a single result", ex)
 
       {:error, :value, path, reason, what} ->
-        {{:error, unreadable(path, reason, what)}, left(source), ex}
+        why = "a stream had an item that cannot be read"
+        {{:error, unreadable(path, reason, what)}, left(source, why), ex}
 
       {:error, what} ->
         broken(what, ex)
     end
   end
 
-  defp handed(fun, term, acc) do
-    fun.(term, acc)
-  catch
-    kind, reason -> {:raised, kind, reason, __STACKTRACE__}
-  end
-
   defp next_frame(call, lane, :lane) do
-    with {:ok, frame} <- receive_frame(call, lane), do: {:ok, frame, []}
+    with {:ok, frame} <- LaneSocket.recv(lane.socket, call.deadline), do: {:ok, frame, []}
   end
 
-  defp next_frame(call, _lane, {:grpc, ref, handle}) do
-    Grpc.next(handle)
-
-    case Grpc.await(ref, remaining(call)) do
+  defp next_frame(call, _lane, {:grpc, handle}) do
+    case Grpc.next(handle, remaining(call)) do
       {:item, frame, beside} -> {:ok, frame, beside}
       :done -> :done
       :timeout -> {:error, :timeout}
       {:error, :unavailable, _} -> {:error, :closed}
+      {:error, :deadline_exceeded, _message} -> {:error, :timeout}
       {:error, code, message} -> {:error, :grpc, grpc_error(code, message)}
     end
   end
 
   defp settle(:lane), do: :ok
-  defp settle({:grpc, _ref, handle}), do: Grpc.cancel(handle)
+  defp settle({:grpc, handle}), do: Grpc.cancel(handle)
 
   # ---- gRPC -------------------------------------------------------------------------------------------------------
 
@@ -512,7 +490,7 @@ defmodule Snakepit.Call.Exchange do
 
   defp grpc_stream(call, call_id, channel, frame) do
     case Grpc.stream(channel, frame, call.buffers, remaining(call)) do
-      {:ok, ref, handle} -> {:streaming, call_id, {:grpc, ref, handle}}
+      {:ok, handle} -> {:streaming, call_id, {:grpc, handle}}
       other -> grpc_failed(call, other)
     end
   end

@@ -7,14 +7,13 @@ defmodule Snakepit.Call.Settle do
   alias Snakepit.{Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Reply
   alias Snakepit.Pool.Handle
-  alias Snakepit.Worker.Lane
+  alias Snakepit.Worker.{Lane, LaneSocket}
 
   @enforce_keys [:handle, :lane, :ticket, :whole?, :why, :until]
   defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]
 
   # Told again, for the tool may not have begun when it was told first.
   @again_ms 100
-  @look_ms 10
   # A kind of request (native/PROTOCOL.md).
   @sync 3
 
@@ -48,47 +47,39 @@ defmodule Snakepit.Call.Settle do
     %{s | sync: sync, frame: frame}
   end
 
-  # A caller that died left the socket reading for it, for a moment (Exchange). What comes until that is over is lost.
+  # A caller that died may have left a frame half sent; and what the worker said by now need not wait for its answer.
   defp begin(s) do
-    case :gen_tcp.recv(s.lane.socket, 0, 0) do
-      {:error, :ealready} ->
-        cancel(s)
-
-        receive do
-        after
-          @look_ms -> begin(s)
-        end
-
-      {:error, :timeout} ->
-        synchronize(s)
-
-      {:ok, frame} ->
-        read(s, frame, &synchronize/1)
-
-      {:error, _closed} ->
-        discard(s, :closed)
+    case LaneSocket.flush(s.lane.socket, s.until) do
+      :ok -> begun(s, LaneSocket.recv(s.lane.socket, now()))
+      {:error, :timeout} -> discard(s, s.why <> ", and the worker does not read its lane")
+      {:error, why} -> failed(s, why)
     end
   end
+
+  defp begun(s, {:ok, frame}), do: read(s, frame, &synchronize/1)
+  defp begun(s, {:error, :timeout}), do: synchronize(s)
+  defp begun(s, {:error, why}), do: failed(s, why)
 
   defp synchronize(%{lane: lane} = s) do
-    :inet.setopts(lane.socket, send_timeout: max(s.until - now(), 1))
-
-    case :gen_tcp.send(lane.socket, s.frame) do
+    case LaneSocket.send(lane.socket, s.frame, s.until) do
       :ok -> await(s)
       {:error, :timeout} -> discard(s, s.why <> ", and the worker does not read its lane")
-      {:error, _closed} -> discard(s, :closed)
+      {:error, why} -> failed(s, why)
     end
   end
+
+  defp failed(s, :closed), do: discard(s, :closed)
+  defp failed(s, what), do: discard(s, "its lane failed: #{what}")
 
   defp await(s) do
     cancel(s)
-    left = s.until - now()
+    now = now()
 
-    case :gen_tcp.recv(s.lane.socket, 0, left |> min(@again_ms) |> max(0)) do
+    case LaneSocket.recv(s.lane.socket, min(s.until, now + @again_ms)) do
       {:ok, frame} -> read(s, frame, &await/1)
-      {:error, :timeout} when left > 0 -> await(s)
+      {:error, :timeout} when now < s.until -> await(s)
       {:error, :timeout} -> discard(s, s.why <> ", and did not end when it was cancelled")
-      {:error, _closed} -> discard(s, :closed)
+      {:error, why} -> failed(s, why)
     end
   end
 

@@ -72,34 +72,36 @@ defmodule Snakepit.Grpc.Native do
   def call_dirty(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc """
-  `Worker/Stream`. The answers are `{:item, frame, buffers}`, each but the first after a `next/1`, and at the end
-  `:done` or `{:error, code, message}`.
+  `Worker/Stream`. Each item, and the end, is asked for with `next/2`.
 
-  At most one item lies in the mailbox: call `next/1` once for each, the last one too (only then does the end come).
-  The timeout is that of the whole stream, the time between an item and its `next/1` included. The stream is not
-  tied to the handle's life: `cancel/1` it, or let its caller end.
+  The timeout is that of the whole stream, the time in which nothing is asked for included. The stream is dropped with
+  `cancel/1`, when nothing refers to the handle any more, and when the process that began it ends.
   """
-  @spec stream(channel, reference, binary, [binary], non_neg_integer) ::
-          {:ok, call} | {:error, :too_large | String.t()}
-  def stream(channel, ref, frame, buffers, timeout_ms) do
+  @spec stream(channel, binary, [binary], non_neg_integer) :: {:ok, call} | {:error, :too_large | String.t()}
+  def stream(channel, frame, buffers, timeout_ms) do
     if many?(buffers),
-      do: stream_dirty(channel, ref, frame, buffers, timeout_ms),
-      else: stream_few(channel, ref, frame, buffers, timeout_ms)
+      do: stream_dirty(channel, frame, buffers, timeout_ms),
+      else: stream_few(channel, frame, buffers, timeout_ms)
   end
 
   @doc false
-  @spec stream_few(channel, reference, binary, [binary], non_neg_integer) ::
+  @spec stream_few(channel, binary, [binary], non_neg_integer) ::
           {:ok, call} | {:error, :too_large | String.t()}
-  def stream_few(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+  def stream_few(_channel, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc false
-  @spec stream_dirty(channel, reference, binary, [binary], non_neg_integer) ::
+  @spec stream_dirty(channel, binary, [binary], non_neg_integer) ::
           {:ok, call} | {:error, :too_large | String.t()}
-  def stream_dirty(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
+  def stream_dirty(_channel, _frame, _buffers, _timeout_ms), do: not_loaded()
 
-  @doc "The item was taken; the next one may come."
-  @spec next(call) :: :ok
-  def next(_stream), do: not_loaded()
+  @doc """
+  Asks for what comes next: after `:ok` the calling process is sent `{:item, frame, buffers}` or, once, `:done` or
+  `{:error, code, message}`. A stream that has ended already, or broke, answers with that at once.
+
+  Ask again only when the answer is there. Whoever asks gets it, even if another process began the stream.
+  """
+  @spec next(call, reference) :: :ok | :done | {:error, code, String.t()}
+  def next(_stream, _ref), do: not_loaded()
 
   @doc "Drops a stream. What it sent before may still lie in the mailbox."
   @spec cancel(call) :: :ok

@@ -11,7 +11,7 @@ defmodule Snakepit.Worker.Lane do
           name: String.t(),
           index: non_neg_integer(),
           number: non_neg_integer(),
-          socket: :gen_tcp.socket(),
+          socket: Snakepit.Native.lane(),
           fd: non_neg_integer(),
           memory: Snakepit.Native.worker(),
           zero_copy: boolean(),

@@ -1,31 +1,117 @@
 defmodule Snakepit.Worker.LaneSocket do
   @moduledoc false
-  # The BEAM's end of a lane: a descriptor that the worker passed, as a socket of gen_tcp.
+  # The BEAM's end of a lane: a descriptor that the worker passed. Frames go and come in the process that calls; the
+  # process that opened the lane owns it, and its end, whatever it is, closes the lane.
   #
-  # gen_tcp closes a descriptor that it did not open only when it met an error on it, and not when it is told to close.
-  # Whether it did is seen by what the number stands for by then.
+  # Each function that waits makes a reference and receives by it in the same body: then the compiler has the VM look
+  # only at messages that came after the reference was made, however long the mailbox is.
 
   alias Snakepit.Native
 
-  @enforce_keys [:socket, :fd, :identity]
+  @enforce_keys [:socket, :fd]
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{socket: :gen_tcp.socket(), fd: non_neg_integer(), identity: term()}
+  @type t :: %__MODULE__{socket: Native.lane(), fd: non_neg_integer()}
+  @type deadline :: integer() | :infinity
+  @type failure :: {:error, :timeout | :closed | String.t()}
+
+  # A message that could not be called back is under way and comes within moments.
+  @under_way_ms 1_000
 
   @spec open(non_neg_integer()) :: t()
-  def open(fd) do
-    options = [:local, :binary, packet: 4, active: false, buffer: 65_536, high_watermark: 1_048_576]
-    {:ok, socket} = :gen_tcp.fdopen(fd, options)
-    %__MODULE__{socket: socket, fd: fd, identity: identity(fd)}
-  end
+  def open(fd), do: %__MODULE__{socket: Native.lane_open(fd), fd: fd}
 
+  @doc "Whoever waits on the lane learns that it is closed."
   @spec close(t()) :: :ok
-  def close(%__MODULE__{socket: socket, fd: fd, identity: identity}) do
-    :gen_tcp.close(socket)
-    if identity(fd) == identity, do: Native.close_fd(fd), else: :ok
+  def close(%__MODULE__{socket: socket}), do: Native.lane_close(socket)
+
+  @doc "Sends a frame by `deadline` (monotonic ms). What was not sent by then stays with the lane, for `flush/2`."
+  @spec send(Native.lane(), Native.frame(), deadline()) :: :ok | failure()
+  def send(socket, frame, deadline) do
+    ref = make_ref()
+
+    case Native.lane_send(socket, frame, ref) do
+      :wait ->
+        receive do
+          {:select, _, ^ref, _} -> flush(socket, deadline)
+        after
+          left(deadline) ->
+            Native.lane_cancel(socket) ||
+              receive do
+                {:select, _, ^ref, _} -> :ok
+              after
+                @under_way_ms -> :ok
+              end
+
+            {:error, :timeout}
+        end
+
+      :again ->
+        flush(socket, deadline)
+
+      answer ->
+        answer
+    end
   end
 
-  defp identity(fd) do
-    with {:ok, stat} <- File.stat("/proc/self/fd/#{fd}"), do: {stat.major_device, stat.inode}
+  @doc "Sends what is left of a frame, whoever began it; `:ok` at once if nothing is."
+  @spec flush(Native.lane(), deadline()) :: :ok | failure()
+  def flush(socket, deadline) do
+    ref = make_ref()
+
+    case Native.lane_flush(socket, ref) do
+      :wait ->
+        receive do
+          {:select, _, ^ref, _} -> flush(socket, deadline)
+        after
+          left(deadline) ->
+            Native.lane_cancel(socket) ||
+              receive do
+                {:select, _, ^ref, _} -> :ok
+              after
+                @under_way_ms -> :ok
+              end
+
+            {:error, :timeout}
+        end
+
+      :again ->
+        flush(socket, deadline)
+
+      answer ->
+        answer
+    end
   end
+
+  @doc "The next frame. After `{:error, :timeout}` nothing is lost: the next to call gets it, whoever that is."
+  @spec recv(Native.lane(), deadline()) :: {:ok, binary()} | failure()
+  def recv(socket, deadline) do
+    ref = make_ref()
+
+    case Native.lane_receive(socket, ref) do
+      :wait ->
+        receive do
+          {:select, _, ^ref, _} -> recv(socket, deadline)
+        after
+          left(deadline) ->
+            Native.lane_cancel(socket) ||
+              receive do
+                {:select, _, ^ref, _} -> :ok
+              after
+                @under_way_ms -> :ok
+              end
+
+            {:error, :timeout}
+        end
+
+      :again ->
+        recv(socket, deadline)
+
+      answer ->
+        answer
+    end
+  end
+
+  defp left(:infinity), do: :infinity
+  defp left(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 end

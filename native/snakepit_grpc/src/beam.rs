@@ -117,10 +117,7 @@ impl Caller {
 
     /// `{:error, code, message}`
     pub fn fail(&self, status: &Status) -> bool {
-        self.send(|env| {
-            let code = Atom::from_str(env, code_name(code(status))).unwrap_or(error());
-            (error(), code, describe(status)).encode(env)
-        })
+        self.send(|env| failure(env, status))
     }
 
     /// False if nobody is there to read it.
@@ -142,6 +139,12 @@ impl Drop for Caller {
             self.fail(&Status::internal("the gRPC client failed on this answer"));
         }
     }
+}
+
+/// `{:error, code, message}`
+pub fn failure<'a>(env: Env<'a>, status: &Status) -> Term<'a> {
+    let code = Atom::from_str(env, code_name(code(status))).unwrap_or(error());
+    (error(), code, describe(status)).encode(env)
 }
 
 fn payload_term(env: Env<'_>, tag: Atom, payload: Payload) -> Term<'_> {

@@ -1,15 +1,17 @@
 //! The NIFs and what their terms stand for.
 
 use crate::beam::{self, Caller, Pins};
+use crate::proto::snakepit::Payload;
 use crate::wire::{self, Pieces};
 use crate::{client, runtime};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NifResult, Reference, Resource, ResourceArc, Term};
 use std::future::Future;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
+use tonic::Status;
 use tonic::transport::Channel;
 
 rustler::atoms! { serving, not_serving, too_large }
@@ -27,8 +29,32 @@ impl Resource for ChannelHandle {}
 struct Call {
     abort: OnceLock<AbortHandle>,
     aborted: AtomicBool,
-    /// The caller wants the next item of its stream.
+    /// Of a stream: the next item is wanted, by whom, or how it ended.
     more: Notify,
+    turn: Mutex<Turn>,
+}
+
+/// A stream as its reader holds it: dropped when nobody can ask for the next item any more.
+struct Reading(ResourceArc<Call>);
+
+#[rustler::resource_impl]
+impl Resource for Reading {}
+
+impl Drop for Reading {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Whose turn it is in a stream.
+#[derive(Default)]
+enum Turn {
+    /// Nobody asked for anything.
+    #[default]
+    Idle,
+    Asked(Caller),
+    /// With this failure, or at its end.
+    Ended(Option<Status>),
 }
 
 #[rustler::resource_impl]
@@ -39,6 +65,28 @@ impl Resource for Call {
 }
 
 impl Call {
+    /// Every operation leaves it whole, so that a poisoned lock still serves.
+    fn turn(&self) -> MutexGuard<'_, Turn> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Hands an item to whoever asked; false if nobody is there to read it.
+    fn item(&self, payload: Payload) -> bool {
+        let turn = std::mem::take(&mut *self.turn());
+        matches!(turn, Turn::Asked(caller) if caller.item(payload))
+    }
+
+    /// Tells whoever asked, or asks next, how the stream ended.
+    fn end(&self, failure: Option<Status>) {
+        let turn = std::mem::replace(&mut *self.turn(), Turn::Ended(failure.clone()));
+        if let Turn::Asked(caller) = turn {
+            match failure {
+                Some(status) => caller.fail(&status),
+                None => caller.done(),
+            };
+        }
+    }
+
     fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
         if let Some(task) = self.abort.get() {
@@ -62,6 +110,17 @@ impl Call {
             call.abort();
         }
         Ok(call)
+    }
+}
+
+/// Ends a stream whose work panicked: its caller must not wait for ever.
+struct Ending(ResourceArc<Call>);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.end(Some(Status::internal("the gRPC client failed on this answer")));
+        }
     }
 }
 
@@ -131,70 +190,71 @@ fn start_call<'a>(
 fn stream_few<'a>(
     env: Env<'a>,
     channel: ResourceArc<ChannelHandle>,
-    reference: Reference<'a>,
     frame: Binary<'a>,
     buffers: Vec<Binary<'a>>,
     timeout_ms: u64,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, &channel, reference, frame, buffers, timeout_ms)
+    start_stream(env, &channel, frame, buffers, timeout_ms)
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn stream_dirty<'a>(
     env: Env<'a>,
     channel: ResourceArc<ChannelHandle>,
-    reference: Reference<'a>,
     frame: Binary<'a>,
     buffers: Vec<Binary<'a>>,
     timeout_ms: u64,
 ) -> NifResult<Term<'a>> {
-    start_stream(env, &channel, reference, frame, buffers, timeout_ms)
+    start_stream(env, &channel, frame, buffers, timeout_ms)
 }
 
 fn start_stream<'a>(
     env: Env<'a>,
     channel: &ChannelHandle,
-    reference: Reference<'a>,
     frame: Binary<'a>,
     buffers: Vec<Binary<'a>>,
     timeout_ms: u64,
 ) -> NifResult<Term<'a>> {
     let Ok(request) = pieces(frame, buffers) else { return Ok(env.error_tuple(too_large())) };
-    let (channel, caller) = (channel.0.clone(), Caller::new(env, reference));
+    let channel = channel.0.clone();
     let started = Call::start(env, |call| async move {
+        let call = Ending(call);
         let timeout = deadline(timeout_ms);
         let work = async {
             let mut items = client::stream(channel, request, timeout).await?;
-            while let Some(payload) = items.message().await? {
-                if !caller.item(payload) {
-                    return Ok(false);
+            loop {
+                // Until then the next one stays in the connection's window, and when that is full, with the worker.
+                call.0.more.notified().await;
+                let payload = items.message().await?;
+                if !payload.is_some_and(|payload| call.0.item(payload)) {
+                    return Ok(());
                 }
-                // The next one stays in the connection's window, and when that is full, with the worker.
-                call.more.notified().await;
             }
-            Ok(true)
         };
-        match client::within(timeout, work).await {
-            Ok(true) => caller.done(),
-            Ok(false) => false,
-            Err(status) => caller.fail(&status),
-        };
+        let ended = client::within(timeout, work).await;
+        call.0.end(ended.err());
     });
     Ok(match started {
-        Ok(call) => (beam::ok(), call).encode(env),
+        Ok(call) => (beam::ok(), ResourceArc::new(Reading(call))).encode(env),
         Err(reason) => env.error_tuple(reason),
     })
 }
 
 #[rustler::nif]
-fn next(call: ResourceArc<Call>) -> Atom {
+fn next<'a>(env: Env<'a>, reading: ResourceArc<Reading>, reference: Reference<'a>) -> Term<'a> {
+    let call = &reading.0;
+    let mut turn = call.turn();
+    if let Turn::Ended(failure) = &*turn {
+        return failure.as_ref().map_or_else(|| beam::done().to_term(env), |status| beam::failure(env, status));
+    }
+    *turn = Turn::Asked(Caller::new(env, reference));
     call.more.notify_one();
-    beam::ok()
+    beam::ok().to_term(env)
 }
 
 #[rustler::nif]
-fn cancel(call: ResourceArc<Call>) -> Atom {
-    call.abort();
+fn cancel(reading: ResourceArc<Reading>) -> Atom {
+    reading.0.abort();
     beam::ok()
 }
 

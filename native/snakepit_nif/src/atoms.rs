@@ -11,6 +11,7 @@ rustler::atoms! {
     neg_infinity,
     __struct__,
     // Answers.
+    again,
     closed,
     cold,
     convert,
@@ -26,8 +27,10 @@ rustler::atoms! {
     protocol,
     quota,
     result,
+    select,
     snakepit_lane,
     taken,
+    undefined,
     unknown_chunk,
     value,
     wait,

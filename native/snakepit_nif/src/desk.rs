@@ -4,15 +4,33 @@
 //! its process dies, the ticket is collected with its heap, and its destructor says so.
 
 use crate::atoms;
+use rustler::env::SavedTerm;
 use rustler::sys::enif_send;
-use rustler::{Encoder, Env, LocalPid, OwnedEnv, Resource, ResourceArc, Term};
+use rustler::{Encoder, Env, LocalPid, OwnedEnv, Reference, Resource, ResourceArc, Term};
 use snakepit_core::lanes::{Checkout, Lane, Lanes, Want};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 struct Waiter {
     pid: LocalPid,
-    key: u64,
+    /// The reference of the message it waits for, and where that lives.
+    reference: SavedTerm,
+    own: OwnedEnv,
+}
+
+impl Waiter {
+    fn new(pid: LocalPid, reference: Reference) -> Self {
+        let own = OwnedEnv::new();
+        Self { pid, reference: own.save(reference), own }
+    }
+
+    /// False if it is dead.
+    fn tell(&self, env: Env, answer: impl Encoder) -> bool {
+        deliver(env, &self.pid, |env| {
+            let reference = self.own.run(|own| self.reference.load(own).in_env(env));
+            (atoms::snakepit_lane(), reference, answer).encode(env)
+        })
+    }
 }
 
 /// One pool's desk. `owner` is told of lanes whose holder died, and when a closed desk comes to rest.
@@ -118,9 +136,7 @@ impl Desk {
 /// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
 /// lane, where it would keep the ticket alive, and so the lane of a dead holder busy, until that process collects.
 fn hand_over(env: Env, waiter: &Waiter, lane: Lane, ticket: &ResourceArc<Ticket>) -> bool {
-    deliver(env, &waiter.pid, |own| {
-        (atoms::snakepit_lane(), waiter.key, (atoms::ok(), lane.id, lane.epoch, ticket)).encode(own)
-    })
+    waiter.tell(env, (atoms::ok(), lane.id, lane.epoch, ticket))
 }
 
 fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -> bool {
@@ -139,7 +155,13 @@ fn desk_new(owner: LocalPid, workers: u32, per_worker: u32, max_waiting: usize) 
 
 /// `worker`: -1 for any.
 #[rustler::nif]
-fn desk_checkout<'a>(env: Env<'a>, desk: ResourceArc<Desk>, worker: i64, prefer: bool) -> Term<'a> {
+fn desk_checkout<'a>(
+    env: Env<'a>,
+    desk: ResourceArc<Desk>,
+    worker: i64,
+    prefer: bool,
+    reference: Reference<'a>,
+) -> Term<'a> {
     let want = match u32::try_from(worker) {
         Ok(w) if prefer => Want::Rather(w),
         Ok(w) => Want::Only(w),
@@ -148,11 +170,11 @@ fn desk_checkout<'a>(env: Env<'a>, desk: ResourceArc<Desk>, worker: i64, prefer:
     let pid = env.pid();
     let answer = {
         let mut lanes = desk.lock();
-        match lanes.checkout(want, |key| Waiter { pid, key }) {
+        match lanes.checkout(want, |_key| Waiter::new(pid, reference)) {
             Checkout::Full => {
                 // Callers that were killed while they waited still stand in line.
                 lanes.purge(|w| !env.is_process_alive(w.pid));
-                lanes.checkout(want, |key| Waiter { pid, key })
+                lanes.checkout(want, |_key| Waiter::new(pid, reference))
             }
             answer => answer,
         }
@@ -246,7 +268,7 @@ fn desk_suspend(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
 
 fn send_away(env: Env, waiters: Vec<Waiter>, code: u32) {
     for waiter in waiters {
-        let _ = env.send(&waiter.pid, (atoms::snakepit_lane(), waiter.key, (atoms::closed(), code)));
+        waiter.tell(env, (atoms::closed(), code));
     }
 }
 

@@ -1,0 +1,549 @@
+//! The VM's end of a lane: whole frames out and in (native/PROTOCOL.md), by system calls that never wait.
+//!
+//! A caller that must wait is sent `{:select, _, reference, _}` by the VM's own poll set (`enif_select`). It made the
+//! reference for this one wait, so it finds the message without a look at the rest of its mailbox. The part of a frame
+//! that is still to come, or to go, is kept here and not by the caller: if a caller dies in the middle of a frame, whoever
+//! takes the lane over goes on with it.
+//!
+//! A lane has one user at a time, so its lock is free but for the moment in which the lane is closed. It is held across
+//! system calls, each of a bounded number of bytes: a descriptor must not be closed, and its number reused, between a
+//! look at it and its use.
+
+use crate::atoms;
+use rustler::env::SavedTerm;
+use rustler::sys::{
+    self, ErlNifBinary, ErlNifEnv, ErlNifEvent, ErlNifMonitor, ErlNifPid, ErlNifResourceType, ErlNifTerm,
+};
+use rustler::sys::{c_int, c_void};
+use rustler::{Binary, Decoder, Encoder, Env, Error, LocalPid, NewBinary, NifResult, OwnedBinary, OwnedEnv, Term};
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::RawFd;
+use std::ptr;
+use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A frame of at most this is read together with what follows it, and copied; a larger one is read into its place.
+const SMALL: usize = 64 * 1024;
+/// Bytes that one call moves at most: some 200 µs of copying.
+const BURST: usize = 512 * 1024;
+/// Parts of a frame that one system call sends.
+const PARTS: usize = 64;
+/// gRPC's limit as well; a greater length is none that a worker sends.
+const MAX_FRAME: usize = i32::MAX as usize;
+const PREFIX: usize = 4;
+/// Of erl_drv_nif.h; `rustler::sys` lacks it.
+const SELECT_CANCEL: c_int = 1 << 3;
+const CANCELLED: c_int = sys::ERL_NIF_SELECT_READ_CANCELLED | sys::ERL_NIF_SELECT_WRITE_CANCELLED;
+
+struct Lane {
+    fd: RawFd,
+    /// The descriptor was given back.
+    released: AtomicBool,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    closed: bool,
+    /// What was read beyond the last frame handed out begins at `taken`.
+    ahead: Vec<u8>,
+    taken: usize,
+    /// A large frame, and how many bytes of it have come.
+    large: Option<(OwnedBinary, usize)>,
+    unsent: Option<Unsent>,
+    waiter: Option<Waiter>,
+}
+
+/// A frame that did not fit the socket's buffer.
+struct Unsent {
+    /// Keeps what `parts` point to. Never cleared, only dropped.
+    _owner: OwnedEnv,
+    prefix: [u8; PREFIX],
+    parts: Vec<*const [u8]>,
+    at: Position,
+}
+
+// SAFETY: the parts are immutable binaries, kept by the environment beside them, which belongs to no thread.
+unsafe impl Send for Unsent {}
+
+/// How far a frame is sent: this part, after so many bytes of it. Part 0 is the prefix.
+#[derive(Clone, Copy, Default)]
+struct Position {
+    part: usize,
+    offset: usize,
+}
+
+struct Waiter {
+    pid: LocalPid,
+    owner: OwnedEnv,
+    reference: SavedTerm,
+}
+
+enum Progress {
+    Done,
+    /// The socket takes, or has, no more at the moment.
+    Wait,
+    /// A burst is done; there may be more.
+    Again,
+}
+
+/// A lane as a NIF is given it: the term keeps it alive meanwhile.
+#[derive(Clone, Copy)]
+struct LaneRef<'a> {
+    lane: &'a Lane,
+    object: *mut c_void,
+}
+
+// The VM's allocators align to no less.
+const _: () = assert!(align_of::<Lane>() <= 8);
+
+static TYPE: AtomicPtr<ErlNifResourceType> = AtomicPtr::new(ptr::null_mut());
+
+/// Opens the resource type. Rustler's own way has no `stop` callback, and `enif_select` needs one.
+pub fn load(env: Env) -> bool {
+    let init = sys::ErlNifResourceTypeInit {
+        dtor: destroy as *const sys::ErlNifResourceDtor,
+        stop: stop as *const sys::ErlNifResourceStop,
+        down: down as *const sys::ErlNifResourceDown,
+    };
+    let mut tried = MaybeUninit::uninit();
+    // SAFETY: called while the library loads, as this must be; all that is pointed to outlives the call.
+    let opened = unsafe {
+        let flags = sys::ErlNifResourceFlags::ERL_NIF_RT_CREATE;
+        sys::enif_open_resource_type_x(env.as_c_arg(), c"snakepit_lane".as_ptr(), &init, flags, tried.as_mut_ptr())
+    };
+    TYPE.store(opened.cast_mut(), Ordering::Release);
+    !opened.is_null()
+}
+
+unsafe extern "C" fn destroy(_env: *mut ErlNifEnv, object: *mut c_void) {
+    // SAFETY: the VM calls this once, for an object that `lane_open` wrote, and never touches it again.
+    let lane = unsafe { ptr::read(object.cast::<Lane>()) };
+    // While the poll set knows the descriptor it holds the object: so it does not, or `stop` was called.
+    lane.release();
+}
+
+/// Nothing looks at the descriptor any more, neither the poll set nor, as the lane is marked closed, a NIF.
+unsafe extern "C" fn stop(_env: *mut ErlNifEnv, object: *mut c_void, _event: ErlNifEvent, _direct: c_int) {
+    // SAFETY: an object that `lane_open` wrote, alive while the VM calls this.
+    unsafe { &*object.cast::<Lane>() }.release();
+}
+
+/// The process that opened the lane ended, however that was.
+unsafe extern "C" fn down(env: *mut ErlNifEnv, object: *mut c_void, _: *const ErlNifPid, _: *const ErlNifMonitor) {
+    // SAFETY: an object that `lane_open` wrote, alive while the VM calls this, with the callback's environment.
+    unsafe { (*object.cast::<Lane>()).close(env, object) };
+}
+
+impl Lane {
+    /// Each operation leaves the state whole, so that a poisoned lock still serves.
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn release(&self) {
+        if !self.released.swap(true, Ordering::AcqRel) {
+            // SAFETY: `lane_open` took the descriptor over, and it is closed here only, once.
+            unsafe { libc::close(self.fd) };
+        }
+    }
+
+    /// # Safety
+    /// `object` is the lane's own, and `env` that of a NIF or callback that runs in this thread.
+    unsafe fn close(&self, env: *mut ErlNifEnv, object: *mut c_void) {
+        let mut state = self.state();
+        if std::mem::replace(&mut state.closed, true) {
+            return;
+        }
+        if let Some(waiter) = state.waiter.take() {
+            // SAFETY: as the caller promises.
+            if unsafe { cancel(env, self.fd, object) } {
+                waiter.wake(env);
+            }
+        }
+        *state = State { closed: true, ..State::default() };
+        // SAFETY: as the caller promises. `stop` may be called within; it does not take the lock.
+        unsafe { select(env, self.fd, sys::ERL_NIF_SELECT_STOP, object, nothing()) };
+    }
+}
+
+/// # Safety
+/// `object` is the lane's own whose descriptor is `fd`, and open; `env` is of a NIF or callback in this thread, and
+/// `reference` a reference or the atom `undefined` in it.
+unsafe fn select(env: *mut ErlNifEnv, fd: RawFd, mode: c_int, object: *mut c_void, reference: ErlNifTerm) -> c_int {
+    // SAFETY: as the caller promises; without a pid it is about the calling process.
+    unsafe { sys::enif_select(env, fd, mode, object, ptr::null(), reference) }
+}
+
+/// Whether no message will come: false if it is under way.
+///
+/// # Safety
+/// As for [`select`].
+unsafe fn cancel(env: *mut ErlNifEnv, fd: RawFd, object: *mut c_void) -> bool {
+    let mode = SELECT_CANCEL | sys::ERL_NIF_SELECT_READ | sys::ERL_NIF_SELECT_WRITE;
+    // SAFETY: as the caller promises.
+    let answer = unsafe { select(env, fd, mode, object, nothing()) };
+    answer >= 0 && answer & CANCELLED != 0
+}
+
+/// What a call of `enif_select` that asks for no message has for a reference.
+fn nothing() -> ErlNifTerm {
+    atoms::undefined().as_c_arg()
+}
+
+impl Waiter {
+    /// As the poll set would.
+    fn wake(self, env: *mut ErlNifEnv) {
+        self.owner.run(|own| {
+            let message = (atoms::select(), atoms::undefined(), self.reference.load(own), atoms::closed()).encode(own);
+            // SAFETY: `env` is of the NIF or callback that runs in this thread; `own` is not used after the message left.
+            unsafe { sys::enif_send(env, self.pid.as_c_arg(), own.as_c_arg(), message.as_c_arg()) };
+        });
+    }
+}
+
+impl<'a> Decoder<'a> for LaneRef<'a> {
+    fn decode(term: Term<'a>) -> NifResult<Self> {
+        let mut object = ptr::null();
+        // SAFETY: the type was opened when the library was loaded.
+        let found = unsafe {
+            let env = term.get_env().as_c_arg();
+            sys::enif_get_resource(env, term.as_c_arg(), TYPE.load(Ordering::Acquire), &mut object)
+        };
+        if found == 0 {
+            return Err(Error::BadArg);
+        }
+        // SAFETY: objects of this type are written by `lane_open`; the term, of this environment, keeps it.
+        Ok(Self { lane: unsafe { &*object.cast::<Lane>() }, object: object.cast_mut() })
+    }
+}
+
+impl LaneRef<'_> {
+    /// `Wait` with a reference: its message comes once the socket is ready for `mode`.
+    fn answer<'a>(
+        self,
+        env: Env<'a>,
+        state: &mut State,
+        mode: c_int,
+        progress: io::Result<Progress>,
+        reference: Term<'a>,
+    ) -> Term<'a> {
+        match progress {
+            Ok(Progress::Done) => atoms::ok().encode(env),
+            Ok(Progress::Again) => atoms::again().encode(env),
+            Ok(Progress::Wait) if reference.is_ref() => {
+                // SAFETY: the lane is not closed, as its lock's holder saw; a NIF's own environment and term.
+                let answer = unsafe { select(env.as_c_arg(), self.lane.fd, mode, self.object, reference.as_c_arg()) };
+                if answer < 0 {
+                    return failed(env, &io::Error::other("it cannot be waited for"));
+                }
+                let owner = OwnedEnv::new();
+                let reference = owner.save(reference);
+                state.waiter = Some(Waiter { pid: env.pid(), owner, reference });
+                atoms::wait().encode(env)
+            }
+            Ok(Progress::Wait) => atoms::wait().encode(env),
+            Err(error) => failed(env, &error),
+        }
+    }
+}
+
+fn failed<'a>(env: Env<'a>, error: &io::Error) -> Term<'a> {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset | io::ErrorKind::NotConnected => {
+            (atoms::error(), atoms::closed()).encode(env)
+        }
+        _ => (atoms::error(), error.to_string()).encode(env),
+    }
+}
+
+fn closed() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+/// Takes the descriptor over. The lane is closed with `lane_close`, or by the end of the calling process.
+#[rustler::nif]
+fn lane_open(env: Env, fd: i32) -> Term {
+    let lane = Lane { fd, released: AtomicBool::new(false), state: Mutex::default() };
+    let pid = env.pid();
+    // SAFETY: the object is written before anybody sees it, and released once after the term has a reference of its own.
+    unsafe {
+        let object = sys::enif_alloc_resource(TYPE.load(Ordering::Acquire), size_of::<Lane>());
+        ptr::write(object.cast::<Lane>(), lane);
+        let term = Term::new(env, sys::enif_make_resource(env.as_c_arg(), object));
+        // A caller that is ending has no monitor; then the term goes with it, unseen by others.
+        sys::enif_monitor_process(env.as_c_arg(), object, pid.as_c_arg(), ptr::null_mut());
+        sys::enif_release_resource(object);
+        term
+    }
+}
+
+/// Whoever waits is told. The descriptor is given back at once, or as soon as the poll set lets go of it.
+#[rustler::nif]
+fn lane_close(env: Env, lane: LaneRef) -> rustler::Atom {
+    // SAFETY: the object is this lane's, the environment this NIF's.
+    unsafe { lane.lane.close(env.as_c_arg(), lane.object) };
+    atoms::ok()
+}
+
+/// The wait is over, without the message. False if that is under way.
+#[rustler::nif]
+fn lane_cancel(env: Env, lane: LaneRef) -> bool {
+    let mut state = lane.lane.state();
+    state.waiter = None;
+    // A lane that is closed told whoever waited.
+    // SAFETY: it is not closed; the object is this lane's, the environment this NIF's.
+    !state.closed && unsafe { cancel(env.as_c_arg(), lane.lane.fd, lane.object) }
+}
+
+// ---- out ------------------------------------------------------------------------------------------------------------
+
+/// Sends a frame, a binary or a list of them, with its length before it. What does not fit stays here for `lane_flush`.
+#[rustler::nif]
+fn lane_send<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>, reference: Term<'a>) -> NifResult<Term<'a>> {
+    let parts: Vec<Binary> = if frame.is_list() { frame.decode()? } else { vec![frame.decode()?] };
+    let size: usize = parts.iter().map(|part| part.len()).sum();
+    if size > MAX_FRAME {
+        return Ok(failed(env, &io::Error::from_raw_os_error(libc::EMSGSIZE)));
+    }
+    let mut state = lane.lane.state();
+    state.waiter = None;
+    if state.closed || state.unsent.is_some() {
+        return Ok(failed(env, &closed()));
+    }
+    let prefix = (size as u32).to_be_bytes();
+    let mut at = Position::default();
+    let part = |n: usize| if n == 0 { Some(&prefix[..]) } else { parts.get(n - 1).map(|b| b.as_slice()) };
+    let progress = send(env, lane.lane.fd, part, &mut at);
+    if matches!(progress, Ok(Progress::Wait | Progress::Again)) {
+        state.unsent = Some(Unsent::new(prefix, &parts, at));
+    }
+    Ok(lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, reference))
+}
+
+/// Goes on with a frame of which a part was sent, whoever sent it. `:ok` if nothing is left.
+#[rustler::nif]
+fn lane_flush<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Term<'a> {
+    let mut state = lane.lane.state();
+    state.waiter = None;
+    if state.closed {
+        return failed(env, &closed());
+    }
+    let Some(unsent) = &mut state.unsent else { return atoms::ok().encode(env) };
+    let (prefix, parts) = (&unsent.prefix, &unsent.parts);
+    let part = |n: usize| {
+        // SAFETY: `_owner` keeps the binaries, whose bytes neither move nor change.
+        if n == 0 { Some(&prefix[..]) } else { parts.get(n - 1).map(|part| unsafe { &**part }) }
+    };
+    let progress = send(env, lane.lane.fd, part, &mut unsent.at);
+    if !matches!(progress, Ok(Progress::Wait | Progress::Again)) {
+        state.unsent = None;
+    }
+    lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, reference)
+}
+
+impl Unsent {
+    fn new(prefix: [u8; PREFIX], parts: &[Binary], at: Position) -> Self {
+        let owner = OwnedEnv::new();
+        let parts = owner.run(|own| {
+            // Copies of terms: bytes are copied of binaries of at most 64 bytes only.
+            let kept = parts.iter().map(|part| Binary::from_term(part.to_term(own)));
+            kept.map(|part| part.map(|b| ptr::from_ref(b.as_slice())).expect("a binary a moment ago")).collect()
+        });
+        Self { _owner: owner, prefix, parts, at }
+    }
+}
+
+fn send<'p>(env: Env, fd: RawFd, part: impl Fn(usize) -> Option<&'p [u8]>, at: &mut Position) -> io::Result<Progress> {
+    let mut sent = 0;
+    loop {
+        let mut iov = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS];
+        let (mut n, mut bytes, mut next) = (0, 0, *at);
+        while n < PARTS && sent + bytes < BURST {
+            let Some(rest) = part(next.part).map(|p| &p[next.offset..]) else { break };
+            let take = rest.len().min(BURST - sent - bytes);
+            iov[n] = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: take };
+            (n, bytes) = (n + 1, bytes + take);
+            next = Position { part: next.part + 1, offset: 0 };
+        }
+        if n == 0 {
+            consume(env, sent);
+            return Ok(if part(at.part).is_none() { Progress::Done } else { Progress::Again });
+        }
+        // SAFETY: all zeros is a valid msghdr; the parts are read only, and outlive the call.
+        let answer = unsafe {
+            let mut message: libc::msghdr = std::mem::zeroed();
+            message.msg_iov = iov.as_mut_ptr();
+            message.msg_iovlen = n as _;
+            libc::sendmsg(fd, &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
+        };
+        let Ok(written) = usize::try_from(answer) else {
+            let error = io::Error::last_os_error();
+            match error.kind() {
+                io::ErrorKind::Interrupted => continue,
+                io::ErrorKind::WouldBlock => {
+                    consume(env, sent);
+                    return Ok(Progress::Wait);
+                }
+                _ => return Err(error),
+            }
+        };
+        sent += written;
+        at.offset += written;
+        while let Some(whole) = part(at.part).map(<[u8]>::len).filter(|len| at.offset >= *len) {
+            *at = Position { part: at.part + 1, offset: at.offset - whole };
+        }
+        if bytes == written && part(at.part).is_none() {
+            consume(env, sent);
+            return Ok(Progress::Done);
+        }
+    }
+}
+
+// ---- in -------------------------------------------------------------------------------------------------------------
+
+/// The next frame, without its length: `{:ok, binary}`.
+#[rustler::nif]
+fn lane_receive<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Term<'a> {
+    let mut state = lane.lane.state();
+    state.waiter = None;
+    if state.closed {
+        return failed(env, &closed());
+    }
+    match receive(env, lane.lane.fd, &mut state) {
+        Ok(Ok(frame)) => (atoms::ok(), frame).encode(env),
+        Ok(Err(progress)) => lane.answer(env, &mut state, sys::ERL_NIF_SELECT_READ, Ok(progress), reference),
+        Err(error) => failed(env, &error),
+    }
+}
+
+fn receive<'a>(env: Env<'a>, fd: RawFd, state: &mut State) -> io::Result<Result<Term<'a>, Progress>> {
+    let mut received = 0;
+    loop {
+        if let Some((frame, filled)) = &mut state.large {
+            let left = frame.len() - *filled;
+            if left == 0 {
+                consume(env, received);
+                let (frame, _) = state.large.take().expect("looked at above");
+                return Ok(Ok(frame.release(env).to_term(env)));
+            }
+            if received >= BURST {
+                consume(env, received);
+                return Ok(Err(Progress::Again));
+            }
+            let room = &mut frame.as_mut_slice()[*filled..];
+            let len = left.min(BURST);
+            // SAFETY: `room` has at least `len` bytes.
+            match unsafe { read(fd, room.as_mut_ptr(), len) }? {
+                Some(n) => (*filled, received) = (*filled + n, received + n),
+                None => {
+                    consume(env, received);
+                    return Ok(Err(Progress::Wait));
+                }
+            }
+            continue;
+        }
+        let ahead = &state.ahead[state.taken..];
+        if let Some(frame) = whole(ahead)? {
+            let term = NewBinary::from_slice(env, frame).into();
+            state.take(PREFIX + frame.len());
+            return Ok(Ok(term));
+        }
+        if let Some(size) = size(ahead)?.filter(|size| PREFIX + size > SMALL) {
+            state.begin(size)?;
+            continue;
+        }
+        let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL];
+        // SAFETY: the buffer has as many bytes.
+        let Some(n) = unsafe { read(fd, buffer.as_mut_ptr().cast(), SMALL) }? else {
+            return Ok(Err(Progress::Wait));
+        };
+        // SAFETY: so many were written just now.
+        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
+        if ahead.is_empty()
+            && let Some(frame) = whole(bytes)?
+        {
+            state.keep(&bytes[PREFIX + frame.len()..]);
+            return Ok(Ok(NewBinary::from_slice(env, frame).into()));
+        }
+        state.keep(bytes);
+    }
+}
+
+/// What a length prefix says, if it is there.
+fn size(bytes: &[u8]) -> io::Result<Option<usize>> {
+    let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
+    let size = u32::from_be_bytes(*prefix) as usize;
+    if size > MAX_FRAME { Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) } else { Ok(Some(size)) }
+}
+
+/// The frame that `bytes` begin with, if all of it is there.
+fn whole(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
+    Ok(size(bytes)?.and_then(|size| bytes.get(PREFIX..PREFIX + size)))
+}
+
+impl State {
+    /// So many bytes of those read ahead were used.
+    fn take(&mut self, n: usize) {
+        self.taken += n;
+        if self.taken == self.ahead.len() {
+            self.ahead.clear();
+            self.taken = 0;
+        }
+    }
+
+    fn keep(&mut self, bytes: &[u8]) {
+        self.ahead.drain(..self.taken);
+        self.taken = 0;
+        self.ahead.extend_from_slice(bytes);
+    }
+
+    /// A large frame, of which the first bytes were read ahead.
+    fn begin(&mut self, size: usize) -> io::Result<()> {
+        let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
+        // SAFETY: it writes the binary unless it answers 0. `OwnedBinary::new` would end the VM where memory is short.
+        let mut frame = unsafe {
+            if sys::enif_alloc_binary(size, binary.as_mut_ptr()) == 0 {
+                return Err(io::ErrorKind::OutOfMemory.into());
+            }
+            OwnedBinary::from_raw(binary.assume_init())
+        };
+        let there = &self.ahead[self.taken + PREFIX..];
+        let filled = there.len();
+        frame.as_mut_slice()[..filled].copy_from_slice(there);
+        self.large = Some((frame, filled));
+        self.take(PREFIX + filled);
+        Ok(())
+    }
+}
+
+/// Bytes that are there; `None` if there are none yet.
+///
+/// # Safety
+/// `to` has room for `len` bytes.
+unsafe fn read(fd: RawFd, to: *mut u8, len: usize) -> io::Result<Option<usize>> {
+    loop {
+        // SAFETY: as the caller promises.
+        let answer = unsafe { libc::recv(fd, to.cast(), len, libc::MSG_DONTWAIT) };
+        match usize::try_from(answer) {
+            Ok(0) => return Err(closed()),
+            Ok(n) => return Ok(Some(n)),
+            Err(_) => {
+                let error = io::Error::last_os_error();
+                match error.kind() {
+                    io::ErrorKind::Interrupted => {}
+                    io::ErrorKind::WouldBlock => return Ok(None),
+                    _ => return Err(error),
+                }
+            }
+        }
+    }
+}
+
+/// Charges the calling process for what it copied: a burst for a fifth of its turn.
+fn consume(env: Env, bytes: usize) {
+    if bytes > SMALL {
+        rustler::schedule::consume_timeslice(env, (bytes * 20 / BURST).clamp(1, 100) as i32);
+    }
+}
