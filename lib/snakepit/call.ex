@@ -453,10 +453,17 @@ defmodule Snakepit.Call do
     %{named(error, call) | worker: lane.name}
   end
 
-  defp named(error, %{options: %{correlation_id: nil}, handle: handle}), do: %{error | pool: handle.name}
+  defp named(error, %{options: %{correlation_id: nil}, handle: handle} = call),
+    do: %{in_its_time(error, call) | pool: handle.name}
 
-  defp named(error, %{options: %{correlation_id: id}, handle: handle}),
-    do: %{error | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
+  defp named(error, %{options: %{correlation_id: id}, handle: handle} = call),
+    do: %{in_its_time(error, call) | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
+
+  # Told is the time that the caller gave: the clock says a millisecond more or less.
+  defp in_its_time(%Error{reason: :queue_timeout}, %{handle: handle, options: options}),
+    do: Pool.waited_in_vain(handle, options.timeout || handle.options.timeout)
+
+  defp in_its_time(error, _call), do: error
 
   defp observe(call, lane, queued, exchange, result) do
     total = now_ns() - call.started

@@ -10,6 +10,7 @@ defmodule Snakepit.Companion do
 
   use GenServer
   alias Snakepit.{Backoff, Native, Python}
+  alias Snakepit.Terminal.Units
   require Logger
 
   # Less than the callers of `run/3` have patience.
@@ -132,7 +133,12 @@ defmodule Snakepit.Companion do
   defp event({:exited, id, status, tail}, state), do: state |> tell(id, {:exited, status, tail}) |> forget(id)
 
   defp event({:dropped, id, lines}, state),
-    do: tell(state, id, {:output, :stderr, "(#{lines} lines of output were dropped)"})
+    do:
+      tell(
+        state,
+        id,
+        {:output, :stderr, "(#{Units.counted(lines, "line of output was", "lines of output were")} dropped)"}
+      )
 
   defp event({:bad_frame, reason}, state) do
     Logger.error("Snakepit's companion and the VM do not understand each other: #{reason}")

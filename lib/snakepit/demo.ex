@@ -81,7 +81,10 @@ defmodule Snakepit.Demo do
   defp skipped(lines) do
     {now, rest} = Enum.split(lines, @most_skipped)
     Enum.each(now, &complain/1)
-    if rest != [], do: complain("#{Units.count(length(rest))} more such entries were skipped")
+
+    if rest != [],
+      do:
+        complain(Units.counted(length(rest), "more such entry was skipped", "more such entries were skipped"))
   end
 
   defp workers(pool) do
@@ -93,7 +96,8 @@ defmodule Snakepit.Demo do
   defp show(files, pool) do
     started = System.monotonic_time(:millisecond)
     bytes = files |> Enum.map(& &1.size) |> Enum.sum()
-    IO.puts("#{Units.count(length(files))} files, #{Units.bytes(bytes)}; #{workers(pool)} Python workers\n")
+    workers = Units.counted(workers(pool), "Python worker")
+    IO.puts("#{Units.counted(length(files), "file")}, #{Units.bytes(bytes)}; #{workers}\n")
 
     bar = Progress.new()
     {examined, errors} = examine(files, pool, bar)

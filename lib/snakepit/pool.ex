@@ -16,6 +16,7 @@ defmodule Snakepit.Pool do
   use GenServer
   alias Snakepit.{Breaker, Call, Error, Native, Performance, Telemetry, Worker}
   alias Snakepit.Pool.{CommandBreaker, Handle, Options}
+  alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
 
@@ -475,17 +476,21 @@ defmodule Snakepit.Pool do
     waiting = handle.options.max_queue
 
     words =
-      "pool #{inspect(handle.name)} is saturated: #{lanes} calls run (:size), #{waiting} callers wait (:max_queue)"
+      "pool #{inspect(handle.name)} is saturated: #{Units.counted(lanes, "call runs", "calls run")} (:size), " <>
+        "#{Units.counted(waiting, "caller waits", "callers wait")} (:max_queue)"
 
     error(handle, :pool, :pool_saturated, words <> why_none_is_up(handle))
   end
 
-  defp waited_in_vain(handle, ms) do
+  @doc false
+  @spec waited_in_vain(Handle.t(), timeout()) :: Error.t()
+  def waited_in_vain(handle, ms) do
     {_idle, busy, queued} = Native.desk_counts(handle.desk)
 
     words =
       "pool #{inspect(handle.name)}: no worker was free within #{ms} ms " <>
-        "(#{busy} calls run, #{queued} more wait, #{workers_up(handle)} of #{handle.options.size} workers are up)"
+        "(#{Units.counted(busy, "call runs", "calls run")}, #{queued} more #{if queued == 1, do: "waits", else: "wait"}, " <>
+        "#{workers_up(handle)} of #{Units.counted(handle.options.size, "worker")} up)"
 
     error(handle, :timeout, :queue_timeout, words <> why_none_is_up(handle))
   end

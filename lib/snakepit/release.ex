@@ -36,7 +36,7 @@ defmodule Snakepit.Release do
       project = %{app: app, root: root, runtime: runtime_keys(Path.join(root, "config/runtime.exs"))}
 
       for problem <- problems(Application.get_all_env(:snakepit), project),
-          do: Mix.shell().error("warning: in the release, Snakepit will not work: " <> problem)
+          do: Mix.shell().error("warning: Snakepit in the release: " <> problem)
     end
 
     :ok

@@ -21,6 +21,15 @@ defmodule Snakepit.DemoTest do
     {status, out, err}
   end
 
+  test "a single file is one file", %{tmp_dir: dir} = context do
+    File.write!(Path.join(dir, "one"), "a")
+    assert {0, out, ""} = demo(["one"], context)
+    assert out =~ ~r/^1 file, 1 B; 2 Python workers$/m
+    assert out =~ ~r/^The largest file\.$/m
+    assert out =~ ~r/\n1 file, 1 B, calls /
+    refute out =~ ~r/\b1 files/
+  end
+
   test "files of every size are examined, and the digests agree", %{tmp_dir: dir} = context do
     File.write!(Path.join(dir, "empty"), "")
     File.write!(Path.join(dir, "small"), "abc")

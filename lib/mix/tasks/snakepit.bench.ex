@@ -100,9 +100,13 @@ defmodule Mix.Tasks.Snakepit.Bench do
     quick? = opts[:quick] || false
     context = %{quick?: quick?, minutes: opts[:minutes] || if(quick?, do: 1.0, else: 20.0)}
     machine = Machine.describe()
-    Mix.shell().info("#{machine.cpu}, #{machine.cores} cores, OTP #{machine.otp}, Elixir #{machine.elixir}")
+
+    Mix.shell().info(
+      "#{machine.cpu}, #{Units.counted(machine.cores, "core")}, OTP #{machine.otp}, Elixir #{machine.elixir}"
+    )
+
     seconds = suites |> Enum.map(& &1.seconds(context)) |> Enum.sum()
-    Mix.shell().info("This takes about #{seconds} seconds.")
+    Mix.shell().info("This takes about #{Units.counted(seconds, "second")}.")
     # Written whenever there is more, so that whatever ends this run leaves what was done.
     keep = fn results, complete? ->
       run = %{machine: machine, results: results, complete?: complete?}
@@ -249,14 +253,14 @@ defmodule Mix.Tasks.Snakepit.Bench do
         Mix.shell().info("Nothing is worse.")
 
       n ->
-        Mix.shell().error("#{n} of #{length(comparison)} figures are worse.")
+        Mix.shell().error("Worse: #{n} of #{Units.counted(length(comparison), "figure")}.")
         exit({:shutdown, 1})
     end
   end
 
   defp machine(machine) do
     machine = Map.new(machine, fn {key, value} -> {to_string(key), value} end)
-    "#{machine["cpu"]}, #{machine["cores"]} cores"
+    "#{machine["cpu"]}, #{Units.counted(machine["cores"], "core")}"
   end
 
   @spec fail(String.t()) :: no_return()

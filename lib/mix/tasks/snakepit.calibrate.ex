@@ -66,7 +66,7 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
 
   defp report({:ok, summary}, handle) do
     Mix.shell().info(
-      "#{Units.count(summary.probes)} probes in #{summary.ms} ms; an empty call takes #{Units.time(summary.base_ns)}."
+      "#{Units.counted(summary.probes, "probe")} in #{summary.ms} ms; an empty call takes #{Units.time(summary.base_ns)}."
     )
 
     case Calibration.Kept.store(handle, handle.settings) do

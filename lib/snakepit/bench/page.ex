@@ -49,7 +49,7 @@ defmodule Snakepit.Bench.Page do
     [
       machine["date"],
       machine["cpu"],
-      "#{machine["cores"]} cores",
+      Units.counted(machine["cores"], "core"),
       is_integer(machine["memory_bytes"]) && Units.bytes(machine["memory_bytes"]),
       "kernel #{machine["kernel"]}",
       "OTP #{machine["otp"]}",

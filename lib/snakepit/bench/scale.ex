@@ -10,6 +10,7 @@ defmodule Snakepit.Bench.Scale do
 
   alias Snakepit.{Bench, Machine, Native, Pool, Stats}
   alias Snakepit.Bench.Result
+  alias Snakepit.Terminal.Units
 
   @kib 1024
   @mib 1024 * 1024
@@ -160,7 +161,10 @@ defmodule Snakepit.Bench.Scale do
         :erlang.garbage_collect()
         after_all = :erlang.memory(:total)
         shared = Native.arena_leases(handle.arena) |> Enum.map(&elem(&1, 1)) |> Enum.sum()
-        shared >= n * size || raise "#{shared} bytes are leased, of #{n} results of #{size}"
+
+        shared >= n * size ||
+          raise "#{Units.counted(shared, "byte is", "bytes are")} leased, of #{Units.counted(n, "result")} of #{size}"
+
         Enum.each(held, &Snakepit.release/1)
 
         [

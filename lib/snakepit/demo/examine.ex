@@ -4,7 +4,7 @@ defmodule Snakepit.Demo.Examine do
 
   alias Snakepit.Observation
   alias Snakepit.Demo.Scan
-  alias Snakepit.Terminal.Name
+  alias Snakepit.Terminal.{Name, Units}
 
   @enforce_keys [:shown, :size, :entropy, :ratio, :sampled, :calls]
   defstruct @enforce_keys
@@ -38,7 +38,7 @@ defmodule Snakepit.Demo.Examine do
   defp fits(%{size: size}, largest) when size <= largest, do: :ok
 
   defp fits(file, largest) do
-    sizes = "#{file.size} bytes, and this machine's memory allows #{largest}"
+    sizes = "#{Units.counted(file.size, "byte")}, and this machine's memory allows #{largest}"
     {:error, "#{file.shown}: is too large to be read whole (#{sizes})"}
   end
 
@@ -74,7 +74,7 @@ defmodule Snakepit.Demo.Examine do
 
     if counted == size,
       do: :ok,
-      else: {:error, "#{file.shown}: WRONG DATA: Python counted #{counted} of #{size} bytes"}
+      else: {:error, "#{file.shown}: WRONG DATA: Python counted #{counted} of #{Units.counted(size, "byte")}"}
   end
 
   defp first_line(text), do: text |> String.split("\n") |> hd()

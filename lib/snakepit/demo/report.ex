@@ -69,7 +69,7 @@ defmodule Snakepit.Demo.Report do
     ]
 
     [
-      "The #{if length(files) < @largest, do: "", else: "ten "}largest files.\n\n",
+      title(length(files)),
       Table.format(columns, Table.fit(columns, Enum.map(files, &file_row/1), @width)),
       if(sampled?,
         do: "~ zlib on a sample of #{Units.bytes(sampled(files))}, evenly spread over the file\n",
@@ -77,6 +77,10 @@ defmodule Snakepit.Demo.Report do
       )
     ]
   end
+
+  defp title(1), do: "The largest file.\n\n"
+  defp title(@largest), do: "The ten largest files.\n\n"
+  defp title(_fewer), do: "The largest files.\n\n"
 
   defp sampled(files),
     do: files |> Enum.filter(&(&1.sampled < &1.size)) |> Enum.map(& &1.sampled) |> Enum.max()
@@ -131,7 +135,7 @@ defmodule Snakepit.Demo.Report do
     bytes = examined |> Enum.map(& &1.size) |> Enum.sum()
     ways = examined |> Enum.flat_map(& &1.calls) |> ways()
     agree = if failed == 0, do: "all SHA-256 agree: yes", else: "all SHA-256 agree: no (#{failed} wrong)"
-    files = "#{Units.count(length(examined))} #{if length(examined) == 1, do: "file", else: "files"}"
+    files = Units.counted(length(examined), "file")
     ["#{files}, #{Units.bytes(bytes)}, calls #{ways}, #{Units.decimal(seconds, 1)} s, #{agree}\n"]
   end
 end

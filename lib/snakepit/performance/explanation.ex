@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.Explanation do
   |---|---|
   | `pool`, `goal`, `data_type` | what was asked |
   | `request`, `reply` | ranges of sizes, `%{from:, to:, way:, reason:, latency_us:, runner_up:}`: `to` is exclusive, `latency_us` what the smallest and the largest size of the range take, `runner_up` the next best way and its times |
-  | `crossover` | for each direction, from where on shared memory is the cheapest way: `{bytes, low, high}`, or nil |
+  | `crossover` | for each direction, where shared memory begins to be cheaper than any other way, with its 95 % interval: `{bytes, low, high}`; nil where not all sizes are measured, and so no interval is known |
   | `bound_cost` | what bounds and thresholds that somebody set cost against the measured best: `[%{direction:, from:, to:, way:, best:, factor:}]` |
   | `call` | for a call: its bytes, its ways in order, and why |
 
@@ -128,10 +128,10 @@ defmodule Snakepit.Performance.Explanation do
       call(e.call),
       "\n",
       table("Arguments", e.request),
-      crossover(e.crossover[:request]),
+      crossover(e.request, e.crossover[:request]),
       "\n",
       table("Results", e.reply),
-      crossover(e.crossover[:reply]),
+      crossover(e.reply, e.crossover[:reply]),
       Enum.map(e.bound_cost, &bound/1)
     ]
   end
@@ -185,11 +185,34 @@ defmodule Snakepit.Performance.Explanation do
   defp span(nil, nil), do: ""
   defp span(low, high), do: "#{Units.time(low * 1000)} – #{Units.time(high * 1000)}"
 
-  defp crossover(nil), do: "No crossover is known.\n"
+  # What the table above this line shows, and how certain it is.
+  defp crossover(ranges, known) do
+    first = ranges |> Enum.reverse() |> Enum.take_while(&(&1.way == :zero_copy)) |> List.last()
 
-  defp crossover({size, low, high}),
-    do:
-      "Shared memory is cheapest from #{Units.bytes(size)} on (95 %: #{Units.bytes(low)} to #{Units.bytes(high)}).\n"
+    [
+      taken(first, Enum.any?(ranges, &(&1.way == :zero_copy))),
+      "; ",
+      evidence(known, first && first.reason),
+      ".\n"
+    ]
+  end
+
+  defp taken(nil, false), do: "Shared memory is taken at no size"
+  defp taken(nil, true), do: "Shared memory is not taken for the largest"
+  defp taken(%{from: @first}, _any?), do: "Shared memory is taken at every size"
+  defp taken(%{from: from}, _any?), do: "Shared memory is taken from #{Units.bytes(from)} on"
+
+  defp evidence({size, low, high}, _reason),
+    do: "it is cheapest from #{Units.bytes(size)} on (95 %: #{Units.bytes(low)} to #{Units.bytes(high)})"
+
+  # An interval needs measurements of every size.
+  defp evidence(nil, reason) when reason in [:cheapest, :tie],
+    do: "this was measured, and has no interval until all sizes are"
+
+  defp evidence(nil, reason) when reason in [:below_minimum, :above_maximum, :override],
+    do: "this was set; from where on it is cheapest is not known"
+
+  defp evidence(nil, _reason), do: "from where on it is cheapest is not known"
 
   defp bound(b) do
     "Bounds that were set cost: #{b.direction} of #{Units.bytes(b.from)} to #{Units.bytes(b.to)} by #{b.way} take up to " <>
@@ -214,7 +237,8 @@ defmodule Snakepit.Performance.Explanation do
     times = Enum.map_join(handle.options.transfers, ", ", &"#{&1} #{Units.time(us[&1] * 1000)}")
     why = decision |> Decision.reason() |> Decision.words()
     tried = if Decision.explored?(decision), do: " (another way than #{way} is tried, to learn)", else: ""
-    "#{why}#{tried}. Expected for each of #{call.count} of this size: #{times}."
+    each = if call.count == 1, do: "", else: " for each of #{call.count} of this size"
+    "#{why}#{tried}. Expected#{each}: #{times}."
   end
 
   defimpl String.Chars do

@@ -28,6 +28,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   }
 
   alias Snakepit.Pool.Handle
+  alias Snakepit.Terminal.Units
   require Logger
 
   @tick_ms 10_000
@@ -297,7 +298,9 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp tuned(handle, type, old, new, next, {crossover, low, high}) do
-    expected = "shared memory is cheaper from #{crossover} bytes on (95 %: #{low} to #{high})"
+    expected =
+      "shared memory is cheaper from #{Units.counted(crossover, "byte")} on (95 %: #{low} to #{high})"
+
     change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
   end
 

@@ -73,7 +73,7 @@ defmodule Snakepit.Terminal.Progress do
   @doc "What stands behind the bar while files are read."
   @spec files(non_neg_integer(), non_neg_integer(), non_neg_integer()) :: String.t()
   def files(done, total, bytes),
-    do: "#{Units.count(done)} of #{Units.count(total)} files, #{Units.bytes(bytes)}"
+    do: "#{Units.count(done)} of #{Units.counted(total, "file")}, #{Units.bytes(bytes)}"
 
   # The VM has no terminal of its own when a script runs it: it is asked of the system.
   defp terminal? do

@@ -32,6 +32,19 @@ defmodule Snakepit.Terminal.Units do
   @spec count(integer()) :: String.t()
   def count(number), do: number |> Integer.to_string() |> String.replace(~r/(?<=\d)(?=(\d{3})+$)/, ",")
 
+  @doc """
+  A count and what is counted; `many` where that does not end in s.
+
+      iex> Snakepit.Terminal.Units.counted(1, "file")
+      "1 file"
+      iex> Snakepit.Terminal.Units.counted(1200, "call runs", "calls run")
+      "1,200 calls run"
+  """
+  @spec counted(non_neg_integer(), String.t(), String.t() | nil) :: String.t()
+  def counted(number, one, many \\ nil)
+  def counted(1, one, _many), do: "1 " <> one
+  def counted(number, one, many), do: count(number) <> " " <> (many || one <> "s")
+
   @doc "A number with three digits, or all that stand before the point."
   @spec digits(number()) :: String.t()
   def digits(number) when number >= 99.95, do: count(round(number))

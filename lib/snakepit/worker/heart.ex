@@ -41,9 +41,14 @@ defmodule Snakepit.Worker.Heart do
     silent = now - heart.asked_at
 
     cond do
-      state in ["T", "t"] -> {:dead, "it is stopped, and did not answer for #{silent} ms"}
-      silent >= heart.grace -> {:dead, "it did not answer a heartbeat for #{silent} ms"}
-      true -> {:wait, %{heart | beat_at: now}}
+      state in ["T", "t"] ->
+        {:dead, "it is stopped, and did not answer for #{silent} ms"}
+
+      silent >= heart.grace ->
+        {:dead, "it did not answer a heartbeat within #{heart.grace} ms (:heartbeat_grace)"}
+
+      true ->
+        {:wait, %{heart | beat_at: now}}
     end
   end
 

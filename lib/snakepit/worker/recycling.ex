@@ -3,6 +3,7 @@ defmodule Snakepit.Worker.Recycling do
   # When a worker that works is replaced by a new one: by age, calls or memory. Pure.
 
   alias Snakepit.Pool.Options
+  alias Snakepit.Terminal.Units
 
   @type vitals :: %{age_ms: non_neg_integer(), calls: non_neg_integer(), pss: non_neg_integer() | nil}
 
@@ -20,10 +21,10 @@ defmodule Snakepit.Worker.Recycling do
   def due(%Options{} = options, %{age_ms: age, calls: calls, pss: pss}) do
     cond do
       options.worker_ttl != :infinity and age >= options.worker_ttl ->
-        "it ran for #{age} ms (:worker_ttl is #{options.worker_ttl})"
+        "it ran for #{options.worker_ttl} ms (:worker_ttl)"
 
       options.worker_max_requests != nil and calls >= options.worker_max_requests ->
-        "it served #{calls} calls (:worker_max_requests is #{options.worker_max_requests})"
+        "it served #{Units.counted(calls, "call")} (:worker_max_requests is #{options.worker_max_requests})"
 
       is_integer(pss) and exceeds?(options, pss) ->
         "it holds #{div(pss, 1024 * 1024)} MiB (:memory_threshold_mb is #{options.memory_threshold_mb})"

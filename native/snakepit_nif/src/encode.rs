@@ -344,7 +344,7 @@ impl<'a> Encoder<'a> {
         let want = dims.iter().try_fold(item, |n, d| n.checked_mul(*d));
         if want != Some(data.len() as u64) {
             let want = want.map_or("more than 2^64".to_owned(), |n| n.to_string());
-            let what = format!("a {dtype} tensor of shape {dims:?} has {want} bytes, its data has {}", data.len());
+            let what = format!("a {dtype} tensor of shape {dims:?} takes {want} B, its data has {}", data.len());
             return at(bad(what), || ".data".into());
         }
         self.payload(ext::TENSOR, |this| {

@@ -118,7 +118,7 @@ class Layout:
         if type(data) is not memoryview and type(data) is not bytes:
             raise Refusal("bad_tensor", "a tensor's data must be bytes")
         if len(data) != self._needed:
-            words = f"a {self._name} tensor of shape {self._shape} has {self._needed} bytes, got {len(data)}"
+            words = f"a {self._name} tensor of shape {self._shape} takes {self._needed} B, got {len(data)}"
             raise Refusal("bad_tensor", words)
         numpy = sys.modules["numpy"]
         try:

@@ -8,7 +8,8 @@ defmodule Mix.Tasks.Snakepit.ExplainTest do
     assert {out, 0} = mix(~w(snakepit.explain --size 64KB --type tensor))
     assert out =~ "data of type tensor" and out =~ "Arguments" and out =~ "Results"
     # Nothing was measured here, and nothing is made up.
-    assert out =~ "not measured: the threshold" and out =~ "assumed" and out =~ "No crossover is known."
+    assert out =~ "not measured: the threshold" and out =~ "assumed"
+    assert out =~ "Shared memory is taken from 10.0 MiB on; from where on it is cheapest is not known."
     refute out =~ "\e"
   end
 
@@ -20,6 +21,7 @@ defmodule Mix.Tasks.Snakepit.ExplainTest do
     # How far the two seconds reach is the machine's affair: below 1 MiB in any case.
     assert out =~ ~r/^1\.0 KiB – /m
     refute out =~ ~r/^\S+ (B|KiB) – .*not measured/m
+    assert length(Regex.scan(~r/^Shared memory is .*; .*\.$/m, out)) == 2
   end
 
   test "options that are wrong" do

@@ -145,7 +145,7 @@ defmodule Snakepit.Bench.PageTest do
                assert catch_exit(task.(["--from", json, "--compare", Path.join(dir, "better.json")])) ==
                         {:shutdown, 1}
              end)
-           end) =~ "figures are worse"
+           end) =~ ~r/^Worse: \d+ of \d+ figures\.$/m
 
     assert_raise Mix.Error, ~r/no_such.json: no such file/, fn -> task.(["--compare", "no_such.json"]) end
   end

@@ -21,6 +21,11 @@ defmodule Snakepit.Terminal.ProgressTest do
     end
   end
 
+  test "files, of which there may be one" do
+    assert Progress.files(0, 1, 0) == "0 of 1 file, 0 B"
+    assert Progress.files(1, 1200, 3) == "1 of 1,200 files, 3 B"
+  end
+
   test "colour only where it was asked for" do
     refute Progress.line(bar(done: 50), "") =~ "\e["
     assert Progress.line(bar(done: 50, colour?: true), "") =~ "\e[32m"

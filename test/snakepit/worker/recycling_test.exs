@@ -26,6 +26,12 @@ defmodule Snakepit.Worker.RecyclingTest do
     end
   end
 
+  test "why, by the limit as it was given" do
+    why = &Recycling.due(options(&1), Map.merge(@vitals, %{age_ms: 1003, calls: 1}))
+    assert why.(worker_ttl: 1000) == "it ran for 1000 ms (:worker_ttl)"
+    assert why.(worker_max_requests: 1) == "it served 1 call (:worker_max_requests is 1)"
+  end
+
   defp pids(pool), do: for(%{os_pid: pid} <- Snakepit.list_workers(pool), do: pid)
 
   # Calls without a pause, each of which must be answered, until every worker is another one. No call may even wait in
