@@ -43,17 +43,27 @@ defmodule Snakepit.ForkTest do
       Snakepit.execute!("ended", %{child: child}, pool: pool)
     end
 
-    %{child: child, lent?: lent?, done: done}
+    write_again = fn ->
+      File.write!(seen <> ".again", "")
+      assert eventually(fn -> not File.exists?(seen <> ".again") or not alive?(child) end)
+    end
+
+    %{child: child, lent?: lent?, done: done, write_again: write_again}
   end
 
-  # Calls whose results would show what a child wrote.
-  defp exact?(pool, rounds) do
-    for mark <- 1..rounds, reduce: true do
-      exact? ->
+  # Whether results of other calls are what they were made to be, once each child has written to its memory after them.
+  defp exact?(pool, rounds, children \\ []) do
+    results =
+      for mark <- 1..rounds do
         doubled = Snakepit.execute!("twice", %{x: u8(mark)}, pool: pool, transfer: :zero_copy).data
-        large = large!(pool, mark, @n + mark)
-        exact? and doubled == :binary.copy(<<2 * mark>>, @n) and large == :binary.copy(<<mark>>, @n + mark)
-    end
+        {mark, doubled, large!(pool, mark, @n + mark)}
+      end
+
+    Enum.each(children, & &1.write_again.())
+
+    Enum.all?(results, fn {mark, doubled, large} ->
+      doubled == :binary.copy(<<2 * mark>>, @n) and large == :binary.copy(<<mark>>, @n + mark)
+    end)
   end
 
   for how <- ~w(os c thread c_thread), kind <- [:tensor, :bytes, nil] do
@@ -70,7 +80,7 @@ defmodule Snakepit.ForkTest do
 
       child = scribbler(pool, context, unquote(how), x)
       assert child.lent?
-      assert exact?(pool, 60)
+      assert exact?(pool, 40, [child])
       assert Snakepit.execute!("maps_of", %{child: child.child}, pool: pool) == []
       # The dead one, in the place of lane and control socket.
       assert ["socket:" <> _] = Snakepit.execute!("descriptors_of", %{child: child.child}, pool: pool)
@@ -93,11 +103,12 @@ defmodule Snakepit.ForkTest do
 
     exact =
       for _ <- 1..2 do
-        Task.async(fn -> exact?(pool, 60) end)
+        Task.async(fn -> exact?(pool, 40) end)
       end
       |> Task.await_many(120_000)
 
     assert exact == [true, true], "SNAKEPIT_FORK_SEED=#{context.fork_seed}"
+    assert exact?(pool, 20, children), "SNAKEPIT_FORK_SEED=#{context.fork_seed}"
     assert Enum.map(children, & &1.done.()) == List.duplicate(0, 6), "SNAKEPIT_FORK_SEED=#{context.fork_seed}"
   end
 
