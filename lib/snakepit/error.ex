@@ -55,6 +55,18 @@ defmodule Snakepit.Error do
     struct!(%__MODULE__{category: category, reason: reason, message: message}, fields)
   end
 
+  @doc false
+  # An errno, or what else `:socket` and `File` answer, in words.
+  @spec reason_words(term()) :: String.t()
+  def reason_words(reason) when is_atom(reason) do
+    case reason |> :file.format_error() |> to_string() do
+      "unknown POSIX error" <> _ -> inspect(reason)
+      words -> "#{words} (#{reason})"
+    end
+  end
+
+  def reason_words(reason), do: inspect(reason)
+
   @impl true
   def message(%__MODULE__{python_traceback: nil, message: message}), do: message
   def message(%__MODULE__{message: message, python_traceback: traceback}), do: message <> "\n\n" <> traceback

@@ -4,7 +4,6 @@ defmodule Snakepit.Python do
 
   import Bitwise, only: [&&&: 2]
   alias Snakepit.{Config, Error, Pool, Release}
-  alias Snakepit.Worker.Words
 
   # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
@@ -102,7 +101,7 @@ defmodule Snakepit.Python do
       {:ok, %{type: :regular}} -> {:unusable, "#{path} is not executable"}
       {:ok, %{type: type}} -> {:unusable, "#{path} is a #{type}, not a program"}
       {:error, :eacces} -> {:unusable, "#{locked(path)}: permission denied for this user"}
-      {:error, reason} -> {:error, dangling(path) || Words.reason(reason)}
+      {:error, reason} -> {:error, dangling(path) || Error.reason_words(reason)}
     end
   end
 

@@ -5,7 +5,6 @@ defmodule Snakepit.Runtime do
 
   import Bitwise, only: [&&&: 2]
   alias Snakepit.Error
-  alias Snakepit.Worker.Words
 
   @prefix "snakepit-"
   @mode 0o700
@@ -87,7 +86,7 @@ defmodule Snakepit.Runtime do
       {:ok, dir, uid}
     else
       {:error, words} when is_binary(words) -> make(others, [{base, words} | tried])
-      {:error, reason} -> make(others, [{base, Words.reason(reason)} | tried])
+      {:error, reason} -> make(others, [{base, Error.reason_words(reason)} | tried])
     end
   end
 

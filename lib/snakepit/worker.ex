@@ -366,7 +366,7 @@ defmodule Snakepit.Worker do
   defp listen(dir) do
     with {:error, reason} <- Control.listen(Snakepit.Runtime.path(dir, "sock")) do
       # Without the socket's own name, so that the same cause has the same words.
-      words = "cannot listen for the worker in #{dir}: #{Words.reason(reason)}"
+      words = "cannot listen for the worker in #{dir}: #{Error.reason_words(reason)}"
       {:error, Error.new(:worker, :socket, words)}
     end
   end
@@ -548,7 +548,7 @@ defmodule Snakepit.Worker do
   defp sent(state, {:error, reason}) when reason in [:epipe, :econnreset, :closed],
     do: dying(state, "it closed its control socket")
 
-  defp sent(state, {:error, reason}), do: finish(state, "the control socket: #{Words.reason(reason)}")
+  defp sent(state, {:error, reason}), do: finish(state, "the control socket: #{Error.reason_words(reason)}")
 
   # ---- ending -----------------------------------------------------------------------------------------------------
 

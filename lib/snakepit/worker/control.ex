@@ -22,10 +22,16 @@ defmodule Snakepit.Worker.Control do
   @doc "Listens in a private directory."
   @spec listen(Path.t()) :: {:ok, t()} | {:error, term()}
   def listen(path) do
-    with {:ok, socket} <- :socket.open(:local, :stream),
-         :ok <- :socket.bind(socket, %{family: :local, path: path}),
-         :ok <- :socket.listen(socket, 1) do
-      {:ok, %__MODULE__{socket: socket, path: path}}
+    with {:ok, socket} <- :socket.open(:local, :stream) do
+      with :ok <- :socket.bind(socket, %{family: :local, path: path}),
+           :ok <- :socket.listen(socket, 1) do
+        {:ok, %__MODULE__{socket: socket, path: path}}
+      else
+        # It is tried again and again.
+        {:error, _} = error ->
+          :socket.close(socket)
+          error
+      end
     end
   end
 

@@ -16,17 +16,6 @@ defmodule Snakepit.Worker.Words do
     end
   end
 
-  @doc "An errno, or what else `:socket` and `File` answer."
-  @spec reason(term()) :: String.t()
-  def reason(reason) when is_atom(reason) do
-    case reason |> :file.format_error() |> to_string() do
-      "unknown POSIX error" <> _ -> inspect(reason)
-      words -> "#{words} (#{reason})"
-    end
-  end
-
-  def reason(reason), do: inspect(reason)
-
   @doc "The message of a run's end; `said`: what it printed last, if that matters."
   @spec end_of(atom(), String.t(), how :: String.t(), said :: String.t()) :: String.t()
   def end_of(pool, worker, how, ""), do: "pool #{inspect(pool)}: worker #{worker}: #{how}"

@@ -15,6 +15,16 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     commands
   end
 
+  # On a machine that is slow just now, the time until a trial may pass between two calls.
+  defp until_refused(fun) do
+    eventually(fn ->
+      case fun.() do
+        {:error, %Error{reason: :command_breaker_open} = error} -> error
+        {:error, %Error{reason: :lost}} -> false
+      end
+    end)
+  end
+
   describe "which command is blamed" do
     setup do
       %{breaker: CommandBreaker.new(2, random: fn -> 1.0 end)}
@@ -125,7 +135,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     refused = for {:error, %Error{reason: :command_breaker_open} = error} <- bad, do: error
     lost = for {:error, %Error{category: :worker, reason: :lost}} <- bad, do: :lost
     assert length(refused) + length(lost) == 30
-    assert length(lost) in 3..6
+    assert length(lost) == 3 + commands(pool)["segfaults"].failed_probes
     assert hd(refused).message =~ "SIGSEGV"
     assert {:ok, %{breakers: %{workers: workers}}} = Snakepit.get_stats(pool)
     for {_, worker} <- workers, do: assert(%{state: :closed, failures: 0} = worker)
@@ -135,14 +145,18 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     pool = zoo!()
     tasks = for _ <- 1..12, do: Task.async(fn -> segfault(pool, timeout: 60_000) end)
     reasons = for {:error, error} <- Task.await_many(tasks, 60_000), do: error.reason
-    assert Enum.frequencies(reasons) == %{lost: 3, command_breaker_open: 9}
-    assert [%{restarts: 3}] = Snakepit.list_workers(pool)
+    %{failed_probes: trials, deaths: deaths} = commands(pool)["segfaults"]
+    assert deaths == 3 + trials
+    assert Enum.frequencies(reasons) == %{lost: deaths, command_breaker_open: 12 - deaths}
   end
 
   test "a retry of a call whose breaker just opened does not burn another worker" do
     pool = zoo!()
-    assert {:error, %Error{reason: :command_breaker_open}} = segfault(pool, idempotent: true)
-    assert eventually(fn -> match?([%{restarts: 3, status: :ready}], Snakepit.list_workers(pool)) end)
+    assert {:error, %Error{reason: reason}} = segfault(pool, idempotent: true)
+    %{failed_probes: trials, deaths: deaths} = commands(pool)["segfaults"]
+    assert deaths == 3 + trials
+    # Of four tries one was refused, if it did not become a trial.
+    assert reason == if(deaths == 3, do: :command_breaker_open, else: :lost)
   end
 
   test "streams, sessions and calls by gRPC count as well" do
@@ -152,8 +166,8 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     assert {:error, %Error{reason: :lost}} = segfault(pool, transfer: :grpc)
     assert commands(pool)["segfaults"].deaths == 2
     assert {:error, %Error{reason: :lost}} = Snakepit.execute_stream("segfaults", %{}, & &1, pool: pool)
-    assert %{deaths: 3, state: :open} = commands(pool)["segfaults"]
-    assert {:error, %Error{reason: :command_breaker_open}} = segfault(pool, session_id: "s")
+    assert %{deaths: 3, opened: 1} = commands(pool)["segfaults"]
+    assert until_refused(fn -> segfault(pool, session_id: "s") end)
     # By gRPC it was the worker that failed, not the way.
     assert {:ok, %{breakers: %{grpc: %{failures: 0}}}} = Snakepit.get_stats(pool)
   end
@@ -184,10 +198,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
       eventually(fn -> match?(%{"segfaults_when_cancelled" => %{deaths: ^n}}, commands(pool)) end)
     end
 
-    args = %{started: Path.join(dir, "no")}
-
-    assert {:error, %Error{reason: :command_breaker_open}} =
-             Snakepit.execute("segfaults_when_cancelled", args, pool: pool)
+    assert %{opened: 1} = commands(pool)["segfaults_when_cancelled"]
   end
 
   @tag :tmp_dir
@@ -209,11 +220,11 @@ defmodule Snakepit.Pool.CommandBreakerTest do
 
     call = fn -> Snakepit.execute("exits_while_broken", %{}, pool: pool) end
     for _ <- 1..3, do: assert({:error, %Error{reason: :lost}} = call.())
-    assert {:error, %Error{reason: :command_breaker_open, message: message}} = call.()
-    assert message =~ "status 9"
+    assert until_refused(call).message =~ "status 9"
     # The trial fails, and a death is counted; then it is mended.
     assert eventually(fn -> match?({:error, %Error{reason: :lost}}, call.()) end)
-    assert %{deaths: 4, opened: 2, failed_probes: 1} = commands(pool)["exits_while_broken"]
+    %{deaths: deaths, opened: opened, failed_probes: trials} = commands(pool)["exits_while_broken"]
+    assert trials >= 1 and deaths == 3 + trials and opened == 1 + trials
     File.rm!(broken)
     assert eventually(fn -> call.() == {:ok, "mended"} end)
     assert %{state: :closed} = commands(pool)["exits_while_broken"]
@@ -223,10 +234,10 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   test "reset by hand, and by a restart of the pool" do
     pool = zoo!()
     for _ <- 1..3, do: segfault(pool)
-    assert {:error, %Error{reason: :command_breaker_open}} = segfault(pool)
+    assert until_refused(fn -> segfault(pool) end)
     assert :ok = Snakepit.reset_command(pool, :segfaults)
     for _ <- 1..3, do: assert({:error, %Error{reason: :lost}} = segfault(pool))
-    assert {:error, %Error{reason: :command_breaker_open}} = segfault(pool)
+    assert until_refused(fn -> segfault(pool) end)
     {:ok, _} = Snakepit.restart_pool(pool)
     assert commands(pool) == %{}
     assert {:error, %Error{reason: :lost}} = segfault(pool)
