@@ -1,5 +1,5 @@
 defmodule Snakepit.Bench.Calls do
-  @moduledoc "Small calls against a bare socket, their throughput, and the start of a worker."
+  @moduledoc "Small calls against a bare socket, their throughput, calls by a process with a long mailbox, and the start of a worker."
   @behaviour Snakepit.Bench.Suite
 
   alias Snakepit.{Bench, Stats}
@@ -21,8 +21,10 @@ defmodule Snakepit.Bench.Calls do
     small = small(rounds, 500)
     progress.("throughput")
     throughput = throughput(if(quick?, do: 3, else: 10), 1_000)
+    progress.("calls from a long mailbox")
+    mailbox = mailbox(if(quick?, do: 4, else: 12), 200)
     progress.("worker start")
-    small ++ throughput ++ start(if(quick?, do: 3, else: 10))
+    small ++ throughput ++ mailbox ++ start(if(quick?, do: 3, else: 10))
   end
 
   defp small(rounds, each) do
@@ -84,6 +86,72 @@ defmodule Snakepit.Bench.Calls do
         Result.new("floor.socket.throughput", "calls/s", floors)
       ]
     end)
+  end
+
+  @messages 1_000_000
+
+  # The same calls by two processes in turn: one whose mailbox is empty, and one with a million messages.
+  defp mailbox(rounds, each) do
+    Bench.with_pool([size: 1], fn pool ->
+      data = Snakepit.bytes(:binary.copy("x", 65_536))
+      call = fn way -> fn -> Snakepit.execute!("echo", %{x: data}, pool: pool, transfer: way) end end
+      stream = fn -> "count" |> Snakepit.stream(%{n: 20}, pool: pool) |> Enum.count() end
+
+      figures =
+        [small: fn -> {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool) end] ++
+          [inline: call.(:inline), zero_copy: call.(:zero_copy), grpc: call.(:grpc), stream: stream]
+
+      [empty, full] = callers = for n <- [0, @messages], do: Task.async(fn -> caller(n) end)
+
+      results =
+        for {name, run} <- figures do
+          figure = "call.long_mailbox.#{name}.over_empty"
+
+          case works(run) do
+            :ok ->
+              for caller <- callers, do: median(caller, 50, run)
+              ratios = for _ <- 1..rounds, do: median(full, each, run) / median(empty, each, run)
+              Result.new(figure, "ratio", ratios, {:at_most, 1.5})
+
+            {:absent, why} ->
+              Result.absent(figure, why)
+          end
+        end
+
+      for caller <- callers, do: send(caller.pid, {caller.ref, :stop})
+      Task.await_many(callers, 60_000)
+      results
+    end)
+  end
+
+  defp caller(messages) do
+    for i <- 1..messages//1, do: send(self(), {:message, i})
+    serve()
+  end
+
+  defp serve do
+    receive do
+      {:run, from, ref, fun} ->
+        send(from, {ref, fun.()})
+        serve()
+
+      {_ref, :stop} ->
+        :ok
+    end
+  end
+
+  # There may be no gRPC.
+  defp works(run) do
+    run.()
+    :ok
+  rescue
+    error in Snakepit.Error -> {:absent, error.message}
+  end
+
+  defp median(%Task{pid: pid}, each, run) do
+    ref = make_ref()
+    send(pid, {:run, self(), ref, fn -> each |> Bench.times(run) |> Stats.median() end})
+    receive do: ({^ref, answer} -> answer)
   end
 
   defp start(rounds) do

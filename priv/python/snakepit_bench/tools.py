@@ -49,6 +49,11 @@ def echo(x: Any) -> Any:
 
 
 @tool
+def count(n: int) -> Any:
+    yield from range(n)
+
+
+@tool
 def hold(x: Any, started: str, go_on: str) -> int:
     """Reads every byte, then keeps all of it until told to go on."""
     total = int(x.sum())
