@@ -16,6 +16,7 @@ defmodule Snakepit.Bench do
       Bench.Peers,
       Bench.Scale,
       Bench.Chaos,
+      Bench.Faults,
       Bench.Soak
     ]
 

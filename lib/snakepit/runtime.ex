@@ -48,7 +48,11 @@ defmodule Snakepit.Runtime do
 
   @spec close() :: :ok
   def close do
-    with {dir, _uid} <- :persistent_term.get(__MODULE__, nil), do: File.rm_rf(dir)
+    # Once more, should the system have refused for want of memory.
+    with {dir, _uid} <- :persistent_term.get(__MODULE__, nil),
+         {:error, _, _} <- File.rm_rf(dir),
+         do: File.rm_rf(dir)
+
     :persistent_term.erase(__MODULE__)
     :ok
   end

@@ -65,13 +65,17 @@ defmodule Snakepit.Worker.Control do
 
   defp receive_all(control, done, left) do
     case :socket.recvmsg(control.socket, 65_536, 4_096, [], :nowait) do
-      {:ok, %{iov: iov, ctrl: ctrl}} ->
+      {:ok, %{iov: iov, ctrl: ctrl} = received} ->
         fds = for %{level: :socket, type: :rights, data: data} <- ctrl, <<fd::32-native <- data>>, do: fd
         control = %{control | buffer: IO.iodata_to_binary([control.buffer | iov]), fds: control.fds ++ fds}
 
         cond do
           IO.iodata_length(iov) == 0 ->
             {:closed, Enum.reverse(done), control}
+
+          # The kernel leaves out what it has no number for.
+          :ctrunc in Map.get(received, :flags, []) ->
+            {:error, "it sent descriptors, and this VM has as many open files as it may (ulimit -n)", control}
 
           length(control.fds) > @max_fds ->
             {:error, "more than #{@max_fds} descriptors were sent", control}

@@ -84,6 +84,10 @@ defmodule Snakepit.Pool.LimitsTest do
       taken = Stream.repeatedly(fn -> :socket.open(:local, :stream) end) |> Enum.take_while(&match?({:ok, _}, &1))
       IO.inspect({:auto, call.("fresh", %{x: Snakepit.bytes(data)}, [])})
       IO.inspect({:forced, call.("fresh", %{x: Snakepit.bytes(data)}, transfer: :zero_copy)})
+      {few, taken} = Enum.split(taken, 3)
+      for {:ok, socket} <- few, do: :socket.close(socket)
+      {:error, error} = Snakepit.start_pool(#{inspect(pool_options(name: :lanes, worker_profile: :thread, threads_per_worker: 8))})
+      IO.puts(error.message)
       for {:ok, socket} <- taken, do: :socket.close(socket)
       IO.inspect({:after, call.("fresh", %{x: Snakepit.bytes(data)}, transfer: :zero_copy)})
       """)
@@ -91,6 +95,7 @@ defmodule Snakepit.Pool.LimitsTest do
     assert {status, said} == {0, said}
     assert said =~ "{:auto, :right}"
     assert said =~ ~r/{:forced,\s*{:transfer, :no_memory,\s.*Too many open files/
+    assert said =~ "it sent descriptors, and this VM has as many open files as it may (ulimit -n)"
     assert said =~ "{:after, :right}"
   end
 
