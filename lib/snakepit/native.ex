@@ -149,8 +149,12 @@ defmodule Snakepit.Native do
 
   @doc "Checks and maps a worker's chunk. Takes the descriptor over."
   @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) ::
-          :ok | {:error, String.t()}
+          :ok | {:error, broken :: String.t() | {:errno, refused :: String.t()}}
   def worker_adopt(_worker, _id, _size, _fd), do: stub()
+
+  @doc "As if the system had refused to map this chunk of the worker's."
+  @spec worker_refuse(worker(), chunk_id()) :: :ok
+  def worker_refuse(_worker, _id), do: stub()
 
   @spec worker_forget(worker(), chunk_id()) :: boolean()
   def worker_forget(_worker, _id), do: stub()

@@ -145,7 +145,7 @@ defmodule Snakepit.Worker do
     cond do
       not current?(state, epoch) -> {:reply, {:error, :gone}, state}
       state.run.grpc -> {:reply, state.run.grpc, state}
-      true -> {:noreply, %{state | run: Conversation.ask_for_grpc(state.run, from)}}
+      true -> ask_for_grpc(state, from)
     end
   end
 
@@ -312,6 +312,13 @@ defmodule Snakepit.Worker do
   end
 
   def terminate(_reason, state), do: close_lanes(Map.values(state.closing))
+
+  defp ask_for_grpc(state, from) do
+    case Conversation.ask_for_grpc(state.run, from) do
+      %Run{} = run -> {:noreply, %{state | run: run}}
+      {:error, why} -> {:reply, {:error, why}, finish(state, why)}
+    end
+  end
 
   # ---- starting ---------------------------------------------------------------------------------------------------
 

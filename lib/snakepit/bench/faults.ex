@@ -18,7 +18,7 @@ defmodule Snakepit.Bench.Faults do
   @full 400
   @quick 40
 
-  @kinds [vm_death: "vm_deaths", hang: "hangs", wrong: "wrong", leak: "leaks", late: "ended_by_deadline"]
+  @kinds [vm_death: "vm_deaths", hang: "hangs", wrong: "wrong", leak: "leaks"]
 
   @type seen :: {Control.fault(), Host.seen()}
 
@@ -155,12 +155,19 @@ defmodule Snakepit.Bench.Faults do
     by_call =
       seen |> Enum.group_by(fn {fault, _} -> {fault.role, fault.function, fault.name} end) |> Enum.sort()
 
+    late = count("faults.ended_by_deadline", problems(seen, :late))
+
     [count("faults.made", length(seen)) | totals] ++
+      [late] ++
       for {{role, function, errno}, some} <- by_call do
-        bad = Enum.count(some, fn {_, seen} -> seen.problems != [] end)
+        bad = Enum.count(some, fn {_, seen} -> harm(seen) != [] end)
         %{count("faults.#{role}.#{function}.#{errno}", bad, {:at_most, 0}) | unit: "of #{length(some)}"}
       end
   end
+
+  @doc "What went wrong, but for calls that ended by their deadline: they end as they should."
+  @spec harm(Host.seen()) :: [{atom(), String.t()}]
+  def harm(%{problems: problems}), do: Enum.reject(problems, &match?({:late, _}, &1))
 
   @doc "What failed, in words."
   @spec words(Control.fault()) :: String.t()

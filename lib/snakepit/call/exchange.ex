@@ -531,6 +531,9 @@ defmodule Snakepit.Call.Exchange do
     }
   end
 
+  defp unreadable(path, :no_memory, what),
+    do: Error.new(:transfer, :no_memory, "#{path}: #{what}; the next ones go another way")
+
   defp unreadable(path, reason, what) do
     Error.new(:python_error, reason, "#{path}: the tool returned #{what}", details: %{path: path})
   end

@@ -4,6 +4,7 @@ defmodule Snakepit.Worker.Chunks do
 
   alias Snakepit.{Native, Pool}
   alias Snakepit.Worker.{Control, Run}
+  require Logger
 
   @doc "Bytes that one worker's own arena may have."
   @spec quota(Pool.Handle.t()) :: pos_integer()
@@ -14,19 +15,42 @@ defmodule Snakepit.Worker.Chunks do
   # twice as many, half may have been given up and the word of it be on its way.
   defp most(%{options: options} = pool), do: 4 * div(quota(pool), options.chunk_size) + 4
 
-  @doc "Takes over a chunk that the worker announced, with the next descriptor it sent."
+  @doc """
+  Takes over a chunk that the worker announced, with the next descriptor it sent. One that the system does not let this VM
+  have is refused: the worker goes on without it.
+  """
   @spec adopt(Run.t(), Native.chunk_id(), non_neg_integer()) :: Run.t() | {:error, String.t()}
   def adopt(%Run{chunks: chunks} = run, id, size) do
     with {:most, true} <- {:most, MapSet.size(chunks) < most(run.pool)},
          {:ok, [fd], control} <- Control.take_fds(run.control, 1),
-         # The library takes the descriptor over, whatever it says of it.
-         :ok <- Native.worker_adopt(run.memory, id, size, fd) do
-      %{run | control: control, chunks: MapSet.put(chunks, id)}
+         run = %{run | control: control, chunks: MapSet.put(chunks, id)},
+         {:mapped, _run, :ok} <- {:mapped, run, map(run, id, size, fd)} do
+      run
     else
+      {:mapped, run, {:error, {:errno, why}}} -> refuse(run, id, why)
+      {:mapped, _run, {:error, why}} -> {:error, "the worker's chunk was refused: #{why}"}
       {:most, false} -> {:error, "the worker announced more than #{most(run.pool)} chunks"}
       :error -> {:error, "a chunk was announced without its descriptor"}
-      {:error, why} -> {:error, "the worker's chunk was refused: #{why}"}
     end
+  end
+
+  defp map(run, id, _size, :lost) do
+    Native.worker_refuse(run.memory, id)
+    {:error, {:errno, "this VM has as many open files as it may (ulimit -n)"}}
+  end
+
+  # The library takes the descriptor over, whatever it says of it.
+  defp map(run, id, size, fd), do: Native.worker_adopt(run.memory, id, size, fd)
+
+  defp refuse(run, id, why) do
+    unless run.refused? do
+      pool = inspect(run.pool.name)
+      Logger.warning("pool #{pool}: a worker's memory cannot be mapped, results go another way: #{why}")
+    end
+
+    # Should that not be sent, the worker is gone, or so stuck that its heart tells.
+    Control.send_message(run.control, ["refused", id])
+    %{run | refused?: true}
   end
 
   @doc "The worker has given up a chunk of its own."

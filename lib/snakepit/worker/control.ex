@@ -67,15 +67,14 @@ defmodule Snakepit.Worker.Control do
     case :socket.recvmsg(control.socket, 65_536, 4_096, [], :nowait) do
       {:ok, %{iov: iov, ctrl: ctrl} = received} ->
         fds = for %{level: :socket, type: :rights, data: data} <- ctrl, <<fd::32-native <- data>>, do: fd
-        control = %{control | buffer: IO.iodata_to_binary([control.buffer | iov]), fds: control.fds ++ fds}
+        # The kernel leaves out what it has no number for.
+        lost = if :ctrunc in Map.get(received, :flags, []), do: [:lost], else: []
+        fds = control.fds ++ fds ++ lost
+        control = %{control | buffer: IO.iodata_to_binary([control.buffer | iov]), fds: fds}
 
         cond do
           IO.iodata_length(iov) == 0 ->
             {:closed, Enum.reverse(done), control}
-
-          # The kernel leaves out what it has no number for.
-          :ctrunc in Map.get(received, :flags, []) ->
-            {:error, "it sent descriptors, and this VM has as many open files as it may (ulimit -n)", control}
 
           length(control.fds) > @max_fds ->
             {:error, "more than #{@max_fds} descriptors were sent", control}
@@ -117,8 +116,11 @@ defmodule Snakepit.Worker.Control do
 
   defp frames(control, done), do: {:ok, done, control}
 
-  @doc "The next `n` descriptors in the order they were sent; they are the caller's to close."
-  @spec take_fds(t(), non_neg_integer()) :: {:ok, [integer()], t()} | :error
+  @doc """
+  The next `n` descriptors in the order they were sent; they are the caller's to close. `:lost` stands for the first of a
+  message that this VM could not have.
+  """
+  @spec take_fds(t(), non_neg_integer()) :: {:ok, [integer() | :lost], t()} | :error
   def take_fds(%__MODULE__{fds: fds} = control, n) do
     case Enum.split(fds, n) do
       {taken, rest} when length(taken) == n -> {:ok, taken, %{control | fds: rest}}
@@ -152,6 +154,7 @@ defmodule Snakepit.Worker.Control do
   def close(%__MODULE__{} = control) do
     :socket.close(control.socket)
     if control.path, do: File.rm(control.path)
-    Enum.each(control.fds, &Native.close_fd/1)
+    for fd <- control.fds, is_integer(fd), do: Native.close_fd(fd)
+    :ok
   end
 end

@@ -30,14 +30,16 @@ defmodule Snakepit.Worker.Conversation do
   end
 
   @doc "Asks for its gRPC server; `from` is answered when that is there."
-  @spec ask_for_grpc(Run.t(), GenServer.from()) :: Run.t()
+  @spec ask_for_grpc(Run.t(), GenServer.from()) :: Run.t() | {:error, String.t()}
   def ask_for_grpc(%Run{grpc_waiting: []} = run, from) do
-    case Snakepit.Runtime.ensure() do
-      {:ok, dir} ->
-        path = Snakepit.Runtime.path(dir, "grpc")
-        Control.send_message(run.control, ["grpc", path])
-        %{run | grpc_waiting: [from], grpc_path: path}
+    with {:ok, dir} <- Snakepit.Runtime.ensure() do
+      path = Snakepit.Runtime.path(dir, "grpc")
 
+      case Control.send_message(run.control, ["grpc", path]) do
+        :ok -> %{run | grpc_waiting: [from], grpc_path: path}
+        {:error, reason} -> {:error, "the control socket: #{inspect(reason)}"}
+      end
+    else
       {:error, error} ->
         GenServer.reply(from, {:error, error.message})
         run
@@ -59,10 +61,12 @@ defmodule Snakepit.Worker.Conversation do
   end
 
   defp message(["lanes", n], :importing, %Run{lanes: []} = run) when is_integer(n) do
-    with true <- n == Pool.Options.lanes(run.pool.options),
+    with false <- :lost in run.control.fds,
+         true <- n == Pool.Options.lanes(run.pool.options),
          {:ok, fds, control} <- Control.take_fds(run.control, n) do
       %{run | control: control, lanes: Enum.map(fds, &LaneSocket.open/1)}
     else
+      true -> {:error, "its lanes are more files than this VM may have open (ulimit -n)"}
       _ -> {:error, "the worker sent other lanes than it was asked for"}
     end
   end

@@ -3,6 +3,7 @@ defmodule Snakepit.Worker.Run do
   # One run of a worker's OS process, from its start to its end: what the worker's own process knows of it.
   #
   # `epoch` tells runs apart and is the owner id of this run's shared memory. `info` is what its hello said.
+  # `chunks` has those that could not be mapped, too (`refused?`: whether there was one).
   # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
   # :ending from any of them, until the process is known to be gone.
   # ready_at: since when its lanes were used. importing: the module. ran: the calls it had when its end was noticed.
@@ -22,6 +23,7 @@ defmodule Snakepit.Worker.Run do
                 tools: [],
                 info: %{},
                 chunks: MapSet.new(),
+                refused?: false,
                 grpc_waiting: [],
                 meant?: false
               ]

@@ -38,6 +38,7 @@ rustler::atoms! {
     bad_date,
     bad_tensor,
     key_collision,
+    no_memory,
     not_utf8,
     too_deep,
     too_large,

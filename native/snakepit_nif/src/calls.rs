@@ -262,10 +262,11 @@ fn read_reply<'a>(
     }
 
     // First what may have to be tried again: a chunk that was announced, and not yet mapped.
-    let mut spots = Vec::new();
+    let (mut spots, mut refused) = (Vec::new(), false);
     if let Table::ZeroCopy(places) = &reply.table {
         for place in places {
             match worker.chunk(place.chunk) {
+                None if worker.is_refused(place.chunk) => refused = true,
                 None => return (atoms::error(), atoms::unknown_chunk(), place.chunk).encode(env),
                 Some(chunk) if chunk.bytes(place.offset, place.len).is_none() => {
                     return protocol_error(env, "a buffer lies outside its chunk");
@@ -276,6 +277,16 @@ fn read_reply<'a>(
     }
     if worker.released(&reply.released).is_err() {
         return protocol_error(env, "the worker returned a token it was not given, or returned it twice");
+    }
+    if let (true, Table::ZeroCopy(places)) = (refused, &reply.table) {
+        // The worker may use the places again.
+        let list = worker.freed_list();
+        places.iter().for_each(|place| list.push(place.token));
+        if matches!(reply.kind, Kind::Result | Kind::Error | Kind::End) {
+            worker.finish(call_id);
+        }
+        let what = "lies in shared memory that this VM could not map";
+        return (atoms::error(), atoms::value(), "result", atoms::no_memory(), what).encode(env);
     }
 
     let buffers: Vec<Term<'a>> = match &reply.table {

@@ -207,12 +207,22 @@ pub struct Worker {
     /// The arena whose quota and leases this worker's results count for.
     pub pool: u32,
     chunks: Mutex<HashMap<u64, Arc<Chunk>>>,
+    /// Its chunks that could not be mapped here, for want of memory or descriptors.
+    refused: Mutex<HashSet<u64>>,
     holds: Mutex<Holds<Arc<Slot>>>,
     /// Chunk ids that this worker has been sent, of others than itself.
     told: Mutex<HashSet<u64>>,
     freed: Arc<FreeList<u64>>,
     /// By lane: the latest call that was written for it.
     calls: Mutex<HashMap<u32, Issued>>,
+}
+
+/// Why a worker's chunk is not mapped.
+pub enum AdoptError {
+    /// The worker broke a rule.
+    Broken(String),
+    /// The system refused.
+    Refused(String),
 }
 
 /// Envelopes up to this size are kept for the correlation id at their end.
@@ -255,6 +265,7 @@ impl Worker {
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
             pool,
             chunks: Mutex::default(),
+            refused: Mutex::default(),
             holds: Mutex::default(),
             told: Mutex::default(),
             freed: Arc::default(),
@@ -320,20 +331,40 @@ impl Worker {
     }
 
     /// Maps a chunk the worker announced. Its id must be of this worker's own.
-    pub fn adopt(&self, id: u64, size: u64, fd: OwnedFd) -> Result<(), String> {
+    pub fn adopt(&self, id: u64, size: u64, fd: OwnedFd) -> Result<(), AdoptError> {
+        let broken = |what: String| Err(AdoptError::Broken(what));
         if id >> 32 != u64::from(self.owner) {
-            return Err(format!("chunk {id:#x} is not this worker's"));
+            return broken(format!("chunk {id:#x} is not this worker's"));
         }
         if self.chunks().contains_key(&id) {
-            return Err(format!("chunk {id:#x} was announced twice"));
+            return broken(format!("chunk {id:#x} was announced twice"));
         }
-        let chunk = Chunk::adopt(id, size, fd).map_err(|e| e.to_string())?;
-        self.chunks().insert(id, chunk);
-        Ok(())
+        match Chunk::adopt(id, size, fd) {
+            Ok(chunk) => {
+                self.chunks().insert(id, chunk);
+                Ok(())
+            }
+            // The system's doing, not the worker's.
+            Err(error @ (ChunkError::Map(_) | ChunkError::Inspect(_))) => {
+                self.refuse(id);
+                Err(AdoptError::Refused(error.to_string()))
+            }
+            Err(error) => broken(error.to_string()),
+        }
+    }
+
+    /// A chunk that the worker announced cannot be mapped here: what lies in it cannot be read, and is let go.
+    pub fn refuse(&self, id: u64) {
+        self.refused.lock().expect("refused").insert(id);
+    }
+
+    pub fn is_refused(&self, id: u64) -> bool {
+        self.refused.lock().expect("refused").contains(&id)
     }
 
     /// Forgets a chunk; binaries that point into it keep its mapping.
     pub fn forget(&self, id: u64) -> bool {
+        self.refused.lock().expect("refused").remove(&id);
         self.chunks().remove(&id).is_some()
     }
 

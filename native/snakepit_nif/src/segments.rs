@@ -2,7 +2,7 @@
 
 use crate::atoms;
 use crate::chunk::{self, Chunk};
-use crate::memory::{ChunkRef, GrowError, Outbound, OutboundArc, Watch, Worker, WorkerArc};
+use crate::memory::{AdoptError, ChunkRef, GrowError, Outbound, OutboundArc, Watch, Worker, WorkerArc};
 use crate::slot;
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
@@ -123,8 +123,16 @@ fn worker_adopt<'a>(env: Env<'a>, worker: WorkerArc, id: u64, size: u64, fd: i32
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     match worker.adopt(id, size, fd) {
         Ok(()) => atoms::ok().encode(env),
-        Err(what) => (atoms::error(), what).encode(env),
+        Err(AdoptError::Broken(what)) => (atoms::error(), what).encode(env),
+        Err(AdoptError::Refused(what)) => (atoms::error(), (atoms::errno(), what)).encode(env),
     }
+}
+
+/// As if mapping this chunk of the worker had been refused: its descriptor was lost.
+#[rustler::nif]
+fn worker_refuse(worker: WorkerArc, id: u64) -> rustler::Atom {
+    worker.refuse(id);
+    atoms::ok()
 }
 
 #[rustler::nif]

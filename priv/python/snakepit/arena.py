@@ -26,15 +26,23 @@ if TYPE_CHECKING:
     from .frames import Place
 
 
+# How often memory is made for a slot that others take, or that the BEAM cannot map.
+_TRIES = 12
+# How long, in seconds, after the BEAM could not map a chunk.
+_PAUSE = 10.0
+
+
 class Chunk:
     """A chunk of the arena, cut into slots from its start on."""
 
-    __slots__ = ("carved", "id", "idle_since", "live", "mapping", "offsets", "slots", "view")
+    __slots__ = ("carved", "id", "idle_since", "live", "mapping", "offsets", "refused", "slots", "view")
 
     def __init__(self, id: int, mapping: Mapping, view: memoryview) -> None:
         self.id = id
         self.mapping = mapping
         self.view = view
+        # The BEAM could not map it.
+        self.refused = False
         self.reset()
 
     def reset(self) -> None:
@@ -93,6 +101,9 @@ class Arena:
         # By id, for reading what the BEAM sends back by reference.
         self.mappings: dict[int, Mapping] = {}
         self.total = 0
+        # Until when no memory is made ahead, as the BEAM could not map some.
+        self._pause_until = 0.0
+        self._refused_early: set[int] = set()
         # Python's views of slots.
         self._leases = Leases()
         self.leased = 0
@@ -149,6 +160,31 @@ class Arena:
             else:
                 self._free.pop(size, None)
 
+    def refused(self, id: int) -> None:
+        """The BEAM cannot map this chunk: nothing more is put there, and what would be next is not made for a while."""
+        with self._lock:
+            self._pause_until = time.monotonic() + _PAUSE
+            for chunk in self._chunks:
+                if chunk.id == id:
+                    self._refuse(chunk)
+                    return
+            # It was announced a moment ago, and is about to be put in.
+            self._refused_early.add(id)
+
+    def _refuse(self, chunk: Chunk) -> None:
+        self._forget_slots(chunk)
+        chunk.refused = True
+        # It goes as soon as its last slot is free.
+        chunk.idle_since = 0.0
+        if chunk is self._current:
+            self._current = None
+        if chunk is self._spare:
+            self._spare = None
+
+    def is_refused(self) -> bool:
+        """Whether memory that is made ahead would most likely be of no use."""
+        return time.monotonic() < self._pause_until
+
     def wants_spare(self) -> bool:
         """Whether the current chunk is so full that the next one should be prepared."""
         current = self._current
@@ -166,11 +202,13 @@ class Arena:
         self._make(0, None)
 
     def _is_reusable(self, chunk: Chunk) -> bool:
-        return not chunk.live and chunk is not self._spare and chunk.mapping.size == self.chunk_size
+        return (
+            not chunk.live and not chunk.refused and chunk is not self._spare and chunk.mapping.size == self.chunk_size
+        )
 
     def force(self, length: int) -> Slot:
         """A slot, held once, made now if none is warm. Raises `CallError` (quota) or `OSError`."""
-        while True:
+        for _ in range(_TRIES):
             slot = self.allocate(length)
             if slot is not None:
                 return slot
@@ -178,6 +216,9 @@ class Arena:
             self._make(class_size(length), made)
             if made:
                 return made[0]
+        raise CallError(
+            "transfer", "no_memory", f"no shared memory for {length} bytes: it was gone as soon as it was made"
+        )
 
     def _make(self, size: int, made: list[Slot] | None) -> None:
         """A new chunk: one slot of its own if that is large, else the next to be cut."""
@@ -202,6 +243,10 @@ class Arena:
             self._addresses.insert(at, mapping.address)
             self._chunks.insert(at, chunk)
             self.mappings[chunk.id] = mapping
+            if chunk.id in self._refused_early:
+                self._refused_early.discard(chunk.id)
+                self._refuse(chunk)
+                return
             if not large:
                 if self._spare is None:
                     self._spare = chunk
@@ -285,9 +330,10 @@ class Arena:
         if slot.holders:
             return
         slot.array = None
-        self._free.setdefault(slot.size, []).append(slot)
+        if not slot.chunk.refused:
+            self._free.setdefault(slot.size, []).append(slot)
         slot.chunk.live -= 1
-        if not slot.chunk.live:
+        if not slot.chunk.live and not slot.chunk.refused:
             slot.chunk.idle_since = time.monotonic()
 
     def freed(self, tokens: Sequence[int]) -> None:

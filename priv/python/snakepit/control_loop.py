@@ -60,6 +60,9 @@ class ControlLoop:
                 self._service.arena.freed(rest[0])
         elif name == "table":
             self._table(rest[0])
+        elif name == "refused":
+            if self._service.arena is not None:
+                self._service.arena.refused(rest[0])
         elif name == "idle_ms":
             self._service.keeper.give_back_after(int(rest[0]) / 1000)
         elif name == "grpc":

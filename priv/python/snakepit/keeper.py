@@ -103,7 +103,7 @@ class Keeper:
     def _work(self) -> None:
         try:
             if self._arena:
-                if not self._idle:
+                if not self._idle or self._arena.is_refused():
                     # Memory is scarce: what is made ahead would be given up at once.
                     self._wanted.clear()
                 while self._wanted:
@@ -112,7 +112,7 @@ class Keeper:
                         self._arena.prepare(self._wanted[0])
                     finally:
                         self._wanted.popleft()
-                if self._idle and self._arena.wants_spare():
+                if self._idle and not self._arena.is_refused() and self._arena.wants_spare():
                     self._arena.make_spare()
                 self._arena.drop_idle(self._idle)
         except (CallError, MemoryError):

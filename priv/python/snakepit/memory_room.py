@@ -1,7 +1,7 @@
 """Whether the machine, and each memory group that limits this process, has room for more memory.
 
-The pages of a chunk are charged when they are allocated. Beyond a group's limit the kernel does not refuse them: it kills
-a process of the group. So the limits are asked first, as `room.rs` does for the VM.
+The pages of a chunk are charged when they are allocated. Beyond a group's limit the kernel does not refuse them: it
+kills a process of the group. So the limits are asked first, as `room.rs` does for the VM.
 """
 
 from __future__ import annotations

@@ -36,8 +36,9 @@ defmodule Snakepit.Bench.FaultsTest do
     seen = Faults.make(library, faults)
     assert Enum.sort(faults) == seen |> Enum.map(&elem(&1, 0)) |> Enum.sort(), "some did not happen"
 
-    for {fault, %{happened: happened, problems: problems}} <- seen do
-      assert {Faults.words(fault), happened, problems} == {Faults.words(fault), true, []}
+    # A call on a machine that is busy with something else may not end by its deadline.
+    for {fault, seen} <- seen do
+      assert {Faults.words(fault), seen.happened, Faults.harm(seen)} == {Faults.words(fault), true, []}
     end
   end
 

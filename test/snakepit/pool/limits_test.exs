@@ -82,8 +82,12 @@ defmodule Snakepit.Pool.LimitsTest do
       # The VM loads no code while there is no descriptor left.
       for app <- [:elixir, :logger, :snakepit, :kernel, :stdlib], module <- Application.spec(app, :modules), do: Code.ensure_loaded(module)
       taken = Stream.repeatedly(fn -> :socket.open(:local, :stream) end) |> Enum.take_while(&match?({:ok, _}, &1))
-      IO.inspect({:auto, call.("fresh", %{x: Snakepit.bytes(data)}, [])})
+      pid = Snakepit.execute!("pid", %{}, pool: :p)
+      # The worker makes memory of its own for its results, until it hears that nobody maps it.
+      IO.inspect({:unmapped, call.("fresh", %{x: Snakepit.bytes(data)}, reply_transfer: :zero_copy, request_transfer: :inline)})
       IO.inspect({:forced, call.("fresh", %{x: Snakepit.bytes(data)}, transfer: :zero_copy)})
+      for _ <- 1..20, do: IO.inspect({:auto, call.("fresh", %{x: Snakepit.bytes(data)}, [])})
+      IO.inspect({:same_worker, pid == Snakepit.execute!("pid", %{}, pool: :p)})
       {few, taken} = Enum.split(taken, 3)
       for {:ok, socket} <- few, do: :socket.close(socket)
       {:error, error} = Snakepit.start_pool(#{inspect(pool_options(name: :lanes, worker_profile: :thread, threads_per_worker: 8))})
@@ -93,9 +97,15 @@ defmodule Snakepit.Pool.LimitsTest do
       """)
 
     assert {status, said} == {0, said}
-    assert said =~ "{:auto, :right}"
+    assert said =~ ~r/{:unmapped,\s*{:transfer, :no_memory,\s.*this VM could not map/
+    assert length(Regex.scan(~r/{:auto, :right}/, said)) == 20
+    assert said =~ "{:same_worker, true}"
+
+    assert [_once] =
+             Regex.scan(~r/a worker's memory cannot be mapped, results go another way: .*ulimit -n/, said)
+
     assert said =~ ~r/{:forced,\s*{:transfer, :no_memory,\s.*Too many open files/
-    assert said =~ "it sent descriptors, and this VM has as many open files as it may (ulimit -n)"
+    assert said =~ "its lanes are more files than this VM may have open (ulimit -n)"
     assert said =~ "{:after, :right}"
   end
 
