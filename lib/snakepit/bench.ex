@@ -29,7 +29,8 @@ defmodule Snakepit.Bench do
   def with_pool(options, fun) do
     {calibrated?, options} = Keyword.pop(options, :calibrated, true)
     name = :"bench_#{System.unique_integer([:positive])}"
-    {:ok, _} = Snakepit.start_pool([name: name, python_module: "snakepit_bench.tools"] ++ options)
+    options = [name: name, python_module: "snakepit_bench.tools"] ++ options
+    with {:error, error} <- Snakepit.start_pool(options), do: raise(error)
 
     try do
       if calibrated?, do: Learning.await_calibrated(name)
@@ -38,6 +39,18 @@ defmodule Snakepit.Bench do
       Snakepit.stop_pool(name)
     end
   end
+
+  @doc "The ways that a pool's workers can go: without grpc in their Python, that way is none."
+  @spec ways(atom()) :: [Snakepit.Transfer.way()]
+  def ways(pool) do
+    {:ok, %{options: options, lanes: lanes}} = Snakepit.Pool.Handle.fetch(pool)
+    grpc? = Enum.any?(:ets.tab2list(lanes), fn {_, lane} -> lane.grpc end)
+    if grpc?, do: options.transfers, else: options.transfers -- [:grpc]
+  end
+
+  @doc "Why a figure is absent, and how to have it."
+  @spec needs(String.t()) :: String.t()
+  def needs(package), do: "needs #{package}" <> Snakepit.Python.advice(package)
 
   @doc "Nanoseconds of each of `n` runs."
   @spec times(pos_integer(), (() -> any())) :: [non_neg_integer()]

@@ -44,6 +44,19 @@ defmodule Snakepit.Case do
     end
   end
 
+  @doc "A virtual environment in `dir` with nothing but msgpack; its interpreter."
+  def bare_python(dir) do
+    python = Snakepit.Python.venv_python()
+    venv = Path.join(dir, "bare")
+    {_, 0} = System.cmd(python, ["-m", "venv", "--without-pip", venv], env: [{"PYTHONPATH", nil}])
+    place = "import sysconfig; print(sysconfig.get_path('purelib'))"
+    {from, 0} = System.cmd(python, ["-c", place])
+    bare = Path.join(venv, "bin/python")
+    {to, 0} = System.cmd(bare, ["-c", place])
+    File.ln_s!(Path.join(String.trim(from), "msgpack"), Path.join(String.trim(to), "msgpack"))
+    bare
+  end
+
   @doc "Waits until `fun` is true: for what another process does in its own time."
   def eventually(fun, tries \\ 2000) do
     cond do

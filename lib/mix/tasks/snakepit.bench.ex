@@ -30,8 +30,9 @@ defmodule Mix.Tasks.Snakepit.Bench do
   """
   use Mix.Task
 
-  alias Snakepit.{Bench, Machine}
+  alias Snakepit.{Bench, Machine, Pool, Python}
   alias Snakepit.Bench.{Chart, Compare, Page, Pictures, Result, Results}
+  alias Snakepit.Python.Preflight
   alias Snakepit.Terminal.{Progress, Table, Units}
 
   @requirements ["app.config"]
@@ -98,14 +99,20 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   defp measure(suites, opts) do
     quick? = opts[:quick] || false
-    context = %{quick?: quick?, minutes: opts[:minutes] || if(quick?, do: 1.0, else: 20.0)}
+    has = packages!(suites)
+    context = %{quick?: quick?, minutes: opts[:minutes] || if(quick?, do: 1.0, else: 20.0), has: has}
     machine = Machine.describe()
 
     Mix.shell().info(
       "#{machine.cpu}, #{Units.counted(machine.cores, "core")}, OTP #{machine.otp}, Elixir #{machine.elixir}"
     )
 
-    seconds = suites |> Enum.map(& &1.seconds(context)) |> Enum.sum()
+    seconds =
+      for suite <- suites,
+          lacks(suite, :needs, has) == [],
+          reduce: 0,
+          do: (sum -> sum + suite.seconds(context))
+
     Mix.shell().info("This takes about #{Units.counted(seconds, "second")}.")
     # Written whenever there is more, so that whatever ends this run leaves what was done.
     keep = fn results, complete? ->
@@ -114,19 +121,85 @@ defmodule Mix.Tasks.Snakepit.Bench do
       run
     end
 
-    results =
+    {results, broken} =
       Snakepit.run_as_script(fn ->
-        Enum.reduce(suites, [], fn suite, done ->
-          results = measured(suite, context, &keep.(done ++ &1, false))
+        Enum.reduce(suites, {[], []}, fn suite, {done, broken} ->
+          {results, whole?} =
+            case lacks(suite, :needs, has) do
+              [] -> measured(suite, context, &keep.(done ++ &1, false))
+              [package | _] -> {[Result.absent(suite.name(), Bench.needs(package))], true}
+            end
+
           print(suite.name(), results)
           keep.(done ++ results, false)
-          done ++ results
+          {done ++ results, if(whole?, do: broken, else: broken ++ [suite.name()])}
         end)
       end)
 
-    run = keep.(results, true)
+    run = keep.(results, broken == [])
     if opts[:json], do: Mix.shell().info("Written to #{opts[:json]}.")
+    if broken != [], do: fail("broken off: #{Enum.join(broken, ", ")}")
     run
+  end
+
+  # ---- what is needed ---------------------------------------------------------------------------------------------
+
+  # Which of the packages that these suites use are there; what is missing, and what that costs, is said before any of
+  # them is run. An environment in which no worker could start ends it here.
+  defp packages!(suites) do
+    {:ok, options} = Pool.Options.new(name: :bench, python_module: "snakepit_bench.tools")
+
+    python =
+      case Python.interpreter(options) do
+        {:ok, python} -> python
+        {:error, error} -> fail(String.replace_prefix(error.message, "pool :bench: ", ""))
+      end
+
+    wanted = suites |> Enum.flat_map(&(packages(&1, :needs) ++ packages(&1, :wants))) |> Enum.uniq()
+    unusable!(python, options, [])
+    missing = for package <- wanted, unusable!(python, options, [package]) == :missing, do: package
+    if missing != [], do: Mix.shell().info(without(missing, suites))
+    wanted -- missing
+  end
+
+  # `:missing` if it is not installed; what is there and does not work has another mend.
+  defp unusable!(python, options, packages) do
+    with {:error, failure} <- Preflight.run(python, options, packages) do
+      if packages != [] and Preflight.missing?(failure) do
+        :missing
+      else
+        variable = Preflight.to_blame(python, options, packages)
+
+        fail(
+          Preflight.explain(failure, python, options, variable, "Run `mix snakepit.setup`, or mend #{python}")
+        )
+      end
+    end
+  end
+
+  defp without(missing, suites) do
+    {left_out, run} =
+      Enum.split_with(suites, &Enum.any?(packages(&1, :needs), fn name -> name in missing end))
+
+    lines =
+      for package <- missing,
+          said =
+            named("left out", for(suite <- left_out, package in packages(suite, :needs), do: suite)) ++
+              named("fewer figures", for(suite <- run, package in packages(suite, :wants), do: suite)),
+          said != [],
+          do: "Without #{package}, #{Enum.join(said, "; ")}."
+
+    Enum.join(lines ++ ["To have all" <> Python.advice(Enum.join(missing, ",")), ""], "\n")
+  end
+
+  defp named(_what, []), do: []
+  defp named(what, suites), do: ["#{what}: #{Enum.map_join(suites, ", ", & &1.name())}"]
+
+  defp lacks(suite, kind, has), do: packages(suite, kind) -- has
+
+  defp packages(suite, kind) do
+    Code.ensure_loaded(suite)
+    if function_exported?(suite, kind, 0), do: apply(suite, kind, []), else: []
   end
 
   # The figures of an earlier run, as they were printed then.
@@ -153,10 +226,17 @@ defmodule Mix.Tasks.Snakepit.Bench do
     bar = Progress.begin(Progress.new(), suite.name(), suite.seconds(context))
     parent = self()
     tell = %{progress: &send(parent, {:doing, &1}), keep: &send(parent, {:done, &1})}
-    task = Task.async(fn -> suite.run(Map.merge(context, tell)) end)
+    {:ok, supervisor} = Task.Supervisor.start_link()
+    task = Task.Supervisor.async_nolink(supervisor, fn -> attempt(suite, Map.merge(context, tell)) end)
     results = follow(task, bar, "", System.monotonic_time(:second), keep, [])
     Progress.clear(bar)
     results
+  end
+
+  defp attempt(suite, context) do
+    {:measured, suite.run(context)}
+  catch
+    kind, reason -> {:failed, Exception.format(kind, reason, __STACKTRACE__)}
   end
 
   # The bar moves with the time the suite says it takes.
@@ -169,17 +249,27 @@ defmodule Mix.Tasks.Snakepit.Bench do
         keep.(done ++ results)
         follow(task, bar, doing, since, keep, done ++ results)
 
-      {ref, results} when ref == task.ref ->
+      {ref, {:measured, results}} when ref == task.ref ->
         Process.demonitor(ref, [:flush])
-        results
+        {results, true}
+
+      {ref, {:failed, what}} when ref == task.ref ->
+        Process.demonitor(ref, [:flush])
+        broken_off(what, done)
 
       {:DOWN, ref, _, _, reason} when ref == task.ref ->
-        exit(reason)
+        broken_off(Exception.format_exit(reason), done)
     after
       200 ->
         now = System.monotonic_time(:second)
         follow(task, Progress.advance(bar, now - since, doing), doing, now, keep, done)
     end
+  end
+
+  # What was measured before is kept, and the other suites are run.
+  defp broken_off(what, done) do
+    Mix.shell().error("It was broken off: " <> what)
+    {done, false}
   end
 
   defp print(name, results) do

@@ -39,6 +39,9 @@ defmodule Snakepit.Bench.Chaos do
   def seconds(%{quick?: quick?}), do: if(quick?, do: 45, else: 2_000)
 
   @impl true
+  def wants, do: ["grpc"]
+
+  @impl true
   def run(%{quick?: quick?, progress: progress}) do
     # Each killed companion is an error to be logged, and meant.
     Logger.put_module_level(Snakepit.Companion, :none)

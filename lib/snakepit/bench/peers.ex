@@ -28,6 +28,9 @@ defmodule Snakepit.Bench.Peers do
   def seconds(%{quick?: quick?}), do: if(quick?, do: 60, else: 420)
 
   @impl true
+  def wants, do: ["grpc"]
+
+  @impl true
   def run(%{quick?: quick?, progress: progress, keep: keep}) do
     python = python()
     options = [size: 1, memory_quota: "4GB", performance_policy: [enabled: true, goal: :minimize_latency]]

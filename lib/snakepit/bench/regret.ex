@@ -35,9 +35,13 @@ defmodule Snakepit.Bench.Regret do
   def seconds(%{quick?: quick?}), do: if(quick?, do: 20, else: 130)
 
   @impl true
-  def run(%{quick?: quick?, progress: progress}) do
+  def wants, do: ["numpy", "grpc"]
+
+  @impl true
+  def run(%{quick?: quick?, has: has, progress: progress}) do
     options = [
       size: 1,
+      transfers: if("grpc" in has, do: Pool.Options.ways(), else: Pool.Options.ways() -- [:grpc]),
       memory_quota: "4GB",
       performance_policy: [enabled: true, goal: :minimize_latency, exploration_rate: 0]
     ]
@@ -51,8 +55,9 @@ defmodule Snakepit.Bench.Regret do
       # What is learned from is said here, round by round.
       :ok = Controller.update_policy(pool, %{goal: :minimize_latency, learning_enabled: false})
       {:ok, handle} = Pool.Handle.fetch(pool)
-      sweep(handle, quick?, progress)
-      warm = sweep(handle, quick?, progress)
+      tensor? = "numpy" in has
+      sweep(handle, tensor?, quick?, progress)
+      warm = sweep(handle, tensor?, quick?, progress)
       cold = cold(handle, quick?, progress)
 
       regrets(warm, cold) ++ predictions(warm) ++ crossovers ++ by_size(warm)
@@ -85,12 +90,13 @@ defmodule Snakepit.Bench.Regret do
 
   defp powers(quick?), do: if(quick?, do: 8..26//2, else: 8..28)
 
-  defp sweep(handle, quick?, progress) do
+  defp sweep(handle, tensor?, quick?, progress) do
     :rand.seed(:exsss, 7)
 
     cases =
       for k <- powers(quick?),
           {direction, type} <- [request: :binary, request: :string, request: :tensor, reply: :binary],
+          type != :tensor or tensor?,
           do: {direction, type, 2 ** k}
 
     for {direction, type, size} <- Enum.shuffle(cases) do

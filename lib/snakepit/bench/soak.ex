@@ -32,6 +32,13 @@ defmodule Snakepit.Bench.Soak do
   @impl true
   def seconds(%{minutes: minutes}), do: round(minutes * 90) + 5
 
+  # Half of its calls carry tensors, which are numpy's arrays.
+  @impl true
+  def needs, do: ["numpy"]
+
+  @impl true
+  def wants, do: ["grpc"]
+
   @impl true
   def run(%{minutes: minutes, progress: progress}) do
     {warm_up, sampled} = {round(minutes * 30_000), round(minutes * 60_000)}
@@ -39,7 +46,8 @@ defmodule Snakepit.Bench.Soak do
     Bench.with_pool([size: 2, memory_quota: "512MB", idle_chunk_ms: 2_000, timeout: 60_000], fn pool ->
       progress.("warming up")
       until = now() + warm_up + sampled
-      callers = for n <- 1..@callers, do: Task.async(fn -> call(pool, n, until, %{calls: 0, errors: 0}) end)
+      counts = %{calls: 0, errors: 0, ways: Bench.ways(pool)}
+      callers = for n <- 1..@callers, do: Task.async(fn -> call(pool, n, until, counts) end)
       Process.sleep(warm_up)
       progress.("sampling")
       samples = sample(pool, now(), until, [])
@@ -73,7 +81,7 @@ defmodule Snakepit.Bench.Soak do
     # As many of each power of two.
     size = trunc(:math.pow(2, :rand.uniform() * 22))
     data = :binary.copy(<<:rand.uniform(256) - 1>>, size)
-    way = Enum.random([:auto, :auto, :zero_copy, :inline, :grpc])
+    way = Enum.random([:auto, :auto | counts.ways])
     result = Snakepit.execute("fresh", %{x: Tensor.new(data, :u8)}, pool: pool, transfer: way)
     ^data = with {:ok, %Tensor{data: back}} <- result, do: back
     %{counts | calls: counts.calls + 1}

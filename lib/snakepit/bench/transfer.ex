@@ -16,6 +16,13 @@ defmodule Snakepit.Bench.Transfer do
   @impl true
   def seconds(%{quick?: quick?}), do: if(quick?, do: 30, else: 120)
 
+  # Tensors are numpy's arrays.
+  @impl true
+  def needs, do: ["numpy"]
+
+  @impl true
+  def wants, do: ["grpc"]
+
   @impl true
   def run(%{quick?: quick?, progress: progress}) do
     rounds = if quick?, do: 7, else: 25
@@ -134,15 +141,17 @@ defmodule Snakepit.Bench.Transfer do
   defp roundtrip(pool, mib, target, rounds) do
     bytes = mib * @mib
     tensor = tensor(bytes, 3)
-    channel = Floor.grpc()
+    grpc? = :grpc in Bench.ways(pool)
 
     time = fn way ->
       without_tool("fresh", %{x: tensor}, [pool: pool, transfer: way], &large?(&1, bytes, 3))
     end
 
     # The floor compares all bytes itself.
+    channel = if grpc?, do: Floor.grpc()
     floor = fn -> Bench.times(1, fn -> Floor.grpc(channel, tensor.data) end) |> hd() end
-    ways = [fn -> time.(:zero_copy) end, fn -> time.(:inline) end, fn -> time.(:grpc) end, floor]
+    ways = [fn -> time.(:zero_copy) end, fn -> time.(:inline) end]
+    ways = if grpc?, do: ways ++ [fn -> time.(:grpc) end, floor], else: ways
 
     # In turn, a few of each at a time: the first after another way finds that one's data in the caches.
     samples =
@@ -150,18 +159,29 @@ defmodule Snakepit.Bench.Transfer do
         for way <- ways, do: Stats.median(tl(for _ <- 1..4, do: way.()))
       end
 
-    [zero, inline, grpc, echo] = Enum.zip_with(samples, & &1)
+    [zero, inline | by_grpc] = Enum.zip_with(samples, & &1)
     label = "transfer.#{mib}MiB.roundtrip"
 
+    over(label, zero, by_grpc, target) ++
+      [
+        Result.new("#{label}.zero_copy", "ms", Enum.map(zero, &(&1 / 1.0e6))),
+        Result.new("#{label}.inline", "ms", Enum.map(inline, &(&1 / 1.0e6)))
+      ] ++
+      grpc(label, mib, by_grpc)
+  end
+
+  defp over(label, _zero, [], _target),
+    do: [Result.absent("#{label}.grpc_over_zero_copy", Bench.needs("grpc"))]
+
+  defp over(label, zero, [grpc, _echo], target) do
+    ratios = Enum.zip_with(grpc, zero, &(&1 / &2))
+    [Result.new("#{label}.grpc_over_zero_copy", "ratio", ratios, {:at_least, target})]
+  end
+
+  defp grpc(label, _mib, []), do: [Result.absent("#{label}.grpc", Bench.needs("grpc"))]
+
+  defp grpc(label, mib, [grpc, echo]) do
     [
-      Result.new(
-        "#{label}.grpc_over_zero_copy",
-        "ratio",
-        Enum.zip_with(grpc, zero, &(&1 / &2)),
-        {:at_least, target}
-      ),
-      Result.new("#{label}.zero_copy", "ms", Enum.map(zero, &(&1 / 1.0e6))),
-      Result.new("#{label}.inline", "ms", Enum.map(inline, &(&1 / 1.0e6))),
       Result.new("#{label}.grpc", "ms", Enum.map(grpc, &(&1 / 1.0e6))),
       Result.new("floor.grpc_echo.#{mib}MiB", "ms", Enum.map(echo, &(&1 / 1.0e6)))
     ]

@@ -34,11 +34,12 @@ defmodule Snakepit.Bench.Chaos.Load do
   @spec start(atom(), pos_integer(), integer()) :: t()
   def start(pool, callers, seed) do
     stop = :atomics.new(1, [])
+    state = %{pool: pool, stop: stop, kept: nil, ways: Snakepit.Bench.ways(pool)}
 
     callers =
       for n <- 1..callers do
         Task.Supervisor.async_nolink(supervisor(), fn ->
-          call_on(%{pool: pool, stop: stop, caller: n, kept: nil}, :rand.seed_s(:exsss, {seed, n, 0}), none())
+          call_on(Map.put(state, :caller, n), :rand.seed_s(:exsss, {seed, n, 0}), none())
         end)
       end
 
@@ -221,7 +222,7 @@ defmodule Snakepit.Bench.Chaos.Load do
         kind <= 71 -> {:copied, data, opts}
         kind <= 76 -> {:copied, data, [transfer: :zero_copy] ++ opts}
         kind <= 81 -> {:copied, data, [transfer: :inline] ++ opts}
-        kind <= 83 -> {:copied, data, [transfer: :grpc] ++ opts}
+        kind <= 83 -> {:copied, data, if(:grpc in state.ways, do: [transfer: :grpc], else: []) ++ opts}
         kind <= 87 -> {:same, data, opts}
         kind <= 92 -> {:by_reference, data, opts}
         true -> {:stream, data, opts}

@@ -1,15 +1,15 @@
 defmodule Snakepit.Bench.Peers.Tonic do
   @moduledoc "gRPC as an Elixir application has it: a tonic client in the VM, grpcio's server in Python, a Unix socket."
   @behaviour Snakepit.Bench.Peer
+  alias Snakepit.{Bench, Grpc}
   alias Snakepit.Bench.{Floor, Peer}
-  alias Snakepit.Grpc
 
   @impl true
   def peers, do: [{"grpc", "gRPC: tonic in the VM, grpcio in Python"}]
 
   @impl true
-  def start(_name, _context) do
-    {:ok, Floor.grpc()}
+  def start(_name, %{pool: pool}) do
+    if :grpc in Bench.ways(pool), do: {:ok, Floor.grpc()}, else: {:absent, Bench.needs("grpc")}
   rescue
     error -> {:absent, Exception.message(error)}
   end
