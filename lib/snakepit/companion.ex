@@ -7,6 +7,9 @@ defmodule Snakepit.Companion do
   # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
   # so do its workers: once they are gone their owners are told, and a new companion is opened. If this process dies,
   # nobody is left to tell them: they monitor it.
+  #
+  # Only the VM ends the companion and what it started: by its word, or by its own end. Signals that a terminal, a
+  # service manager or a shell sends to all processes at once do nothing there.
 
   use GenServer
   alias Snakepit.{Backoff, Native, Python}
@@ -21,7 +24,14 @@ defmodule Snakepit.Companion do
           {:started, os_pid :: pos_integer()}
           | {:start_failed, String.t()}
           | {:output, :stdout | :stderr, binary()}
-          | {:exited, {:status | :signal, integer()} | :companion_died, stderr_tail :: binary()}
+          | {:exited, status() | :companion_died, stderr_tail :: binary()}
+  @typedoc """
+  `:out_of_memory`: the kernel killed it because memory ran out, which is certain where it had a limit of its own, of
+  so many bytes.
+  """
+  @type status ::
+          {:status | :signal, integer()}
+          | {:signal, integer(), :out_of_memory | {:out_of_memory, limit :: non_neg_integer()}}
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -36,11 +46,14 @@ defmodule Snakepit.Companion do
     GenServer.call(__MODULE__, {:run, program, args, opts})
   end
 
-  @doc "TERM to its process group, and KILL after `grace_ms`."
+  @doc "It was told to end: KILL if it has not after `grace_ms`. What is left of its group is ended after it."
   @spec stop(id(), non_neg_integer()) :: :ok
   def stop(id, grace_ms), do: GenServer.cast(__MODULE__, {:stop, id, grace_ms})
 
-  @doc "KILL to its process group."
+  @doc """
+  KILL. What is left of its process group gets TERM, and KILL half a second later at most: Python's resource trackers,
+  say, which remove blocks from /dev/shm. Then it has `:exited`.
+  """
   @spec kill(id()) :: :ok
   def kill(id), do: GenServer.cast(__MODULE__, {:kill, id})
 

@@ -356,7 +356,7 @@ defmodule Snakepit.Native do
           {:started, id :: non_neg_integer(), pid :: pos_integer()}
           | {:start_failed, id :: non_neg_integer(), String.t()}
           | {:output, id :: non_neg_integer(), :stdout | :stderr, binary(), truncated :: boolean()}
-          | {:exited, id :: non_neg_integer(), {:status | :signal, integer()}, stderr_tail :: binary()}
+          | {:exited, id :: non_neg_integer(), Snakepit.Companion.status(), stderr_tail :: binary()}
           | {:dropped, id :: non_neg_integer(), lines :: pos_integer()}
           | {:bad_frame, String.t()}
   def companion_event(_bytes), do: stub()

@@ -26,6 +26,8 @@ defmodule Snakepit.Worker do
   require Logger
 
   @max_grace_ms 2_000
+  # What its end leaves to be cleaned up takes less.
+  @moment_ms 600
   # The companion is started again within moments.
   @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
@@ -49,7 +51,7 @@ defmodule Snakepit.Worker do
     do: GenServer.start_link(__MODULE__, {options.name, index, role})
 
   def child_spec({options, _index, _role} = argument) do
-    shutdown = options.shutdown_timeout + @max_grace_ms + 1_000
+    shutdown = options.shutdown_timeout + @max_grace_ms + @moment_ms + 1_000
     %{id: __MODULE__, start: {__MODULE__, :start_link, [argument]}, shutdown: shutdown, restart: :transient}
   end
 
@@ -296,15 +298,14 @@ defmodule Snakepit.Worker do
   def terminate(_reason, %{run: %Run{} = run} = state) do
     Report.stopped(state.name, run)
     Pool.worker_down(state.pool, state.index, run.epoch)
-    Control.send_message(run.control, ["stop"])
-    Companion.stop(run.id, @max_grace_ms)
+    stop(run)
 
     receive do
       {:companion, id, {:exited, _, _}} when id == run.id -> :ok
       {:companion, id, {:start_failed, _}} when id == run.id -> :ok
       {:DOWN, monitor, _, _, _} when monitor == run.companion -> :ok
     after
-      state.pool.options.shutdown_timeout + @max_grace_ms -> Companion.kill(run.id)
+      state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms -> Companion.kill(run.id)
     end
 
     Run.close(run)
@@ -318,6 +319,14 @@ defmodule Snakepit.Worker do
       %Run{} = run -> {:noreply, %{state | run: run}}
       {:error, why} -> {:reply, {:error, why}, finish(state, why)}
     end
+  end
+
+  # Nothing of the user's runs yet that could want to clean up.
+  defp stop(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
+
+  defp stop(run) do
+    Control.send_message(run.control, ["stop"])
+    Companion.stop(run.id, @max_grace_ms)
   end
 
   # ---- starting ---------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ class Reply:
 class Beam:
     """One worker. Use as a context manager."""
 
-    def __init__(self, modules=("tools",), python=sys.executable, env=None, **settings):
+    def __init__(self, modules=("tools",), python=sys.executable, env=None, await_ready=True, popen=None, **settings):
         self.dir = tempfile.TemporaryDirectory(prefix="snakepit-")
         path = os.path.join(self.dir.name, "s")
         listener = socket.socket(socket.AF_UNIX)
@@ -85,6 +85,7 @@ class Beam:
             cwd=HERE,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
+            **(popen or {}),
         )
         self.control, _ = listener.accept()
         listener.close()
@@ -112,7 +113,7 @@ class Beam:
         self.calls = 0
         self.owned, self.next_token, self.out = {}, 1000, None
         threading.Thread(target=self._read_control, daemon=True).start()
-        self.ready = self.message("ready", "failed")
+        self.ready = self.message("ready", "failed") if await_ready else None
 
     def __enter__(self):
         return self

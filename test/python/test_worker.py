@@ -13,6 +13,7 @@ import numpy as np
 
 from beam import GRPC, INLINE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
 from snakepit.payload import read_payload, write_payload
+from snakepit.signals import FOR_THE_BEAM
 
 DATA = np.arange(2000, dtype="<f8")
 X = tensor("f64", [2000], buffer(0))
@@ -288,14 +289,28 @@ class Warmth(unittest.TestCase):
 
 
 class Life(unittest.TestCase):
-    def test_stop_lets_calls_finish(self):
-        with Beam() as beam:
-            beam.write(beam.frame("sleeps", {"seconds": 0.2}))
-            time.sleep(0.05)
+    def test_stop_ends_the_tool_and_runs_exit_handlers(self):
+        for lanes in (1, 2):
+            with Beam(lanes=lanes) as beam:
+                beam.write(beam.frame("cleans_up", {}))
+                self.assertEqual(beam.process.stdout.readline(), b"it runs\n")
+                beam.send(["stop"])
+                beam.send(["stop"])
+                self.assertEqual(beam.process.wait(5), 0)
+                self.assertEqual(beam.process.stdout.read(), b"SystemExit\nexit handlers run\n")
+
+    def test_stop_ends_a_worker_that_waits_for_calls(self):
+        with Beam(lanes=2) as beam:
             beam.send(["stop"])
-            self.assertEqual(beam.read().envelope, "done")
             self.assertEqual(beam.process.wait(5), 0)
             self.assertIn(b"exit handlers run", beam.process.stdout.read())
+
+    def test_stop_ends_an_import(self):
+        with Beam(["slow_import"], await_ready=False) as beam:
+            self.assertEqual(beam.process.stdout.readline(), b"importing\n")
+            beam.send(["stop"])
+            self.assertEqual(beam.process.wait(5), 0)
+            self.assertEqual(beam.process.stdout.read(), b"exit handlers run\n")
 
     def test_end_of_control_is_the_end_at_once(self):
         with Beam() as beam:
@@ -303,14 +318,35 @@ class Life(unittest.TestCase):
             beam.control.shutdown(2)
             self.assertEqual(beam.process.wait(5), 0)
 
-    def test_signals(self):
+    def test_signals_that_all_get_are_for_the_beam(self):
         with Beam() as beam:
-            beam.process.send_signal(signal.SIGINT)
+            beam.write(beam.frame("sleeps", {"seconds": 0.3}))
+            for number in FOR_THE_BEAM:
+                beam.process.send_signal(number)
+            self.assertEqual(beam.read().envelope, "done")
             self.assertEqual(beam.call("add", {"a": 1, "b": 1}).envelope, 2)
-            beam.write(beam.frame("sleeps", {"seconds": 60.0}))
-            time.sleep(0.05)
-            beam.process.send_signal(signal.SIGTERM)
-            self.assertEqual(beam.process.wait(5), 0)
+
+    def test_they_do_nothing_while_a_worker_starts(self):
+        # As the companion starts it.
+        ignored = {"preexec_fn": lambda: [signal.signal(number, signal.SIG_IGN) for number in FOR_THE_BEAM]}
+        with Beam(["slow_import"], await_ready=False, popen=ignored) as beam:
+            self.assertEqual(beam.process.stdout.readline(), b"importing\n")
+            for number in FOR_THE_BEAM:
+                beam.process.send_signal(number)
+            beam.send(["ping", 1])
+            self.assertEqual(beam.message("pong"), ["pong", 1])
+            # Programs that a module or a tool starts have no signal ignored but what Python ignores itself.
+            beam.process.send_signal(signal.SIGALRM)
+            self.assertEqual(beam.process.stdout.readline(), b"SigIgn:\t0000000000000000\n")
+
+    def test_what_a_tool_starts_ends_by_signals_as_usual(self):
+        with Beam() as beam:
+            for number in FOR_THE_BEAM:
+                program, new, running = beam.call("ends_by", {"number": number}).envelope
+                of_python = {130} if number == signal.SIGINT else {-number}
+                self.assertEqual(program, -number)
+                self.assertIn(running, of_python)
+                self.assertIn(new, of_python | {-number})
 
     def test_modules_that_fail(self):
         for module, kind, told in [

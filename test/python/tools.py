@@ -2,8 +2,11 @@
 
 import asyncio
 import atexit
+import os
+import subprocess
 import sys
 import threading
+import time
 
 import snakepit
 from snakepit import tool
@@ -22,6 +25,40 @@ def add(a: int, b: int) -> int:
 @tool
 def identity(x):
     return x
+
+
+@tool
+def cleans_up():
+    try:
+        print("it runs", flush=True)
+        time.sleep(600)
+    except BaseException as error:
+        print(type(error).__name__, flush=True)
+        raise
+
+
+@tool
+def ends_by(number: int):
+    """How those end that are sent this signal: a program, a child that was just forked, and one that runs."""
+    program = subprocess.Popen(["sleep", "60"])
+    program.send_signal(number)
+    ends = [program.wait()]
+    for runs in (False, True):
+        reader, writer = os.pipe()
+        child = os.fork()
+        if not child:
+            try:
+                os.write(writer, b"x")
+                time.sleep(60)
+            except KeyboardInterrupt:
+                os._exit(130)
+            finally:
+                os._exit(1)
+        if runs:
+            os.read(reader, 1)
+        os.kill(child, number)
+        ends.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return ends
 
 
 @tool(name="renamed")

@@ -104,7 +104,7 @@ defmodule Snakepit.CompanionTest do
       # Refused, or killed where a cgroup does it.
       case python(pool, much) do
         {:error, %Error{python_type: "MemoryError"}} -> :ok
-        {:error, %Error{category: :worker, message: message}} -> assert message =~ "SIGKILL"
+        {:error, %Error{category: :worker, message: message}} -> assert message =~ "(its limit is 400 MiB)"
       end
 
       assert eventually(fn -> match?({:ok, 50_000_000}, python(pool, "x = len(b'x' * 50_000_000)")) end)

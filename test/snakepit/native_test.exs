@@ -595,6 +595,10 @@ defmodule Snakepit.NativeTest do
           {:exited, id, {how, n}, tail} ->
             is_integer(id) and how in [:status, :signal] and is_integer(n) and is_binary(tail)
 
+          {:exited, id, {:signal, n, shortage}, tail} ->
+            is_integer(id) and is_integer(n) and is_binary(tail) and
+              (shortage == :out_of_memory or match?({:out_of_memory, limit} when is_integer(limit), shortage))
+
           {:dropped, id, lines} ->
             is_integer(id) and is_integer(lines)
 

@@ -142,11 +142,11 @@ defmodule Snakepit.ZooTest do
 
   # ---- when they are to end ---------------------------------------------------------------------------------------
 
-  test "ignores_sigterm: is killed", context do
+  test "ignores_stop: is killed", context do
     pool = zoo!(context)
     pid = os_pid(pool)
     started = Path.join(context.dir, "started")
-    task = Task.async(fn -> Snakepit.execute("ignores_sigterm", %{started: started}, pool: pool) end)
+    task = Task.async(fn -> Snakepit.execute("ignores_stop", %{started: started}, pool: pool) end)
     eventually(fn -> File.exists?(started) end)
     :ok = Snakepit.stop_pool(pool)
     refute alive?(pid)

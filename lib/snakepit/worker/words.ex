@@ -3,11 +3,20 @@ defmodule Snakepit.Worker.Words do
   # How a worker ended, in words. Pure.
 
   @doc "What the companion says of a process's end."
-  @spec exit(:companion_died | {:status | :signal, integer()}) :: String.t()
+  @spec exit(:companion_died | Snakepit.Companion.status()) :: String.t()
   def exit(:companion_died), do: "the companion died, and the worker with it"
   def exit({:status, 0}), do: "the worker exited"
   def exit({:status, n}), do: "the worker exited with status #{n}"
   def exit({:signal, n}), do: "the worker was killed by signal #{n}#{signal(n)}"
+
+  def exit({:signal, _, {:out_of_memory, limit}}) do
+    mib = Float.round(limit / 1_048_576, 1)
+    mib = if mib == trunc(mib), do: trunc(mib), else: mib
+    "the worker was killed by the kernel: memory ran out (its limit is #{mib} MiB)"
+  end
+
+  def exit({:signal, n, :out_of_memory}),
+    do: "the worker was killed by signal #{n}#{signal(n)}, most likely by the kernel because memory ran out"
 
   defp signal(n) do
     case %{4 => "SIGILL", 6 => "SIGABRT", 7 => "SIGBUS", 9 => "SIGKILL", 11 => "SIGSEGV", 15 => "SIGTERM"} do

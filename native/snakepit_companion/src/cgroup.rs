@@ -3,13 +3,18 @@
 //! A group that has processes of its own cannot limit memory in groups below it. So the usual place is beside the
 //! companion's own group, in one that was delegated to this user.
 
+use crate::memory;
 use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 /// A group. Dropped while somebody lives in it, it stays, until [`sweep`].
-pub struct Cgroup(PathBuf);
+pub struct Cgroup {
+    path: PathBuf,
+    /// Bytes its members may use together.
+    pub limit: u64,
+}
 
 impl Cgroup {
     /// A group for the process `id` which may use this much memory; `None` where that is not possible.
@@ -21,31 +26,36 @@ impl Cgroup {
     fn within(place: &Path, name: &str, memory: Option<u64>) -> io::Result<Self> {
         let path = place.join(name);
         fs::create_dir(&path)?;
-        let group = Self(path);
+        let group = Self { path, limit: memory.unwrap_or(u64::MAX) };
         if let Some(bytes) = memory {
-            fs::write(group.0.join("memory.max"), bytes.to_string())?;
+            fs::write(group.path.join("memory.max"), bytes.to_string())?;
             // What was swapped out would not count. Absent where swap is not accounted for.
-            let _ = fs::write(group.0.join("memory.swap.max"), "0");
+            let _ = fs::write(group.path.join("memory.swap.max"), "0");
         }
         // Whoever is killed for memory takes the others along: half a worker is of no use. Older kernels lack it.
-        let _ = fs::write(group.0.join("memory.oom.group"), "1");
+        let _ = fs::write(group.path.join("memory.oom.group"), "1");
         Ok(group)
     }
 
     /// Where who writes "0" joins.
     pub fn procs(&self) -> Option<OwnedFd> {
-        File::options().write(true).open(self.0.join("cgroup.procs")).ok().map(Into::into)
+        File::options().write(true).open(self.path.join("cgroup.procs")).ok().map(Into::into)
     }
 
     /// KILL to all of it, daemons too.
     pub fn kill(&self) {
         // Linux 5.14 has the file; before, the process group has to do.
-        let _ = fs::write(self.0.join("cgroup.kill"), "1");
+        let _ = fs::write(self.path.join("cgroup.kill"), "1");
+    }
+
+    /// How many of its members the kernel killed for want of memory.
+    pub fn kills(&self) -> u64 {
+        memory::count(&self.path.join("memory.events")).unwrap_or(0)
     }
 
     /// True when it is gone, which it can be once nobody in it lives.
     pub fn remove(&self) -> bool {
-        fs::remove_dir(&self.0).is_ok() || !self.0.exists()
+        fs::remove_dir(&self.path).is_ok() || !self.path.exists()
     }
 }
 
@@ -125,7 +135,7 @@ mod tests {
         unsafe { command.pre_exec(move || prepared.apply()) };
         let mut child = command.spawn().unwrap();
         BufReader::new(child.stdout.take().unwrap()).read_line(&mut String::new()).unwrap();
-        let members = fs::read_to_string(group.0.join("cgroup.procs")).unwrap();
+        let members = fs::read_to_string(group.path.join("cgroup.procs")).unwrap();
         assert_eq!(members.lines().count(), 2, "{members}");
         assert!(!group.remove());
         sweep(0);

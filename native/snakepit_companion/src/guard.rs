@@ -4,24 +4,34 @@
 //! by the nearest subreaper that still lives: the guard, which does nothing but wait for that.
 
 use crate::{cgroup, reaper};
-use nix::sys::signal::{SigHandler, SigSet, Signal, kill, signal};
+use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
 use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use snakepit_core::companion::Exit;
 use std::io;
 
+/// What a terminal, a service manager or a shell may send to every process of a group at once. It is meant for the VM,
+/// which shuts down in its own order: running calls may finish. Here and in workers it ends nothing.
+pub const FOR_THE_VM: [Signal; 6] =
+    [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
+
+/// What would end or stop us, and a program that a tool starts may want. `SIGXFSZ`: a message to a file that may not grow
+/// any more (ulimit -f) is lost, and we are not.
+const FOR_NOBODY: [Signal; 6] =
+    [Signal::SIGALRM, Signal::SIGPIPE, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGXFSZ];
+
 /// What both processes block and wait for.
 pub fn signals() -> SigSet {
-    [Signal::SIGCHLD, Signal::SIGTERM, Signal::SIGHUP].into_iter().collect()
+    SigSet::from(Signal::SIGCHLD)
 }
 
 /// Runs `serve` in a process of its own and ends what it leaves behind. Returns its exit status, in both processes.
-pub fn run(serve: fn() -> io::Result<u8>) -> io::Result<u8> {
-    // Ctrl-C in a terminal is meant for the VM, which tells us what to do.
-    // SAFETY: SIG_IGN installs no handler.
-    unsafe { signal(Signal::SIGINT, SigHandler::SigIgn) }?;
-    // A message to a file that may not grow any more (ulimit -f) is lost, and we are not.
-    // SAFETY: as above.
-    unsafe { signal(Signal::SIGXFSZ, SigHandler::SigIgn) }?;
+///
+/// `serve` is given the guard's process id. When its parent is another, the guard is gone; `SIGCHLD` wakes it then.
+pub fn run(serve: fn(Pid) -> io::Result<u8>) -> io::Result<u8> {
+    for number in FOR_THE_VM.into_iter().chain(FOR_NOBODY) {
+        // SAFETY: SIG_IGN installs no handler.
+        unsafe { signal(number, SigHandler::SigIgn) }?;
+    }
     nix::sys::prctl::set_child_subreaper(true)?;
     // Before the fork, so that neither can miss one.
     signals().thread_block()?;
@@ -30,12 +40,12 @@ pub fn run(serve: fn() -> io::Result<u8>) -> io::Result<u8> {
     match unsafe { fork() }? {
         ForkResult::Parent { child } => watch(child),
         ForkResult::Child => {
-            // As if it had been told to go: it ends everything, and needs no guard for that.
-            nix::sys::prctl::set_pdeathsig(Signal::SIGTERM)?;
+            // One that nobody else's signal can be mistaken for: it only makes the server look at its parent.
+            nix::sys::prctl::set_pdeathsig(Signal::SIGCHLD)?;
             if getppid() != guard {
                 return Ok(0);
             }
-            serve()
+            serve(guard)
         }
     }
 }
@@ -43,13 +53,7 @@ pub fn run(serve: fn() -> io::Result<u8>) -> io::Result<u8> {
 fn watch(child: Pid) -> io::Result<u8> {
     let _ = nix::sys::prctl::set_name(c"snakepit_guard");
     loop {
-        match signals().wait()? {
-            Signal::SIGCHLD => {}
-            signal => {
-                // Not reaped, so the number is still its own.
-                let _ = kill(child, signal);
-            }
-        }
+        signals().wait()?;
         while let Some((pid, exit)) = reaper::next_zombie() {
             reaper::reap(pid);
             if pid == child {

@@ -10,6 +10,7 @@ mod guard;
 mod inbox;
 mod limits;
 mod lines;
+mod memory;
 mod outbox;
 mod reaper;
 mod spawn;

@@ -5,6 +5,7 @@ use nix::sys::signal::{Signal, kill, killpg};
 use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::{Pid, getpgid};
 use snakepit_core::companion::Exit;
+use std::collections::HashSet;
 use std::time::{Duration, Instant};
 
 /// A child that has ended, and how. It stays a zombie, and its number ours, until [`reap`].
@@ -30,18 +31,43 @@ pub fn reap(pid: Pid) {
     while waitpid(pid, Some(WaitPidFlag::WNOHANG)) == Err(Errno::EINTR) {}
 }
 
-/// Kills every child, whatever group or session it went to, and reaps them all.
+/// From TERM until KILL: for what somebody's end sets off, such as Python's resource trackers, which then unlink what
+/// that process left in /dev/shm.
+pub const MOMENT: Duration = Duration::from_millis(400);
+
+/// How much longer the trackers themselves have: they wait for the end of all who share their pipe.
+pub const LAST_MOMENT: Duration = Duration::from_millis(500);
+
+/// Ends every child, whatever group or session it went to, and reaps them all.
 pub fn end_all() {
+    let start = Instant::now();
+    let mut told = HashSet::new();
     // Far more than it takes; but memory that the kernel is slow to give back must not hold up the VM.
-    let until = Instant::now() + Duration::from_secs(2);
-    while Instant::now() < until {
+    while start.elapsed() < Duration::from_secs(2) {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => {
-                children().into_iter().for_each(kill_hard);
+                let children = children();
+                for &child in children.iter().filter(|&&child| told.insert(child)) {
+                    let _ = kill(child, Signal::SIGTERM);
+                }
+                kill_late(&children, start.elapsed());
                 std::thread::sleep(Duration::from_micros(200));
             }
             Err(Errno::ECHILD) => return,
-            _ => {}
+            // The number may be given to another.
+            Ok(status) => drop(status.pid().map(|pid| told.remove(&pid))),
+            Err(_) => {}
+        }
+    }
+}
+
+/// KILL to those of these children of ours that have had their moment, so long after they were sent TERM.
+pub fn kill_late(children: &[Pid], since: Duration) {
+    for &child in children {
+        if since >= LAST_MOMENT {
+            kill_hard(child);
+        } else if since >= MOMENT && !is_tracker(child) {
+            let _ = kill(child, Signal::SIGKILL);
         }
     }
 }
@@ -51,6 +77,18 @@ fn kill_hard(pid: Pid) {
         let _ = killpg(pid, Signal::SIGKILL);
     }
     let _ = kill(pid, Signal::SIGKILL);
+}
+
+/// Whether it is a process that removes what others leave. It ignores TERM, and ends once they have.
+fn is_tracker(pid: Pid) -> bool {
+    const NAME: &[u8] = b"multiprocessing.resource_tracker";
+    let command = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    command.windows(NAME.len()).any(|part| part == NAME)
+}
+
+/// Our children of this process group, zombies too. While there is one, the group's number is nobody else's.
+pub fn members(group: Pid) -> Vec<Pid> {
+    children().into_iter().filter(|&pid| pid != group && getpgid(Some(pid)) == Ok(group)).collect()
 }
 
 /// Our children, adopted ones too. Only we can reap them, so their numbers are safe to signal.

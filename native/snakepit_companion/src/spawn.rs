@@ -1,6 +1,7 @@
 //! Starts one process that owns nothing of ours and cannot outlive us.
 
 use crate::cgroup::Cgroup;
+use crate::guard::FOR_THE_VM;
 use crate::limits::{self, Prepared};
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{getpid, getppid, setsid};
@@ -86,6 +87,11 @@ fn in_child(companion: nix::unistd::Pid, limits: &Prepared) -> io::Result<()> {
         // Fails for KILL, STOP and the two that libc keeps, none of which can be ignored.
         // SAFETY: SIG_DFL installs no handler.
         unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+    // Until a worker has handlers of its own, which are no one's default and so not passed on to programs it starts.
+    for signal in FOR_THE_VM {
+        // SAFETY: SIG_IGN installs no handler.
+        unsafe { libc::signal(signal as i32, libc::SIG_IGN) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
     // What the VM leaked into us. Our own files close on exec anyway, so a kernel without this call loses little.

@@ -2,6 +2,7 @@
 
 use crate::guard::signals;
 use crate::inbox::{Inbox, TooLong};
+use crate::memory::Kills;
 use crate::outbox::Outbox;
 use crate::reaper;
 use crate::spawn::{Program, spawn};
@@ -9,9 +10,8 @@ use crate::worker::Worker;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use nix::sys::signal::Signal;
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, getppid};
 use snakepit_core::companion::{Event, MAX_FRAME, Request, Stream, decode};
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -30,7 +30,7 @@ enum Source {
 
 /// Why the loop ended.
 enum End {
-    /// The VM is gone or closed the port, or a signal said to go.
+    /// The VM is gone or closed the port, or the guard is gone.
     Quiet,
     /// What comes from the VM can no longer be understood.
     LostFraming,
@@ -41,18 +41,24 @@ struct Supervisor {
     outbox: Outbox,
     workers: HashMap<u64, Worker>,
     ids: HashMap<Pid, u64>,
+    kills: Kills,
+    guard: Pid,
 }
 
 /// Serves the VM until it is gone, then ends every process. Returns the exit status.
-pub fn run() -> io::Result<u8> {
+pub fn run(guard: Pid) -> io::Result<u8> {
     let signals = prepare()?;
-    let mut supervisor =
-        Supervisor { inbox: Inbox::default(), outbox: Outbox::default(), workers: HashMap::new(), ids: HashMap::new() };
+    let mut supervisor = Supervisor {
+        inbox: Inbox::default(),
+        outbox: Outbox::default(),
+        workers: HashMap::new(),
+        ids: HashMap::new(),
+        kills: Kills::new(),
+        guard,
+    };
     let end = supervisor.serve(&signals);
     // At once, all of them, before anything that could take time.
-    for worker in supervisor.workers.values() {
-        worker.signal(Signal::SIGKILL);
-    }
+    supervisor.workers.values_mut().for_each(Worker::kill);
     reaper::end_all();
     match end? {
         End::Quiet => Ok(0),
@@ -184,6 +190,8 @@ impl Supervisor {
                     cwd: cwd.as_deref(),
                     limits: &limits,
                 };
+                // What the kernel killed before is not the reason of this one's end.
+                self.kills.forget();
                 match spawn(&program) {
                     Ok(spawned) => {
                         let pid = spawned.pid;
@@ -200,8 +208,8 @@ impl Supervisor {
                 }
             }
             Request::Kill { id } => {
-                if let Some(worker) = self.workers.get(&id) {
-                    worker.signal(Signal::SIGKILL);
+                if let Some(worker) = self.workers.get_mut(&id) {
+                    worker.kill();
                 }
             }
         }
@@ -209,14 +217,13 @@ impl Supervisor {
 
     /// True if it is time to go.
     fn read_signals(&mut self, signals: &SignalFd) -> io::Result<bool> {
-        while let Some(info) = signals.read_signal()? {
-            if info.ssi_signo != Signal::SIGCHLD as u32 {
-                return Ok(true);
-            }
+        while signals.read_signal()?.is_some() {}
+        if getppid() != self.guard {
+            return Ok(true);
         }
         while let Some((pid, status)) = reaper::next_zombie() {
             match self.ids.remove(&pid).and_then(|id| self.workers.get_mut(&id)) {
-                Some(worker) => worker.leader_exited(status),
+                Some(worker) => worker.leader_exited(status, &mut self.kills),
                 // Left behind by some worker.
                 None => reaper::reap(pid),
             }
@@ -226,7 +233,7 @@ impl Supervisor {
 
     fn tick(&mut self) {
         let now = Instant::now();
-        self.workers.values_mut().for_each(|worker| worker.tick(now));
+        self.workers.values_mut().for_each(|worker| worker.tick(now, &mut self.outbox));
         for (_, worker) in self.workers.extract_if(|_, worker| worker.is_gone()) {
             worker.finish(&mut self.outbox);
         }

@@ -2,18 +2,19 @@
 
 use crate::cgroup::Cgroup;
 use crate::lines::{Lines, Tail};
+use crate::memory::Kills;
 use crate::outbox::Outbox;
-use crate::reaper::reap;
+use crate::reaper::{self, reap};
 use crate::spawn::Spawned;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
-use nix::sys::signal::{Signal, killpg};
+use nix::sys::signal::{Signal, kill, killpg};
 use nix::unistd::Pid;
-use snakepit_core::companion::{Event, Exit, Stream};
+use snakepit_core::companion::{Event, Exit, Shortage, Stream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// How long `Exited` waits for killed members of the group that the kernel cannot end yet.
+/// How long `Exited` waits for members of the group, killed ones too: the kernel may not be able to end them yet.
 const LINGER: Duration = Duration::from_secs(2);
 
 /// At most this much of a pipe is read in one go, so that a flood from one worker cannot starve the others.
@@ -34,12 +35,17 @@ pub struct Worker {
     tail: Tail,
     dropped: u64,
     kill_at: Option<Instant>,
+    /// We killed it.
+    killed: bool,
     ended: Option<Ended>,
 }
 
 struct Ended {
     status: Exit,
-    linger_until: Instant,
+    shortage: Option<Shortage>,
+    at: Instant,
+    /// Others of its group were sent TERM and may be there yet.
+    rest: bool,
 }
 
 impl Worker {
@@ -58,6 +64,7 @@ impl Worker {
             tail: Tail::default(),
             dropped: 0,
             kill_at: None,
+            killed: false,
             ended: None,
         }
     }
@@ -75,52 +82,94 @@ impl Worker {
         pipe.as_ref().map(|pipe| pipe.fd.as_fd())
     }
 
-    /// Signals the whole group. Only until the leader was reaped: from then on the number may be someone else's.
-    pub fn signal(&self, signal: Signal) {
+    /// KILL to the leader, unless it has ended: from then on the number may be someone else's.
+    pub fn kill(&mut self) {
         if self.ended.is_none() {
-            // Fails only if the group changed its user; its leader then has to go by itself.
-            let _ = killpg(self.pid, signal);
-        }
-        if let (Signal::SIGKILL, Some(cgroup)) = (signal, &self.cgroup) {
-            cgroup.kill();
+            self.killed = true;
+            // Fails only if it changed its user; it then has to go by itself.
+            let _ = kill(self.pid, Signal::SIGKILL);
         }
     }
 
-    /// TERM now, KILL after `grace`.
+    /// KILL after `grace`.
     pub fn stop(&mut self, grace: Duration) {
-        self.signal(Signal::SIGTERM);
         let at = Instant::now() + grace;
         self.kill_at = Some(self.kill_at.map_or(at, |earlier| earlier.min(at)));
     }
 
     /// When [`Self::tick`] is due.
     pub fn deadline(&self, now: Instant) -> Option<Instant> {
-        match self.ended {
+        let end = match self.ended {
             // The end of a process that is not our child makes no noise: look again soon.
             Some(_) => Some(now + Duration::from_millis(10)),
             None => self.kill_at,
-        }
+        };
+        let pipes = [&self.stdout, &self.stderr].into_iter().flatten();
+        end.into_iter().chain(pipes.filter_map(|pipe| pipe.lines.deadline())).min()
     }
 
     /// Does what has become due.
-    pub fn tick(&mut self, now: Instant) {
+    pub fn tick(&mut self, now: Instant, outbox: &mut Outbox) {
         if self.kill_at.is_some_and(|at| at <= now) {
             self.kill_at = None;
-            self.signal(Signal::SIGKILL);
+            self.kill();
+        }
+        self.end_rest(now);
+        let (id, dropped) = (self.id, &mut self.dropped);
+        for (stream, slot) in [(Stream::Stdout, &mut self.stdout), (Stream::Stderr, &mut self.stderr)] {
+            if let Some(pipe) = slot {
+                pipe.lines.tick(now, |line, truncated| emit(id, dropped, outbox, stream, line, truncated));
+            }
         }
     }
 
-    /// The leader is a zombie: kill what is left of its group while the number is still ours, then reap it.
-    pub fn leader_exited(&mut self, status: Exit) {
-        self.signal(Signal::SIGKILL);
+    /// The leader is a zombie, which is reaped. Others of its group are to end, too, and have a moment for it.
+    pub fn leader_exited(&mut self, status: Exit, kills: &mut Kills) {
+        let shortage = self.shortage(status, kills);
+        let rest = !reaper::members(self.pid).is_empty();
+        if rest {
+            let _ = killpg(self.pid, Signal::SIGTERM);
+        } else {
+            // A member that is no child of ours has to be killed now, while the number is still the leader's.
+            self.kill_all();
+        }
         reap(self.pid);
-        self.ended = Some(Ended { status, linger_until: Instant::now() + LINGER });
+        self.ended = Some(Ended { status, shortage, at: Instant::now(), rest });
+    }
+
+    fn shortage(&self, status: Exit, kills: &mut Kills) -> Option<Shortage> {
+        if status != Exit::Signal(libc::SIGKILL) {
+            return None;
+        }
+        let own = self.cgroup.as_ref().filter(|cgroup| cgroup.kills() > 0);
+        own.map(|cgroup| Shortage::Limit(cgroup.limit))
+            .or_else(|| (kills.was_one() && !self.killed).then_some(Shortage::Shared))
+    }
+
+    fn end_rest(&mut self, now: Instant) {
+        let Some(ended) = self.ended.as_mut().filter(|ended| ended.rest) else { return };
+        let (since, members) = (now.saturating_duration_since(ended.at), reaper::members(self.pid));
+        reaper::kill_late(&members, since);
+        if since >= reaper::LAST_MOMENT {
+            ended.rest = false;
+            if members.is_empty() {
+                // The number may be someone else's.
+                self.cgroup.iter().for_each(Cgroup::kill);
+            } else {
+                self.kill_all();
+            }
+        }
+    }
+
+    fn kill_all(&self) {
+        let _ = killpg(self.pid, Signal::SIGKILL);
+        self.cgroup.iter().for_each(Cgroup::kill);
     }
 
     /// The leader was reaped and nobody is left in its group and its cgroup, which is removed.
     pub fn is_gone(&self) -> bool {
         let empty = || killpg(self.pid, None) == Err(Errno::ESRCH) && self.cgroup.as_ref().is_none_or(Cgroup::remove);
-        self.ended.as_ref().is_some_and(|ended| empty() || ended.linger_until <= Instant::now())
+        self.ended.as_ref().is_some_and(|ended| empty() || ended.at.elapsed() >= LINGER)
     }
 
     /// Reads what is there of one pipe. True if there may be more.
@@ -142,7 +191,7 @@ impl Worker {
                 if stream == Stream::Stderr {
                     self.tail.push(&buffer[..len]);
                 }
-                pipe.lines.feed(&buffer[..len], &mut emit);
+                pipe.lines.feed(&buffer[..len], Instant::now(), &mut emit);
                 *slot = Some(pipe);
                 true
             }
@@ -184,7 +233,7 @@ impl Worker {
         self.report_dropped(outbox);
         if let Some(ended) = self.ended {
             let stderr_tail = self.tail.bytes().to_vec();
-            outbox.push(&Event::Exited { id: self.id, status: ended.status, stderr_tail });
+            outbox.push(&Event::Exited { id: self.id, status: ended.status, shortage: ended.shortage, stderr_tail });
         }
     }
 }

@@ -1,7 +1,9 @@
 //! Runs the real binary with real children. Nothing here sleeps to let something happen: events are awaited, and the
 //! ends of processes through pidfds, which also work for processes that are not our children.
 
-use snakepit_core::companion::{Event, Exit, Limits, MAX_FRAME, MAX_LINE, MAX_TAIL, Request, Stream, decode, encode};
+use snakepit_core::companion::{
+    Event, Exit, Limits, MAX_FRAME, MAX_LINE, MAX_TAIL, Request, Shortage, Stream, decode, encode,
+};
 use std::collections::VecDeque;
 use std::fs;
 use std::io::{Read, Write};
@@ -12,6 +14,9 @@ use std::time::Duration;
 
 /// Long enough for any machine; a test that waits this long has failed.
 const LONG: Duration = Duration::from_secs(30);
+
+/// What may be sent to all processes at once and is meant for the VM.
+const FOR_THE_VM: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
 
 struct Companion {
     child: Child,
@@ -31,11 +36,11 @@ impl Companion {
 
     /// A companion whose events nobody reads until `read`.
     fn start_unread() -> Self {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_snakepit_companion"))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
+        Self::start_by(&mut Command::new(env!("CARGO_BIN_EXE_snakepit_companion")))
+    }
+
+    fn start_by(command: &mut Command) -> Self {
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
         let (stdin, mut stdout) = (child.stdin.take(), child.stdout.take().unwrap());
         let ((gate, opened), (sender, events)) = (channel(), channel());
         std::thread::spawn(move || {
@@ -116,14 +121,23 @@ impl Companion {
 
     fn exited(&mut self, id: u64) -> (Exit, Vec<u8>) {
         self.until(|event| match event {
-            Event::Exited { id: other, status, stderr_tail } if *other == id => Some((*status, stderr_tail.clone())),
+            Event::Exited { id: other, status, stderr_tail, .. } if *other == id => {
+                Some((*status, stderr_tail.clone()))
+            }
             _ => None,
         })
     }
 
+    /// To the process that the companion is for its parent, which is the guard.
     fn signal(&self, signal: i32) {
         // SAFETY: the companion is our child and was not waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
+    }
+
+    /// The process that does everything.
+    fn server(&self) -> Process {
+        let guard = self.child.id();
+        Process::named(&fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap())
     }
 
     fn close(&mut self) -> ExitStatus {
@@ -183,6 +197,12 @@ impl Process {
         // SAFETY: one valid pollfd.
         let ready = unsafe { libc::poll(&mut fd, 1, LONG.as_millis() as i32) };
         assert_eq!(ready, 1, "process {} lives", self.pid);
+    }
+
+    /// Of one that was not reaped, so that the number is its own.
+    fn signal(&self, signal: i32) {
+        // SAFETY: takes two integers.
+        assert_eq!(unsafe { libc::kill(self.pid as i32, signal) }, 0);
     }
 
     fn stat(&self) -> Option<Vec<String>> {
@@ -285,7 +305,7 @@ fn a_child_inherits_only_what_it_should() {
     assert_eq!(companion.line(2), "SigBlk:\t0000000000000000");
     // Signals 32 and 33 are libc's own: it lets nobody touch them.
     let ignored = u64::from_str_radix(companion.line(2).trim_start_matches("SigIgn:\t"), 16).unwrap();
-    assert_eq!(ignored & !(3 << 31), 0);
+    assert_eq!(ignored & !(3 << 31), FOR_THE_VM.iter().map(|signal| 1 << (signal - 1)).sum());
     // SAFETY: ours, from above.
     unsafe { libc::close(leaked) };
 }
@@ -315,6 +335,61 @@ fn who_wants_more_memory_than_the_limit_fails_alone() {
     assert_eq!(companion.exited(3).0, Exit::Code(0));
 }
 
+/// A memory group (version 1) that the companion may be put into; version 2 has none on a machine that has these.
+struct Group(std::path::PathBuf);
+
+impl Group {
+    fn new(bytes: u64) -> Option<Self> {
+        let groups = fs::read_to_string("/proc/self/cgroup").ok()?;
+        let own = groups.lines().find_map(|line| line.split_once(":memory:"))?.1;
+        let name = format!("snakepit-test-{}", std::process::id());
+        let path = std::path::Path::new("/sys/fs/cgroup/memory").join(own.trim_start_matches('/')).join(name);
+        fs::create_dir(&path).ok()?;
+        let group = Self(path);
+        fs::write(group.0.join("memory.limit_in_bytes"), bytes.to_string()).ok()?;
+        let _ = fs::write(group.0.join("memory.memsw.limit_in_bytes"), bytes.to_string());
+        Some(group)
+    }
+
+    fn join(&self, pid: u32) {
+        fs::write(self.0.join("cgroup.procs"), pid.to_string()).unwrap();
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir(&self.0);
+    }
+}
+
+#[test]
+fn who_is_killed_for_want_of_memory_is_told_from_who_is_killed() {
+    let Some(group) = Group::new(64 << 20) else {
+        return eprintln!("no memory group of version 1 that this user may make: not tested");
+    };
+    // It counts in the group that it is in when it starts.
+    let program = env!("CARGO_BIN_EXE_snakepit_companion");
+    let mut companion = Companion::start_by(Command::new("sh").args(["-c", "read x; exec \"$0\"", program]));
+    companion.read();
+    group.join(companion.child.id());
+    companion.send_raw(b"go\n");
+    let shortage = |companion: &mut Companion, id| {
+        companion.until(|event| match event {
+            Event::Exited { id: other, status, shortage, .. } if *other == id => Some((*status, *shortage)),
+            _ => None,
+        })
+    };
+    let killed = Exit::Signal(libc::SIGKILL);
+    companion.shell(1, "exec sleep 1000").signal(libc::SIGKILL);
+    assert_eq!(shortage(&mut companion, 1), (killed, None));
+    companion.run(2, "tail", &["/dev/zero"]);
+    assert_eq!(shortage(&mut companion, 2), (killed, Some(Shortage::Shared)));
+    companion.shell(3, "echo ready; exec sleep 1000");
+    companion.send(&Request::Kill { id: 3 });
+    assert_eq!(shortage(&mut companion, 3), (killed, None));
+    companion.close();
+}
+
 #[test]
 fn a_limit_that_cannot_be_applied_is_named() {
     let mut companion = Companion::start();
@@ -336,19 +411,24 @@ fn a_limit_that_cannot_be_applied_is_named() {
 }
 
 #[test]
-fn stop_sends_term_and_leaves_time() {
+fn stop_leaves_time_and_sends_nothing() {
     let mut companion = Companion::start();
-    companion.shell(1, "trap 'echo bye; exit 9' TERM; echo ready; while :; do sleep 0.01; done");
+    let script = "trap 'echo told' TERM HUP INT; echo ready; while :; do sleep 0.01; done";
+    let process = companion.shell(1, &format!("exec env --default-signal sh -c \"{script}\""));
     assert_eq!(companion.line(1), "ready");
     companion.send(&Request::Stop { id: 1, grace_ms: u32::MAX });
-    assert_eq!(companion.line(1), "bye");
-    assert_eq!(companion.exited(1).0, Exit::Code(9));
+    companion.passes(2);
+    assert!(process.is_alive());
+    process.signal(libc::SIGTERM);
+    // The first that it hears.
+    assert_eq!(companion.line(1), "told");
+    assert!(!companion.seen.iter().any(|event| matches!(event, Event::Output { id: 1, .. })));
 }
 
 #[test]
-fn a_child_that_ignores_term_is_killed_after_its_grace() {
+fn a_child_that_does_not_end_is_killed_after_its_grace() {
     let mut companion = Companion::start();
-    let process = companion.shell(1, "trap '' TERM; echo ready; while :; do sleep 1000; done");
+    let process = companion.shell(1, "echo ready; while :; do sleep 1000; done");
     assert_eq!(companion.line(1), "ready");
     companion.send(&Request::Stop { id: 1, grace_ms: u32::MAX });
     companion.send(&Request::Stop { id: 1, grace_ms: 50 });
@@ -374,7 +454,7 @@ fn a_real_time_signal_is_reported_too() {
     assert_eq!(companion.exited(1).0, Exit::Signal(40));
 }
 
-/// A leader that exits by itself when told to, and a grandchild in its group that ignores TERM.
+/// A leader, and a grandchild in its group that ignores TERM.
 const WITH_GRANDCHILD: &str = "sh -c 'trap \"\" TERM HUP; echo $$; while :; do sleep 1000; done' & wait";
 
 #[test]
@@ -382,9 +462,64 @@ fn nothing_of_the_group_is_left_when_exited_is_sent() {
     let mut companion = Companion::start();
     let leader = companion.shell(1, WITH_GRANDCHILD);
     let grandchild = Process::named(&companion.line(1));
-    companion.send(&Request::Stop { id: 1, grace_ms: u32::MAX });
-    assert_eq!(companion.exited(1).0, Exit::Signal(libc::SIGTERM));
+    companion.send(&Request::Kill { id: 1 });
+    assert_eq!(companion.exited(1).0, Exit::Signal(libc::SIGKILL));
     assert!(leader.is_reaped() && grandchild.is_reaped());
+}
+
+/// In the group of a leader that leaves at once: one that cleans up when it is told to go, one that does so when whoever
+/// has the other end of its pipe is gone (as Python's resource tracker), and who has that and ignores TERM.
+const WITH_CLEANERS: &str = "
+    env --default-signal=TERM sh -c 'trap \"echo cleaned 1; exit\" TERM; echo ready; while :; do sleep 0.01; done' &
+    sleep 1000 | sh -c 'echo ready; read x; echo cleaned 2' multiprocessing.resource_tracker &";
+
+fn cleans_up(companion: &mut Companion, end: impl Fn(&mut Companion)) {
+    assert_eq!([companion.line(1), companion.line(1)], ["ready", "ready"]);
+    end(companion);
+    let mut lines = [companion.line(1), companion.line(1)];
+    lines.sort();
+    assert_eq!(lines, ["cleaned 1", "cleaned 2"]);
+}
+
+#[test]
+fn what_a_leader_leaves_has_a_moment_to_clean_up() {
+    let mut companion = Companion::start();
+    companion.shell(1, &format!("{WITH_CLEANERS} exec sleep 1000"));
+    cleans_up(&mut companion, |companion| companion.send(&Request::Kill { id: 1 }));
+    assert_eq!(companion.exited(1).0, Exit::Signal(libc::SIGKILL));
+    // After an end of its own as well.
+    let leader = companion.shell(1, &format!("{WITH_CLEANERS} kill -STOP $$; exit 3"));
+    while leader.stat().is_some_and(|stat| stat[0] != "T") {
+        std::thread::yield_now();
+    }
+    cleans_up(&mut companion, |_| leader.signal(libc::SIGCONT));
+    assert_eq!(companion.exited(1).0, Exit::Code(3));
+}
+
+#[test]
+fn what_is_left_has_a_moment_to_clean_up_when_all_ends() {
+    // Nobody reads their output any more.
+    let dir = std::env::temp_dir().join(format!("snakepit_cleaners_{}", std::process::id()));
+    for killed in ["none", "guard", "server"] {
+        fs::create_dir_all(&dir).unwrap();
+        let files = WITH_CLEANERS.replace("echo cleaned ", &format!("touch {}/", dir.display()));
+        let mut companion = Companion::start();
+        companion.shell(1, &format!("{files} exec sleep 1000"));
+        assert_eq!([companion.line(1), companion.line(1)], ["ready", "ready"]);
+        let server = companion.server();
+        match killed {
+            "guard" => companion.signal(libc::SIGKILL),
+            "server" => server.signal(libc::SIGKILL),
+            _ => companion.stdin = None,
+        }
+        companion.child.wait().unwrap();
+        server.wait();
+        let mut names: Vec<_> =
+            fs::read_dir(&dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        names.sort();
+        assert_eq!(names, ["1", "2"], "killed: {killed}");
+        fs::remove_dir_all(&dir).unwrap();
+    }
 }
 
 #[test]
@@ -431,23 +566,23 @@ fn end_of_file_within_a_frame_is_the_same() {
 }
 
 #[test]
-fn term_and_hup_are_like_end_of_file() {
-    for signal in [libc::SIGTERM, libc::SIGHUP] {
-        let mut companion = Companion::start();
-        let process = companion.shell(1, "exec sleep 1000");
-        companion.signal(signal);
-        assert_eq!(companion.child.wait().unwrap().code(), Some(0));
-        assert!(process.is_reaped());
-    }
-}
-
-#[test]
-fn an_interrupt_is_not_for_us() {
+fn what_is_sent_to_all_is_for_the_vm() {
     let mut companion = Companion::start();
-    let process = companion.shell(1, "exec sleep 1000");
-    companion.signal(libc::SIGINT);
+    let process = companion.shell(1, "echo ready; exec sleep 1000");
+    assert_eq!(companion.line(1), "ready");
+    let server = companion.server();
+    for signal in FOR_THE_VM.into_iter().chain([libc::SIGALRM, libc::SIGTSTP, libc::SIGPIPE]) {
+        companion.signal(signal);
+        server.signal(signal);
+        if FOR_THE_VM.contains(&signal) {
+            process.signal(signal);
+        }
+    }
+    // What tells the server that the guard is gone does not say so by itself.
+    server.signal(libc::SIGCHLD);
     companion.passes(2);
     assert!(process.is_alive());
+    assert_eq!(companion.close().code(), Some(0));
 }
 
 #[test]
@@ -486,11 +621,7 @@ fn a_killed_guard_leaves_nothing_that_workers_started() {
 #[test]
 fn a_killed_server_leaves_nothing_that_workers_started() {
     dies_without_a_trace(|companion| {
-        let guard = companion.child.id();
-        let children = fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap();
-        let server = children.trim().parse().unwrap();
-        // SAFETY: the guard's only child, which it does not reap while it lives.
-        assert_eq!(unsafe { libc::kill(server, libc::SIGKILL) }, 0);
+        companion.server().signal(libc::SIGKILL);
     });
 }
 

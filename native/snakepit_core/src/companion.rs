@@ -38,14 +38,14 @@ pub enum Request {
         /// What it may use. One that cannot be applied makes an [`Event::StartFailed`].
         limits: Limits,
     },
-    /// TERM to the process group now, KILL to it after the grace period.
+    /// The VM told the process to end: KILL to it if it has not after the grace period.
     Stop {
         /// Which process.
         id: u64,
-        /// Milliseconds from TERM to KILL. A second `Stop` can only make it shorter.
+        /// Milliseconds until KILL. A second `Stop` can only make it shorter.
         grace_ms: u32,
     },
-    /// KILL to the process group.
+    /// KILL to the process. What is left of its group is then ended as after any other end.
     Kill {
         /// Which process.
         id: u64,
@@ -94,12 +94,15 @@ pub enum Event {
         /// The line was longer than [`MAX_LINE`]; the rest of it is lost.
         truncated: bool,
     },
-    /// The process is gone, and its whole process group was killed. The last event of an id.
+    /// The process is gone, and its whole process group with it: the rest of the group got TERM, and KILL a moment
+    /// later. The last event of an id.
     Exited {
         /// As in [`Request::Start`].
         id: u64,
         /// How it ended.
         status: Exit,
+        /// Whether the kernel killed it because memory ran out.
+        shortage: Option<Shortage>,
         /// The last [`MAX_TAIL`] bytes of its stderr, whether or not they were sent as lines.
         stderr_tail: Vec<u8>,
     },
@@ -133,6 +136,15 @@ pub enum Exit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+}
+
+/// Which memory ran out when the kernel killed a process for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Shortage {
+    /// What [`Limits::memory`] allowed, in bytes.
+    Limit(u64),
+    /// That of the machine or container. Most likely: the kernel killed something there at that time.
+    Shared,
 }
 
 /// Why a frame could not be decoded.
@@ -216,6 +228,7 @@ mod tests {
         let bytes = || proptest::collection::vec(any::<u8>(), 0..300);
         let stream = prop_oneof![Just(Stream::Stdout), Just(Stream::Stderr)];
         let exit = prop_oneof![any::<i32>().prop_map(Exit::Code), any::<i32>().prop_map(Exit::Signal)];
+        let shortage = prop_oneof![any::<u64>().prop_map(Shortage::Limit), Just(Shortage::Shared)];
         prop_oneof![
             any::<(u64, u32)>().prop_map(|(id, pid)| Event::Started { id, pid }),
             (any::<u64>(), ".*").prop_map(|(id, reason)| Event::StartFailed { id, reason }),
@@ -225,11 +238,8 @@ mod tests {
                 line,
                 truncated
             }),
-            (any::<u64>(), exit, bytes()).prop_map(|(id, status, stderr_tail)| Event::Exited {
-                id,
-                status,
-                stderr_tail
-            }),
+            (any::<u64>(), exit, proptest::option::of(shortage), bytes())
+                .prop_map(|(id, status, shortage, stderr_tail)| Event::Exited { id, status, shortage, stderr_tail }),
             any::<(u64, u64)>().prop_map(|(id, lines)| Event::Dropped { id, lines }),
             ".*".prop_map(|reason| Event::BadFrame { reason }),
         ]

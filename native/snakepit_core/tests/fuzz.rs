@@ -12,7 +12,7 @@
 
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
-use snakepit_core::companion::{self, Event, Exit, Limits, Request, Stream};
+use snakepit_core::companion::{self, Event, Exit, Limits, Request, Shortage, Stream};
 use snakepit_core::frame::{Reply, Table};
 use snakepit_core::reader::{BadValue, Budget, Reader, Token};
 use snakepit_core::writer::Writer;
@@ -284,7 +284,7 @@ fn write_the_corpus() {
         ("started", Event::Started { id, pid: 1234 }),
         ("start_failed", Event::StartFailed { id, reason: "no such file".into() }),
         ("output", Event::Output { id, stream: Stream::Stderr, line: b"a line \xff".to_vec(), truncated: true }),
-        ("exited", Event::Exited { id, status: Exit::Signal(9), stderr_tail }),
+        ("exited", Event::Exited { id, status: Exit::Signal(9), shortage: Some(Shortage::Shared), stderr_tail }),
         ("dropped", Event::Dropped { id, lines: 12 }),
         ("bad_frame", Event::BadFrame { reason: "malformed".into() }),
     ] {

@@ -88,6 +88,7 @@ rustler::atoms! {
     bad_frame,
     dropped,
     exited,
+    out_of_memory,
     output,
     signal,
     start_failed,

@@ -2,7 +2,7 @@
 
 use crate::atoms;
 use rustler::{Binary, Encoder, Env, NewBinary, NifMap, Term};
-use snakepit_core::companion::{self, Event, Exit, Request, Stream};
+use snakepit_core::companion::{self, Event, Exit, Request, Shortage, Stream};
 
 fn frame<'a>(env: Env<'a>, request: &Request) -> Term<'a> {
     NewBinary::from_slice(env, &companion::encode(request)).into()
@@ -59,10 +59,14 @@ fn companion_event<'a>(env: Env<'a>, bytes: Binary<'a>) -> Term<'a> {
             let stream = if stream == Stream::Stdout { atoms::stdout() } else { atoms::stderr() };
             (atoms::output(), id, stream, text(&line), truncated).encode(env)
         }
-        Ok(Event::Exited { id, status, stderr_tail }) => {
-            let status = match status {
-                Exit::Code(n) => (atoms::status(), n),
-                Exit::Signal(n) => (atoms::signal(), n),
+        Ok(Event::Exited { id, status, shortage, stderr_tail }) => {
+            let status = match (status, shortage) {
+                (Exit::Code(n), _) => (atoms::status(), n).encode(env),
+                (Exit::Signal(n), None) => (atoms::signal(), n).encode(env),
+                (Exit::Signal(n), Some(Shortage::Shared)) => (atoms::signal(), n, atoms::out_of_memory()).encode(env),
+                (Exit::Signal(n), Some(Shortage::Limit(bytes))) => {
+                    (atoms::signal(), n, (atoms::out_of_memory(), bytes)).encode(env)
+                }
             };
             (atoms::exited(), id, status, text(&stderr_tail)).encode(env)
         }

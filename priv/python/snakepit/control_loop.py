@@ -7,7 +7,7 @@ import socket
 import sys
 import threading
 
-from . import context
+from . import context, signals
 from .errors import ProtocolError
 from .replies import BINS, KINDS
 
@@ -67,7 +67,10 @@ class ControlLoop:
             self._service.keeper.give_back_after(int(rest[0]) / 1000)
         elif name == "grpc":
             threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
-        elif name == "stop":
+        elif name == "stop" and not self._service.stopping:
+            self._service.stopping = True
+            context.caller_gone()
+            signals.interrupt()
             threading.Thread(target=self._finish, name="snakepit-stop", daemon=True).start()
 
     def _chunk(self, chunk: int, size: int) -> None:
@@ -99,7 +102,7 @@ class ControlLoop:
             self._control.send(["grpc_ready", path])
 
     def _finish(self) -> None:
-        self._service.stopping = True
+        """Ends lanes that the interruption missed: where Python calls back from C, an exception may be lost."""
         for lane in self._lanes:
             # Held by the call that runs there, if one does; never given back.
             lane.lock.acquire()

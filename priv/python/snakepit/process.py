@@ -5,13 +5,12 @@ from __future__ import annotations
 import atexit
 import gc
 import os
-import signal
 import socket
 import sys
 import threading
 from functools import cache
 
-from . import __version__, context, fork, memory_array
+from . import __version__, context, fork, memory_array, signals
 from .borrowed import Borrowed
 from .calls import Service
 from .control import Control
@@ -25,7 +24,7 @@ from .registry import collect, describe
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import FrameType, ModuleType
+    from types import ModuleType
     from typing import Any
 
     from .arena import Arena
@@ -50,10 +49,6 @@ def capabilities() -> list[str]:
 
 def run(path: str, token: str) -> None:
     """Serves until the BEAM says stop or goes away."""
-    # Ctrl-C in a terminal reaches the whole process group; the BEAM decides what it means. Not SIG_IGN: programs that
-    # tools start would inherit it.
-    signal.signal(signal.SIGINT, _ignore)
-    signal.siginterrupt(signal.SIGINT, False)
     threading.stack_size(_STACK)
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     sock.connect(path)
@@ -94,24 +89,37 @@ def run(path: str, token: str) -> None:
     memory_array.arena = arena
     lanes = _lanes(int(settings["lanes"]), control, service)
     os.register_at_fork(after_in_child=_in_child)
+    signals.listen_for_stop()
+    lanes[0].calls.cancellation.listen()
+    try:
+        try:
+            _serve(control, service, lanes, list(settings["modules"]))
+        finally:
+            # Exit handlers are left alone.
+            signals.ignore_stop()
+    except SystemExit:
+        # It is to stop; what modules and tools raise does not come here.
+        pass
+    _leave()
+
+
+def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str]) -> None:
     stop = threading.Event()
     threading.Thread(
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
     ).start()
-    _end_on_sigterm(service, lanes)
-    lanes[0].calls.cancellation.listen()
     try:
-        tools.update(collect(_imported(settings["modules"], control)))
+        service.tools.update(collect(_imported(modules, control)))
         if fork.is_child():
             fork.leave()
-        described = describe(tools)
-        tools[PROBE] = probe_tool()
+        described = describe(service.tools)
+        service.tools[PROBE] = probe_tool()
         control.send(["ready", {"tools": described}])
     except BaseException as error:
         if fork.is_child():
             fork.leave(error)
         if service.stopping:
-            _leave()
+            return
         from .failures import describe as describe_failure
 
         control.send(["failed", describe_failure(error)])
@@ -124,19 +132,10 @@ def run(path: str, token: str) -> None:
     gc.freeze()
     for lane in lanes[1:]:
         threading.Thread(target=lane.serve, name="snakepit-lane", daemon=True).start()
-    try:
-        lanes[0].serve()
-        if not service.stopping:
-            # Only this lane ended.
-            stop.wait()
-    except SystemExit:
-        # SIGTERM; what a tool raises does not come here.
-        pass
-    _leave()
-
-
-def _ignore(number: int, frame: FrameType | None) -> None:
-    """Nothing is done about this signal."""
+    lanes[0].serve()
+    if not service.stopping:
+        # Only this lane ended.
+        stop.wait()
 
 
 def _in_child() -> None:
@@ -212,12 +211,3 @@ def _imported(names: list[str], control: Control) -> list[ModuleType]:
         control.send(["importing", name])
         modules.append(importlib.import_module(name))
     return modules
-
-
-def _end_on_sigterm(service: Service, lanes: list[Lane]) -> None:
-    def end(number: int, frame: FrameType | None) -> None:
-        # Raised in the main thread, out of whatever it does; a tool's own cleanup runs on the way.
-        service.stopping = True
-        sys.exit(0)
-
-    signal.signal(signal.SIGTERM, end)

@@ -8,6 +8,8 @@ from __future__ import annotations
 import os
 import sys
 
+from .signals import leave_to_the_beam
+
 # sysexits.h: something in the configuration is wrong. The package exits with the same where Python is too old.
 EX_CONFIG = 78
 
@@ -47,6 +49,8 @@ def _broken(name: str, error: Exception) -> None:
 
 def main() -> None:
     """Checks that the interpreter has what is needed, then serves. (Its version was checked by the package itself.)"""
+    # First of all: nothing is imported yet that could start programs.
+    leave_to_the_beam()
     _msgpack()
     path = os.environ.pop("SNAKEPIT_SOCKET", None)
     token = os.environ.pop("SNAKEPIT_TOKEN", None)

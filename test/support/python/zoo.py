@@ -36,8 +36,8 @@ def _for_ever() -> None:
 
 
 @tool
-def ignores_sigterm(started: str) -> None:
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+def ignores_stop(started: str) -> None:
+    """Python tells it to end by raising SystemExit."""
     open(started, "w").close()
     _for_ever()
 
