@@ -46,6 +46,41 @@ defmodule Snakepit.ReadmeTest do
     end
   end
 
+  @tag :tmp_dir
+  test "the table of types is true of what is like an array", %{tmp_dir: dir} do
+    assert @readme =~
+             "not what is more than its numbers: subclasses of `ndarray`, tables and columns of pandas, polars and pyarrow"
+
+    source = """
+    import numpy as np
+    from snakepit import tool
+
+    def like(module, name):
+        offers = {"__array__": lambda self, dtype=None, copy=None: np.arange(3.0), "__module__": module}
+        return type(name, (), offers)()
+
+    @tool
+    def made(kind: str):
+        return {
+            "plain": lambda: like("mine", "Numbers"),
+            "transposed": lambda: np.arange(6.0).reshape(2, 3).T,
+            "pandas": lambda: like("pandas.core.frame", "DataFrame"),
+            "polars": lambda: like("polars.series.series", "Series"),
+            "pyarrow": lambda: like("pyarrow.lib", "Table"),
+            "masked": lambda: np.ma.masked_array([1, 2], mask=[0, 1]),
+            "matrix": lambda: np.matrix([[1, 2]]),
+        }[kind]()
+    """
+
+    {:ok, pool} = source_pool(dir, source)
+    made = &Snakepit.execute("made", %{kind: &1}, pool: pool)
+    assert {:ok, %Tensor{shape: {3}}} = made.("plain")
+    assert {:ok, %Tensor{shape: {3, 2}}} = made.("transposed")
+
+    for kind <- ~w(pandas polars pyarrow masked matrix),
+        do: assert({:error, %Error{category: :python_error}} = made.(kind), kind)
+  end
+
   test "the configuration is valid" do
     for block <- blocks("elixir"), block =~ "config :snakepit" do
       # The reader's application stands for this one.

@@ -16,6 +16,21 @@ defmodule Snakepit.ChaosTest do
   end
 
   @tag :tmp_dir
+  test "the load takes the ways that there are: without grpc, none of its calls is forced to go by it", %{
+    tmp_dir: dir
+  } do
+    name = :chaos_without_grpc
+    options = Map.put(Chaos.pool(name, "none", 2), :python, bare_python(dir))
+    {:ok, _} = Snakepit.start_pool(options)
+    on_exit(fn -> Snakepit.stop_pool(name) end)
+    assert Snakepit.Bench.ways(name) == [:zero_copy, :inline]
+    load = Chaos.Load.start(name, 4, 7)
+    eventually(fn -> match?({:ok, %{calls: calls}} when calls > 400, Snakepit.get_stats(name)) end, 20_000)
+    assert %{wrong: [], lost: [], calls: calls} = Chaos.Load.stop(load)
+    assert calls > 200
+  end
+
+  @tag :tmp_dir
   test "the load finds wrong answers, in small results and in large ones", %{tmp_dir: dir} do
     source = """
     import zlib
