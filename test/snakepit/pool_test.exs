@@ -393,7 +393,7 @@ defmodule Snakepit.PoolTest do
         assert error.message =~ inspect(python)
       end
 
-      assert refused(start.("/etc/passwd"), :no_python).message =~ "Permission denied"
+      assert refused(start.("/etc/passwd"), :no_python).message =~ "/etc/passwd is not executable"
       assert %{category: :worker} = refused(start.("true"), :no_python)
     end
 
