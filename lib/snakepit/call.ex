@@ -145,10 +145,10 @@ defmodule Snakepit.Call do
     end)
   end
 
-  @doc "Leaves a stream before its end: its tool is cancelled."
-  @spec leave(stream()) :: :ok
-  def leave({call, lane, ticket, _out, streaming} = stream) do
-    guarded(call, lane, ticket, fn -> ended(stream, Exchange.leave(call, streaming)) end)
+  @doc "Leaves a stream before its end: its tool is cancelled. `status` is told with the event of its end."
+  @spec leave(stream(), :ok | :raised) :: :ok
+  def leave({call, lane, ticket, _out, streaming} = stream, status \\ :ok) do
+    guarded(call, lane, ticket, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
     :ok
   end
 
@@ -183,7 +183,7 @@ defmodule Snakepit.Call do
     consume.()
   catch
     kind, reason ->
-      leave(stream)
+      leave(stream, :raised)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 

@@ -213,8 +213,8 @@ defmodule Snakepit.Native do
   @spec close_fd(integer()) :: :ok
   def close_fd(_fd), do: stub()
 
-  # Below, `reference`, if it is one, is what a `:wait` is answered under: `{:select, _, reference, _}` is sent to the
-  # calling process when the lane is worth another try, or is closed. `:again`: at once. A `String` says what failed.
+  # After `:wait`, `{:select, _, reference, _}` is sent to the calling process when the lane is worth another try, or is
+  # closed. `:again`: it is so at once.
 
   @doc "Takes a worker's descriptor over, until `lane_close/1` or the end of the calling process."
   @spec lane_open(fd :: non_neg_integer()) :: lane()
@@ -223,15 +223,14 @@ defmodule Snakepit.Native do
   @spec lane_close(lane()) :: :ok
   def lane_close(_lane), do: stub()
 
-  @doc "Sends a frame. What the socket does not take stays with the lane, for `lane_flush/2`."
-  @spec lane_send(lane(), frame(), reference() | nil) ::
-          :ok | :wait | :again | {:error, :closed | String.t()}
-  def lane_send(_lane, _frame, _reference), do: stub()
+  @doc "Sends a frame. What the socket does not take at once stays with the lane, for `lane_flush/2`; no message comes."
+  @spec lane_send(lane(), frame()) :: :ok | :wait | :again | {:error, :closed | String.t()}
+  def lane_send(_lane, _frame), do: stub()
 
-  @spec lane_flush(lane(), reference() | nil) :: :ok | :wait | :again | {:error, :closed | String.t()}
+  @spec lane_flush(lane(), reference()) :: :ok | :wait | :again | {:error, :closed | String.t()}
   def lane_flush(_lane, _reference), do: stub()
 
-  @spec lane_receive(lane(), reference() | nil) ::
+  @spec lane_receive(lane(), reference()) ::
           {:ok, binary()} | :wait | :again | {:error, :closed | String.t()}
   def lane_receive(_lane, _reference), do: stub()
 

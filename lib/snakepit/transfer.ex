@@ -13,7 +13,7 @@ defmodule Snakepit.Transfer do
   @type choice :: :auto | way()
 
   @numbers %{inline: 0, zero_copy: 1, grpc: 2}
-  # gen_tcp's packet length and gRPC's message length are signed 32-bit numbers.
+  # A lane's frame length and gRPC's message length are signed 32-bit numbers.
   @largest_message 0x7FFFFFFF
 
   @doc "Every way."

@@ -50,7 +50,7 @@ defmodule Snakepit.Call.Exchange do
 
   @typedoc "A stream whose request was sent: its call's id, and where its items come from."
   @type streaming :: {pos_integer(), :lane | {:grpc, reference()}, t()}
-  @type stream_end :: {{:ok, nil} | {:error, Error.t()}, lane_state(), t()}
+  @type stream_end :: {{:ok | :raised, nil} | {:error, Error.t()}, lane_state(), t()}
 
   @doc "Sends the request of a stream."
   @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
@@ -88,9 +88,9 @@ defmodule Snakepit.Call.Exchange do
   end
 
   @doc "Leaves a stream before its end."
-  @spec leave(Call.t(), streaming()) :: stream_end()
-  def leave(call, {_call_id, source, ex}),
-    do: judged({{:ok, nil}, left(source, "a stream was left before its end"), ex}, call)
+  @spec leave(Call.t(), streaming(), :ok | :raised) :: stream_end()
+  def leave(call, {_call_id, source, ex}, status),
+    do: judged({{status, nil}, left(source, "a stream was left before its end"), ex}, call)
 
   # ---- request ----------------------------------------------------------------------------------------------------
 

@@ -3,8 +3,8 @@ defmodule Snakepit.Worker.LaneSocket do
   # The BEAM's end of a lane: a descriptor that the worker passed. Frames go and come in the process that calls; the
   # process that opened the lane owns it, and its end, whatever it is, closes the lane.
   #
-  # Each function that waits makes a reference and receives by it in the same body: then the compiler has the VM look
-  # only at messages that came after the reference was made, however long the mailbox is.
+  # `attempt/3` makes a reference and receives by it in one body: then the compiler has the VM look only at messages that
+  # came after the reference was made, however long the mailbox is.
 
   alias Snakepit.Native
 
@@ -28,70 +28,24 @@ defmodule Snakepit.Worker.LaneSocket do
   @doc "Sends a frame by `deadline` (monotonic ms). What was not sent by then stays with the lane, for `flush/2`."
   @spec send(Native.lane(), Native.frame(), deadline()) :: :ok | failure()
   def send(socket, frame, deadline) do
-    ref = make_ref()
-
-    case Native.lane_send(socket, frame, ref) do
-      :wait ->
-        receive do
-          {:select, _, ^ref, _} -> flush(socket, deadline)
-        after
-          left(deadline) ->
-            Native.lane_cancel(socket) ||
-              receive do
-                {:select, _, ^ref, _} -> :ok
-              after
-                @under_way_ms -> :ok
-              end
-
-            {:error, :timeout}
-        end
-
-      :again ->
-        flush(socket, deadline)
-
-      answer ->
-        answer
-    end
+    with more when more in [:wait, :again] <- Native.lane_send(socket, frame), do: flush(socket, deadline)
   end
 
   @doc "Sends what is left of a frame, whoever began it; `:ok` at once if nothing is."
   @spec flush(Native.lane(), deadline()) :: :ok | failure()
-  def flush(socket, deadline) do
-    ref = make_ref()
-
-    case Native.lane_flush(socket, ref) do
-      :wait ->
-        receive do
-          {:select, _, ^ref, _} -> flush(socket, deadline)
-        after
-          left(deadline) ->
-            Native.lane_cancel(socket) ||
-              receive do
-                {:select, _, ^ref, _} -> :ok
-              after
-                @under_way_ms -> :ok
-              end
-
-            {:error, :timeout}
-        end
-
-      :again ->
-        flush(socket, deadline)
-
-      answer ->
-        answer
-    end
-  end
+  def flush(socket, deadline), do: attempt(socket, deadline, &Native.lane_flush/2)
 
   @doc "The next frame. After `{:error, :timeout}` nothing is lost: the next to call gets it, whoever that is."
   @spec recv(Native.lane(), deadline()) :: {:ok, binary()} | failure()
-  def recv(socket, deadline) do
+  def recv(socket, deadline), do: attempt(socket, deadline, &Native.lane_receive/2)
+
+  defp attempt(socket, deadline, move) do
     ref = make_ref()
 
-    case Native.lane_receive(socket, ref) do
+    case move.(socket, ref) do
       :wait ->
         receive do
-          {:select, _, ^ref, _} -> recv(socket, deadline)
+          {:select, _, ^ref, _} -> attempt(socket, deadline, move)
         after
           left(deadline) ->
             Native.lane_cancel(socket) ||
@@ -105,7 +59,7 @@ defmodule Snakepit.Worker.LaneSocket do
         end
 
       :again ->
-        recv(socket, deadline)
+        attempt(socket, deadline, move)
 
       answer ->
         answer

@@ -15,7 +15,8 @@ use rustler::sys::{
     self, ErlNifBinary, ErlNifEnv, ErlNifEvent, ErlNifMonitor, ErlNifPid, ErlNifResourceType, ErlNifTerm,
 };
 use rustler::sys::{c_int, c_void};
-use rustler::{Binary, Decoder, Encoder, Env, Error, LocalPid, NewBinary, NifResult, OwnedBinary, OwnedEnv, Term};
+use rustler::{Binary, Decoder, Encoder, Env, Error, LocalPid, NewBinary, NifResult};
+use rustler::{OwnedBinary, OwnedEnv, Reference, Term};
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
@@ -227,25 +228,24 @@ impl LaneRef<'_> {
         state: &mut State,
         mode: c_int,
         progress: io::Result<Progress>,
-        reference: Term<'a>,
+        reference: Option<Reference<'a>>,
     ) -> Term<'a> {
-        match progress {
-            Ok(Progress::Done) => atoms::ok().encode(env),
-            Ok(Progress::Again) => atoms::again().encode(env),
-            Ok(Progress::Wait) if reference.is_ref() => {
-                // SAFETY: the lane is not closed, as its lock's holder saw; a NIF's own environment and term.
-                let answer = unsafe { select(env.as_c_arg(), self.lane.fd, mode, self.object, reference.as_c_arg()) };
-                if answer < 0 {
-                    return failed(env, &io::Error::other("it cannot be waited for"));
-                }
-                let owner = OwnedEnv::new();
-                let reference = owner.save(reference);
-                state.waiter = Some(Waiter { pid: env.pid(), owner, reference });
-                atoms::wait().encode(env)
-            }
-            Ok(Progress::Wait) => atoms::wait().encode(env),
-            Err(error) => failed(env, &error),
+        let reference = match (progress, reference) {
+            (Ok(Progress::Done), _) => return atoms::ok().encode(env),
+            (Ok(Progress::Again), _) => return atoms::again().encode(env),
+            (Ok(Progress::Wait), None) => return atoms::wait().encode(env),
+            (Ok(Progress::Wait), Some(reference)) => reference.encode(env),
+            (Err(error), _) => return failed(env, &error),
+        };
+        // SAFETY: the lane is not closed, as the holder of its lock saw; a NIF's own environment and term.
+        let answer = unsafe { select(env.as_c_arg(), self.lane.fd, mode, self.object, reference.as_c_arg()) };
+        if answer < 0 {
+            return failed(env, &io::Error::other("it cannot be waited for"));
         }
+        let owner = OwnedEnv::new();
+        let reference = owner.save(reference);
+        state.waiter = Some(Waiter { pid: env.pid(), owner, reference });
+        atoms::wait().encode(env)
     }
 }
 
@@ -301,7 +301,7 @@ fn lane_cancel(env: Env, lane: LaneRef) -> bool {
 
 /// Sends a frame, a binary or a list of them, with its length before it. What does not fit stays here for `lane_flush`.
 #[rustler::nif]
-fn lane_send<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>, reference: Term<'a>) -> NifResult<Term<'a>> {
+fn lane_send<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>) -> NifResult<Term<'a>> {
     let parts: Vec<Binary> = if frame.is_list() { frame.decode()? } else { vec![frame.decode()?] };
     let size: usize = parts.iter().map(|part| part.len()).sum();
     if size > MAX_FRAME {
@@ -319,12 +319,12 @@ fn lane_send<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>, reference: Te
     if matches!(progress, Ok(Progress::Wait | Progress::Again)) {
         state.unsent = Some(Unsent::new(prefix, &parts, at));
     }
-    Ok(lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, reference))
+    Ok(lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, None))
 }
 
 /// Goes on with a frame of which a part was sent, whoever sent it. `:ok` if nothing is left.
 #[rustler::nif]
-fn lane_flush<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Term<'a> {
+fn lane_flush<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Reference<'a>) -> Term<'a> {
     let mut state = lane.lane.state();
     state.waiter = None;
     if state.closed {
@@ -340,7 +340,7 @@ fn lane_flush<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Term<
     if !matches!(progress, Ok(Progress::Wait | Progress::Again)) {
         state.unsent = None;
     }
-    lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, reference)
+    lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, Some(reference))
 }
 
 impl Unsent {
@@ -405,7 +405,7 @@ fn send<'p>(env: Env, fd: RawFd, part: impl Fn(usize) -> Option<&'p [u8]>, at: &
 
 /// The next frame, without its length: `{:ok, binary}`.
 #[rustler::nif]
-fn lane_receive<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Term<'a> {
+fn lane_receive<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Reference<'a>) -> Term<'a> {
     let mut state = lane.lane.state();
     state.waiter = None;
     if state.closed {
@@ -413,7 +413,7 @@ fn lane_receive<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Term<'a>) -> Ter
     }
     match receive(env, lane.lane.fd, &mut state) {
         Ok(Ok(frame)) => (atoms::ok(), frame).encode(env),
-        Ok(Err(progress)) => lane.answer(env, &mut state, sys::ERL_NIF_SELECT_READ, Ok(progress), reference),
+        Ok(Err(progress)) => lane.answer(env, &mut state, sys::ERL_NIF_SELECT_READ, Ok(progress), Some(reference)),
         Err(error) => failed(env, &error),
     }
 }
