@@ -51,8 +51,8 @@ defmodule Snakepit.Companion do
   def stop(id, grace_ms), do: GenServer.cast(__MODULE__, {:stop, id, grace_ms})
 
   @doc """
-  KILL. What is left of its process group gets TERM, and KILL half a second later at most: Python's resource trackers,
-  say, which remove blocks from /dev/shm. Then it has `:exited`.
+  KILL. What is left of its process group gets TERM, and KILL a moment later: Python's resource trackers, say, first
+  remove what it left in /dev/shm. Then it has `:exited`.
   """
   @spec kill(id()) :: :ok
   def kill(id), do: GenServer.cast(__MODULE__, {:kill, id})

@@ -27,7 +27,7 @@ defmodule Snakepit.Worker do
 
   @max_grace_ms 2_000
   # What its end leaves to be cleaned up takes less.
-  @moment_ms 600
+  @moment_ms 1_700
   # The companion is started again within moments.
   @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.

@@ -15,6 +15,8 @@ defmodule Snakepit.CompanionTest do
     {to_string(guard), "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()}
   end
 
+  defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
+
   defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)
 
   defp serves_again(pool, old) do
@@ -75,9 +77,243 @@ defmodule Snakepit.CompanionTest do
     serves_again(pool, old)
   end
 
-  describe "limits" do
-    defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
+  describe "a signal that all processes get" do
+    @source """
+    import os, time
+    from multiprocessing import shared_memory
+    from snakepit import tool
 
+    def wait(started, go_on):
+        open(started, "w").close()
+        while not os.path.exists(go_on):
+            time.sleep(0.002)
+
+    @tool
+    def slow(started, go_on):
+        wait(started, go_on)
+        return "right"
+
+    @tool
+    def items(started, go_on):
+        yield 1
+        wait(started, go_on)
+        yield 2
+        yield 3
+
+    @tool
+    def pid():
+        return os.getpid()
+
+    @tool
+    def block():
+        return shared_memory.SharedMemory(create=True, size=100_000).name
+    """
+
+    # A call and a stream that are in the middle of their tools, and what lets these go on.
+    defp under_way(pool, dir) do
+      [go_on, called, streamed] = for name <- ["go_on", "called", "streamed"], do: Path.join(dir, name)
+      args = &%{started: &1, go_on: go_on}
+      call = Task.async(fn -> Snakepit.execute("slow", args.(called), pool: pool) end)
+      stream = Task.async(fn -> "items" |> Snakepit.stream(args.(streamed), pool: pool) |> Enum.to_list() end)
+      eventually(fn -> File.exists?(called) and File.exists?(streamed) end)
+      {call, stream, fn -> File.write!(go_on, "") end}
+    end
+
+    defp signalled(name, pids), do: {_, 0} = System.cmd("kill", ["-#{name}" | Enum.map(pids, &to_string/1)])
+
+    for signal <- ~w(TERM HUP INT QUIT USR1 USR2) do
+      @tag :tmp_dir
+      test "#{signal} to all but the VM: nothing ends, calls and streams go on", %{tmp_dir: dir} do
+        {:ok, pool} = source_pool(dir, @source, size: 2)
+        workers = for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid
+        {guard, server} = companion_os_pids()
+        {call, stream, go_on} = under_way(pool, dir)
+        signalled(unquote(signal), [guard, server | workers])
+        go_on.()
+        assert Task.await(call, 20_000) == {:ok, "right"}
+        assert Task.await(stream, 20_000) == [1, 2, 3]
+        assert Snakepit.execute!("pid", %{}, pool: pool) in workers
+        assert Enum.sort(workers) == Enum.sort(for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid)
+        assert companion_os_pids() == {guard, server}
+      end
+    end
+
+    @tag :tmp_dir
+    test "TERM to a VM and all its descendants: calls and streams finish, then all are gone", %{tmp_dir: dir} do
+      vm = vm!(dir, "")
+      signalled("TERM", [vm.pid | descendants(vm.pid)])
+      # It has begun to stop: no new calls.
+      eventually(fn -> File.exists?(Path.join(dir, "refused")) end)
+      File.write!(Path.join(dir, "go_on"), "")
+      port = vm.port
+      assert_receive {^port, {:exit_status, 0}}, 30_000
+      assert File.read!(Path.join(dir, "call")) == inspect({:ok, "right"})
+      assert File.read!(Path.join(dir, "stream")) == inspect([1, 2, 3])
+      for pid <- vm.processes, do: assert(eventually(fn -> not alive?(pid) end))
+      assert eventually(fn -> not File.exists?(vm.block) end)
+    end
+
+    # Another VM with a call and a stream under way. It writes what they bring to files.
+    defp vm!(dir, more) do
+      File.write!(Path.join(dir, "another_vm.py"), @source)
+
+      options = %{
+        name: :vm,
+        size: 3,
+        python_module: "another_vm",
+        python_path: [dir],
+        shutdown_timeout: 20_000
+      }
+
+      code = """
+      dir = #{inspect(dir)}
+      file = &Path.join(dir, &1)
+      {:ok, _} = Application.ensure_all_started(:snakepit)
+      {:ok, _} = Snakepit.start_pool(#{inspect(options)})
+      put = fn name, value ->
+        File.write!(file.(name <> ".part"), inspect(value))
+        File.rename!(file.(name <> ".part"), file.(name))
+      end
+      block = "/dev/shm/" <> Snakepit.execute!("block", %{}, pool: :vm)
+      args = &%{started: file.(&1), go_on: file.("go_on")}
+      spawn(fn -> put.("call", Snakepit.execute("slow", args.("called"), pool: :vm)) end)
+      spawn(fn -> put.("stream", "items" |> Snakepit.stream(args.("streamed"), pool: :vm) |> Enum.to_list()) end)
+      ask = fn ask ->
+        case Snakepit.execute("pid", %{}, pool: :vm) do
+          {:ok, _} -> Process.sleep(5) && ask.(ask)
+          {:error, error} -> put.("refused", error)
+        end
+      end
+      spawn(fn -> ask.(ask) end)
+      #{more}
+      workers = for w <- Snakepit.list_workers(:vm), do: w.os_pid
+      put.("said", {System.pid(), workers, block})
+      """
+
+      args = ["--no-halt", "-pa", Path.join(:code.lib_dir(:snakepit), "ebin"), "-e", code]
+      elixir = System.find_executable("elixir")
+      port = Port.open({:spawn_executable, elixir}, [:binary, :exit_status, :stderr_to_stdout, args: args])
+      all = ~w(said called streamed)
+      eventually(fn -> Enum.all?(all, &File.exists?(Path.join(dir, &1))) end, 6000)
+      {{pid, workers, block}, _} = dir |> Path.join("said") |> File.read!() |> Code.eval_string()
+      assert File.exists?(block)
+
+      on_exit(fn ->
+        for pid <- [pid | workers], do: System.cmd("kill", ["-9", "#{pid}"], stderr_to_stdout: true)
+      end)
+
+      %{port: port, pid: pid, processes: workers ++ descendants(pid), block: block}
+    end
+
+    defp descendants(pid) do
+      children =
+        for file <- Path.wildcard("/proc/#{pid}/task/*/children"),
+            {:ok, list} <- [File.read(file)],
+            child <- String.split(list),
+            do: child
+
+      children ++ Enum.flat_map(children, &descendants/1)
+    end
+  end
+
+  # Python's resource tracker, a process beside the worker, removes what the worker left there.
+  describe "a block of shared memory whose name a tool returned is removed" do
+    @block "from multiprocessing import shared_memory\nx = shared_memory.SharedMemory(create=True, size=100_000).name"
+
+    defp block(pool) do
+      {:ok, name} = python(pool, @block)
+      path = "/dev/shm/" <> name
+      assert File.exists?(path)
+      path
+    end
+
+    defp removed(path), do: assert(eventually(fn -> not File.exists?(path) end))
+
+    test "when its worker is killed" do
+      pool = pool!()
+      path = block(pool)
+      {_, 0} = System.cmd("kill", ["-9", to_string(os_pid(pool))])
+      removed(path)
+      assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool)) end)
+    end
+
+    test "when its worker is recycled" do
+      pool = pool!(worker_max_requests: 1)
+      path = block(pool)
+      removed(path)
+    end
+
+    test "when the pool stops, which waits for it" do
+      pool = pool!()
+      path = block(pool)
+      :ok = Snakepit.stop_pool(pool)
+      refute File.exists?(path)
+    end
+
+    test "though a child of the tool ignores TERM and holds the tracker's pipe" do
+      pool = pool!()
+      path = block(pool)
+
+      code = """
+      import os, signal, time
+      x = os.fork()
+      if not x:
+          signal.signal(signal.SIGTERM, signal.SIG_IGN)
+          time.sleep(600)
+          os._exit(0)
+      """
+
+      {:ok, child} = python(pool, code)
+      :ok = Snakepit.stop_pool(pool)
+      refute File.exists?(path)
+      refute alive?(child)
+    end
+
+    for which <- [:guard, :server] do
+      test "when the companion's #{which} is killed" do
+        pool = pool!()
+        path = block(pool)
+        {guard, server} = companion_os_pids()
+        {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :guard, do: guard, else: server)])
+        removed(path)
+        assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool)) end)
+      end
+    end
+
+    @tag :tmp_dir
+    test "when the VM is killed", %{tmp_dir: dir} do
+      vm = vm!(dir, "")
+      signalled("KILL", [vm.pid])
+      removed(vm.block)
+      for pid <- vm.processes, do: assert(eventually(fn -> not alive?(pid) end))
+    end
+  end
+
+  test "a progress bar is told while it is drawn, though its line never ends" do
+    code = """
+    import sys, time
+    for i in range(15):
+        sys.stderr.write(f"\\r{i}")
+        sys.stderr.flush()
+        time.sleep(0.05)
+    time.sleep(600)
+    """
+
+    id = Companion.run(Snakepit.Python.venv_python(), ["-c", code], [])
+
+    lines = fn lines, told ->
+      assert_receive {:companion, ^id, {:output, :stderr, line}}, 20_000
+      if line == "14", do: Enum.reverse([line | told]), else: lines.(lines, [line | told])
+    end
+
+    numbers = Enum.map(lines.(lines, []), &String.to_integer/1)
+    assert hd(numbers) == 0 and length(numbers) > 2
+    assert numbers == numbers |> Enum.uniq() |> Enum.sort()
+    Companion.kill(id)
+    assert_receive {:companion, ^id, {:exited, {:signal, 9}, _}}, 20_000
+  end
+
+  describe "limits" do
     test "hold in the worker" do
       pool = pool!(limits: [open_files: 100, nice: 5, cpus: [0]])
 

@@ -35,8 +35,9 @@ pub fn reap(pid: Pid) {
 /// that process left in /dev/shm.
 pub const MOMENT: Duration = Duration::from_millis(400);
 
-/// How much longer the trackers themselves have: they wait for the end of all who share their pipe.
-pub const LAST_MOMENT: Duration = Duration::from_millis(500);
+/// The same for the trackers themselves: they wait for the end of all who share their pipe, and then need a core. That
+/// takes milliseconds, but on a machine with too much to do.
+pub const LAST_MOMENT: Duration = Duration::from_millis(1500);
 
 /// Ends every child, whatever group or session it went to, and reaps them all.
 pub fn end_all() {
