@@ -1,6 +1,6 @@
 //! In a forked child: closes the worker's connections to it. Makes system calls only.
 //!
-//! Each descriptor becomes that of a dead socket, under the same number. A number that is merely closed would be taken by
+//! Each descriptor becomes a dead one, under the same number. A number that is merely closed would be taken by
 //! the child's next file, which objects of Python's then might read, write or close.
 
 use crate::{DEAD, DESCRIPTOR, rows};

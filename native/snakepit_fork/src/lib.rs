@@ -2,7 +2,7 @@
 //!
 //! - a private copy of every part of a chunk that Python still looks at, as it was at the fork, at the same address;
 //! - nothing of any chunk else: such memory cannot be touched;
-//! - dead sockets where the worker's lanes, control socket and gRPC connections were.
+//! - dead descriptors where the worker's lanes, control socket and gRPC connections were.
 //!
 //! Chunks are mapped by [`snakepit_fork_map`] alone, and never inherited (`MADV_DONTFORK`): not even a child that was
 //! made without the handlers below (by `clone`) shares a page. `vfork` and `posix_spawn` run no handlers and need none:
@@ -38,7 +38,7 @@ const ROWS: usize = 8;
 const DESCRIPTOR: u64 = u64::MAX;
 
 static TABLE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
-/// A socket whose other end is gone: reading is its end, writing a broken pipe.
+/// A descriptor with which nothing can be done but to close it.
 static DEAD: AtomicI32 = AtomicI32::new(-1);
 /// This process was forked from a worker. It has nothing that its own children would have to be kept from.
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
@@ -75,16 +75,12 @@ pub unsafe extern "C" fn snakepit_fork_install(table: *mut u64) -> i32 {
         return 0;
     }
     copies::page();
-    let mut pair = [-1; 2];
-    // SAFETY: two descriptors are written to `pair`; one is closed again.
-    let made = unsafe {
-        libc::socketpair(libc::AF_UNIX, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, 0, pair.as_mut_ptr()) == 0
-            && libc::close(pair[1]) == 0
-    };
-    if !made {
+    // SAFETY: a C string.
+    let dead = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
+    if dead < 0 {
         return errno();
     }
-    DEAD.store(pair[0], Ordering::Release);
+    DEAD.store(dead, Ordering::Release);
     // SAFETY: the handlers take no arguments, and stay, as the caller promised.
     unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }
 }
