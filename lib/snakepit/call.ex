@@ -30,6 +30,8 @@ defmodule Snakepit.Call do
   ]
 
   @reason_ms 100
+  # To be handed a lane by another process takes longer.
+  @at_once_ns 2_000
   @probe Snakepit.Performance.Probe.command()
 
   @type t :: %__MODULE__{}
@@ -379,8 +381,9 @@ defmodule Snakepit.Call do
 
     with {:ok, suspect} <- allowed(call, CommandBreaker.allow(handle.commands, call.command)),
          {:ok, lane, ticket} <- lane(call, suspect, affinity(options, handle), options.affinity == :prefer),
-         {:ok, suspect} <- still_allowed(call, suspect, ticket) do
-      {:ok, lane, ticket, suspect, now_ns() - before}
+         queued = now_ns() - before,
+         {:ok, suspect} <- still_allowed(call, suspect, ticket, queued) do
+      {:ok, lane, ticket, suspect, queued}
     else
       {:error, error} ->
         Counters.add(handle.counters, :errors, 1)
@@ -401,7 +404,11 @@ defmodule Snakepit.Call do
     end
   end
 
-  defp still_allowed(%{handle: handle} = call, suspect, ticket) do
+  # Who got a lane at once need not ask twice.
+  defp still_allowed(_call, suspect, _ticket, queued) when queued < @at_once_ns, do: {:ok, suspect}
+
+  # While this call waited, others of its command may have ended their workers.
+  defp still_allowed(%{handle: handle} = call, suspect, ticket, _queued) do
     answer = CommandBreaker.allow_still(handle.commands, call.command, suspect)
 
     with {:error, _} = refused <- allowed(call, answer) do

@@ -35,7 +35,8 @@ defmodule Snakepit.CallTest do
     end
 
     test "without it, and after three retries, the error comes back", %{tmp_dir: dir} do
-      pool = pool!(size: 2)
+      # As many deaths as workers open the command's breaker.
+      pool = pool!(size: 5)
 
       assert {{:error, %Error{category: :worker}}, %{retries: 0}} =
                Snakepit.observe("die_first", %{path: Path.join(dir, "a")}, pool: pool)
