@@ -402,18 +402,28 @@ class Life(unittest.TestCase):
                 reply = beam.call("identity", {"x": buffer(0)}, places=[place], mask=ZERO_COPY)
                 self.assertEqual((reply.way, bytes(reply.buffers[0])), (1, b"z" * 9000))
 
-    def test_what_is_missing_is_said(self):
+    def test_what_is_missing_or_broken_is_said(self):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        with tempfile.TemporaryDirectory() as empty:
-            with open(os.path.join(empty, "msgpack.py"), "w") as stub:
-                stub.write("raise ImportError\n")
-            env = clean | {"PYTHONPATH": f"{empty}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
-            command = [sys.executable, "-m", "snakepit.worker"]
-            done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=empty)
-        self.assertEqual(done.returncode, 78)
-        self.assertIn(sys.executable, done.stderr)
-        self.assertIn("mix snakepit.setup", done.stderr)
-        self.assertEqual(len(done.stderr.splitlines()), 1)
+        for stub, said in [
+            ('raise ModuleNotFoundError("No module named", name="msgpack")', ["lacks msgpack", "mix snakepit.setup"]),
+            (
+                "raise ImportError('broken')",
+                ["/msgpack.py cannot be imported: ImportError: broken", "out of PYTHONPATH"],
+            ),
+            ("x = (", ["/msgpack.py cannot be imported: SyntaxError"]),
+            ("import no_such_module", ["/msgpack.py cannot be imported: ModuleNotFoundError"]),
+            ("x = 1", ["/msgpack.py cannot be imported: AttributeError"]),
+        ]:
+            with self.subTest(stub), tempfile.TemporaryDirectory() as directory:
+                with open(os.path.join(directory, "msgpack.py"), "w") as file:
+                    file.write(stub + "\n")
+                env = clean | {"PYTHONPATH": f"{directory}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
+                command = [os.path.abspath(sys.executable), "-m", "snakepit.worker"]
+                done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=directory)
+                self.assertEqual(done.returncode, 78)
+                for words in [command[0], *said]:
+                    self.assertIn(words, done.stderr)
+                self.assertEqual(len(done.stderr.splitlines()), 1)
 
 
 class Payload(unittest.TestCase):
