@@ -83,6 +83,8 @@ functions! {
     memfd_create(name: *const c_char, flags: c_uint) -> c_int, About::Nothing, fail;
     fallocate(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, About::Descriptor(fd), fail;
     posix_fallocate(fd: c_int, offset: off_t, len: off_t) -> c_int, About::Descriptor(fd), number;
+    fallocate64(fd: c_int, mode: c_int, offset: off_t, len: off_t) -> c_int, About::Descriptor(fd), fail;
+    posix_fallocate64(fd: c_int, offset: off_t, len: off_t) -> c_int, About::Descriptor(fd), number;
     mmap(at: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, offset: off_t) -> *mut c_void, About::Nothing, pointer;
     mmap64(at: *mut c_void, len: size_t, prot: c_int, flags: c_int, fd: c_int, offset: off_t) -> *mut c_void, About::Nothing, pointer;
     mprotect(at: *mut c_void, len: size_t, prot: c_int) -> c_int, About::Nothing, fail;
@@ -94,6 +96,7 @@ functions! {
     open(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, About::Path(path), fail;
     open64(path: *const c_char, flags: c_int, mode: mode_t) -> c_int, About::Path(path), fail;
     openat(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int, About::Path(path), fail;
+    openat64(dir: c_int, path: *const c_char, flags: c_int, mode: mode_t) -> c_int, About::Path(path), fail;
     read(fd: c_int, buffer: *mut c_void, len: size_t) -> ssize_t, About::Descriptor(fd), fail;
     write(fd: c_int, buffer: *const c_void, len: size_t) -> ssize_t, About::Descriptor(fd), fail;
     writev(fd: c_int, parts: *const libc::iovec, count: c_int) -> ssize_t, About::Descriptor(fd), fail;

@@ -167,8 +167,10 @@ impl Chunk {
         // SAFETY: the descriptor is new and nobody else's.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         // SAFETY: `fd` is open. fallocate, unlike ftruncate, fails cleanly when the memory is not there.
-        if unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, size as i64) } != 0 {
+        while unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, size as i64) } != 0 {
             return Err(match io::Error::last_os_error() {
+                // A signal came; what was allocated stays so.
+                error if error.kind() == io::ErrorKind::Interrupted => continue,
                 // The limit was lowered meanwhile.
                 error if error.raw_os_error() == Some(libc::EFBIG) => ChunkError::FileSize(file_size_limit()),
                 error => ChunkError::Allocate(error),

@@ -25,6 +25,8 @@ class Borrowed:
     def __init__(self, own: dict[int, Mapping]) -> None:
         self._own = own
         self._chunks: dict[int, Mapping] = {}
+        # Those that could not be mapped, and why.
+        self._refused: dict[int, str] = {}
         self._arrival = threading.Condition()
         # By token. Whoever writes a frame next gives back those that are gone.
         self.leases = Leases()
@@ -41,8 +43,15 @@ class Borrowed:
             self._chunks[chunk] = mapping
             self._arrival.notify_all()
 
+    def refuse(self, chunk: int, why: str) -> None:
+        """A chunk that was announced could not be mapped: whoever waits for it waits in vain."""
+        with self._arrival:
+            self._refused[chunk] = why
+            self._arrival.notify_all()
+
     def drop(self, chunk: int) -> None:
         """Forgets a chunk; it is unmapped when the last view of it goes."""
+        self._refused.pop(chunk, None)
         self._chunks.pop(chunk, None)
 
     def views(self, places: list[Place]) -> list[memoryview]:
@@ -66,6 +75,8 @@ class Borrowed:
         deadline = time.monotonic() + _PATIENCE
         with self._arrival:
             while chunk not in self._chunks:
+                if chunk in self._refused:
+                    raise CallError("transfer", "no_memory", f"shared memory is not mapped: {self._refused[chunk]}")
                 left = deadline - time.monotonic()
                 if left <= 0 or not self._arrival.wait(left):
                     raise CallError("transfer", "unknown_chunk", f"chunk {chunk:#x} was never announced")

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
 _MAX_FDS = 64
+# Stands for a descriptor that this process could not have.
+LOST = -1
 
 
 class Control:
@@ -54,8 +56,11 @@ class Control:
                     message = self._parse(bytes(held[4 : 4 + length]))
                     del held[: 4 + length]
                     return message
-            data, fds, _, _ = socket.recv_fds(self._sock, 1 << 16, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+            data, fds, flags, _ = socket.recv_fds(self._sock, 1 << 16, _MAX_FDS, socket.MSG_CMSG_CLOEXEC)
             self._fds.extend(fds)
+            if flags & socket.MSG_CTRUNC:
+                # The kernel leaves out what it has no number for.
+                self._fds.append(LOST)
             if not data:
                 return None
             held += data
@@ -71,11 +76,13 @@ class Control:
         return message
 
     def take_fd(self) -> int:
-        """The descriptor that came with the message just read. The caller closes it."""
+        """The descriptor that came with the message just read, or `LOST`. The caller closes it."""
         if not self._fds:
             raise ProtocolError("a message without its file descriptor")
         return self._fds.popleft()
 
     def close_fds(self) -> None:
         while self._fds:
-            os.close(self._fds.popleft())
+            fd = self._fds.popleft()
+            if fd != LOST:
+                os.close(fd)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import sys
 import threading
 
 from . import context, signals
+from .control import LOST
 from .errors import ProtocolError
 from .replies import BINS, KINDS
 
@@ -76,12 +78,16 @@ class ControlLoop:
     def _chunk(self, chunk: int, size: int) -> None:
         fd = self._control.take_fd()
         try:
+            if fd == LOST:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
             self._service.borrowed.add(chunk, fd, size)
         except Exception as error:
             # Calls that refer to it fail with a transfer error; the worker lives on.
+            self._service.borrowed.refuse(chunk, str(error))
             sys.stderr.write(f"snakepit: chunk {chunk:#x} is not mapped: {error}\n")
         finally:
-            os.close(fd)
+            if fd != LOST:
+                os.close(fd)
 
     def _table(self, table: bytes) -> None:
         if not isinstance(table, bytes) or len(table) != KINDS * BINS:

@@ -174,6 +174,30 @@ defmodule Snakepit.Pool.LimitsTest do
     end
   end
 
+  test "of a worker's open files: a request whose memory it cannot have is an error, and the worker goes on" do
+    pool = pool!(limits: [open_files: 80], chunk_size: "1MB")
+    run = &Snakepit.execute("python_value", %{code: &1}, pool: pool)
+    pid = Snakepit.execute!("pid", %{}, pool: pool)
+    data = Snakepit.bytes(:binary.copy("x", 2_000_000))
+
+    take = """
+    import builtins, os
+    builtins.held = []
+    try:
+        while True: builtins.held.append(os.open('/dev/null', 0))
+    except OSError as error:
+        x = error.errno
+    """
+
+    assert run.(take) == {:ok, 24}
+    assert {:error, error} = Snakepit.execute("length", %{x: data}, pool: pool, request_transfer: :zero_copy)
+    assert {:transfer, :no_memory} = {error.category, error.reason}
+    assert error.message =~ "Too many open files"
+    assert {:ok, 2_000_000} = Snakepit.execute("length", %{x: data}, pool: pool, request_transfer: :inline)
+    assert run.("import builtins, os\nx = [os.close(fd) for fd in builtins.held][:1]") == {:ok, [nil]}
+    assert Snakepit.execute!("pid", %{}, pool: pool) == pid
+  end
+
   # A new group below this VM's own, where one may be made, and the name of its limit.
   defp group do
     name = "snakepit-test-#{System.pid()}"

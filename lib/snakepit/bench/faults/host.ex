@@ -15,7 +15,7 @@ defmodule Snakepit.Bench.Faults.Host do
   @type seen ::
           Scenario.seen() | %{happened: boolean(), problems: [{:vm_death | :hang, String.t()}], errors: []}
 
-  @doc "`library`: what is preloaded; `dir`: an empty directory of its own."
+  @doc "`library`: what is preloaded; `dir`: an empty directory of its own. The calling process survives its port from now on."
   @spec start(Path.t(), Path.t()) :: t()
   def start(library, dir) do
     control = Path.join(dir, "control")
@@ -33,6 +33,8 @@ defmodule Snakepit.Bench.Faults.Host do
     ]
 
     options = [:binary, :exit_status, :stderr_to_stdout, line: 65_536, args: args, env: env]
+    # A VM that dies while it is written to breaks the pipe.
+    Process.flag(:trap_exit, true)
     port = Port.open({:spawn_executable, System.find_executable("elixir")}, options)
     {:os_pid, os_pid} = Port.info(port, :os_pid)
     %__MODULE__{port: port, os_pid: os_pid, dir: dir}
@@ -41,8 +43,11 @@ defmodule Snakepit.Bench.Faults.Host do
   @doc "What the scenario saw of this fault, or of none; `:ended` if this VM is of no use any more."
   @spec see(t(), Control.fault() | nil) :: {:ok | :ended, seen()}
   def see(%__MODULE__{port: port} = host, fault) do
-    Port.command(port, Base.encode64(:erlang.term_to_binary(fault)) <> "\n")
+    # One that died meanwhile is told by its exit status.
+    if Port.info(port), do: Port.command(port, Base.encode64(:erlang.term_to_binary(fault)) <> "\n")
     answer(host, "", [])
+  rescue
+    ArgumentError -> answer(host, "", [])
   end
 
   @doc "How often each function was used in the last scenario."
@@ -64,6 +69,7 @@ defmodule Snakepit.Bench.Faults.Host do
   defp flush(port) do
     receive do
       {^port, _} -> flush(port)
+      {:EXIT, ^port, _} -> flush(port)
     after
       0 -> :ok
     end
@@ -80,6 +86,9 @@ defmodule Snakepit.Bench.Faults.Host do
           "seen " <> seen -> {:ok, seen |> Base.decode64!() |> :erlang.binary_to_term()}
           other -> answer(host, "", Enum.take([other | said], 12))
         end
+
+      {:EXIT, ^port, reason} ->
+        ended(host, :vm_death, "the VM's pipe is closed: #{inspect(reason)}", said)
 
       {^port, {:exit_status, status}} ->
         ended(host, :vm_death, "the VM exited with status #{status}", said)
