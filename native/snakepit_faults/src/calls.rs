@@ -50,7 +50,6 @@ macro_rules! functions {
             #[unsafe(no_mangle)]
             pub unsafe extern "C" fn $name($($arg: $type),*) -> $ret {
                 if let Some(errno) = due(Number::$name as usize, $about) {
-                    #[expect(clippy::redundant_closure_call, reason = "an expression that knows the errno")]
                     return ($fail)(errno);
                 }
                 let mut real = REAL[Number::$name as usize].load(Ordering::Relaxed);
