@@ -84,7 +84,7 @@ defmodule Snakepit.Tensor do
 
     if bytes != byte_size(data) do
       raise ArgumentError,
-            "a #{inspect(type)} tensor of shape #{inspect(shape)} has #{Snakepit.Terminal.Units.counted(bytes, "byte")}, the data have #{byte_size(data)}"
+            "a #{inspect(type)} tensor of shape #{inspect(shape)} takes #{bytes} B, the data have #{byte_size(data)}"
     end
 
     %__MODULE__{type: type, shape: shape, names: List.duplicate(nil, tuple_size(shape)), data: data}

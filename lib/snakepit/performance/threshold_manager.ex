@@ -28,7 +28,6 @@ defmodule Snakepit.Performance.ThresholdManager do
   }
 
   alias Snakepit.Pool.Handle
-  alias Snakepit.Terminal.Units
   require Logger
 
   @tick_ms 10_000
@@ -299,7 +298,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp tuned(handle, type, old, new, next, {crossover, low, high}) do
     expected =
-      "shared memory is cheaper from #{Units.counted(crossover, "byte")} on (95 %: #{low} to #{high})"
+      "shared memory is cheaper from #{crossover} B on (95 %: #{low} to #{high})"
 
     change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
   end

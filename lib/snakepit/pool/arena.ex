@@ -6,7 +6,6 @@ defmodule Snakepit.Pool.Arena do
   use GenServer
   alias Snakepit.{Breaker, Error, Native}
   alias Snakepit.Pool.Handle
-  alias Snakepit.Terminal.Units
   require Logger
 
   @tend_ms 500
@@ -47,16 +46,15 @@ defmodule Snakepit.Pool.Arena do
   def no_room(%Handle{name: name}, bytes, {:quota, held, half}) do
     words =
       if bytes > half,
-        do:
-          "#{Units.counted(bytes, "byte is", "bytes are")} more than pool #{inspect(name)} may hold for arguments, #{half}",
+        do: "#{bytes} bytes are more than pool #{inspect(name)} may hold for arguments, #{half}",
         else:
-          "no shared memory for #{Units.counted(bytes, "byte")}: #{held} of the #{half} that pool #{inspect(name)} may hold for arguments are held"
+          "no shared memory for #{bytes} B: #{held} of the #{half} that pool #{inspect(name)} may hold for arguments are held"
 
     Error.new(:transfer, :quota, words <> " (half of its :memory_quota)", pool: name)
   end
 
   def no_room(%Handle{name: name}, bytes, why) do
-    words = "no shared memory for #{Units.counted(bytes, "byte")}: #{no_room_words(why)}"
+    words = "no shared memory for #{bytes} B: #{no_room_words(why)}"
     Error.new(:transfer, :no_memory, words, pool: name)
   end
 
