@@ -297,8 +297,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp tuned(handle, type, old, new, next, {crossover, low, high}) do
-    expected =
-      "shared memory is cheaper from #{crossover} B on (95 %: #{low} to #{high})"
+    expected = "shared memory is cheaper from #{crossover} B on (95 %: #{low} to #{high})"
 
     change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
   end
