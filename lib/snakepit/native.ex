@@ -19,7 +19,7 @@ defmodule Snakepit.Native do
   @type head ::
           {kind :: 1..3, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF,
            lane :: non_neg_integer()}
-  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), flags :: 0..3}
+  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), flags :: 0..15}
 
   @doc false
   def load do
@@ -144,8 +144,8 @@ defmodule Snakepit.Native do
   def arena_share(_arena, _binary), do: stub()
 
   @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."
-  @spec worker_new(arena()) :: {worker(), owner :: pos_integer()}
-  def worker_new(_arena), do: stub()
+  @spec worker_new(arena(), collect_at :: pos_integer()) :: {worker(), owner :: pos_integer()}
+  def worker_new(_arena, _collect_at), do: stub()
 
   @doc "Checks and maps a worker's chunk. Takes the descriptor over."
   @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) ::

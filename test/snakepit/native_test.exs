@@ -24,7 +24,7 @@ defmodule Snakepit.NativeTest do
     arena = arena()
     {:ok, [id]} = Native.arena_ensure(arena, [100])
     {:ok, fd, size, keeper} = Native.chunk_fd(id)
-    {worker, owner} = Native.worker_new(arena)
+    {worker, owner} = Native.worker_new(arena, 1_000_000_000)
     chunk = Bitwise.bsl(owner, 32) + 1
     :ok = Native.worker_adopt(worker, chunk, size, duplicate(fd))
     %{arena: arena, worker: worker, chunk: chunk, size: size, keeper: keeper}

@@ -28,6 +28,9 @@ defmodule Snakepit.Call.Exchange do
   # Flags of replies, and of requests.
   @starved 1
   @in_place 2
+  # Set by the library: the caller was lent so much that its garbage may keep a good part of the worker's memory.
+  @collect_minor 4
+  @collect_major 8
   @flag_forced 1
   @flag_stream 2
   @flag_awake 4
@@ -518,6 +521,7 @@ defmodule Snakepit.Call.Exchange do
   defp costs(call, ex, {way, bytes, tool_ns, flags}) do
     starved = (flags &&& @starved) != 0
     if starved, do: Pool.Arena.starved(call.handle)
+    if flags >= @collect_minor, do: collect(flags)
     ex = arrived(call, ex, tool_ns)
     way = Transfer.from_number(way)
 
@@ -529,6 +533,11 @@ defmodule Snakepit.Call.Exchange do
         tool_ns: ex.tool_ns + tool_ns,
         fallback: ex.fallback or starved
     }
+  end
+
+  defp collect(flags) do
+    type = if (flags &&& @collect_major) != 0, do: :major, else: :minor
+    :erlang.garbage_collect(self(), type: type)
   end
 
   defp unreadable(path, :no_memory, what),

@@ -190,6 +190,8 @@ defmodule Snakepit.Performance.Calibration do
     # What carries nothing goes as calls do that carry nothing.
     forced = if size > 0, do: way
     unless warm?, do: Pool.Arena.drop_idle(state.handle)
+    # The result of the probe before must not keep the memory that this one may need.
+    :erlang.garbage_collect()
     before = cpu(state.pids)
 
     with {:ok, seen} <- Probe.run(state.handle, direction, payload(size), size, forced, timeout: 5_000) do

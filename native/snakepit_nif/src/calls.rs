@@ -6,7 +6,7 @@ use crate::decode::{Decoder, Failure};
 use crate::encode::{Encoder as TermEncoder, Refusal};
 use crate::memory::{Outbound, OutboundArc, Piece, Worker, WorkerArc};
 use crate::segments::refused;
-use crate::slot::{self, End, Slot};
+use crate::slot::{self, Collection, End, Slot};
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
 use snakepit_core::brain::Kind as What;
 use snakepit_core::frame::{self, Kind, Place, Reply, Request, Table, Way};
@@ -233,6 +233,21 @@ fn protocol_error<'a>(env: Env<'a>, what: &str) -> Term<'a> {
     (atoms::error(), atoms::protocol(), what).encode(env)
 }
 
+/// Beside the flags of a frame, which are the two lower bits: the calling process should collect its garbage.
+const COLLECT_MINOR: u8 = 1 << 2;
+const COLLECT_MAJOR: u8 = 1 << 3;
+
+fn collection(env: Env, worker: &Worker, reply: &Reply) -> u8 {
+    if !matches!(reply.table, Table::ZeroCopy(_)) {
+        return 0;
+    }
+    match slot::collection((worker.pool, env.pid()), worker.collect_at) {
+        Collection::None => 0,
+        Collection::Minor => COLLECT_MINOR,
+        Collection::Major => COLLECT_MAJOR,
+    }
+}
+
 /// `options`: `{copy?, Decimal loaded?, %MapSet{}}`; `beside`: the buffers that came with the frame by gRPC.
 fn read_reply<'a>(
     env: Env<'a>,
@@ -336,7 +351,8 @@ fn read_reply<'a>(
     }
     match term {
         Ok(term) => {
-            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, reply.flags);
+            let flags = reply.flags | collection(env, worker, &reply);
+            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, flags);
             (atoms::ok(), kind, term, meta).encode(env)
         }
         Err(Failure::Protocol(what)) => protocol_error(env, what),

@@ -196,7 +196,12 @@ impl Chunk {
         // SAFETY: `fd` is open.
         let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
         if seals < 0 {
-            return Err(ChunkError::Inspect(io::Error::last_os_error()));
+            let error = io::Error::last_os_error();
+            // What can have no seals: a file, a device, a path. The worker's choice, and not the system's.
+            return Err(match error.raw_os_error() {
+                Some(libc::EINVAL | libc::EBADF) => ChunkError::Unsealed,
+                _ => ChunkError::Inspect(error),
+            });
         }
         if seals & SEALS != SEALS {
             return Err(ChunkError::Unsealed);

@@ -35,7 +35,9 @@ impl Slot {
         let slot = Arc::new(Self::build(chunk, offset, len, end, lease));
         slot.chunk.live().insert((offset, slot.number), Arc::downgrade(&slot));
         if let Some(key) = lease {
-            *leases().entry(key).or_default() += len;
+            let mut leases = leases();
+            let lease = leases.entry(key).or_default();
+            (lease.held, lease.fresh) = (lease.held + len, lease.fresh + len);
         }
         slot
     }
@@ -68,9 +70,9 @@ impl Drop for Slot {
         self.chunk.live().remove(&(self.offset, self.number));
         if let Some(key) = self.lease {
             let mut leases = leases();
-            if let Some(bytes) = leases.get_mut(&key) {
-                *bytes -= self.len;
-                if *bytes == 0 {
+            if let Some(lease) = leases.get_mut(&key) {
+                lease.held -= self.len;
+                if lease.held == 0 {
                     leases.remove(&key);
                 }
             }
@@ -95,19 +97,46 @@ pub fn binary<'a>(env: rustler::Env<'a>, slot: Arc<Slot>) -> rustler::Binary<'a>
         .make_binary(env, |s| s.0.chunk.bytes(s.0.offset, s.0.len).expect("checked when the slot was made"))
 }
 
-type Leases = HashMap<(u32, LocalPid), u64>;
-
 /// Bytes of worker memory that binaries made for a process refer to. They do not press the garbage collector, so
 /// somebody has to count.
+#[derive(Default)]
+struct Lease {
+    held: u64,
+    /// Leased since it was last told to collect.
+    fresh: u64,
+}
+
+type Leases = HashMap<(u32, LocalPid), Lease>;
+
 static LEASES: LazyLock<Mutex<Leases>> = LazyLock::new(Mutex::default);
 
 fn leases() -> std::sync::MutexGuard<'static, Leases> {
     LEASES.lock().expect("leases")
 }
 
+/// What a process should do about garbage of its own in which leases may lie that nobody needs.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Collection {
+    None,
+    /// What is young: it was lent so many bytes since it was last told.
+    Minor,
+    /// All of it: it was, and holds twice as many, some of which a minor collection no longer finds.
+    Major,
+}
+
+/// To be asked after each reply that leased something. `bytes`: how many a process may be lent between two collections.
+pub fn collection(key: (u32, LocalPid), bytes: u64) -> Collection {
+    let mut leases = leases();
+    let Some(lease) = leases.get_mut(&key).filter(|lease| lease.fresh >= bytes) else { return Collection::None };
+    lease.fresh = 0;
+    if lease.held >= bytes.saturating_mul(2) { Collection::Major } else { Collection::Minor }
+}
+
 /// All leases of an arena: who holds how many bytes, largest first.
 pub fn leases_of(owner: u32) -> Vec<(LocalPid, u64)> {
-    let mut all: Vec<_> = leases().iter().filter(|((o, _), _)| *o == owner).map(|((_, pid), b)| (*pid, *b)).collect();
+    let leases = leases();
+    let of_owner = leases.iter().filter(|((o, _), _)| *o == owner);
+    let mut all: Vec<_> = of_owner.map(|((_, pid), lease)| (*pid, lease.held)).collect();
     all.sort_by_key(|(_, bytes)| std::cmp::Reverse(*bytes));
     all
 }

@@ -397,6 +397,17 @@ defmodule Snakepit.Pool.ArenaTest do
       assert Process.alive?(holder)
     end
 
+    test "a caller that lets go of its results has room for the next, however seldom it would collect by itself" do
+      pool = pool!(memory_quota: "2MB", chunk_size: "1MB")
+
+      elsewhere(fn ->
+        # A heap with room for all that these calls leave on it.
+        :erlang.process_flag(:min_heap_size, 1_000_000)
+        :erlang.garbage_collect()
+        for _ <- 1..40, do: assert(byte_size(result(pool, 256 * 1024).data) == 256 * 1024)
+      end)
+    end
+
     test "results that a task passed on: whoever has them is made to collect" do
       pool = pool!(@small)
       test = self()
