@@ -157,7 +157,7 @@ defmodule Snakepit.DependencyTest do
     message = told(release, "MyApp.first_pool()")
 
     assert message =~
-             "no Python environment at #{cwd}/.snakepit/venv/bin/python: set `config :snakepit, venv: {:my_app, \"priv/venv\"}`"
+             "no Python environment at #{cwd}/.snakepit/venv/bin/python: no such file or directory (enoent); set `config :snakepit, venv: {:my_app, \"priv/venv\"}`"
 
     message = told(release, "MyApp.first_module(#{inspect(Snakepit.Python.venv_python())})")
 

@@ -392,7 +392,7 @@ defmodule Snakepit.WorkerTest do
       assert {:error, %Error{reason: :queue_timeout, message: message}} =
                Snakepit.execute("pid", %{}, pool: pool, timeout: 50)
 
-      assert message =~ "0 of 1 workers are up" and message =~ python
+      assert message =~ "0 of 1 worker up" and message =~ python
       waiting = Task.async(fn -> Snakepit.execute("pid", %{}, pool: pool, timeout: 60_000) end)
       eventually(fn -> match?({:ok, %{queued: 1}}, Snakepit.get_stats(pool)) end)
 

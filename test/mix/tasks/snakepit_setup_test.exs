@@ -30,8 +30,9 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert words =~ "It comes from #{path}. PYTHONPATH is to blame, which is #{inspect(dir)}"
     refute words =~ "is complete"
 
-    assert {"** (Mix) snakepit.setup: Python does not start" <> words, 1} = mix([], [{"PYTHONHOME", dir}])
-    assert words =~ "PYTHONHOME is to blame, which is #{inspect(dir)}"
+    # Kept from the workers of a virtual environment, which knows its home by itself.
+    assert {out, 0} = mix([], [{"PYTHONHOME", dir}])
+    assert out =~ "is complete"
   end
 
   test "an environment that cannot be reached is not made anew", %{tmp_dir: dir} do
