@@ -144,8 +144,8 @@ defmodule Snakepit.Native do
   def arena_share(_arena, _binary), do: stub()
 
   @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."
-  @spec worker_new(arena(), collect_at :: pos_integer()) :: {worker(), owner :: pos_integer()}
-  def worker_new(_arena, _collect_at), do: stub()
+  @spec worker_new(arena(), quota :: pos_integer()) :: {worker(), owner :: pos_integer()}
+  def worker_new(_arena, _quota), do: stub()
 
   @doc "Checks and maps a worker's chunk. Takes the descriptor over."
   @spec worker_adopt(worker(), chunk_id(), size :: pos_integer(), fd :: integer()) ::

@@ -340,8 +340,7 @@ defmodule Snakepit.Worker do
          {:ok, control} <- listen(dir),
          own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
          {:ok, id, companion} <- run(control, python, own, options) do
-      # Results that its callers dropped and did not collect may take up a quarter of its arena, not all of it.
-      {memory, owner} = Native.worker_new(state.pool.arena, div(Chunks.quota(state.pool), 4))
+      {memory, owner} = Native.worker_new(state.pool.arena, Chunks.quota(state.pool))
 
       run = %Run{
         pool: state.pool,

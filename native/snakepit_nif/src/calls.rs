@@ -241,7 +241,7 @@ fn collection(env: Env, worker: &Worker, reply: &Reply) -> u8 {
     if !matches!(reply.table, Table::ZeroCopy(_)) {
         return 0;
     }
-    match slot::collection((worker.pool, env.pid()), worker.collect_at) {
+    match slot::collection((worker.pool, env.pid()), worker.quota) {
         Collection::None => 0,
         Collection::Minor => COLLECT_MINOR,
         Collection::Major => COLLECT_MAJOR,

@@ -206,8 +206,8 @@ pub struct Worker {
     pub owner: u32,
     /// The arena whose quota and leases this worker's results count for.
     pub pool: u32,
-    /// After so many bytes of results a caller collects its garbage.
-    pub collect_at: u64,
+    /// Bytes that its own arena may have.
+    pub quota: u64,
     chunks: Mutex<HashMap<u64, Arc<Chunk>>>,
     /// Its chunks that could not be mapped here, for want of memory or descriptors.
     refused: Mutex<HashSet<u64>>,
@@ -262,11 +262,11 @@ impl Resource for Worker {
 }
 
 impl Worker {
-    pub fn new(pool: u32, collect_at: u64) -> Self {
+    pub fn new(pool: u32, quota: u64) -> Self {
         Self {
             owner: NEXT_OWNER.fetch_add(1, Ordering::Relaxed),
             pool,
-            collect_at,
+            quota,
             chunks: Mutex::default(),
             refused: Mutex::default(),
             holds: Mutex::default(),

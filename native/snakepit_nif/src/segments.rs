@@ -106,8 +106,8 @@ fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term
 
 /// The worker's chunks are forgotten when the calling process ends.
 #[rustler::nif]
-fn worker_new(env: Env, arena: OutboundArc, collect_at: u64) -> (WorkerArc, u32) {
-    let worker = ResourceArc::new(Worker::new(arena.owner, collect_at));
+fn worker_new(env: Env, arena: OutboundArc, quota: u64) -> (WorkerArc, u32) {
+    let worker = ResourceArc::new(Worker::new(arena.owner, quota));
     env.monitor(&worker, &env.pid());
     let owner = worker.owner;
     (worker, owner)

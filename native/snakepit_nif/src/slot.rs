@@ -37,7 +37,9 @@ impl Slot {
         if let Some(key) = lease {
             let mut leases = leases();
             let lease = leases.entry(key).or_default();
-            (lease.held, lease.fresh) = (lease.held + len, lease.fresh + len);
+            lease.held += len;
+            lease.since_minor += len;
+            lease.since_major += len;
         }
         slot
     }
@@ -102,8 +104,9 @@ pub fn binary<'a>(env: rustler::Env<'a>, slot: Arc<Slot>) -> rustler::Binary<'a>
 #[derive(Default)]
 struct Lease {
     held: u64,
-    /// Leased since it was last told to collect.
-    fresh: u64,
+    /// Leased since the process was last told to collect, and to collect all.
+    since_minor: u64,
+    since_major: u64,
 }
 
 type Leases = HashMap<(u32, LocalPid), Lease>;
@@ -118,18 +121,29 @@ fn leases() -> std::sync::MutexGuard<'static, Leases> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Collection {
     None,
-    /// What is young: it was lent so many bytes since it was last told.
+    /// What is young.
     Minor,
-    /// All of it: it was, and holds twice as many, some of which a minor collection no longer finds.
+    /// All of it: what the process holds is much of the quota, and minor collections no longer find some of it.
     Major,
 }
 
-/// To be asked after each reply that leased something. `bytes`: how many a process may be lent between two collections.
-pub fn collection(key: (u32, LocalPid), bytes: u64) -> Collection {
+/// After so many bytes of results a process collects what is young. Then their slots are used again while the CPU's caches
+/// have them, and nobody notices the microseconds.
+const MINOR: u64 = 1 << 20;
+
+/// To be asked after each reply that leased something; `quota` is that of the worker's arena.
+pub fn collection(key: (u32, LocalPid), quota: u64) -> Collection {
     let mut leases = leases();
-    let Some(lease) = leases.get_mut(&key).filter(|lease| lease.fresh >= bytes) else { return Collection::None };
-    lease.fresh = 0;
-    if lease.held >= bytes.saturating_mul(2) { Collection::Major } else { Collection::Minor }
+    let Some(lease) = leases.get_mut(&key) else { return Collection::None };
+    if lease.held >= quota / 2 && lease.since_major >= quota / 4 {
+        (lease.since_minor, lease.since_major) = (0, 0);
+        Collection::Major
+    } else if lease.since_minor >= MINOR.min(quota / 4) {
+        lease.since_minor = 0;
+        Collection::Minor
+    } else {
+        Collection::None
+    }
 }
 
 /// All leases of an arena: who holds how many bytes, largest first.
