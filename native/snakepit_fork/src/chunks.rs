@@ -1,7 +1,7 @@
 //! The chunks that this process maps, by address.
 
 use crate::errno;
-use crate::lock::Table;
+use crate::table::Table;
 
 #[derive(Clone, Copy)]
 pub struct Chunk {

@@ -1,7 +1,7 @@
 //! Private copies of the parts of chunks that Python looks at, made by the parent, right before a fork.
 
 use crate::chunks::Chunk;
-use crate::lock::{Table, pages};
+use crate::table::{Table, pages};
 use crate::{DESCRIPTOR, OVERFLOW, USED, cell, errno, rows};
 use std::sync::OnceLock;
 

@@ -22,6 +22,7 @@ mod child;
 mod chunks;
 mod copies;
 mod lock;
+mod table;
 
 use lock::Lock;
 use std::ffi::c_char;
