@@ -66,7 +66,7 @@ defmodule Snakepit.Call do
   defp once(call, exchange) do
     case checkout(call) do
       {:ok, lane, ticket, suspect, queued} ->
-        guarded(call, lane, ticket, fn ->
+        guarded(call, lane, ticket, suspect, fn ->
           finish(call, lane, ticket, queued, exchange.(call, lane, ticket))
         end)
         |> judged(call, suspect)
@@ -122,7 +122,7 @@ defmodule Snakepit.Call do
         {:ok, lane, ticket, suspect, queued} ->
           out = {suspect, queued}
 
-          guarded(call, lane, ticket, fn ->
+          guarded(call, lane, ticket, suspect, fn ->
             case Exchange.open_stream(call, lane) do
               {:streaming, streaming} -> {:ok, {call, lane, ticket, out, streaming}}
               ended -> ended({call, lane, ticket, out, nil}, ended)
@@ -138,8 +138,8 @@ defmodule Snakepit.Call do
 
   @doc "Waits for the next item. The stream's deadline is one for the whole of it, the time between items included."
   @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, nil} | {:error, Error.t()}
-  def next_item({call, lane, ticket, out, streaming} = stream) do
-    guarded(call, lane, ticket, fn ->
+  def next_item({call, lane, ticket, {suspect, _queued} = out, streaming} = stream) do
+    guarded(call, lane, ticket, suspect, fn ->
       case Exchange.next_item(call, lane, streaming) do
         {:item, item, streaming} -> {:item, item, {call, lane, ticket, out, streaming}}
         ended -> ended(stream, ended)
@@ -149,8 +149,8 @@ defmodule Snakepit.Call do
 
   @doc "Leaves a stream before its end: its tool is cancelled. `status` is told with the event of its end."
   @spec leave(stream(), :ok | :raised) :: :ok
-  def leave({call, lane, ticket, _out, streaming} = stream, status \\ :ok) do
-    guarded(call, lane, ticket, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
+  def leave({call, lane, ticket, {suspect, _queued}, streaming} = stream, status \\ :ok) do
+    guarded(call, lane, ticket, suspect, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
     :ok
   end
 
@@ -426,10 +426,11 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(%{handle: handle}, lane, ticket, fun) do
+  defp guarded(%{handle: handle}, lane, ticket, suspect, fun) do
     fun.()
   catch
     kind, reason ->
+      CommandBreaker.void(handle.commands, suspect)
       Pool.discard(handle, ticket, lane, "a call ended abnormally")
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
@@ -442,7 +443,9 @@ defmodule Snakepit.Call do
     end
 
     result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}
-    {result, observe(call, lane, queued, exchange, result)}
+    seen = observe(call, lane, queued, exchange, result)
+    Exchange.collect(exchange)
+    {result, seen}
   end
 
   # A run that is ending says why within moments, for which a caller that has no time left waits all the same.

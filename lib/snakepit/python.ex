@@ -9,11 +9,11 @@ defmodule Snakepit.Python do
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
   @of_the_vm_by_prefix ~w(ERL_ ERLANG_ ELIXIR_ RELEASE_ MIX_ HEX_ REBAR_ REBAR3_)
 
-  # Each starts as many threads as there are cores, in every worker.
   # malloc(3) gives each thread that competes for memory an arena of its own, eight a core, which each keep what they
   # freed. A worker runs one tool at a time, and gRPC a dozen threads beside it: with two arenas it takes a quarter less
   # memory, and does not grow for half an hour until all arenas have seen the largest call.
   @arenas "MALLOC_ARENA_MAX"
+  # Each library starts as many threads as there are cores, in every worker.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
 
   @doc "The interpreter of a pool: its own, the configured one, or that of `mix snakepit.setup`."
@@ -164,7 +164,7 @@ defmodule Snakepit.Python do
             {env["PYTHONPATH"], "of the pool's :env"}
           ],
           entry <- String.split(value || "", ":", trim: true),
-          String.contains?(text, entry <> "/"),
+          String.contains?(text, Path.expand(entry) <> "/"),
           do: "#{entry} comes from PYTHONPATH #{whose}."
 
     paths ++ home(options, text)

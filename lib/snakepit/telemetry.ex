@@ -51,6 +51,8 @@ defmodule Snakepit.Telemetry do
   @compile {:no_warn_undefined, :telemetry}
   @first_look_ms 10
   @longest_look_ms 1_000
+  # An application that has the library and does not start it within a minute will not start it.
+  @looks 70
 
   @doc "The names of all events."
   @spec events() :: [event()]
@@ -123,15 +125,17 @@ defmodule Snakepit.Telemetry do
   # and an event would fail until then.
   @spec await_library() :: :ok
   def await_library do
-    if library?() and not :persistent_term.get(@library), do: await_library(@first_look_ms), else: :ok
+    if library?() and not :persistent_term.get(@library), do: await_library(@first_look_ms, @looks), else: :ok
   end
 
-  defp await_library(ms) do
+  defp await_library(_ms, 0), do: :ok
+
+  defp await_library(ms, looks) do
     Process.sleep(ms)
 
     if started?(),
       do: :persistent_term.put(@library, true),
-      else: await_library(min(2 * ms, @longest_look_ms))
+      else: await_library(min(2 * ms, @longest_look_ms), looks - 1)
   end
 
   defp library?, do: Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)

@@ -340,7 +340,8 @@ defmodule Snakepit.Worker do
          {:ok, control} <- listen(dir),
          own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
          {:ok, id, companion} <- run(control, python, own, options) do
-      {memory, owner} = Native.worker_new(state.pool.arena, Chunks.quota(state.pool))
+      # Leases are counted by pool and caller, whichever worker they are of.
+      {memory, owner} = Native.worker_new(state.pool.arena, options.size * Chunks.quota(state.pool))
 
       run = %Run{
         pool: state.pool,

@@ -13,7 +13,8 @@ defmodule Snakepit.Call.Exchange do
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
-  defstruct [:request_way, :reply_way, :guard] ++
+  # collect: the garbage collection that the caller owes.
+  defstruct [:request_way, :reply_way, :guard, :collect] ++
               [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, fallback: false, cold: false]
 
   @type lane_state ::
@@ -30,6 +31,9 @@ defmodule Snakepit.Call.Exchange do
   @in_place 2
   # Set by the library: the caller was lent so much that its garbage may keep a good part of the worker's memory.
   @collect_minor 4
+  @short_mailbox 200
+  # How long after its gRPC connection a dead worker's lane may still look open.
+  @gone_ms 100
   @collect_major 8
   @flag_forced 1
   @flag_stream 2
@@ -170,12 +174,13 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp attempt(:grpc, call, lane, others?, _guard) do
-    {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
-
+    # The request is made last: a worker that is gone by then did not get it.
     with {:ok, channel} <- channel(call, lane) do
+      {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
+
       if call.stream?,
-        do: grpc_stream(call, call_id, channel, frame),
-        else: grpc_call(call, call_id, channel, frame, call.buffers)
+        do: grpc_stream(call, lane, call_id, channel, frame),
+        else: grpc_call(call, lane, call_id, channel, frame, call.buffers)
     else
       {:error, :gone} -> lost(gone(), :closed)
       {:error, :timeout} -> {:error, timeout(call), :at_rest}
@@ -334,7 +339,7 @@ defmodule Snakepit.Call.Exchange do
     guard = with :open <- allow(call, :grpc), do: nil
 
     with {:ok, channel} <- channel(call, lane),
-         {:replied, ^call_id, frame, beside} <- grpc_call(call, call_id, channel, frame, []) do
+         {:replied, ^call_id, frame, beside} <- grpc_call(call, lane, call_id, channel, frame, []) do
       tell_breaker(call, :grpc, guard, :ok)
       reply(call, lane, call_id, frame, beside, ex)
     else
@@ -463,15 +468,20 @@ defmodule Snakepit.Call.Exchange do
     with {:ok, frame} <- LaneSocket.recv(lane.socket, call.deadline), do: {:ok, frame, []}
   end
 
-  defp next_frame(call, _lane, {:grpc, handle}) do
+  defp next_frame(call, lane, {:grpc, handle}) do
     case Grpc.next(handle, remaining(call)) do
       {:item, frame, beside} -> {:ok, frame, beside}
       :done -> :done
       :timeout -> {:error, :timeout}
-      {:error, :unavailable, _} -> {:error, :closed}
       {:error, :deadline_exceeded, _message} -> {:error, :timeout}
-      {:error, code, message} -> {:error, :grpc, grpc_error(code, message)}
+      {:error, code, message} -> broken_stream(call, lane, code, message)
     end
+  end
+
+  defp broken_stream(call, lane, code, message) do
+    if code == :unavailable and worker_gone?(call, lane),
+      do: {:error, :closed},
+      else: {:error, :grpc, grpc_error(code, message)}
   end
 
   defp settle(:lane), do: :ok
@@ -484,35 +494,42 @@ defmodule Snakepit.Call.Exchange do
   defp channel(_call, %Lane{grpc: false} = lane), do: {:error, no_grpc(lane)}
   defp channel(call, lane), do: Worker.grpc(lane, remaining(call))
 
-  defp grpc_call(call, call_id, channel, frame, buffers) do
+  defp grpc_call(call, lane, call_id, channel, frame, buffers) do
     case Grpc.call(channel, frame, buffers, remaining(call)) do
       {:ok, frame, beside} -> {:replied, call_id, frame, beside}
-      other -> grpc_failed(call, other)
+      other -> grpc_failed(call, lane, other)
     end
   end
 
-  defp grpc_stream(call, call_id, channel, frame) do
+  defp grpc_stream(call, lane, call_id, channel, frame) do
     case Grpc.stream(channel, frame, call.buffers, remaining(call)) do
       {:ok, handle} -> {:streaming, call_id, {:grpc, handle}}
-      other -> grpc_failed(call, other)
+      other -> grpc_failed(call, lane, other)
     end
   end
 
-  defp grpc_failed(_call, {:error, :too_large}) do
+  defp grpc_failed(_call, _lane, {:error, :too_large}) do
     words = "a gRPC message has at most #{Transfer.largest_message()} bytes"
     {:error, Error.new(:transfer, :too_large, words), :at_rest}
   end
 
-  defp grpc_failed(call, :timeout),
+  defp grpc_failed(call, _lane, :timeout),
     do: {:error, timeout(call), {:running, false, "its tool ran beyond the deadline"}}
 
-  defp grpc_failed(call, {:error, :deadline_exceeded, _}), do: grpc_failed(call, :timeout)
+  defp grpc_failed(call, lane, {:error, :deadline_exceeded, _}), do: grpc_failed(call, lane, :timeout)
 
-  # Its connection is over: most likely the worker is. Then it is the worker that failed, not the way.
-  defp grpc_failed(_call, {:error, :unavailable, _}), do: lost(gone(), :closed)
+  # Its connection is over, or could not be made. If the worker is gone, it is the worker that failed, not the way.
+  defp grpc_failed(call, lane, {:error, code, message}) do
+    if code == :unavailable and worker_gone?(call, lane),
+      do: lost(gone(), :closed),
+      else: lost(grpc_error(code, message), "a call by gRPC failed: #{code}")
+  end
 
-  defp grpc_failed(_call, {:error, code, message}),
-    do: lost(grpc_error(code, message), "a call by gRPC failed: #{code}")
+  # The sockets of a process that ends are closed one after the other.
+  defp worker_gone?(call, lane) do
+    soon = System.monotonic_time(:millisecond) + @gone_ms
+    LaneSocket.recv(lane.socket, min(soon, call.deadline)) == {:error, :closed}
+  end
 
   defp grpc_error(code, message), do: Error.new(:grpc_error, code, "gRPC #{code}: #{message}")
 
@@ -521,7 +538,6 @@ defmodule Snakepit.Call.Exchange do
   defp costs(call, ex, {way, bytes, tool_ns, flags}) do
     starved = (flags &&& @starved) != 0
     if starved, do: Pool.Arena.starved(call.handle)
-    if flags >= @collect_minor, do: collect(flags)
     ex = arrived(call, ex, tool_ns)
     way = Transfer.from_number(way)
 
@@ -531,13 +547,30 @@ defmodule Snakepit.Call.Exchange do
         reply_bytes: ex.reply_bytes + bytes,
         reply_carried: ex.reply_carried + if((flags &&& @in_place) == 0, do: bytes, else: 0),
         tool_ns: ex.tool_ns + tool_ns,
-        fallback: ex.fallback or starved
+        fallback: ex.fallback or starved,
+        collect: wanted_collection(flags) || ex.collect
     }
   end
 
-  defp collect(flags) do
-    type = if (flags &&& @collect_major) != 0, do: :major, else: :minor
-    :erlang.garbage_collect(self(), type: type)
+  defp wanted_collection(flags) when (flags &&& @collect_major) != 0, do: :major
+  defp wanted_collection(flags) when (flags &&& @collect_minor) != 0, do: :minor
+  defp wanted_collection(_flags), do: nil
+
+  @doc """
+  Collects the caller's garbage if so many results lie in shared memory that it should, once the call is over and measured.
+
+  A collection reads the whole mailbox (where `message_queue_data` is `:on_heap`), so a process with a long one is left
+  alone: when memory runs low, the arena has it collect.
+  """
+  @spec collect(t()) :: :ok
+  def collect(%__MODULE__{collect: nil}), do: :ok
+
+  def collect(%__MODULE__{collect: type}) do
+    with {:message_queue_len, length} when length <= @short_mailbox <-
+           Process.info(self(), :message_queue_len),
+         do: :erlang.garbage_collect(self(), type: type)
+
+    :ok
   end
 
   defp unreadable(path, :no_memory, what),

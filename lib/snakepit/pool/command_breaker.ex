@@ -98,6 +98,11 @@ defmodule Snakepit.Pool.CommandBreaker do
     Breaker.record(t.breaker, row, if(answered?, do: :ok, else: :void), probe)
   end
 
+  @doc "Nothing is known of the call: another may try its command."
+  @spec void(t(), suspect() | nil) :: :ok
+  def void(_t, nil), do: :ok
+  def void(t, {row, probe}), do: Breaker.record(t.breaker, row, :void, probe)
+
   @doc "The error of a call that is refused."
   @spec refused(t(), atom(), String.t()) :: Error.t()
   def refused(t, pool, command) do

@@ -206,7 +206,7 @@ pub struct Worker {
     pub owner: u32,
     /// The arena whose quota and leases this worker's results count for.
     pub pool: u32,
-    /// Bytes that its own arena may have.
+    /// Bytes that the arenas of all workers of its pool may have.
     pub quota: u64,
     chunks: Mutex<HashMap<u64, Arc<Chunk>>>,
     /// Its chunks that could not be mapped here, for want of memory or descriptors.

@@ -131,7 +131,7 @@ pub enum Collection {
 /// have them, and nobody notices the microseconds.
 const MINOR: u64 = 1 << 20;
 
-/// To be asked after each reply that leased something; `quota` is that of the worker's arena.
+/// To be asked after each reply that leased something; `quota` is that of all workers' arenas of the pool.
 pub fn collection(key: (u32, LocalPid), quota: u64) -> Collection {
     let mut leases = leases();
     let Some(lease) = leases.get_mut(&key) else { return Collection::None };

@@ -83,6 +83,10 @@ fn lent(address: usize) -> Option<usize> {
     if LENT_COUNT.load(Ordering::Acquire) == 0 {
         return None;
     }
+    if FORKED.load(Ordering::Acquire) {
+        // A thread that is not here any more may hold the lock for ever.
+        return LENT.try_lock().ok()?.as_ref()?.get(&address).copied();
+    }
     locked(&LENT).as_ref()?.get(&address).copied()
 }
 

@@ -124,7 +124,7 @@ def become_child() -> None:
     table[FORKED] = 1
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
-        if type(handler) in (FunctionType, MethodType) and handler.__module__.startswith("snakepit."):
+        if type(handler) in (FunctionType, MethodType) and (handler.__module__ or "").startswith("snakepit."):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
 

@@ -140,9 +140,9 @@ def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[
 
 def _in_child() -> None:
     """In a process that a tool forked: nothing of the worker's is here any more."""
-    fork.become_child()
     memory_array.arena = None
     context.in_child()
+    fork.become_child()
 
 
 def _leave() -> None:

@@ -50,7 +50,10 @@ def _block() -> None:
 
 
 def _unblock() -> None:
-    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+    # Where C forked, nothing was blocked before.
+    mask = vars(_forking).pop("mask", None)
+    if mask is not None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
 def listen_for_stop() -> None:

@@ -7,6 +7,14 @@ defmodule Snakepit.Worker.LaneSocketTest do
 
   # The lane, and the other end as a :socket.
   defp pair do
+    {own, other} = connected()
+    {:ok, fd} = :socket.getopt(own, {:otp, :fd})
+    lane = LaneSocket.open(duplicate(fd, own, other))
+    :socket.close(own)
+    {lane, other}
+  end
+
+  defp connected do
     path = Path.join(System.tmp_dir!(), "pair-#{System.unique_integer([:positive])}-#{System.pid()}.sock")
     {:ok, listening} = :socket.open(:local, :stream)
     :ok = :socket.bind(listening, %{family: :local, path: path})
@@ -16,14 +24,15 @@ defmodule Snakepit.Worker.LaneSocketTest do
     {:ok, own} = :socket.accept(listening)
     File.rm!(path)
     :socket.close(listening)
+    {own, other}
+  end
 
-    # A descriptor that nobody else owns, as a worker passes it.
-    {:ok, fd} = :socket.getopt(own, {:otp, :fd})
+  # A descriptor that nobody else owns, as a worker passes it.
+  defp duplicate(fd, own, other) do
     rights = %{level: :socket, type: :rights, data: <<fd::32-native>>}
     :ok = :socket.sendmsg(own, %{iov: ["x"], ctrl: [rights]})
-    {:ok, %{ctrl: [%{data: <<fd::32-native>>}]}} = :socket.recvmsg(other, 1, 4_096)
-    :socket.close(own)
-    {LaneSocket.open(fd), other}
+    {:ok, %{ctrl: [%{data: <<duplicate::32-native>>}]}} = :socket.recvmsg(other, 1, 4_096)
+    duplicate
   end
 
   defp frame(bytes), do: <<byte_size(bytes)::32, bytes::binary>>
@@ -177,10 +186,10 @@ defmodule Snakepit.Worker.LaneSocketTest do
     assert what =~ "long"
 
     {:ok, file} = File.open("/dev/null", [:raw])
-    {:file_descriptor, :prim_file, %{handle: handle}} = file
-    fd = :prim_file.get_handle(file) |> :binary.decode_unsigned(:little)
-    assert {handle, is_integer(fd)} == {handle, true}
-    lane = Native.lane_open(fd)
+    fd = file |> :prim_file.get_handle() |> :binary.decode_unsigned(:little)
+    {own, other} = connected()
+    lane = fd |> duplicate(own, other) |> Native.lane_open()
+    File.close(file)
     assert {:error, what} = LaneSocket.recv(lane, soon())
     assert what =~ "socket"
     assert {:error, _} = LaneSocket.send(lane, "x", soon())
