@@ -244,6 +244,25 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     assert {:error, %Error{reason: :unknown_pool}} = Snakepit.reset_command(:no_such_pool, "f")
   end
 
+  test "a gRPC connection that cannot be made is the way's fault, neither the command's nor a dead worker's" do
+    pool = pool!()
+    {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+    [{_, lane}] = :ets.tab2list(handle.lanes)
+    # The channel connects when it is first used: by then its socket is gone.
+    assert {:ok, _channel} = Snakepit.Worker.grpc(lane, 30_000)
+    File.rm!(:sys.get_state(lane.worker).run.grpc_path)
+
+    log =
+      capture_log(fn ->
+        assert {:error, %Error{category: :grpc_error, reason: :unavailable}} = pid(pool, transfer: :grpc)
+      end)
+
+    assert commands(pool) == %{}
+    {:ok, %{breakers: breakers}} = Snakepit.get_stats(pool)
+    assert breakers.grpc.failures == 1
+    refute Enum.any?(String.split(log, "\n"), &(&1 =~ inspect(pool) and &1 =~ "closed a lane"))
+  end
+
   test "several calls in one worker: each that ran is told of in the log, by name" do
     pool = zoo!(worker_profile: :thread, threads_per_worker: 2, heartbeat_interval: 100, heartbeat_grace: 300)
 
