@@ -172,16 +172,20 @@ defmodule Snakepit do
   Stops a pool and starts it with the options it had: for a configured pool that could not start, once what was wrong
   is mended, and for Python code that was edited.
 
-  A pool that cannot start this time either stays, and its calls say why.
+  A pool that cannot start this time either stays, and its calls say why. Calls made meanwhile are refused: with category
+  `:pool` and reason `:stopping`.
   """
   @spec restart_pool(atom()) :: {:ok, pid()} | {:error, Error.t()}
   def restart_pool(name) do
     with {:ok, handle} <- Pool.Handle.fetch(name),
-         :ok <- stop_pool(name),
-         {:ok, pid} <- start_child(handle.options),
+         {:ok, pid} <- Pool.Handle.restarting(name, fn -> stop_and_start(handle) end),
          :ok <- Pool.await_ready(name, :infinity) do
       {:ok, pid}
     end
+  end
+
+  defp stop_and_start(%{name: name, options: options}) do
+    with :ok <- stop_pool(name), do: start_child(options)
   end
 
   defp start_child(options) do

@@ -664,7 +664,11 @@ defmodule Snakepit.Worker do
 
   defp counted(%{run: run} = state, how) do
     # With the companion every worker ends, whatever it runs.
-    commands = if run.status == :companion_died, do: [], else: Enum.map(run.ran, & &1.command)
+    commands =
+      if run.status == :companion_died,
+        do: [],
+        else: run.ran |> Enum.sort_by(& &1.ms) |> Enum.map(& &1.command)
+
     lived = if run.ready_at, do: now() - run.ready_at, else: 0
     meant? = run.meant? or state.successor == :up
     how_it_ended = if meant?, do: :meant, else: {:died, commands, how}

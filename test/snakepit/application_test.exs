@@ -67,6 +67,19 @@ defmodule Snakepit.ApplicationTest do
     assert {:error, %Error{reason: :unknown_pool}} = Snakepit.restart_pool(:no_such_pool)
   end
 
+  test "a pool that is being restarted is known, and says so" do
+    name = :between_stop_and_start
+
+    Snakepit.Pool.Handle.restarting(name, fn ->
+      assert {:error, %Error{category: :pool, reason: :stopping, message: message}} =
+               Snakepit.execute("x", %{}, pool: name)
+
+      assert message =~ "is being restarted"
+    end)
+
+    assert {:error, %Error{reason: :unknown_pool}} = Snakepit.execute("x", %{}, pool: name)
+  end
+
   @tag :tmp_dir
   test "a pool stopped while it starts is no error", %{tmp_dir: dir} do
     File.write!(Path.join(dir, "slow.py"), "import time\ntime.sleep(600)")

@@ -254,6 +254,24 @@ defmodule Snakepit.StreamTest do
     end
   end
 
+  test "the deadline holds where the next item is there already", %{pool: pool} do
+    for way <- Snakepit.Transfer.ways() do
+      stream = Snakepit.stream("count", %{n: 100}, pool: pool, timeout: 500, request_transfer: way)
+
+      late = fn ->
+        Enum.each(stream, fn _item ->
+          receive do
+          after
+            600 -> :late
+          end
+        end)
+      end
+
+      assert assert_raise(Error, late).category == :timeout
+      rests(pool)
+    end
+  end
+
   test "a consumer that is killed frees its lane", %{pool: pool} do
     old = os_pid(pool)
     me = self()

@@ -72,7 +72,8 @@ defmodule Snakepit.Call.Exchange do
   @doc "Waits for a stream's next item, or its end. What is between two items may be another process."
   @spec next_item(Call.t(), Lane.t(), streaming()) :: {:item, term(), streaming()} | stream_end()
   def next_item(call, lane, {call_id, source, ex}) do
-    case next_frame(call, lane, source) do
+    # An item that is there already does not outlive the deadline.
+    case if(remaining(call) == 0, do: {:error, :timeout}, else: next_frame(call, lane, source)) do
       {:ok, frame, beside} ->
         item(call, call_id, ex, source, Reply.read(lane, call_id, frame, beside, call.options.copy))
 

@@ -148,17 +148,18 @@ defmodule Snakepit.Pool.CommandBreaker do
   A worker ended while these commands ran on it. Says which of them is blamed, and which breakers that opened; nobody is
   blamed if there is no row left.
 
-  Of several, those are blamed that ended most of the workers they ran on: one that is on trial before all others, then
-  by the share of deaths in its calls, then by their number. All of them, if that does not tell them apart.
+  `commands` begins with the call that was begun last. Of several, the one is blamed that ended most of the workers it ran
+  on: one that is on trial before all others, then by the share of deaths in its calls, then by their number. If that does
+  not tell them apart, the one begun last: a long call is there whenever a short one kills, and dies with it.
   """
   @spec died(t(), [String.t(), ...], how :: String.t(), now :: integer() | nil) ::
           {blamed :: [String.t()], opened :: [String.t()]}
   def died(t, commands, how, now \\ nil) do
     scored = for command <- Enum.uniq(commands), do: {score(t, command, now), command}
-    {worst, _} = Enum.max(scored)
-
-    blamed =
-      for {^worst, command} <- scored, row = row(t, command) || give_row(t, command, now), do: {command, row}
+    # The first of those that are equal.
+    {_score, worst} = Enum.max_by(scored, &elem(&1, 0))
+    row = row(t, worst) || give_row(t, worst, now)
+    blamed = if row, do: [{worst, row}], else: []
 
     opened = for {command, row} <- blamed, count(t, command, row, how, now), do: command
 

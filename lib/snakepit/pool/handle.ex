@@ -97,9 +97,29 @@ defmodule Snakepit.Pool.Handle do
   @spec fetch(atom()) :: {:ok, t()} | {:error, Error.t()}
   def fetch(name) do
     case :persistent_term.get({__MODULE__, {:pool, name}}, nil) do
-      nil -> with :ok <- application(), do: {:error, unknown(name)}
-      handle -> {:ok, handle}
+      nil ->
+        with :ok <- application(),
+             do: {:error, if(restarting?(name), do: restarts(name), else: unknown(name))}
+
+      handle ->
+        {:ok, handle}
     end
+  end
+
+  @doc "While `fun` runs, the pool is known to be started again; for the process that calls."
+  @spec restarting(atom(), (() -> result)) :: result when result: term()
+  def restarting(name, fun) do
+    Registry.register(Snakepit.Registry, {:restarting, name}, nil)
+    fun.()
+  after
+    Registry.unregister(Snakepit.Registry, {:restarting, name})
+  end
+
+  defp restarting?(name), do: Registry.lookup(Snakepit.Registry, {:restarting, name}) != []
+
+  defp restarts(name) do
+    words = "pool #{inspect(name)} is being restarted (Snakepit.restart_pool/1)"
+    Error.new(:pool, :stopping, words, pool: name)
   end
 
   @doc "Whether Snakepit runs, and so has anything that could be asked for a pool."

@@ -41,12 +41,14 @@ defmodule Snakepit.Worker.Report do
   def died(name, run, why) do
     Logger.warning(
       "pool #{inspect(run.pool.name)}: worker #{name} (OS process #{run.os_pid}) ended: #{why}, " <>
-        "#{ran(run.ran || [], now() - run.ready_at)}; it is started again"
+        "#{ran(run.ran || [], now() - run.ready_at, run.meant?)}; it is started again"
     )
   end
 
-  defp ran([], ms), do: "without a call, #{ms} ms after it became ready"
-  defp ran(calls, _ms), do: "while it ran " <> Enum.map_join(calls, " and ", &call/1)
+  # Whoever has it ended for a caller's sake says why, and its call is over.
+  defp ran([], ms, true), do: "#{ms} ms after it became ready"
+  defp ran([], ms, false), do: "without a call, #{ms} ms after it became ready"
+  defp ran(calls, _ms, _meant?), do: "while it ran " <> Enum.map_join(calls, " and ", &call/1)
 
   defp call(%{command: command, correlation_id: nil, ms: ms}), do: "#{inspect(command)} (for #{ms} ms)"
 
