@@ -469,7 +469,7 @@ defmodule Snakepit.Call do
   defp named(error, %{options: %{correlation_id: id}, handle: handle} = call),
     do: %{in_its_time(error, call) | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
 
-  # Told is the time that the caller gave: the clock says a millisecond more or less.
+  # The message has the timeout that the caller gave. The measured time differs by a millisecond.
   defp in_its_time(%Error{reason: :queue_timeout}, %{handle: handle, options: options}),
     do: Pool.waited_in_vain(handle, options.timeout || handle.options.timeout)
 

@@ -26,7 +26,7 @@ defmodule Snakepit.Worker do
   require Logger
 
   @max_grace_ms 2_000
-  # What its end leaves to be cleaned up takes less.
+  # The companion gives the rest of a worker's process group at most this long to clean up.
   @moment_ms 1_700
   # The companion is started again within moments.
   @companion_ms 100

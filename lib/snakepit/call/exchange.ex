@@ -125,7 +125,7 @@ defmodule Snakepit.Call.Exchange do
         tell_breaker(call, way, guard, if(why == :unavailable, do: :failure, else: :void))
         send_request(call, lane, others, %{ex | fallback: true})
 
-      # Whoever makes the memory knows more.
+      # The arena, which makes the memory, tells the breaker.
       {:passed_on, :cold} ->
         send_request(call, lane, others, %{ex | fallback: true})
 

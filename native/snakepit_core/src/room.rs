@@ -3,7 +3,7 @@
 //! The pages of a file in memory are charged when they are allocated. Beyond a group's limit the kernel does not refuse
 //! them: it kills a process of the group. So the limits are asked first.
 
-/// Who has no room, and what its limit is.
+/// The limit that leaves too little room, and whose it is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct NoRoom {
     /// The memory group's directory; `None` is the machine.

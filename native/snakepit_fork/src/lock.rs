@@ -7,7 +7,7 @@ use std::cell::UnsafeCell;
 use std::mem::ManuallyDrop;
 use std::ops::{Deref, DerefMut};
 
-/// What the lock guards.
+/// The state that the lock guards.
 pub struct Memory {
     pub chunks: Chunks,
     pub copies: Copies,

@@ -52,7 +52,7 @@ class Lane:
         unpack, count = PREFIX.unpack_from, PREFIX.unpack_from
         acquire, release = self.lock.acquire, self.lock.release
         lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
-        # Of the request that came close behind the last one: who gave that up wants to synchronize.
+        # Bytes read past the current frame. Only a `sync` can arrive this early, after a caller abandoned its call.
         rest = b""
         poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll else None
         awake = 0

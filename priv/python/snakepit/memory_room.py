@@ -25,7 +25,7 @@ def _read(path: str) -> str:
 
 
 def lacking(size: int, read: Callable[[str], str] = _read) -> str | None:
-    """Who has no room for `size` more bytes, in words; `None` if they may be allocated.
+    """The limit that leaves no room for `size` more bytes, in words; `None` if they may be allocated.
 
     What cannot be read does not limit.
     """

@@ -37,7 +37,8 @@ def _nothing(number: int, frame: FrameType | None) -> None:
 
 
 def _as_usual() -> None:
-    # What a hook raises is lost, so that one which came already ends the child as nobody's KeyboardInterrupt would.
+    # Python drops exceptions of a fork hook. So a SIGINT that is pending ends the child by the default action, not by a
+    # KeyboardInterrupt.
     on_interrupt = signal.SIG_DFL if signal.SIGINT in signal.sigpending() else signal.default_int_handler
     for number in FOR_THE_BEAM:
         if signal.getsignal(number) is _nothing:
