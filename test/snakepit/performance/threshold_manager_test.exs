@@ -55,8 +55,8 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
   test "each change begins where the last one ended, whatever becomes scarce meanwhile" do
     pool = pool()
     calibrated(pool)
-    seen = scarce_now_and_then(fn -> for n <- 1..12, do: ThresholdManager.tune(pool, now() + n) end)
-    assert Enum.uniq(seen) |> length() > 1
+    seen = scarce_at_every_other(1..12, fn n -> ThresholdManager.tune(pool, now() + n) end)
+    assert Enum.take(seen, 2) == [true, false]
     :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
     :ok = ThresholdManager.undo(pool)
 
@@ -71,28 +71,21 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  # The resource factor is 1 or 1/2 as the monitor's atomics have it: here they flip while `fun` runs.
-  defp scarce_now_and_then(fun) do
+  # The resource factor is 1 or 1/2 as the monitor's atomics have it: here another one for each call of `fun`.
+  defp scarce_at_every_other(range, fun) do
     own = :atomics.new(9, signed: true)
     true_one = :persistent_term.get(Snakepit.Performance.ResourceMonitor)
     :persistent_term.put(Snakepit.Performance.ResourceMonitor, own)
-    flipper = spawn_link(fn -> flip(own, 0) end)
 
     try do
-      factors = for _ <- 1..200, do: Snakepit.Performance.ResourceMonitor.now().cpu_pressure?
-      fun.()
-      factors
+      for n <- range do
+        :atomics.put(own, 9, rem(n, 2))
+        fun.(n)
+        Snakepit.Performance.ResourceMonitor.now().cpu_pressure?
+      end
     after
-      Process.unlink(flipper)
-      Process.exit(flipper, :kill)
       :persistent_term.put(Snakepit.Performance.ResourceMonitor, true_one)
     end
-  end
-
-  defp flip(atomics, bits) do
-    :atomics.put(atomics, 9, bits)
-    :erlang.yield()
-    flip(atomics, 1 - bits)
   end
 
   test "an idle pool that is tuned says one thing: what it settled at" do
