@@ -154,13 +154,17 @@ defmodule Snakepit.Pool.LimitsTest do
             "echo $$ > #{dir}/cgroup.procs",
             """
             handle = Snakepit.Pool.Handle.fetch!(:p)
-            pieces = Stream.repeatedly(fn -> Snakepit.Pool.Arena.share(handle, data) end) |> Enum.take_while(&match?({:ok, _}, &1))
+            answers = Stream.repeatedly(fn -> Snakepit.Pool.Arena.share(handle, data) end)
+            {pieces, error} =
+              Enum.reduce_while(answers, [], fn
+                {:ok, piece}, pieces -> {:cont, [piece | pieces]}
+                {:error, error}, pieces -> {:halt, {pieces, error}}
+              end)
             IO.inspect({:shared, length(pieces) > 2})
-            {:error, error} = Snakepit.Pool.Arena.share(handle, data)
             IO.puts(error.message)
             for _ <- 1..2, do: IO.inspect({:auto, call.("length", %{x: Snakepit.bytes(data)}, [])})
             IO.inspect({:from_python, call.("in_place", %{n: 20_000_000}, reply_transfer: :zero_copy)})
-            for {:ok, piece} <- pieces, do: ^data = piece
+            for piece <- pieces, do: ^data = piece
             """,
             memory_quota: "8GB"
           )
