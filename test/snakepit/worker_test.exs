@@ -6,7 +6,7 @@ defmodule Snakepit.WorkerTest do
   # What the log says of a pool's workers while `fun` runs.
   defp lines(pool, fun) do
     log = capture_log(fun)
-    for line <- String.split(log, "\n"), line =~ inspect(pool), do: line
+    for line <- String.split(log, "\n"), line =~ "pool #{inspect(pool)}:", do: line
   end
 
   defp os_pid(pool), do: Snakepit.execute!("pid", %{}, pool: pool)

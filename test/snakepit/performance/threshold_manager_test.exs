@@ -99,7 +99,7 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
         for n <- 1..30, do: ThresholdManager.tune(pool, now() + n)
       end)
 
-    lines = for line <- String.split(log, "\n"), line =~ inspect(pool), do: line
+    lines = for line <- String.split(log, "\n"), line =~ "pool #{inspect(pool)}:", do: line
     assert [line] = lines
     assert line =~ ~r/binary 10485760 → \d+/
   end

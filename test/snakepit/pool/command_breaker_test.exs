@@ -278,7 +278,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
         assert {:error, %Error{reason: :lost}} = Task.await(holds, 60_000)
       end)
 
-    assert [line] = for(line <- String.split(log, "\n"), line =~ inspect(pool), do: line)
+    assert [line] = for(line <- String.split(log, "\n"), line =~ "pool #{inspect(pool)}:", do: line)
     assert line =~ "did not answer a heartbeat"
     assert line =~ "\"holds_the_gil\""
     # The other lane had no call, now or ever.
