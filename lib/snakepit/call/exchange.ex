@@ -31,10 +31,11 @@ defmodule Snakepit.Call.Exchange do
   @in_place 2
   # Set by the library: the caller was lent so much that its garbage may keep a good part of the worker's memory.
   @collect_minor 4
+  @collect_major 8
+  # Messages that a garbage collection may have to read.
   @short_mailbox 200
   # How long after its gRPC connection a dead worker's lane may still look open.
   @gone_ms 100
-  @collect_major 8
   @flag_forced 1
   @flag_stream 2
   @flag_awake 4
@@ -480,7 +481,7 @@ defmodule Snakepit.Call.Exchange do
   end
 
   defp broken_stream(call, lane, code, message) do
-    if code == :unavailable and worker_gone?(call, lane),
+    if worker_gone?(call, lane, code),
       do: {:error, :closed},
       else: {:error, :grpc, grpc_error(code, message)}
   end
@@ -521,13 +522,15 @@ defmodule Snakepit.Call.Exchange do
 
   # Its connection is over, or could not be made. If the worker is gone, it is the worker that failed, not the way.
   defp grpc_failed(call, lane, {:error, code, message}) do
-    if code == :unavailable and worker_gone?(call, lane),
+    if worker_gone?(call, lane, code),
       do: lost(gone(), :closed),
       else: lost(grpc_error(code, message), "a call by gRPC failed: #{code}")
   end
 
   # The sockets of a process that ends are closed one after the other.
-  defp worker_gone?(call, lane) do
+  defp worker_gone?(_call, _lane, code) when code != :unavailable, do: false
+
+  defp worker_gone?(call, lane, _unavailable) do
     soon = System.monotonic_time(:millisecond) + @gone_ms
     LaneSocket.recv(lane.socket, min(soon, call.deadline)) == {:error, :closed}
   end

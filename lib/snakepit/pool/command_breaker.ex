@@ -88,15 +88,11 @@ defmodule Snakepit.Pool.CommandBreaker do
   @spec tell(t(), suspect() | nil, {:ok, term()} | {:error, Error.t()} | tuple()) :: :ok
   def tell(_t, nil, _result), do: :ok
 
-  def tell(t, {row, probe}, result) do
-    answered? =
-      case result do
-        {:error, %Error{category: category}} -> category in [:python_error, :validation]
-        _ok_or_raised -> true
-      end
+  def tell(t, suspect, {:error, %Error{category: category}})
+      when category not in [:python_error, :validation],
+      do: void(t, suspect)
 
-    Breaker.record(t.breaker, row, if(answered?, do: :ok, else: :void), probe)
-  end
+  def tell(t, {row, probe}, _answered), do: Breaker.record(t.breaker, row, :ok, probe)
 
   @doc "Nothing is known of the call: another may try its command."
   @spec void(t(), suspect() | nil) :: :ok
@@ -158,12 +154,11 @@ defmodule Snakepit.Pool.CommandBreaker do
     scored = for command <- Enum.uniq(commands), do: {score(t, command, now), command}
     # The first of those that are equal.
     {_score, worst} = Enum.max_by(scored, &elem(&1, 0))
-    row = row(t, worst) || give_row(t, worst, now)
-    blamed = if row, do: [{worst, row}], else: []
 
-    opened = for {command, row} <- blamed, count(t, command, row, how, now), do: command
-
-    {Enum.map(blamed, &elem(&1, 0)), opened}
+    case row(t, worst) || give_row(t, worst, now) do
+      nil -> {[], []}
+      row -> {[worst], if(count(t, worst, row, how, now), do: [worst], else: [])}
+    end
   end
 
   defp score(t, command, now) do
