@@ -302,7 +302,7 @@ defmodule Snakepit do
   """
   @spec list_workers(atom() | nil) :: [map()]
   def list_workers(name \\ nil) do
-    # Of all pools, one may stop in this moment.
+    # A pool may stop while the list is made.
     with true <- name != nil, {:error, error} <- Pool.Handle.fetch(name), do: raise(error)
 
     Enum.flat_map(List.wrap(name || Pool.Handle.names()), &Pool.Supervisor.described/1)

@@ -141,7 +141,7 @@ defmodule Snakepit.Python do
   end
 
   @doc """
-  What of the VM's environment is kept from a worker: PYTHONHOME, if the interpreter is that of a virtual environment,
+  The variables of the VM's environment that a worker does not get: PYTHONHOME, if the interpreter is that of a virtual environment,
   which knows its home by itself. A pool that gives it in `:env` means it.
   """
   @spec unset_env(Pool.Options.t(), Path.t()) :: [String.t()]

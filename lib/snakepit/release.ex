@@ -91,7 +91,7 @@ defmodule Snakepit.Release do
     if relative?(path), do: ["#{named(:venv, path)} is #{elsewhere()}: " <> use_venv(project.app)], else: []
   end
 
-  # Of another application, or nothing that the start of Snakepit would accept.
+  # It belongs to another application, or the start of Snakepit would refuse it.
   defp venv(_other, _project), do: []
 
   defp pool(pool, project) do
@@ -155,7 +155,7 @@ defmodule Snakepit.Release do
   # ---- in a release -----------------------------------------------------------------------------------------------
 
   @doc false
-  # What to do about an environment that is not there; "" where this is no release. Ends with ", or ".
+  # Advice for a missing environment; "" where this is no release. Ends with ", or ".
   @spec advice_on_venv(Path.t() | {atom(), Path.t()}) :: String.t()
   def advice_on_venv(venv) do
     cond do
@@ -166,7 +166,7 @@ defmodule Snakepit.Release do
   end
 
   @doc false
-  # What to do about a module that is in none of these directories; "" where this is no release, or they are not to blame.
+  # Advice for a module that is in none of these directories; "" where this is no release, or they are not to blame.
   @spec advice_on_path([Path.t() | {atom(), Path.t()}]) :: String.t()
   def advice_on_path(paths) do
     case Enum.find(paths, &(is_binary(&1) and relative?(&1))) do

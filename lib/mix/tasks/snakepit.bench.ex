@@ -266,7 +266,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
     end
   end
 
-  # What was measured before is kept, and the other suites are run.
+  # Keeps the figures measured so far, and runs the other suites.
   defp broken_off(what, done) do
     Mix.shell().error("It was broken off: " <> what)
     {done, false}

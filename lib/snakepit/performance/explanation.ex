@@ -185,7 +185,7 @@ defmodule Snakepit.Performance.Explanation do
   defp span(nil, nil), do: ""
   defp span(low, high), do: "#{Units.time(low * 1000)} – #{Units.time(high * 1000)}"
 
-  # What the table above this line shows, and how certain it is.
+  # The crossover that the table above this line shows, and how certain it is.
   defp crossover(ranges, known) do
     first = ranges |> Enum.reverse() |> Enum.take_while(&(&1.way == :zero_copy)) |> List.last()
 

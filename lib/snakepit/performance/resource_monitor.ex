@@ -31,7 +31,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
   ]
   @index @fields |> Enum.with_index(1) |> Map.new()
   @key __MODULE__
-  # What is scarce for less than ten seconds, as at every start, is not worth a word.
+  # A shortage of less than ten seconds, as at every start, is not logged.
   @lasting_ticks 100
   # Shares are kept in millionths; what could not be read, as this.
   @unknown -1

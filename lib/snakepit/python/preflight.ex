@@ -8,7 +8,7 @@ defmodule Snakepit.Python.Preflight do
   @typedoc "`file` is where the module comes from, \"\" if it is nowhere; `module` is nil if Python itself did not start."
   @type failure :: %{module: String.t() | nil, file: Path.t(), problem: String.t()}
 
-  # What changes where Python, or the system's loader, looks.
+  # Variables that change where Python, or the system's loader, looks for files.
   @loader ~w(LD_LIBRARY_PATH LD_PRELOAD)
   @last_lines 3
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Faults.Scenario do
   @moduledoc false
-  # What a swept VM does, again and again: the whole life of a pool, and everything it had is gone at the end. One call of
+  # A swept VM does this again and again: the whole life of a pool, and everything it had is gone at the end. One call of
   # libc fails meanwhile. Each call must end in its right answer or in an error that says something, and afterwards all must
   # work again.
 
