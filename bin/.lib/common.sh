@@ -50,7 +50,8 @@ install_missing() {
   command -v uv >/dev/null || python_can 'import venv, ensurepip' || missing+=(python3-venv)
 
   [ ${#missing[@]} -eq 0 ] && return
-  install=(apt-get install -y --no-install-recommends "${missing[@]}")
+  # Another run of apt may be at work; it is waited for.
+  install=(apt-get -o DPkg::Lock::Timeout=300 install -y --no-install-recommends "${missing[@]}")
 
   if ! command -v apt-get >/dev/null; then
     die "Needed and not found: ${missing[*]} (the names of the Debian packages). Install them and run this again."
