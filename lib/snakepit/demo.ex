@@ -2,7 +2,7 @@ defmodule Snakepit.Demo do
   @moduledoc false
   # `mix snakepit.demo`: Python tools on every file under some paths, and what it cost to bring the bytes there.
   #
-  #     scan → examine every file (as many at once as there are workers) → compare the ways → report
+  #     scan → compare the ways, warm → examine every file (as many at once as there are workers) → report
   #
   # Output goes to stdout, problems go to stderr, one line each; a problem costs its file, not the others.
 
@@ -100,9 +100,9 @@ defmodule Snakepit.Demo do
     IO.puts("#{Units.counted(length(files), "file")}, #{Units.bytes(bytes)}; #{workers}\n")
 
     bar = Progress.new()
+    compare(files, pool, bar)
     {examined, errors} = examine(files, pool, bar)
     if examined != [], do: IO.puts([Report.classes(examined), "\n", Report.largest(examined)])
-    if examined != [], do: IO.puts(compare(files, pool, bar))
 
     seconds = (System.monotonic_time(:millisecond) - started) / 1000
     wrong = Enum.count(errors, &String.contains?(&1, "WRONG DATA"))
@@ -167,7 +167,9 @@ defmodule Snakepit.Demo do
       end)
 
     Progress.clear(bar)
-    Report.ways(measured, ways, missing)
+    # Where no file could be read, the next part says so of each.
+    if Enum.any?(measured, fn {_, _, times} -> times != %{} end),
+      do: IO.puts(Report.ways(measured, ways, missing))
   end
 
   defp complain(message), do: IO.puts(:stderr, message)

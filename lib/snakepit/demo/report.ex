@@ -16,7 +16,8 @@ defmodule Snakepit.Demo.Report do
     rows = for class <- SizeClass.all(), files = by_class[class], do: class_row(class, files)
 
     [
-      "By size: three calls a file, medians. Transfer is a call less its wait for a worker and its tool.\n\n",
+      "Every file, by size: its first three calls, many files at once, medians. Its bytes are seen for the\n" <>
+        "first time. Transfer is a call less its wait for a worker and its tool.\n\n",
       Table.format(
         [
           {"size", :left},
