@@ -84,6 +84,8 @@ defmodule Snakepit do
       lanes = handle.options.size * Pool.Options.lanes(handle.options)
 
       Call.FanOut.map(list, concurrency || lanes, &execute(command, &1, opts))
+    else
+      {:error, error} -> {:error, Error.of_command(error, command)}
     end
   end
 

@@ -80,7 +80,7 @@ defmodule Snakepit.Call do
   defp unserved(call, error) do
     waited = now_ns() - call.started
 
-    {{:error, named(error, call)},
+    {{:error, error |> named(call) |> Error.of_command(call.command)},
      %Observation{
        pool: call.handle.name,
        command: call.command,
@@ -192,12 +192,12 @@ defmodule Snakepit.Call do
   # Items that were handed out cannot be taken back.
   defp not_idempotent(%{options: %{idempotent: false}}), do: :ok
 
-  defp not_idempotent(_call),
-    do:
-      invalid(
-        :invalid_option,
-        "options of the call: :idempotent is not for streams, which are never tried again"
-      )
+  defp not_idempotent(call) do
+    words = "options of the call: :idempotent is not for streams, which are never tried again"
+
+    with {:error, error} <- invalid(:invalid_option, words),
+         do: {:error, error |> named(call) |> Error.of_command(call.command)}
+  end
 
   @doc "Which ways a call would take, and why; nothing is sent."
   @spec explain(String.t() | atom(), map(), keyword()) :: {:ok, Explanation.t()} | {:error, Error.t()}
@@ -210,10 +210,14 @@ defmodule Snakepit.Call do
         |> Map.take([:bytes, :fresh, :count, :envelope])
         |> Map.merge(%{command: call.command, data_type: type})
 
-      with :ok <- Snakepit.Performance.enabled(handle),
-           do:
-             {:ok,
-              Explanation.new(handle, type, Explanation.call(handle, facts, call.request_ways, call.decision))}
+      case Snakepit.Performance.enabled(handle) do
+        :ok ->
+          explanation = Explanation.call(handle, facts, call.request_ways, call.decision)
+          {:ok, Explanation.new(handle, type, explanation)}
+
+        {:error, error} ->
+          {:error, error |> named(call) |> Error.of_command(call.command)}
+      end
     end
   end
 
@@ -224,7 +228,16 @@ defmodule Snakepit.Call do
 
     with {:ok, options} <- Options.new(opts),
          {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
-         {:ok, command} <- command(command, handle),
+         {:error, error} <- prepared(command, args, options, handle, stream?, started, decide) do
+      {:error, error |> named(%{options: options, handle: handle}) |> Error.of_command(command)}
+    else
+      {:ok, call} -> {:ok, call}
+      {:error, error} -> {:error, Error.of_command(error, command)}
+    end
+  end
+
+  defp prepared(command, args, options, handle, stream?, started, decide) do
+    with {:ok, command} <- command(command, handle),
          :ok <- arguments(args, handle),
          {:ok, envelope, buffers, {bytes, fresh, kind}} <- encode(command, args, options, handle) do
       call = %__MODULE__{
@@ -282,7 +295,7 @@ defmodule Snakepit.Call do
 
       {:error, path, :unsupported_type, what} ->
         error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"
-        invalid({:unsupported_type, path, what}, error, %{path: path})
+        invalid(:unsupported_type, error, %{path: path, type: what})
 
       {:error, path, :not_utf8, what} ->
         invalid(:not_utf8, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes", %{
@@ -460,7 +473,7 @@ defmodule Snakepit.Call do
         do: %{error | message: Worker.why(lane, time_for_reason(call))},
         else: error
 
-    %{named(error, call) | worker: lane.name}
+    %{named(error, call) | worker: lane.name, command: call.command}
   end
 
   defp named(error, %{options: %{correlation_id: nil}, handle: handle} = call),

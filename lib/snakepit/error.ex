@@ -1,4 +1,6 @@
 defmodule Snakepit.Error do
+  alias Snakepit.Error.{Reasons, Text, Traceback}
+
   @moduledoc """
   Why a call, or the start of a pool, failed.
 
@@ -12,20 +14,32 @@ defmodule Snakepit.Error do
   | `:transfer` | the bytes could not travel by the way that was forced, or are too many |
   | `:grpc_error` | the gRPC call failed |
 
-  Reason `:breaker_open` is one of `:transfer`, when the way that was forced is left alone because it failed too often or
-  was isolated (`details.retry_in_ms` says when it is tried again), and of `:pool`, when every worker died young without
-  a call. `:command_breaker_open` of `:pool` is told to calls of a command whose calls ended too many workers
-  (`Snakepit.reset_command/2`); `details` has `:command`, `:deaths`, `:last` and `:retry_in_ms`.
+  Its fields:
 
-  `reason` is an atom, or a tuple that starts with one; `details` holds what else is known, such as `:path`.
+  | field | |
+  |---|---|
+  | `category`, `reason` | atoms, out of the tables here |
+  | `message` | one sentence, or more: what is wrong, where, and what to do |
+  | `command` | the tool that was called; nil where there was no call, or the command was no name |
+  | `pool`, `worker` | of the call, as far as it came |
+  | `details` | what else is known: `:path` (the value that is meant), `:correlation_id`, and what the reason's row says |
+  | `python_type`, `python_traceback` | of an exception: its type, and its whole traceback |
+
+  `Exception.message/1` names the tool and adds the traceback, whose middle is left out where it is long. Inspected, as in
+  IEx, an error is a few lines: your own frames of the traceback, the innermost first, and how many are of libraries.
+
+  ## Reasons
+
+  #{Reasons.docs()}
   """
 
   @type category :: :validation | :python_error | :worker | :timeout | :pool | :transfer | :grpc_error
 
   @type t :: %__MODULE__{
           category: category(),
-          reason: atom() | tuple(),
+          reason: atom(),
           message: String.t(),
+          command: String.t() | nil,
           details: map(),
           python_type: String.t() | nil,
           python_traceback: String.t() | nil,
@@ -38,6 +52,7 @@ defmodule Snakepit.Error do
     :category,
     :reason,
     :message,
+    :command,
     :python_type,
     :python_traceback,
     :pool,
@@ -45,15 +60,35 @@ defmodule Snakepit.Error do
     details: %{}
   ]
 
+  # A message may be a pool's whole standard error.
+  @longest_message 8 * 1024
+
   @doc "Every category."
   @spec categories() :: [category()]
-  def categories, do: [:validation, :python_error, :worker, :timeout, :pool, :transfer, :grpc_error]
+  def categories, do: Keyword.keys(Reasons.all())
+
+  @doc "Every reason that errors of a category have."
+  @spec reasons(category()) :: [atom()]
+  def reasons(category), do: Reasons.of(category)
 
   @doc false
-  @spec new(category(), atom() | tuple(), String.t(), keyword()) :: t()
-  def new(category, reason, message, fields \\ []) do
+  @spec new(category(), atom(), String.t(), keyword()) :: t()
+  def new(category, reason, message, fields \\ []) when is_atom(reason) do
     struct!(%__MODULE__{category: category, reason: reason, message: message}, fields)
   end
+
+  @doc false
+  # The error of a call of this command, whatever was given as one.
+  @spec of_command(t(), term()) :: t()
+  def of_command(%__MODULE__{} = error, command), do: %{error | command: command_name(command)}
+
+  defp command_name(command) when is_binary(command) and byte_size(command) <= 1024,
+    do: if(String.valid?(command), do: command)
+
+  defp command_name(command) when is_atom(command) and command not in [nil, true, false],
+    do: Atom.to_string(command)
+
+  defp command_name(_no_name), do: nil
 
   @doc false
   # An errno, or what else `:socket` and `File` answer, in words.
@@ -68,54 +103,124 @@ defmodule Snakepit.Error do
   def reason_words(reason), do: inspect(reason)
 
   @impl true
-  def message(%__MODULE__{python_traceback: nil, message: message}), do: message
-  def message(%__MODULE__{message: message, python_traceback: traceback}), do: message <> "\n\n" <> traceback
+  def message(%__MODULE__{python_traceback: nil} = error), do: headline(error)
+
+  def message(%__MODULE__{python_traceback: traceback} = error),
+    do: headline(error) <> "\n\n" <> Traceback.cut(traceback)
+
+  defp headline(%__MODULE__{command: command, message: message}) do
+    message = Text.cut(message, @longest_message)
+    if command == nil or names?(message, command), do: message, else: "#{command}: #{message}"
+  end
+
+  # Snakepit's own sentences begin with the tool, or quote it.
+  defp names?(message, command) do
+    String.starts_with?(message, for(next <- [" ", "(", ":"], do: command <> next)) or
+      String.contains?(message, ["'#{command}'", inspect(command)])
+  end
 
   # What a worker may say, so that no atom is made from data.
   @worker_categories Map.new([:validation, :python_error, :transfer, :worker, :timeout], &{to_string(&1), &1})
-  @worker_reasons Map.new(
-                    ~w(unknown_command missing_argument unknown_argument wrong_type unsupported_type
-                       unsupported_key unsupported_dtype not_utf8 too_deep too_large too_many_values too_many_buffers cycle
-                       bad_value bad_envelope bad_tensor bad_set key_collision missing_numpy missing_ml_dtypes quota no_memory
-                       unknown_chunk unavailable no_way internal raised)a,
-                    &{to_string(&1), &1}
-                  )
-
-  @doc false
-  @spec worker_reason?(String.t()) :: boolean()
-  def worker_reason?(reason), do: is_map_key(@worker_reasons, reason)
 
   @doc false
   # The map of an error reply (native/PROTOCOL.md) as a struct. A reason this version does not know stays in details.
   @spec from_worker(map()) :: t()
   def from_worker(%{} = reply) do
-    reason = text(reply["reason"]) || ""
-    path = text(reply["path"])
+    said = with none when none in [nil, ""] <- text(reply["reason"]), do: "raised"
+    known = Reasons.from_worker(said)
     details = if is_map(reply["details"]), do: reply["details"], else: %{}
-    details = if path, do: Map.put(details, :path, path), else: details
+    details = if known, do: details, else: Map.put(details, :reason, said)
+    details = put(details, :path, text(reply["path"]))
+    type = text(reply["type"])
 
-    details =
-      if reason == "" or is_map_key(@worker_reasons, reason),
-        do: details,
-        else: Map.put(details, :reason, reason)
-
-    %__MODULE__{
+    error = %__MODULE__{
       category: Map.get(@worker_categories, reply["category"], :python_error),
-      reason: reason(Map.get(@worker_reasons, reason, :raised), path, text(reply["type"])),
+      reason: known || :raised,
       message: text(reply["message"]) || "the worker gave no message",
       details: details,
-      python_type: text(reply["type"]),
       python_traceback: text(reply["traceback"])
     }
+
+    # The type is the exception's, or that of the value which cannot cross.
+    if error.reason == :raised,
+      do: %{error | python_type: type},
+      else: %{error | details: put(details, :type, type)}
   end
 
   def from_worker(_other) do
     new(:worker, :protocol, "the worker sent an error that is no map")
   end
 
-  defp reason(:unsupported_type, path, type) when is_binary(path), do: {:unsupported_type, path, type}
-  defp reason(reason, _path, _type), do: reason
+  defp put(details, _key, nil), do: details
+  defp put(details, key, value), do: Map.put(details, key, value)
 
   defp text(value) when is_binary(value), do: value
   defp text(_other), do: nil
+
+  defimpl Inspect do
+    import Inspect.Algebra
+    alias Snakepit.Error.{Text, Traceback}
+    alias Snakepit.Terminal.Name
+
+    @frames 3
+    @message_lines 6
+    @width 160
+
+    def inspect(error, opts) do
+      lines =
+        where(error) ++
+          message(error.message) ++ traceback(error.python_traceback) ++ details(error.details, opts)
+
+      body = for line <- lines, do: concat(line(), line)
+
+      head =
+        color("#Snakepit.Error<#{inspect_atom(error.category)}, #{inspect_atom(error.reason)}", :map, opts)
+
+      concat([nest(concat([head | body]), 2), line(), color(">", :map, opts)])
+    end
+
+    defp inspect_atom(atom), do: Kernel.inspect(atom)
+
+    defp where(error) do
+      said =
+        [
+          error.command && "tool #{Name.show(error.command)}",
+          error.pool && "pool #{Kernel.inspect(error.pool)}",
+          error.worker && "worker #{error.worker}"
+        ]
+        |> Enum.filter(& &1)
+
+      if said == [], do: [], else: [Enum.join(said, ", ")]
+    end
+
+    defp message(message) do
+      message
+      |> Text.cut(4 * 1024)
+      |> String.split("\n", trim: true)
+      |> Text.cut_lines(@message_lines - 2, 1)
+      |> Enum.map(&shown/1)
+    end
+
+    defp traceback(nil), do: []
+
+    defp traceback(traceback),
+      do: for(line <- Traceback.summary(traceback, @frames), do: "  " <> shown(line))
+
+    defp details(details, _opts) when details == %{}, do: []
+
+    defp details(details, opts) do
+      text =
+        Kernel.inspect(details,
+          limit: 10,
+          printable_limit: 80,
+          width: :infinity,
+          custom_options: opts.custom_options
+        )
+
+      ["details: " <> Text.shorten(text, 2 * @width)]
+    end
+
+    # What would drive a terminal is written as an escape.
+    defp shown(line), do: line |> Text.shorten(@width) |> Name.show()
+  end
 end

@@ -16,6 +16,9 @@ defmodule Snakepit.ErrorTest do
     assert {:error, %Error{} = error} = Snakepit.execute(command, args, [pool: pool] ++ opts)
     assert error.category in Error.categories()
     assert error.message != "" and String.valid?(error.message)
+    assert error.reason in Error.reasons(error.category), inspect(error)
+    if is_binary(command) and String.valid?(command), do: assert(error.command == command)
+    assert error.pool == pool or error.reason == :invalid_option
     error
   end
 
@@ -99,10 +102,10 @@ defmodule Snakepit.ErrorTest do
             {%URI{}, "URI"}
           ] do
         error = error(pool, "identity", %{"x" => %{"items" => [0, 1, 2, %{x: value}]}})
-        assert {:unsupported_type, ~s(args["x"]["items"][3].x), _} = error.reason
-        assert error.category == :validation
+        assert {error.category, error.reason} == {:validation, :unsupported_type}
         assert error.message =~ what
         assert error.details.path == ~s(args["x"]["items"][3].x)
+        assert error.details.type =~ what
       end
     end
 
@@ -219,15 +222,37 @@ defmodule Snakepit.ErrorTest do
   test "every reason that Python gives is known here" do
     literal = ~r/\b(?:Refusal\(|CallError\(\s*"\w+",|_fail\(\w+,)\s*"(\w+)"/
 
-    reasons =
-      for path <- Path.wildcard("priv/python/snakepit/*.py"),
-          [_, reason] <- Regex.scan(literal, File.read!(path)),
-          uniq: true,
-          do: reason
-
+    reasons = scanned("priv/python/snakepit/*.py", literal)
     assert length(reasons) > 20
-    assert Enum.reject(reasons, &Error.worker_reason?/1) == []
+    assert Enum.reject(reasons, &Error.Reasons.from_worker/1) == []
   end
+
+  test "every reason that the library and Elixir give is one of the table" do
+    known = Enum.flat_map(Error.categories(), &Error.reasons/1) |> Enum.map(&to_string/1)
+
+    rust = scanned("native/snakepit_nif/src/*.rs", ~r/\b(?:refuse|value)\(atoms::(\w+)\(\)/)
+    assert length(rust) > 8
+    assert rust -- known == []
+
+    codes = scanned("native/snakepit_grpc/src/failure.rs", ~r/Code::\w+ => "(\w+)"/)
+    assert length(codes) == 17
+    # A call that went well is no error.
+    assert (codes -- ["ok"]) -- Enum.map(Error.reasons(:grpc_error), &to_string/1) == []
+
+    literal = ~r/\b(?:Error\.new|error)\(\s*(?:handle, )?:(\w+),\s*:(\w+)/
+    ours = for [_, category, reason] <- scans("lib/**/*.ex", literal), uniq: true, do: {category, reason}
+    assert length(ours) > 20
+
+    for {category, reason} <- ours do
+      category = Enum.find(Error.categories(), &(to_string(&1) == category))
+      assert reason in Enum.map(Error.reasons(category), &to_string/1), "#{category}: #{reason}"
+    end
+  end
+
+  defp scanned(files, literal), do: for([_, reason] <- scans(files, literal), uniq: true, do: reason)
+
+  defp scans(files, literal),
+    do: for(path <- Path.wildcard(files), found <- Regex.scan(literal, File.read!(path)), do: found)
 
   describe "tools" do
     test "an exception keeps its type, message and traceback", %{pool: pool} do
@@ -241,6 +266,51 @@ defmodule Snakepit.ErrorTest do
       refute error.python_traceback =~ "snakepit/calls.py"
       assert error.worker =~ "-0"
       assert_raise Error, ~r/boom/, fn -> Snakepit.execute!("fail", %{message: "boom"}, pool: pool) end
+    end
+
+    test "its message names the tool, once; what is inspected is a few lines", %{pool: pool} do
+      raised = error(pool, "fail", %{message: "boom"}, correlation_id: "c-1")
+      assert Exception.message(raised) =~ ~r/\Afail: ValueError: boom\n\nTraceback/
+      assert ["#Snakepit.Error<:python_error, :raised" | lines] = raised |> inspect() |> String.split("\n")
+
+      assert [
+               "  tool fail, pool " <> _,
+               "  ValueError: boom",
+               "    test/support/python/snakepit_test_tools.py:" <> frame,
+               ~S(  details: %{correlation_id: "c-1"}),
+               ">"
+             ] = lines
+
+      assert frame =~ "in fail: raise ValueError(message)"
+
+      unknown = error(pool, "identty", %{})
+      assert Exception.message(unknown) == unknown.message
+      missing = error(pool, "add", %{a: 1})
+      assert Exception.message(missing) == missing.message
+      unsupported = error(pool, "identity", %{x: self()})
+      assert Exception.message(unsupported) =~ ~r/\Aidentity: args\.x: a pid cannot be sent/
+    end
+
+    test "a stream's and a list's errors name the tool as well", %{pool: pool} do
+      raised = assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail", %{}, pool: pool)) end
+      assert {raised.command, raised.pool} == {"fail", pool}
+
+      refused =
+        assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail", %{}, pool: pool, idempotent: true)) end
+
+      assert {refused.reason, refused.command} == {:invalid_option, "fail"}
+      assert [{:error, %Error{command: "fail"}}] = Snakepit.map([%{}], :fail, pool: pool)
+      assert {:error, %Error{command: "fail"}} = Snakepit.map([%{}], :fail, pool: :no_such_pool)
+
+      assert {:error, %Error{command: "fail", pool: :no_such_pool}} =
+               Snakepit.explain(:fail, %{}, pool: :no_such_pool)
+
+      assert {:error, %Error{command: nil}} = Snakepit.execute(12, %{}, pool: pool)
+
+      assert {:error, %Error{command: "spin", category: :timeout} = late} =
+               Snakepit.execute("spin", %{ms: 60_000}, pool: pool, timeout: 10)
+
+      assert Exception.message(late) == "spin did not finish within 10 ms"
     end
 
     test "SystemExit is the tool's, not the worker's", %{pool: pool} do

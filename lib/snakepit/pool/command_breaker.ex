@@ -113,8 +113,8 @@ defmodule Snakepit.Pool.CommandBreaker do
       "pool #{inspect(pool)} does not run #{inspect(command)}: its calls ended #{deaths} workers (the last: #{last}). " <>
         "#{again}; Snakepit.reset_command(#{inspect(pool)}, #{inspect(command)}) allows it at once"
 
-    details = %{command: command, deaths: deaths, last: last, retry_in_ms: ms || 0}
-    Error.new(:pool, :command_breaker_open, words, pool: pool, details: details)
+    details = %{deaths: deaths, last: last, retry_in_ms: ms || 0}
+    Error.new(:pool, :command_breaker_open, words, pool: pool, command: command, details: details)
   end
 
   @doc "By command: as `Breaker.explain/3`, with `:deaths`, workers it ended, and `:last`, how the last of them did."

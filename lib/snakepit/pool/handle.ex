@@ -182,6 +182,7 @@ defmodule Snakepit.Pool.Handle do
         true -> "; running are #{Enum.map_join(names, ", ", &inspect/1)}"
       end
 
-    Error.new(:validation, :unknown_pool, "there is no pool #{inspect(name)}#{hint}")
+    pool = if is_atom(name), do: name
+    Error.new(:validation, :unknown_pool, "there is no pool #{inspect(name)}#{hint}", pool: pool)
   end
 end
