@@ -297,8 +297,8 @@ defmodule Snakepit do
   end
 
   @doc """
-  The workers of a pool, or of all pools: name, status, OS pid, Python version, tools, restarts, and how the last run
-  ended, if one did.
+  The workers of a pool, or of all pools: name, status, OS pid, Python version, names of tools, restarts, and how the last
+  run ended, if one did. `tools/1` says more of the tools.
 
   Raises `Snakepit.Error` if there is no such pool.
   """
@@ -308,6 +308,37 @@ defmodule Snakepit do
     with true <- name != nil, {:error, error} <- Pool.Handle.fetch(name), do: raise(error)
 
     Enum.flat_map(List.wrap(name || Pool.Handle.names()), &Pool.Supervisor.described/1)
+  end
+
+  @doc """
+  The tools of a pool, or of all pools, each with its signature and docstring: `Snakepit.Tool`.
+
+  A pool that is still starting is waited for, as a call waits, until its first worker has imported its modules. Raises
+  `Snakepit.Error` if there is no such pool, or if it could not start. The list of all pools leaves out those that could
+  not start, and raises only if nothing is left of it.
+  """
+  @spec tools(atom() | nil) :: [Snakepit.Tool.t()]
+  def tools(name \\ nil)
+
+  def tools(nil) do
+    answers = for pool <- Enum.sort(Pool.Handle.names()), do: tools_of(pool)
+    tools = for {:ok, tools} <- answers, tool <- tools, do: tool
+
+    case {tools, Enum.find(answers, &match?({:error, _}, &1))} do
+      {[], {:error, error}} -> raise error
+      _ -> tools
+    end
+  end
+
+  def tools(name) do
+    case tools_of(name) do
+      {:ok, tools} -> tools
+      {:error, error} -> raise error
+    end
+  end
+
+  defp tools_of(name) do
+    with {:ok, handle} <- Pool.Handle.fetch(name), do: Pool.tools(handle)
   end
 
   @doc """

@@ -473,6 +473,11 @@ defmodule Snakepit.Call do
         do: %{error | message: Worker.why(lane, time_for_reason(call))},
         else: error
 
+    error =
+      if error.reason == :unknown_command,
+        do: Pool.Tools.elsewhere(error, call.handle, call.command),
+        else: error
+
     %{named(error, call) | worker: lane.name, command: call.command}
   end
 

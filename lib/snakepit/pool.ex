@@ -15,7 +15,7 @@ defmodule Snakepit.Pool do
 
   use GenServer
   alias Snakepit.{Breaker, Call, Error, Native, Performance, Telemetry, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Handle, Options}
+  alias Snakepit.Pool.{CommandBreaker, Handle, Options, Tools}
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
@@ -38,6 +38,19 @@ defmodule Snakepit.Pool do
   def await_ready(name, timeout \\ 30_000) do
     with {:ok, handle} <- Handle.fetch(name) do
       safely(handle, fn -> GenServer.call(handle.pool, :await_ready, timeout) end)
+    end
+  end
+
+  @doc false
+  # The pool's tools. Waits until the first worker has said them, at most as long as a call would.
+  @spec tools(Handle.t()) :: {:ok, [Snakepit.Tool.t()]} | {:error, Error.t()}
+  def tools(%Handle{} = handle) do
+    with nil <- Tools.all(handle),
+         :ok <- safely(handle, fn -> GenServer.call(handle.pool, :await_tools, handle.options.timeout) end) do
+      {:ok, Tools.all(handle) || []}
+    else
+      {:error, error} -> {:error, mendable(error)}
+      tools -> {:ok, tools}
     end
   end
 
@@ -135,6 +148,8 @@ defmodule Snakepit.Pool do
   @doc false
   # What to do about a pool that is there but could not start.
   @spec mendable(Error.t()) :: Error.t()
+  def mendable(%Error{reason: reason} = error) when reason in [:stopped, :not_ready], do: error
+
   def mendable(%Error{pool: pool} = error),
     do: %{error | message: "#{error.message}\nOnce that is mended: Snakepit.restart_pool(#{inspect(pool)})"}
 
@@ -220,6 +235,15 @@ defmodule Snakepit.Pool do
   def worker_up(%Handle{pool: pool}, index, lanes), do: GenServer.cast(pool, {:worker_up, index, lanes})
 
   @doc false
+  # What its tools are, if that is news. Before `worker_up/3`.
+  @spec worker_tools(Handle.t(), [Snakepit.Tool.t()]) :: :ok
+  def worker_tools(%Handle{pool: pool} = handle, tools) do
+    if Tools.all(handle) == Enum.sort_by(tools, & &1.name),
+      do: :ok,
+      else: GenServer.cast(pool, {:tools, tools})
+  end
+
+  @doc false
   @spec worker_down(Handle.t(), non_neg_integer(), epoch()) :: :ok
   def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
 
@@ -283,7 +307,16 @@ defmodule Snakepit.Pool do
     if handle.brain, do: Performance.Learning.watch(options.name)
 
     # up: index => epoch of the run whose lanes may be used.
-    {:ok, %{handle: handle, up: %{}, awaiting: [], failure: nil, draining: nil, forgetting?: false}}
+    {:ok,
+     %{
+       handle: handle,
+       up: %{},
+       awaiting: [],
+       failure: nil,
+       draining: nil,
+       forgetting?: false,
+       awaiting_tools: []
+     }}
   end
 
   @impl true
@@ -301,6 +334,14 @@ defmodule Snakepit.Pool do
       state.failure -> {:reply, {:error, state.failure}, state}
       all_up?(state) -> {:reply, :ok, state}
       true -> {:noreply, %{state | awaiting: [from | state.awaiting]}}
+    end
+  end
+
+  def handle_call(:await_tools, from, state) do
+    cond do
+      Tools.all(state.handle) -> {:reply, :ok, state}
+      state.failure -> {:reply, {:error, state.failure}, state}
+      true -> {:noreply, %{state | awaiting_tools: [from | state.awaiting_tools]}}
     end
   end
 
@@ -354,6 +395,12 @@ defmodule Snakepit.Pool do
     end
   end
 
+  def handle_cast({:tools, tools}, state) do
+    Tools.put(state.handle.tools, tools)
+    Enum.each(state.awaiting_tools, &GenServer.reply(&1, :ok))
+    {:noreply, %{state | awaiting_tools: []}}
+  end
+
   def handle_cast({:worker_down, index, epoch}, state) do
     Native.desk_down(state.handle.desk, index, epoch)
     :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
@@ -367,9 +414,9 @@ defmodule Snakepit.Pool do
 
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
-    Enum.each(state.awaiting, &GenServer.reply(&1, {:error, failure}))
+    Enum.each(state.awaiting ++ state.awaiting_tools, &GenServer.reply(&1, {:error, failure}))
     Native.desk_close(state.handle.desk, @failed)
-    {:noreply, %{state | failure: failure, awaiting: []}}
+    {:noreply, %{state | failure: failure, awaiting: [], awaiting_tools: []}}
   end
 
   @impl true

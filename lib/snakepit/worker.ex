@@ -176,7 +176,7 @@ defmodule Snakepit.Worker do
        last_error: state.last_error,
        os_pid: run && run.os_pid,
        python: run && run.info[:python],
-       tools: if(run, do: run.tools, else: []),
+       tools: if(run && run.phase == :ready, do: Pool.Tools.names(state.pool), else: []),
        restarts: state.restarts,
        held_buffers: if(run, do: Native.worker_held(run.memory), else: 0)
      }, state}
@@ -461,6 +461,8 @@ defmodule Snakepit.Worker do
         }
       end
 
+    # The pool keeps them, one copy for all workers.
+    Pool.worker_tools(state.pool, run.tools)
     Pool.worker_up(state.pool, state.index, lanes)
     with {:successor, predecessor} <- state.role, do: send(predecessor, :succeeded)
     options = state.pool.options
@@ -468,7 +470,7 @@ defmodule Snakepit.Worker do
     if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
     heart = Heart.new(options.heartbeat_interval, options.heartbeat_grace)
     state = %{state | was_ready: true, role: :first, told: nil, not_before: not_before(state)}
-    state = put_run(state, heart: heart, ready_at: now())
+    state = put_run(state, heart: heart, ready_at: now(), tools: [])
     Report.up(state.name, state.run, state.restarts)
     state
   end

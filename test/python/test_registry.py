@@ -12,7 +12,8 @@ import unittest.mock
 import numpy
 
 from snakepit import registry, tool
-from snakepit.registry import collect, describe
+from snakepit.catalog import describe
+from snakepit.registry import collect
 
 
 def touch(*_, **__):

@@ -204,8 +204,7 @@ defmodule Snakepit.PoolTest do
       assert [%{status: :ready, tools: tools, python: "3." <> _, restarts: 0}, %{status: :ready}] =
                Snakepit.list_workers(pool)
 
-      assert %{"name" => "add", "signature" => "(a: 'int', b: 'int') -> 'int'"} =
-               Enum.find(tools, &(&1["name"] == "add"))
+      assert "add" in tools
     end
 
     @tag :tmp_dir

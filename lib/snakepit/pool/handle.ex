@@ -10,6 +10,7 @@ defmodule Snakepit.Pool.Handle do
                     :workers_breaker,
                     :commands,
                     :trouble,
+                    :tools,
                     :desk,
                     :lanes,
                     :pool,
@@ -32,6 +33,7 @@ defmodule Snakepit.Pool.Handle do
           workers_breaker: Breaker.t(),
           commands: Pool.CommandBreaker.t(),
           trouble: :ets.table(),
+          tools: :ets.table(),
           desk: Native.desk(),
           lanes: :ets.table(),
           pool: GenServer.name(),
@@ -63,6 +65,7 @@ defmodule Snakepit.Pool.Handle do
       commands: Pool.CommandBreaker.new(options.size),
       # {:last, why a worker ended or did not start}, for what is told while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),
+      tools: Pool.Tools.new(),
       desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),

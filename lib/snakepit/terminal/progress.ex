@@ -18,6 +18,10 @@ defmodule Snakepit.Terminal.Progress do
       else: %__MODULE__{}
   end
 
+  @doc "How wide the terminal is; nil where stdout is none."
+  @spec columns() :: pos_integer() | nil
+  def columns, do: if(terminal?(), do: width())
+
   @doc "Starts over, with `total` units of work ahead."
   @spec begin(t(), String.t(), non_neg_integer()) :: t()
   def begin(bar, label, total), do: show(%{bar | label: label, total: total, done: 0, shown_at: nil}, "")

@@ -4,6 +4,7 @@ defmodule Snakepit.Worker.Conversation do
   # that must end. The worker's own process calls it, and compares phases to see what is new.
 
   alias Snakepit.{Native, Pool, Python}
+  alias Snakepit.Tool.Described
   alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, Run}
 
   @type answer :: {:ok, Run.t()} | {:error, String.t() | Snakepit.Error.t(), Run.t()}
@@ -74,8 +75,12 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["importing", module], :importing, run) when is_binary(module),
     do: %{run | importing: module}
 
-  defp message(["ready", %{"tools" => tools}], :importing, %Run{lanes: [_ | _]} = run) when is_list(tools),
-    do: %{run | phase: :ready, tools: tools}
+  defp message(["ready", %{"tools" => tools}], :importing, %Run{lanes: [_ | _]} = run) when is_list(tools) do
+    case Described.tools(tools, run.pool.name) do
+      {:ok, tools} -> %{run | phase: :ready, tools: tools}
+      :error -> {:error, "the worker said \"ready\" and described its tools wrong"}
+    end
+  end
 
   defp message(["failed", %{"type" => type, "message" => words} = failure], :importing, run)
        when is_binary(type) and is_binary(words),

@@ -13,13 +13,14 @@ from functools import cache
 from . import __version__, context, fork, memory_array, signals
 from .borrowed import Borrowed
 from .calls import Service
+from .catalog import describe
 from .control import Control
 from .control_loop import ControlLoop
 from .keeper import Keeper
 from .lane import Lane
 from .limits import PROTOCOL
 from .probe import PROBE, probe_tool
-from .registry import collect, describe
+from .registry import collect
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

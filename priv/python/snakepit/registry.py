@@ -159,11 +159,3 @@ def _may_be_decorated(value: Any) -> bool:
 
 def _where(function: Any, module: str) -> str:
     return f"{getattr(function, '__module__', module)}.{getattr(function, '__qualname__', '?')}"
-
-
-def describe(tools: dict[str, Tool]) -> list[dict[str, Any]]:
-    """What the BEAM is told about the tools."""
-    return [
-        {"name": t.name, "module": str(getattr(t.function, "__module__", "")), "signature": t.signature, "doc": t.doc}
-        for t in tools.values()
-    ]

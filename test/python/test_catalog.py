@@ -1,0 +1,70 @@
+"""What the BEAM is told about tools: bounded, and always something that can be packed."""
+
+import unittest
+
+from msgpack import packb
+
+from snakepit import catalog
+from snakepit.catalog import describe
+from snakepit.signature import Tool
+
+
+def entry(function, **options):
+    return describe({"f": Tool("f", function, **options)})[0]
+
+
+class CatalogTest(unittest.TestCase):
+    def test_everything_is_text_that_can_be_packed(self):
+        def f(x: "int" = 1, *more, y: list[str] | None = None, **rest: float) -> "dict[str, int]":
+            """A \ud800 doc."""
+            yield x
+
+        told = entry(f)
+        packb(told)
+        self.assertEqual(told["kind"], "stream")
+        self.assertEqual(told["doc"], "A \\ud800 doc.")
+        self.assertEqual(told["returns"], "dict[str, int]")
+        self.assertEqual(
+            [(p["name"], p["kind"], p["annotation"], p["default"]) for p in told["parameters"]],
+            [
+                ("x", "plain", "int", "1"),
+                ("y", "keyword_only", "list[str] | None", "None"),
+                ("rest", "rest", "float", None),
+            ],
+        )
+        self.assertEqual((told["file"], told["line"]), (__file__, f.__code__.co_firstlineno))
+
+    def test_what_is_no_function_has_no_place(self):
+        class Callable:
+            def __call__(self, x):
+                return x
+
+        told = entry(Callable())
+        self.assertEqual((told["file"], told["line"], told["kind"]), (None, None, "function"))
+        self.assertEqual([p["name"] for p in told["parameters"]], ["x"])
+
+    def test_long_texts_are_cut(self):
+        def f(x="y" * 10_000):
+            return x
+
+        f.__doc__ = "d" * 100_000
+        told = entry(f)
+        self.assertEqual(len(told["parameters"][0]["default"]), 1024)
+        self.assertEqual(len(told["doc"]), 16 << 10)
+        self.assertTrue(told["doc"].endswith("…"))
+
+    def test_of_very_many_the_last_are_told_briefly(self):
+        def f(x):
+            return x
+
+        f.__doc__ = "d" * 16_000
+        told = describe({str(n): Tool(str(n), f) for n in range(2_000)})
+        self.assertEqual(len(told), 2_000)
+        self.assertLess(len(packb(told)), 10 << 20)
+        self.assertEqual((told[0]["doc"] is None, told[-1]["doc"]), (False, None))
+        self.assertEqual(told[-1]["signature"], "(x)")
+        self.assertEqual(catalog._MOST, 8 << 20)
+
+
+if __name__ == "__main__":
+    unittest.main()
