@@ -17,6 +17,8 @@ defmodule Snakepit.Worker do
     Heart,
     Lane,
     LaneSocket,
+    LogLevel,
+    Logs,
     Recycling,
     Report,
     Run,
@@ -309,6 +311,8 @@ defmodule Snakepit.Worker do
     end
 
     Run.close(run)
+    # This process's end is that of the one that reads them.
+    if run.logs, do: Logs.await(run.logs)
     close_lanes([run.lanes | Map.values(state.closing)])
   end
 
@@ -345,6 +349,7 @@ defmodule Snakepit.Worker do
 
       run = %Run{
         pool: state.pool,
+        name: state.name,
         epoch: owner,
         id: id,
         companion: companion,
@@ -493,13 +498,29 @@ defmodule Snakepit.Worker do
 
     case Heart.beat(run.heart, now(), process) do
       {:ping, n, heart} ->
-        sent(put_run(state, heart: heart), Control.send_message(run.control, ["ping", n]))
+        state = level_told(put_run(state, heart: heart))
+        sent(state, Control.send_message(run.control, ["ping", n]))
 
       {:wait, heart} ->
         put_run(state, heart: heart)
 
       {:dead, why} ->
         finish(state, why)
+    end
+  end
+
+  # What Logger drops, the worker need not send. Nobody tells of a change, and so it is looked for.
+  defp level_told(%{run: %Run{logs: nil}} = state), do: state
+
+  defp level_told(%{run: run} = state) do
+    case LogLevel.wanted(state.pool.options.log_level) do
+      same when same == run.log_level ->
+        state
+
+      level ->
+        # Should that not be sent, the ping will not be, either.
+        Control.send_message(run.control, ["log_level", level])
+        put_run(state, log_level: level)
     end
   end
 
@@ -573,8 +594,9 @@ defmodule Snakepit.Worker do
 
   defp companion({:started, pid}, state), do: state |> put_run(os_pid: pid) |> check_peer()
 
-  defp companion({:output, stream, line}, state) do
-    Logger.info(fn -> "[#{state.name} #{stream}] #{Words.printable(line)}" end)
+  defp companion({:output, stream, line}, %{run: run} = state) do
+    metadata = [pool: state.pool.name, worker: state.name, os_pid: run.os_pid, stream: stream]
+    Logger.info(fn -> "[#{state.name} #{stream}] #{Words.printable(line)}" end, metadata)
     state
   end
 

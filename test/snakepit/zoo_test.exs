@@ -358,6 +358,9 @@ defmodule Snakepit.ZooTest do
         {"lanes_twice", "said \"lanes\""},
         {"ready_without_lanes", "said \"ready\""},
         {"tools_that_are_none", "said \"ready\""},
+        {"logs_without_socket", "said \"logs\" without a socket"},
+        {"logs_into_a_file", "its log socket cannot be read"},
+        {"logs_twice", "said \"logs\""},
         {"fails_without_words", "said \"failed\""}
       ] do
     test "#{lie}, at the start", context do
@@ -368,6 +371,33 @@ defmodule Snakepit.ZooTest do
       assert error.category in [:worker, :python_error]
       assert error.pool == :zoo_liar
       assert Snakepit.Pool.Supervisor.workers(:zoo_liar) == []
+    end
+  end
+
+  for {lie, complains?} <- [
+        {"log_record_too_long", true},
+        {"log_record_of_garbage", true},
+        {"log_record_of_other_types", true},
+        {"log_record_cut_off", false}
+      ] do
+    @tag :capture_log
+    test "#{lie}: what was good is logged, and the worker goes on", context do
+      pool = :"zoo_#{System.unique_integer([:positive])}"
+      Snakepit.LogCatcher.start(pool)
+      ^pool = context |> liar(name: pool, env: %{"ZOO" => unquote(lie)}) |> pool!()
+      assert_receive {:logged, :error, "[" <> message, %{python_logger: "liar"}}, 10_000
+      assert message =~ "a good record"
+
+      if unquote(complains?) do
+        assert_receive {:logged, :warning, words, %{worker: _}}, 10_000
+        assert words =~ "pool #{inspect(pool)}: worker #{pool}-0 sent a log record that cannot be read"
+      end
+
+      assert {:ok, pid} = Snakepit.execute("pid", %{}, pool: pool)
+      assert [%{os_pid: ^pid, restarts: 0}] = Snakepit.list_workers(pool)
+      [worker] = Snakepit.Pool.Supervisor.workers(pool)
+      logs = :sys.get_state(worker).run.logs
+      eventually(fn -> not Process.alive?(logs) end)
     end
   end
 

@@ -127,6 +127,14 @@ defmodule Snakepit.Pool.Options do
       default: nil,
       doc: "MiB of memory (Pss) of the Python process above which a worker is replaced in that way."
     ],
+    log_level: [
+      type: {:in, [:debug, :info, :warning, :error, :critical, :none]},
+      default: :info,
+      doc:
+        "The least level of Python's `logging` of which records come to `Logger`; those that Logger's own level drops are " <>
+          "not sent either. It is the level of Python's root logger to begin with. `:none` leaves `logging` and `warnings` " <>
+          "as any Python has them."
+    ],
     inline_limit: [
       type: :bytes,
       default: 16 * 1024,

@@ -5,7 +5,7 @@ defmodule Snakepit.Worker.Conversation do
 
   alias Snakepit.{Native, Pool, Python}
   alias Snakepit.Tool.Described
-  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, Run}
+  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, LogLevel, Logs, Run}
 
   @type answer :: {:ok, Run.t()} | {:error, String.t() | Snakepit.Error.t(), Run.t()}
 
@@ -51,7 +51,8 @@ defmodule Snakepit.Worker.Conversation do
 
   defp message(["hello", %{} = hello], :greeting, run) do
     with {:ok, info} <- Hello.check(hello, run.token, run.pool.options),
-         run = %{run | phase: :importing, info: info},
+         level = LogLevel.wanted(run.pool.options.log_level),
+         run = %{run | phase: :importing, info: info, log_level: level},
          :ok <- Control.send_message(run.control, ["welcome", settings(run)]) do
       run
     else
@@ -69,6 +70,22 @@ defmodule Snakepit.Worker.Conversation do
     else
       true -> {:error, "its lanes are more files than this VM may have open (ulimit -n)"}
       _ -> {:error, "the worker sent other lanes than it was asked for"}
+    end
+  end
+
+  defp message(["logs"], :importing, %Run{logs: nil} = run) do
+    with {:ok, [fd], control} when is_integer(fd) <- Control.take_fds(run.control, 1),
+         {:ok, logs} <- Logs.start_link(fd, Logs.who(run)) do
+      %{run | control: control, logs: logs}
+    else
+      {:ok, [:lost], _control} ->
+        {:error, "its log socket is a file more than this VM may have open (ulimit -n)"}
+
+      {:error, why} ->
+        {:error, "its log socket cannot be read: #{inspect(why)}"}
+
+      :error ->
+        {:error, "the worker said \"logs\" without a socket"}
     end
   end
 
@@ -104,7 +121,7 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["pong", n], _phase, %Run{heart: %Heart{}} = run), do: %{run | heart: Heart.pong(run.heart, n)}
 
   defp message([name | _], phase, _run)
-       when name in ["hello", "lanes", "ready", "failed", "chunk", "drop", "released"],
+       when name in ["hello", "lanes", "logs", "ready", "failed", "chunk", "drop", "released"],
        do: {:error, "the worker said #{inspect(name)} while #{phase}, or said it wrong"}
 
   # A newer worker may know more.
@@ -123,7 +140,8 @@ defmodule Snakepit.Worker.Conversation do
       modules: options.python_module,
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),
-      busy_poll: Pool.Options.busy_poll(options)
+      busy_poll: Pool.Options.busy_poll(options),
+      log_level: run.log_level
     }
   end
 

@@ -8,15 +8,16 @@ defmodule Snakepit.Worker.Run do
   # :ending from any of them, until the process is known to be gone.
   # ready_at: since when its lanes were used. importing: the module. ran: the calls it had when its end was noticed.
   # closing: why it is given up if it turns out not to be dying. meant?: its end is for a caller's sake.
-  # status: what the companion said of its end.
+  # status: what the companion said of its end. logs: the process that reads its log records. log_level: the last level
+  # that it was told, if that changed.
 
   alias Snakepit.{Native, Pool}
-  alias Snakepit.Worker.{Control, Heart, LaneSocket}
+  alias Snakepit.Worker.{Control, Heart, LaneSocket, Logs}
 
   @enforce_keys [:pool, :epoch, :id, :memory, :control, :token, :started_at]
   defstruct @enforce_keys ++
               [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table, :idle_ms] ++
-              [:ready_at, :importing, :ran, :closing, :status] ++
+              [:name, :ready_at, :importing, :ran, :closing, :status, :logs, :log_level] ++
               [
                 phase: :starting,
                 lanes: [],
@@ -30,6 +31,7 @@ defmodule Snakepit.Worker.Run do
 
   @type t :: %__MODULE__{
           pool: Pool.Handle.t(),
+          name: String.t() | nil,
           epoch: pos_integer(),
           id: Snakepit.Companion.id(),
           memory: Native.worker(),
@@ -46,6 +48,7 @@ defmodule Snakepit.Worker.Run do
     Process.cancel_timer(run.timer)
     Process.demonitor(run.companion, [:flush])
     Control.close(run.control)
+    if run.logs, do: Logs.finish(run.logs)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if run.grpc_path, do: File.rm(run.grpc_path)
     Native.worker_close(run.memory)

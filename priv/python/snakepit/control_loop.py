@@ -20,16 +20,20 @@ if TYPE_CHECKING:
     from .calls import Service
     from .control import Control
     from .lane import Lane
+    from .logs import Logs
 
 
 class ControlLoop:
     """Obeys the BEAM's control messages."""
 
-    def __init__(self, control: Control, service: Service, lanes: list[Lane], stop: threading.Event) -> None:
+    def __init__(
+        self, control: Control, service: Service, lanes: list[Lane], stop: threading.Event, logs: Logs | None = None
+    ) -> None:
         self._control = control
         self._service = service
         self._lanes = lanes
         self._stop = stop
+        self._logs = logs
         self._grpc: Any = None
 
     def run(self) -> None:
@@ -49,6 +53,8 @@ class ControlLoop:
         name, *rest = message
         if name == "ping":
             self._control.send(["pong", *rest[:1]])
+            if self._logs is not None:
+                self._logs.tell_dropped()
         elif name == "cancel":
             number, call_id = rest[:2]
             if number < len(self._lanes):
@@ -67,6 +73,11 @@ class ControlLoop:
                 self._service.arena.refused(rest[0])
         elif name == "idle_ms":
             self._service.keeper.give_back_after(int(rest[0]) / 1000)
+        elif name == "log_level":
+            if self._logs is not None:
+                # `logging` has a lock, which a tool may hold for long.
+                change = threading.Thread(target=self._logs.set_level, args=(int(rest[0]),), daemon=True)
+                change.start()
         elif name == "grpc":
             threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
         elif name == "stop" and not self._service.stopping:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .arena import Arena
+    from .logs import Logs
     from .numpy_memory import NumpyMemory
     from .signature import Tool
 
@@ -89,12 +90,13 @@ def run(path: str, token: str) -> None:
     )
     memory_array.arena = arena
     lanes = _lanes(int(settings["lanes"]), control, service)
+    logs = _logs(settings, control)
     os.register_at_fork(after_in_child=_in_child)
     signals.listen_for_stop()
     lanes[0].calls.cancellation.listen()
     try:
         try:
-            _serve(control, service, lanes, list(settings["modules"]))
+            _serve(control, service, lanes, list(settings["modules"]), logs)
         finally:
             # Exit handlers are left alone.
             signals.ignore_stop()
@@ -104,16 +106,17 @@ def run(path: str, token: str) -> None:
     _leave()
 
 
-def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str]) -> None:
+def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str], logs: Logs | None = None) -> None:
     stop = threading.Event()
-    threading.Thread(
-        target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
-    ).start()
+    loop = ControlLoop(control, service, lanes, stop, logs)
+    threading.Thread(target=loop.run, name="snakepit-control", daemon=True).start()
     try:
         service.tools.update(collect(_imported(modules, control)))
         if fork.is_child():
             fork.leave()
         described = describe(service.tools)
+        if logs is not None:
+            logs.tools(service.tools.values())
         service.tools[PROBE] = probe_tool()
         control.send(["ready", {"tools": described}])
     except BaseException as error:
@@ -201,6 +204,22 @@ def _lanes(number: int, control: Control, service: Service) -> list[Lane]:
     for _, theirs in pairs:
         theirs.close()
     return [Lane(ours, service) for ours, _ in pairs]
+
+
+def _logs(settings: dict[str, Any], control: Control) -> Logs | None:
+    """The way of log records to the BEAM, if it wants them."""
+    level = settings.get("log_level")
+    if level is None:
+        return None
+    from .log_channel import LogChannel
+    from .logs import Logs
+
+    ours, theirs = socket.socketpair()
+    control.send(["logs"], [theirs.fileno()])
+    theirs.close()
+    logs = Logs(LogChannel(ours), int(level))
+    logs.start()
+    return logs
 
 
 def _imported(names: list[str], control: Control) -> list[ModuleType]:

@@ -52,8 +52,9 @@ class Tool:
             self.call = _with_positions(function, [p.name for p in leading])
         self._refuse_writable()
         code = getattr(self._unwrapped, "__code__", None)
-        if isinstance(code, types.CodeType):
-            advice.tools[code] = self
+        self.code = code if isinstance(code, types.CodeType) else None
+        if self.code is not None:
+            advice.tools[self.code] = self
 
     def _annotation(self, parameter: inspect.Parameter) -> Any:
         """A parameter's annotation; `Any` where there is none."""

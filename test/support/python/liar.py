@@ -73,6 +73,12 @@ class Liar:
         for _, theirs in pairs:
             theirs.close()
 
+    def logs(self) -> socket.socket:
+        self.kept, theirs = socket.socketpair()
+        self.tell("logs", fds=(theirs.fileno(),))
+        theirs.close()
+        return self.kept
+
     def ready(self) -> None:
         self.tell("ready", {"tools": []})
 
@@ -278,6 +284,26 @@ def introduce(lie: str) -> None:
         worker.lanes(9 if lie == "too_many_lanes" else 1)
     if lie == "lanes_twice":
         worker.lanes()
+    if lie == "logs_without_socket":
+        worker.tell("logs")
+    if lie == "logs_into_a_file":
+        with open(os.devnull) as file:
+            worker.tell("logs", fds=(file.fileno(),))
+    if lie == "logs_twice":
+        worker.logs()
+        worker.logs()
+    if lie.startswith("log_record_"):
+        logs = worker.logs()
+        good = packb([40, 1_700_000_000_000_000, b"liar", b"a good record", b"f.py", 1, b"f", None, None, None])
+        bad = {
+            "log_record_too_long": struct.pack(">I", 1 << 30) + b"x" * 100_000,
+            "log_record_of_garbage": struct.pack(">I", 4) + b"\xc1\xff\xff\xff",
+            "log_record_of_other_types": struct.pack(">I", len(packb([{}] * 10))) + packb([{}] * 10),
+            "log_record_cut_off": struct.pack(">I", 100) + b"half",
+        }[lie]
+        logs.sendall(struct.pack(">I", len(good)) + good + bad)
+        if lie == "log_record_cut_off":
+            logs.close()
     if lie == "fails_without_words":
         worker.tell("failed", {"type": {}, "message": [1], "traceback": 5})
         time.sleep(60)
