@@ -44,7 +44,7 @@ defmodule Snakepit do
   @doc """
   Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes.
 
-  The worker waits while `fun` runs: no more than a socket's buffer is under way.
+  The worker waits while `fun` runs: no more than a socket's buffer is under way. `stream/3` says how long it may take.
   """
   @spec execute_stream(command(), args(), (term() -> any()), keyword()) :: :ok | {:error, Error.t()}
   def execute_stream(command, args, fun, opts \\ []) when is_function(fun, 1) do
@@ -55,8 +55,11 @@ defmodule Snakepit do
   The items of a tool that yields, as a lazy `Stream`. Raises `Snakepit.Error` while it is read.
 
   The tool of a stream that is left before its end is cancelled, as if it had timed out. A stream that is suspended, as
-  by `Stream.zip/2`, holds its worker until it goes on or is left. Its `:timeout` is one for the whole stream, the time
-  in which the consumer does not ask included.
+  by `Stream.zip/2`, holds its worker until it goes on or is left.
+
+  A stream may take as long as it wants as long as its tool goes on: `:item_timeout` bounds the time that the tool takes
+  for one item (not what the consumer takes), `:timeout` all of it (the consumer's time included). The error says which of
+  them passed, and after how many items: `error.reason` is `:item_timeout` or `:timeout`, `error.details.items` the number.
   """
   @spec stream(command(), args(), keyword()) :: Enumerable.t()
   def stream(command, args \\ %{}, opts \\ []), do: %Snakepit.Stream{command: command, args: args, opts: opts}
@@ -83,10 +86,37 @@ defmodule Snakepit do
          {:ok, handle} <- Pool.Handle.fetch(options.pool || default_pool()) do
       lanes = handle.options.size * Pool.Options.lanes(handle.options)
 
-      Call.FanOut.map(list, concurrency || lanes, &execute(command, &1, opts))
+      Call.Cancellation.grouped(options.correlation_id, fn group ->
+        Call.FanOut.map(list, concurrency || lanes, fn args ->
+          {result, _observation} = Call.run(command, args, opts, group)
+          result
+        end)
+      end)
     else
       {:error, error} -> {:error, Error.of_command(error, command)}
     end
+  end
+
+  @doc """
+  Cancels all calls, streams and items of maps that were given this `:correlation_id`, in every pool and whichever process
+  called them: how many, `{:ok, 0}` if there is none (any more).
+
+  Each of them answers with an error of category `:cancelled`. A call that waits for a worker leaves the queue. A tool that
+  runs is ended as at a timeout: `snakepit.cancelled()` is true, `snakepit.Cancelled` is raised in it, and its worker is
+  replaced if it does not end within the pool's `:cancel_grace`. The items of a `map/3` that were not begun are not counted,
+  and not begun. A stream whose consumer is busy learns it when it asks for the next item; its tool is ended at once.
+
+      iex> Snakepit.cancel("nobody's")
+      {:ok, 0}
+  """
+  @spec cancel(correlation_id :: String.t()) :: {:ok, non_neg_integer()} | {:error, Error.t()}
+  def cancel(correlation_id) when is_binary(correlation_id),
+    do: {:ok, Call.Cancellation.cancel(correlation_id)}
+
+  def cancel(other) do
+    shown = inspect(other, limit: 5, printable_limit: 100)
+    words = "expected a correlation id to be a string, got: #{shown}"
+    {:error, Error.new(:validation, :invalid_arguments, words)}
   end
 
   @doc """

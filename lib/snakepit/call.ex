@@ -8,7 +8,7 @@ defmodule Snakepit.Call do
   # whose state is unknown is replaced.
 
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
-  alias Snakepit.Call.{Exchange, Options, Settle}
+  alias Snakepit.Call.{Cancellation, Exchange, Options, Settle}
   alias Snakepit.Performance.{Decision, Explanation, Record}
   alias Snakepit.Pool.{CommandBreaker, Counters, Handle, Retries}
   alias Snakepit.Worker.Lane
@@ -26,6 +26,10 @@ defmodule Snakepit.Call do
     :reply_ways,
     :decision,
     :started,
+    # What `Snakepit.cancel/1` finds; nil of a call without a correlation id.
+    :cancellation,
+    # Of a stream: milliseconds.
+    item_timeout: :infinity,
     stream?: false
   ]
 
@@ -38,12 +42,25 @@ defmodule Snakepit.Call do
   @type result :: {:ok, term()} | {:error, Error.t()}
 
   @doc "Runs a call; the result and what it cost."
-  @spec run(String.t() | atom(), map(), keyword()) :: {result(), Observation.t()}
-  def run(command, args, opts) do
+  @spec run(String.t() | atom(), map(), keyword(), group :: Cancellation.t()) :: {result(), Observation.t()}
+  def run(command, args, opts, group \\ nil) do
     case prepare(command, args, opts, false) do
-      {:ok, call} -> told(attempt(call, 0))
+      {:ok, %{options: %{correlation_id: nil}} = call} -> told(attempt(call, 0))
+      {:ok, call} -> call |> cancellable(group) |> run_cancellable()
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end
+  end
+
+  defp run_cancellable(call), do: call |> attempt(0) |> unless_cancelled(call) |> told()
+
+  defp cancellable(%{options: %{correlation_id: id}} = call, group),
+    do: %{call | cancellation: Cancellation.register(id, group)}
+
+  # The call is over. One that was counted as cancelled answers so, whatever came of it in the same moment.
+  defp unless_cancelled({result, seen} = answer, call) do
+    if Cancellation.over?(call.cancellation) and not match?({:error, %Error{category: :cancelled}}, result),
+      do: {{:error, named(Cancellation.error(call.command), call)}, seen},
+      else: answer
   end
 
   defp told({result, %{command: command} = seen} = answer) do
@@ -64,7 +81,7 @@ defmodule Snakepit.Call do
 
   # A lane, and what is exchanged on it.
   defp once(call, exchange) do
-    case checkout(call) do
+    case checkout_unless_cancelled(call) do
       {:ok, lane, ticket, suspect, queued} ->
         guarded(call, lane, ticket, suspect, fn ->
           finish(call, lane, ticket, queued, exchange.(call, lane, ticket))
@@ -74,6 +91,29 @@ defmodule Snakepit.Call do
       {:error, error} ->
         unserved(call, error)
     end
+  end
+
+  defp checkout_unless_cancelled(call) do
+    with {:cancelled?, false} <- {:cancelled?, Cancellation.cancelled?(call.cancellation)},
+         {:ok, _lane, ticket, suspect, _queued} = out <- checkout(call) do
+      # A lane that was handed over as the call was cancelled.
+      if Cancellation.cancelled?(call.cancellation) do
+        CommandBreaker.void(call.handle.commands, suspect)
+        Pool.checkin(ticket)
+        not_begun(call)
+      else
+        out
+      end
+    else
+      {:cancelled?, true} -> not_begun(call)
+      {:error, %Error{category: :cancelled}} -> {:error, Cancellation.error(call.command)}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  defp not_begun(call) do
+    Counters.add(call.handle.counters, :errors, 1)
+    {:error, Cancellation.error(call.command)}
   end
 
   # It got no lane.
@@ -118,7 +158,9 @@ defmodule Snakepit.Call do
   def open_stream(command, args, opts) do
     with {:ok, call} <- prepare(command, args, opts, true),
          :ok <- not_idempotent(call) do
-      case checkout(call) do
+      call = cancellable(call, nil)
+
+      case checkout_unless_cancelled(call) do
         {:ok, lane, ticket, suspect, queued} ->
           out = {suspect, queued}
 
@@ -130,7 +172,7 @@ defmodule Snakepit.Call do
           end)
 
         {:error, error} ->
-          {result, _seen} = call |> unserved(error) |> told()
+          {result, _seen} = call |> unserved(error) |> unless_cancelled(call) |> told()
           result
       end
     end
@@ -155,7 +197,13 @@ defmodule Snakepit.Call do
   end
 
   defp ended({call, lane, ticket, {suspect, queued}, _streaming}, ended) do
-    {result, _seen} = call |> finish(lane, ticket, queued, ended) |> judged(call, suspect) |> told()
+    {result, _seen} =
+      call
+      |> finish(lane, ticket, queued, ended)
+      |> judged(call, suspect)
+      |> unless_cancelled(call)
+      |> told()
+
     result
   end
 
@@ -227,6 +275,7 @@ defmodule Snakepit.Call do
     started = now_ns()
 
     with {:ok, options} <- Options.new(opts),
+         :ok <- only_of_streams(options, stream?),
          {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
          {:error, error} <- prepared(command, args, options, handle, stream?, started, decide) do
       {:error, error |> named(%{options: options, handle: handle}) |> Error.of_command(command)}
@@ -244,7 +293,8 @@ defmodule Snakepit.Call do
         command: command,
         handle: handle,
         options: options,
-        deadline: deadline(options.timeout || handle.options.timeout),
+        deadline: deadline(options.timeout || if(stream?, do: :infinity, else: handle.options.timeout)),
+        item_timeout: if(stream?, do: item_timeout(options, handle), else: :infinity),
         envelope: envelope,
         buffers: buffers,
         bytes: bytes,
@@ -256,6 +306,16 @@ defmodule Snakepit.Call do
       ways(call, decide)
     end
   end
+
+  defp only_of_streams(%{item_timeout: ms}, false) when ms != nil,
+    do: invalid(:invalid_option, "options of the call: :item_timeout is for streams; this call has :timeout")
+
+  defp only_of_streams(_options, _stream?), do: :ok
+
+  # A stream that hangs ends as a call does that hangs, unless the caller said when.
+  defp item_timeout(%{item_timeout: nil, timeout: nil}, handle), do: handle.options.timeout
+  defp item_timeout(%{item_timeout: nil}, _handle), do: :infinity
+  defp item_timeout(%{item_timeout: ms}, _handle), do: ms
 
   defp command(command, _handle) when is_binary(command) and byte_size(command) <= 1024 do
     if String.valid?(command), do: {:ok, command}, else: bad_command(command)
@@ -411,11 +471,18 @@ defmodule Snakepit.Call do
   end
 
   defp lane(%{handle: handle} = call, suspect, affinity, prefer?) do
-    with {:error, _} = failed <- Pool.checkout(handle, call.deadline, affinity, prefer?) do
+    with {:error, _} = failed <-
+           Pool.checkout(handle, queue_deadline(call), affinity, prefer?, call.cancellation) do
       CommandBreaker.tell(handle.commands, suspect, failed)
       failed
     end
   end
+
+  # A stream that has all the time does not wait for a worker longer than a call does.
+  defp queue_deadline(%{stream?: true, options: %{timeout: nil}, handle: handle}),
+    do: deadline(handle.options.timeout)
+
+  defp queue_deadline(call), do: call.deadline
 
   # Who got a lane at once need not ask twice.
   defp still_allowed(_call, suspect, _ticket, queued) when queued < @at_once_ns, do: {:ok, suspect}
@@ -439,12 +506,13 @@ defmodule Snakepit.Call do
   defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(%{handle: handle}, lane, ticket, suspect, fun) do
+  defp guarded(%{handle: handle} = call, lane, ticket, suspect, fun) do
     fun.()
   catch
     kind, reason ->
       CommandBreaker.void(handle.commands, suspect)
       Pool.discard(handle, ticket, lane, "a call ended abnormally")
+      Cancellation.over?(call.cancellation)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 

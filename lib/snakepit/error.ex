@@ -9,7 +9,8 @@ defmodule Snakepit.Error do
   | `:validation` | the caller: a wrong command, argument, option or value; the message says where |
   | `:python_error` | the tool: it raised, or returned what Elixir cannot hold |
   | `:worker` | nobody at the keyboard: the worker exited, was killed or broke the protocol |
-  | `:timeout` | the deadline passed, in the queue or while the tool ran |
+  | `:timeout` | the deadline passed, in the queue or while the tool ran; of a stream, or the time of one item (`:item_timeout`) |
+  | `:cancelled` | whoever called `Snakepit.cancel/1` |
   | `:pool` | the pool is saturated, stopped or failed to start, or its workers keep dying |
   | `:transfer` | the bytes could not travel by the way that was forced, or are too many |
   | `:grpc_error` | the gRPC call failed |
@@ -33,7 +34,8 @@ defmodule Snakepit.Error do
   #{Reasons.docs()}
   """
 
-  @type category :: :validation | :python_error | :worker | :timeout | :pool | :transfer | :grpc_error
+  @type category ::
+          :validation | :python_error | :worker | :timeout | :cancelled | :pool | :transfer | :grpc_error
 
   @type t :: %__MODULE__{
           category: category(),

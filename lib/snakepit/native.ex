@@ -269,6 +269,43 @@ defmodule Snakepit.Native do
   @spec floor_futex(rounds :: pos_integer()) :: [non_neg_integer()]
   def floor_futex(_rounds), do: stub()
 
+  @typedoc "A call that another process can cancel (native/snakepit_nif/src/cancel.rs)."
+  @type cancellation :: reference()
+
+  @doc "Registers a call, until `cancel_over/1` or the end of its process. `counts?`: it is a call, and no group of them."
+  @spec cancel_register(id :: binary(), counts? :: boolean()) :: cancellation()
+  def cancel_register(_id, _counts?), do: stub()
+
+  @doc "Leaves a term for `cancel_calls/1`."
+  @spec cancel_note(cancellation(), term()) :: :ok
+  def cancel_note(_call, _term), do: stub()
+
+  @doc """
+  To be called before a wait: if it is cancelled, `{:snakepit_cancelled, reference}` comes to the calling process. False if it
+  is so already: then no message comes.
+  """
+  @spec cancel_wait(cancellation(), reference()) :: boolean()
+  def cancel_wait(_call, _reference), do: stub()
+
+  @doc "To be called after a wait. False if it was cancelled: the message is there, or under way."
+  @spec cancel_waited(cancellation()) :: boolean()
+  def cancel_waited(_call), do: stub()
+
+  @spec cancel_flagged(cancellation()) :: boolean()
+  def cancel_flagged(_call), do: stub()
+
+  @doc "The call is over, and found no more; whether it was cancelled before."
+  @spec cancel_over(cancellation()) :: boolean()
+  def cancel_over(_call), do: stub()
+
+  @doc "Cancels the calls of an id that are not cancelled yet: how many, and what they left."
+  @spec cancel_calls(id :: binary()) :: {non_neg_integer(), notes :: [term()]}
+  def cancel_calls(_id), do: stub()
+
+  @doc "How many calls are registered."
+  @spec cancel_registered() :: non_neg_integer()
+  def cancel_registered, do: stub()
+
   @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
   @spec desk_new(
           owner :: pid(),

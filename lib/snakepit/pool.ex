@@ -56,20 +56,77 @@ defmodule Snakepit.Pool do
 
   @doc false
   # A lane, at the latest at `deadline` (monotonic ms). `affinity`: the worker's index, or nil for any; `prefer?`: any
-  # other will do when that one is busy.
-  @spec checkout(Handle.t(), integer() | :infinity, non_neg_integer() | nil, boolean()) :: checkout()
-  def checkout(%Handle{desk: desk} = handle, deadline, affinity, prefer?) do
+  # other will do when that one is busy. `cancellation`: what ends the wait early, nil where nobody can; a lane that was
+  # handed over in that moment is answered all the same.
+  @spec checkout(
+          Handle.t(),
+          integer() | :infinity,
+          non_neg_integer() | nil,
+          boolean(),
+          Native.cancellation() | nil
+        ) ::
+          checkout()
+  def checkout(%Handle{desk: desk} = handle, deadline, affinity, prefer?, cancellation \\ nil) do
     # Made and received in one body, so that a long mailbox costs nothing (see Worker.LaneSocket).
     ref = make_ref()
 
     case Native.desk_checkout(desk, affinity || -1, prefer?, ref) do
+      {:wait, key} when cancellation != nil ->
+        since = System.monotonic_time()
+
+        got =
+          if Native.cancel_wait(cancellation, ref) do
+            got =
+              receive do
+                {:snakepit_lane, ^ref, answer} -> {:answer, answer}
+                {:snakepit_cancelled, ^ref} -> :cancelled
+              after
+                wait_ms(deadline) -> :timeout
+              end
+
+            # If it is cancelled in this very moment, the message comes.
+            if got != :cancelled and not Native.cancel_waited(cancellation) do
+              receive do
+                {:snakepit_cancelled, ^ref} -> if(got == :timeout, do: :cancelled, else: got)
+              end
+            else
+              got
+            end
+          else
+            :cancelled
+          end
+
+        got =
+          if is_atom(got) and not Native.desk_cancel(desk, key) do
+            receive do
+              {:snakepit_lane, ^ref, answer} -> {:answer, answer}
+            end
+          else
+            got
+          end
+
+        case got do
+          {:answer, answer} ->
+            waited(handle, answer, since)
+            handed(handle, answer, deadline, affinity, prefer?, cancellation)
+
+          :timeout ->
+            ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
+            waited(handle, :timeout, since)
+            {:error, waited_in_vain(handle, ms)}
+
+          :cancelled ->
+            waited(handle, :cancelled, since)
+            {:error, error(handle, :cancelled, :cancelled, "the call was cancelled while it waited")}
+        end
+
       {:wait, key} ->
         since = System.monotonic_time()
 
         receive do
           {:snakepit_lane, ^ref, answer} ->
             waited(handle, answer, since)
-            handed(handle, answer, deadline, affinity, prefer?)
+            handed(handle, answer, deadline, affinity, prefer?, nil)
         after
           wait_ms(deadline) ->
             if Native.desk_cancel(desk, key) do
@@ -81,13 +138,13 @@ defmodule Snakepit.Pool do
               receive do
                 {:snakepit_lane, ^ref, answer} ->
                   waited(handle, answer, since)
-                  handed(handle, answer, deadline, affinity, prefer?)
+                  handed(handle, answer, deadline, affinity, prefer?, nil)
               end
             end
         end
 
       answer ->
-        answered(handle, answer, deadline, affinity, prefer?)
+        answered(handle, answer, deadline, affinity, prefer?, cancellation)
     end
   end
 
@@ -100,23 +157,23 @@ defmodule Snakepit.Pool do
       result =
         case answer do
           {:ok, _, _, _} -> :served
-          :timeout -> :timeout
           {:closed, _} -> :closed
+          ended -> ended
         end
 
       Telemetry.execute(@queued, %{wait_ns: ns}, %{pool: handle.name, result: result})
     end
   end
 
-  defp handed(handle, {:ok, _, _, ticket} = answer, deadline, affinity, prefer?) do
+  defp handed(handle, {:ok, _, _, ticket} = answer, deadline, affinity, prefer?, cancellation) do
     Native.desk_take(ticket)
-    answered(handle, answer, deadline, affinity, prefer?)
+    answered(handle, answer, deadline, affinity, prefer?, cancellation)
   end
 
-  defp handed(handle, answer, deadline, affinity, prefer?),
-    do: answered(handle, answer, deadline, affinity, prefer?)
+  defp handed(handle, answer, deadline, affinity, prefer?, cancellation),
+    do: answered(handle, answer, deadline, affinity, prefer?, cancellation)
 
-  defp answered(handle, {:ok, id, epoch, ticket}, deadline, affinity, prefer?) do
+  defp answered(handle, {:ok, id, epoch, ticket}, deadline, affinity, prefer?, cancellation) do
     case lane(handle, id, epoch) do
       %Lane{} = lane ->
         {:ok, lane, ticket}
@@ -124,19 +181,20 @@ defmodule Snakepit.Pool do
       nil ->
         # Its worker went down in this moment.
         Native.desk_forget(ticket)
-        checkout(handle, deadline, affinity, prefer?)
+        checkout(handle, deadline, affinity, prefer?, cancellation)
     end
   end
 
-  defp answered(handle, :full, _deadline, _affinity, _prefer?) do
+  defp answered(handle, :full, _deadline, _affinity, _prefer?, _cancellation) do
     {_idle, busy, queued} = Native.desk_counts(handle.desk)
     Telemetry.execute([:snakepit, :pool, :saturated], %{busy: busy, queued: queued}, %{pool: handle.name})
     {:error, saturated(handle)}
   end
 
-  defp answered(handle, {:closed, @dying}, _deadline, _affinity, _prefer?), do: {:error, dying(handle)}
+  defp answered(handle, {:closed, @dying}, _deadline, _affinity, _prefer?, _cancellation),
+    do: {:error, dying(handle)}
 
-  defp answered(handle, {:closed, _code}, _deadline, _affinity, _prefer?) do
+  defp answered(handle, {:closed, _code}, _deadline, _affinity, _prefer?, _cancellation) do
     with {:ok, nil} <- safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
       {:error, stopping(handle)}
     else

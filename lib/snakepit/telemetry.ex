@@ -11,7 +11,7 @@ defmodule Snakepit.Telemetry do
      "`lived_ms` (since it was ready; 0 if it never was)",
      "`pool`, `worker`, `os_pid`, `cause` (in words), `status` (`{:signal, n}`, `{:status, n}`, `:companion_died`, nil), `meant?` (nobody need look into it), `running` (what it ran: `command`, `correlation_id`, `ms`)"},
     {[:snakepit, :pool, :queue], "a call left the line of those that wait for a worker", "`wait_ns`",
-     "`pool`, `result` (`:served`; `:timeout`: it waited in vain; `:closed`: it was sent away)"},
+     "`pool`, `result` (`:served`; `:timeout`: it waited in vain; `:closed`: it was sent away; `:cancelled`)"},
     {[:snakepit, :pool, :saturated], "a call was refused because the line is full",
      "`busy`, `queued` (calls)", "`pool`"},
     {[:snakepit, :pool, :command_refused],

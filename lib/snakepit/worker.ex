@@ -97,7 +97,10 @@ defmodule Snakepit.Worker do
   @doc "Nobody waits for this call, or one before it on the lane, any more: its tool is ended."
   @spec cancel(Lane.t(), non_neg_integer()) :: :ok
   def cancel(%Lane{worker: worker, epoch: epoch, number: number}, call_id),
-    do: GenServer.cast(worker, {:cancel, epoch, number, call_id})
+    do: cancel(worker, epoch, number, call_id)
+
+  @spec cancel(pid(), epoch :: pos_integer(), lane :: non_neg_integer(), non_neg_integer()) :: :ok
+  def cancel(worker, epoch, number, call_id), do: GenServer.cast(worker, {:cancel, epoch, number, call_id})
 
   @doc "The lane is in an unknown state, or `:closed` by the worker: which is ended and started again."
   @spec discard(Lane.t(), String.t() | :closed) :: :ok

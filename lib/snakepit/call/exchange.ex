@@ -7,7 +7,7 @@ defmodule Snakepit.Call.Exchange do
 
   import Bitwise, only: [&&&: 2]
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
-  alias Snakepit.Call.Reply
+  alias Snakepit.Call.{Cancellation, Reply}
   alias Snakepit.Performance.Decision
   alias Snakepit.Worker.{Lane, LaneSocket}
 
@@ -39,6 +39,8 @@ defmodule Snakepit.Call.Exchange do
   @flag_forced 1
   @flag_stream 2
   @flag_awake 4
+  # Why a lane is brought to rest.
+  @cancelled "its call was cancelled"
   # A larger frame may not fit the socket's buffer.
   @small_frame 64 * 1024
 
@@ -56,27 +58,32 @@ defmodule Snakepit.Call.Exchange do
     |> judged(call)
   end
 
-  @typedoc "A stream whose request was sent: its call's id, and where its items come from."
-  @type streaming :: {pos_integer(), :lane | {:grpc, reference()}, t()}
+  @typedoc "A stream whose request was sent: its call's id, where its items come from, and how many came."
+  @type streaming :: {pos_integer(), :lane | {:grpc, reference()}, t(), non_neg_integer()}
   @type stream_end :: {{:ok | :raised, nil} | {:error, Error.t()}, lane_state(), t()}
 
   @doc "Sends the request of a stream."
   @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
   def open_stream(call, lane) do
     case send_request(call, lane, call.request_ways, %__MODULE__{}) do
-      {:sent, call_id, ex} -> {:streaming, {call_id, :lane, ex}}
-      {:streaming, call_id, source, ex} -> {:streaming, {call_id, source, ex}}
+      {:sent, call_id, ex} -> streaming(call, lane, call_id, :lane, ex)
+      {:streaming, call_id, source, ex} -> streaming(call, lane, call_id, source, ex)
       {:error, error, state, ex} -> judged({{:error, error}, state, ex}, call)
     end
   end
 
+  defp streaming(call, lane, call_id, source, ex) do
+    Cancellation.streams(call.cancellation, lane, call_id)
+    {:streaming, {call_id, source, ex, 0}}
+  end
+
   @doc "Waits for a stream's next item, or its end. What is between two items may be another process."
   @spec next_item(Call.t(), Lane.t(), streaming()) :: {:item, term(), streaming()} | stream_end()
-  def next_item(call, lane, {call_id, source, ex}) do
-    # An item that is there already does not outlive the deadline.
-    case if(remaining(call) == 0, do: {:error, :timeout}, else: next_frame(call, lane, source)) do
+  def next_item(call, lane, {call_id, source, ex, items}) do
+    case next_frame(call, lane, source) do
       {:ok, frame, beside} ->
-        item(call, call_id, ex, source, Reply.read(lane, call_id, frame, beside, call.options.copy))
+        decoded = Reply.read(lane, call_id, frame, beside, call.options.copy)
+        item(call, call_id, ex, items, source, decoded)
 
       :done ->
         broken("the stream ended without its end", ex)
@@ -85,7 +92,10 @@ defmodule Snakepit.Call.Exchange do
         {{:error, error}, {:lost, "a stream by gRPC broke"}, ex}
 
       {:error, :timeout} ->
-        {{:error, timeout(call)}, left(source, "its tool ran beyond the deadline"), ex}
+        {{:error, late_item(call, items)}, left(source, "its tool ran beyond the deadline"), ex}
+
+      {:error, :cancelled} ->
+        {{:error, Cancellation.error(call.command, items)}, left(source, @cancelled), ex}
 
       {:error, reason} ->
         no_reply(call, reason, ex)
@@ -98,7 +108,7 @@ defmodule Snakepit.Call.Exchange do
 
   @doc "Leaves a stream before its end."
   @spec leave(Call.t(), streaming(), :ok | :raised) :: stream_end()
-  def leave(call, {_call_id, source, ex}, status),
+  def leave(call, {_call_id, source, ex, _items}, status),
     do: judged({{status, nil}, left(source, "a stream was left before its end"), ex}, call)
 
   # ---- request ----------------------------------------------------------------------------------------------------
@@ -260,9 +270,10 @@ defmodule Snakepit.Call.Exchange do
 
   defp send_frame(call, lane, call_id, frame, copied) do
     # A worker that does not read does not hold the caller beyond its deadline.
-    case LaneSocket.send(lane.socket, frame, call.deadline) do
+    case LaneSocket.send(lane.socket, frame, item_deadline(call), call.cancellation) do
       :ok -> {:sent, call_id, copied}
-      {:error, :timeout} -> lost(timeout(call), "a call's deadline passed while it was sent")
+      {:error, :timeout} -> lost(late_item(call, 0), "a call's deadline passed while it was sent")
+      {:error, :cancelled} -> {:error, Cancellation.error(call.command), {:running, true, @cancelled}}
       {:error, :closed} -> unsent(lane)
       {:error, what} -> lost(gone(), "its lane failed: #{what}")
     end
@@ -295,7 +306,7 @@ defmodule Snakepit.Call.Exchange do
   defp receive_reply(call, lane, ticket, call_id, ex) do
     meet(call, lane, ex)
 
-    case LaneSocket.recv(lane.socket, call.deadline) do
+    case LaneSocket.recv(lane.socket, call.deadline, call.cancellation) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
       {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
         Pool.checkin(ticket)
@@ -311,6 +322,9 @@ defmodule Snakepit.Call.Exchange do
 
   defp no_reply(call, :timeout, ex),
     do: {{:error, timeout(call)}, {:running, true, "its tool ran beyond the deadline"}, ex}
+
+  defp no_reply(call, :cancelled, ex),
+    do: {{:error, Cancellation.error(call.command)}, {:running, true, @cancelled}, ex}
 
   defp no_reply(_call, :closed, ex), do: {{:error, gone()}, {:lost, :closed}, ex}
   defp no_reply(_call, what, ex), do: {{:error, gone()}, {:lost, "its lane failed: #{what}"}, ex}
@@ -441,10 +455,10 @@ defmodule Snakepit.Call.Exchange do
     {:running, false, why}
   end
 
-  defp item(call, call_id, ex, source, decoded) do
+  defp item(call, call_id, ex, items, source, decoded) do
     case decoded do
       {:ok, :item, term, meta} ->
-        {:item, term, {call_id, source, costs(call, ex, meta)}}
+        {:item, term, {call_id, source, costs(call, ex, meta), items + 1}}
 
       {:ok, :end, _, meta} ->
         settle(source)
@@ -466,15 +480,26 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp next_frame(call, lane, :lane) do
-    with {:ok, frame} <- LaneSocket.recv(lane.socket, call.deadline), do: {:ok, frame, []}
+  defp next_frame(call, lane, source) do
+    cond do
+      # An item that is there already outlives neither the deadline nor its call.
+      remaining(call) == 0 -> {:error, :timeout}
+      Cancellation.cancelled?(call.cancellation) -> {:error, :cancelled}
+      true -> frame_from(source, call, lane)
+    end
   end
 
-  defp next_frame(call, lane, {:grpc, handle}) do
-    case Grpc.next(handle, remaining(call)) do
+  defp frame_from(:lane, call, lane) do
+    with {:ok, frame} <- LaneSocket.recv(lane.socket, item_deadline(call), call.cancellation),
+         do: {:ok, frame, []}
+  end
+
+  defp frame_from({:grpc, handle}, call, lane) do
+    case Grpc.next(handle, left_until(item_deadline(call)), call.cancellation) do
       {:item, frame, beside} -> {:ok, frame, beside}
       :done -> :done
       :timeout -> {:error, :timeout}
+      :cancelled -> {:error, :cancelled}
       {:error, :deadline_exceeded, _message} -> {:error, :timeout}
       {:error, code, message} -> broken_stream(call, lane, code, message)
     end
@@ -497,7 +522,7 @@ defmodule Snakepit.Call.Exchange do
   defp channel(call, lane), do: Worker.grpc(lane, remaining(call))
 
   defp grpc_call(call, lane, call_id, channel, frame, buffers) do
-    case Grpc.call(channel, frame, buffers, remaining(call)) do
+    case Grpc.call(channel, frame, buffers, remaining(call), call.cancellation) do
       {:ok, frame, beside} -> {:replied, call_id, frame, beside}
       other -> grpc_failed(call, lane, other)
     end
@@ -517,6 +542,9 @@ defmodule Snakepit.Call.Exchange do
 
   defp grpc_failed(call, _lane, :timeout),
     do: {:error, timeout(call), {:running, false, "its tool ran beyond the deadline"}}
+
+  defp grpc_failed(call, _lane, :cancelled),
+    do: {:error, Cancellation.error(call.command), {:running, false, @cancelled}}
 
   defp grpc_failed(call, lane, {:error, :deadline_exceeded, _}), do: grpc_failed(call, lane, :timeout)
 
@@ -599,8 +627,29 @@ defmodule Snakepit.Call.Exchange do
 
   defp now_ms, do: System.monotonic_time(:millisecond)
 
-  defp remaining(%{deadline: :infinity}), do: :infinity
-  defp remaining(%{deadline: deadline}), do: max(deadline - System.monotonic_time(:millisecond), 0)
+  # Which of a stream's two times passed.
+  defp late_item(%{stream?: false} = call, _items), do: timeout(call)
+
+  defp late_item(call, items) do
+    after_items = "after #{Cancellation.counted(items)}"
+
+    {reason, words} =
+      if remaining(call) == 0,
+        do: {:timeout, "did not finish within #{call.options.timeout} ms (:timeout), #{after_items}"},
+        else: {:item_timeout, "yielded nothing for #{call.item_timeout} ms (:item_timeout), #{after_items}"}
+
+    Error.new(:timeout, reason, "#{call.command} #{words}", details: %{items: items})
+  end
+
+  # Until when a stream's next item must be there.
+  defp item_deadline(%{item_timeout: :infinity, deadline: deadline}), do: deadline
+  # As an atom, :infinity is greater than any number.
+  defp item_deadline(%{item_timeout: ms, deadline: deadline}), do: min(now_ms() + ms, deadline)
+
+  defp remaining(%{deadline: deadline}), do: left_until(deadline)
+
+  defp left_until(:infinity), do: :infinity
+  defp left_until(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 
   # On the wire, 0 is for ever.
   defp remaining_or_zero(call) do

@@ -9,7 +9,18 @@ defmodule Snakepit.Call.Options do
   @schema [
     pool_name: [type: :atom, doc: "The pool; by default the first configured."],
     pool: [type: :atom, doc: "The same, shorter."],
-    timeout: [type: :timeout, doc: "Milliseconds the call may take, waiting included; by default the pool's."],
+    timeout: [
+      type: :timeout,
+      doc:
+        "Milliseconds the call may take, waiting included; by default the pool's. Of a stream: all of it, the consumer's " <>
+          "own time included; by default without end."
+    ],
+    item_timeout: [
+      type: :timeout,
+      doc:
+        "Of a stream: milliseconds its tool may take for one item; the consumer's own time does not count. By default " <>
+          "the pool's `:timeout`, in which a worker must be free too; none if `:timeout` is given."
+    ],
     transfer: [
       type: {:in, @choices},
       default: :auto,
@@ -42,12 +53,15 @@ defmodule Snakepit.Call.Options do
     ],
     correlation_id: [
       type: :string,
-      doc: "Names the call in observations and errors, and to the tool: `snakepit.correlation_id()`."
+      doc:
+        "Names the call in observations and errors, to the tool (`snakepit.correlation_id()`), and to `Snakepit.cancel/1`. " <>
+          "Calls may share one."
     ]
   ]
 
   defstruct pool: nil,
             timeout: nil,
+            item_timeout: nil,
             request: :auto,
             reply: :auto,
             zero_copy: true,
@@ -71,7 +85,10 @@ defmodule Snakepit.Call.Options do
     case Options.validate(opts, @map_schema) do
       {:ok, %{max_concurrency: concurrency}} ->
         of_call = opts |> Enum.to_list() |> Keyword.delete(:max_concurrency)
-        with {:ok, options} <- new(of_call), do: {:ok, options, concurrency, of_call}
+
+        with {:ok, options} <- new(of_call),
+             :ok <- no_item_timeout(options),
+             do: {:ok, options, concurrency, of_call}
 
       {:error, _key, message} ->
         refuse("options of the call: #{message}")
@@ -79,6 +96,11 @@ defmodule Snakepit.Call.Options do
   end
 
   def for_map(other), do: new(other)
+
+  defp no_item_timeout(%{item_timeout: nil}), do: :ok
+
+  defp no_item_timeout(_options),
+    do: refuse("options of the call: :item_timeout is for streams; each call of a map has :timeout")
 
   @spec new(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def new([]), do: {:ok, %__MODULE__{}}

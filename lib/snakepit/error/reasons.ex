@@ -56,8 +56,12 @@ defmodule Snakepit.Error.Reasons do
     ],
     timeout: [
       timeout: "the tool ran beyond the deadline",
+      item_timeout: "a stream's next item did not come in time; `details` has `:items`, which came before",
       queue_timeout: "no worker was free before the deadline",
       not_ready: "the pool was not ready in the time given"
+    ],
+    cancelled: [
+      cancelled: "`Snakepit.cancel/1` was told its `:correlation_id`; of a stream, `details` has `:items`"
     ],
     pool: [
       pool_saturated: "as many callers wait as `max_queue:` allows",

@@ -15,6 +15,7 @@ defmodule Snakepit.Grpc.Native do
 
   @type channel :: reference
   @type call :: reference
+  @type stream :: reference
   @typedoc "The codes of gRPC; nothing else is ever made into an atom."
   @type code ::
           :cancelled
@@ -51,10 +52,11 @@ defmodule Snakepit.Grpc.Native do
   `Worker/Call`. The answer is `{:ok, frame, buffers}` or `{:error, code, message}`.
 
   After `timeout_ms` the answer is `{:error, :deadline_exceeded, message}`, whatever the worker does; 0 waits for ever.
-  `{:error, :too_large}`, at once: the message would be over 2^31 - 1 bytes.
+  `{:error, :too_large}`, at once: the message would be over 2^31 - 1 bytes. The handle is for `withdraw/1` alone: the
+  call goes on without it.
   """
   @spec call(channel, reference, binary, [binary], non_neg_integer) ::
-          :ok | {:error, :too_large | String.t()}
+          {:ok, call} | {:error, :too_large | String.t()}
   def call(channel, ref, frame, buffers, timeout_ms) do
     if many?(buffers),
       do: call_dirty(channel, ref, frame, buffers, timeout_ms),
@@ -63,12 +65,12 @@ defmodule Snakepit.Grpc.Native do
 
   @doc false
   @spec call_few(channel, reference, binary, [binary], non_neg_integer) ::
-          :ok | {:error, :too_large | String.t()}
+          {:ok, call} | {:error, :too_large | String.t()}
   def call_few(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc "`call/5` on a dirty scheduler, whatever the number of buffers."
   @spec call_dirty(channel, reference, binary, [binary], non_neg_integer) ::
-          :ok | {:error, :too_large | String.t()}
+          {:ok, call} | {:error, :too_large | String.t()}
   def call_dirty(_channel, _ref, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc """
@@ -77,7 +79,8 @@ defmodule Snakepit.Grpc.Native do
   The timeout is that of the whole stream, the time in which nothing is asked for included. The stream is dropped with
   `cancel/1`, when nothing refers to the handle any more, and when the process that began it ends.
   """
-  @spec stream(channel, binary, [binary], non_neg_integer) :: {:ok, call} | {:error, :too_large | String.t()}
+  @spec stream(channel, binary, [binary], non_neg_integer) ::
+          {:ok, stream} | {:error, :too_large | String.t()}
   def stream(channel, frame, buffers, timeout_ms) do
     if many?(buffers),
       do: stream_dirty(channel, frame, buffers, timeout_ms),
@@ -86,12 +89,12 @@ defmodule Snakepit.Grpc.Native do
 
   @doc false
   @spec stream_few(channel, binary, [binary], non_neg_integer) ::
-          {:ok, call} | {:error, :too_large | String.t()}
+          {:ok, stream} | {:error, :too_large | String.t()}
   def stream_few(_channel, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc false
   @spec stream_dirty(channel, binary, [binary], non_neg_integer) ::
-          {:ok, call} | {:error, :too_large | String.t()}
+          {:ok, stream} | {:error, :too_large | String.t()}
   def stream_dirty(_channel, _frame, _buffers, _timeout_ms), do: not_loaded()
 
   @doc """
@@ -100,12 +103,20 @@ defmodule Snakepit.Grpc.Native do
 
   Ask again only when the answer is there. Whoever asks gets it, even if another process began the stream.
   """
-  @spec next(call, reference) :: :ok | :done | {:error, code, String.t()}
+  @spec next(stream, reference) :: :ok | :done | {:error, code, String.t()}
   def next(_stream, _ref), do: not_loaded()
 
   @doc "Drops a stream. What it sent before may still lie in the mailbox."
-  @spec cancel(call) :: :ok
+  @spec cancel(stream) :: :ok
   def cancel(_stream), do: not_loaded()
+
+  @doc "Drops a call. False if its answer could not be called back: it is in the mailbox, or under way."
+  @spec withdraw(call) :: boolean
+  def withdraw(_call), do: not_loaded()
+
+  @doc "The same for a stream whose next item was asked for."
+  @spec withdraw_stream(stream) :: boolean
+  def withdraw_stream(_stream), do: not_loaded()
 
   @doc "`Health/Check` of the whole server. The answer is `{:ok, :serving | :not_serving}` or `{:error, code, message}`."
   @spec health(channel, reference, non_neg_integer) :: :ok | {:error, String.t()}

@@ -13,7 +13,9 @@ defmodule Snakepit.Worker.LaneSocket do
 
   @type t :: %__MODULE__{socket: Native.lane(), fd: non_neg_integer()}
   @type deadline :: integer() | :infinity
-  @type failure :: {:error, :timeout | :closed | String.t()}
+  @type failure :: {:error, :timeout | :closed | :cancelled | String.t()}
+  @typedoc "What ends a wait before its deadline; nil where nobody can."
+  @type cancellation :: Native.cancellation() | nil
 
   # A message that could not be called back is under way and comes within moments.
   @under_way_ms 1_000
@@ -26,18 +28,28 @@ defmodule Snakepit.Worker.LaneSocket do
   def close(%__MODULE__{socket: socket}), do: Native.lane_close(socket)
 
   @doc "Sends a frame by `deadline` (monotonic ms). What was not sent by then stays with the lane, for `flush/2`."
-  @spec send(Native.lane(), Native.frame(), deadline()) :: :ok | failure()
-  def send(socket, frame, deadline) do
-    with more when more in [:wait, :again] <- Native.lane_send(socket, frame), do: flush(socket, deadline)
+  @spec send(Native.lane(), Native.frame(), deadline(), cancellation()) :: :ok | failure()
+  def send(socket, frame, deadline, cancellation \\ nil) do
+    with more when more in [:wait, :again] <- Native.lane_send(socket, frame),
+         do: flush(socket, deadline, cancellation)
   end
 
   @doc "Sends what is left of a frame, whoever began it; `:ok` at once if nothing is."
-  @spec flush(Native.lane(), deadline()) :: :ok | failure()
-  def flush(socket, deadline), do: attempt(socket, deadline, &Native.lane_flush/2)
+  @spec flush(Native.lane(), deadline(), cancellation()) :: :ok | failure()
+  def flush(socket, deadline, cancellation \\ nil)
+  def flush(socket, deadline, nil), do: attempt(socket, deadline, &Native.lane_flush/2)
+  def flush(socket, deadline, cancellation), do: attempt(socket, deadline, cancellation, &Native.lane_flush/2)
 
-  @doc "The next frame. After `{:error, :timeout}` nothing is lost: the next to call gets it, whoever that is."
-  @spec recv(Native.lane(), deadline()) :: {:ok, binary()} | failure()
-  def recv(socket, deadline), do: attempt(socket, deadline, &Native.lane_receive/2)
+  @doc """
+  The next frame. After `{:error, :timeout}` or `{:error, :cancelled}` nothing is lost: the next to call gets it, whoever
+  that is.
+  """
+  @spec recv(Native.lane(), deadline(), cancellation()) :: {:ok, binary()} | failure()
+  def recv(socket, deadline, cancellation \\ nil)
+  def recv(socket, deadline, nil), do: attempt(socket, deadline, &Native.lane_receive/2)
+
+  def recv(socket, deadline, cancellation),
+    do: attempt(socket, deadline, cancellation, &Native.lane_receive/2)
 
   defp attempt(socket, deadline, move) do
     ref = make_ref()
@@ -60,6 +72,55 @@ defmodule Snakepit.Worker.LaneSocket do
 
       :again ->
         attempt(socket, deadline, move)
+
+      answer ->
+        answer
+    end
+  end
+
+  # The same for a call that another process can cancel.
+  defp attempt(socket, deadline, cancellation, move) do
+    ref = make_ref()
+
+    case move.(socket, ref) do
+      :wait ->
+        waits? = Native.cancel_wait(cancellation, ref)
+
+        woken =
+          receive do
+            {:select, _, ^ref, _} -> :lane
+            {:snakepit_cancelled, ^ref} -> :cancelled
+          after
+            if(waits?, do: left(deadline), else: 0) -> :timeout
+          end
+
+        # What else comes by this reference is read here: it would lie in the mailbox for ever.
+        unless woken == :lane or Native.lane_cancel(socket) do
+          receive do
+            {:select, _, ^ref, _} -> :ok
+          after
+            @under_way_ms -> :ok
+          end
+        end
+
+        cancelled? = woken == :cancelled or not waits? or not Native.cancel_waited(cancellation)
+
+        if cancelled? and waits? and woken != :cancelled do
+          receive do
+            {:snakepit_cancelled, ^ref} -> :ok
+          after
+            @under_way_ms -> :ok
+          end
+        end
+
+        cond do
+          cancelled? -> {:error, :cancelled}
+          woken == :lane -> attempt(socket, deadline, cancellation, move)
+          true -> {:error, :timeout}
+        end
+
+      :again ->
+        attempt(socket, deadline, cancellation, move)
 
       answer ->
         answer

@@ -29,7 +29,7 @@ impl Resource for ChannelHandle {}
 struct Call {
     abort: OnceLock<AbortHandle>,
     aborted: AtomicBool,
-    /// Of a stream: the next item is wanted, by whom, or how it ended.
+    /// Of a stream: the next item is wanted.
     more: Notify,
     turn: Mutex<Turn>,
 }
@@ -46,7 +46,7 @@ impl Drop for Reading {
     }
 }
 
-/// Whose turn it is in a stream.
+/// Who waits for an answer, and how a stream ended.
 #[derive(Default)]
 enum Turn {
     /// Nobody asked for anything.
@@ -87,6 +87,24 @@ impl Call {
         }
     }
 
+    /// Hands its one answer to whoever waits for it.
+    fn answer(&self, answer: Result<Payload, Status>) {
+        let turn = std::mem::take(&mut *self.turn());
+        if let Turn::Asked(caller) = turn {
+            match answer {
+                Ok(payload) => caller.answer(payload),
+                Err(status) => caller.fail(&status),
+            };
+        }
+    }
+
+    /// Nobody waits any more: false if an answer was sent, or is about to be.
+    fn withdraw(&self) -> bool {
+        let turn = std::mem::take(&mut *self.turn());
+        self.abort();
+        matches!(turn, Turn::Asked(_))
+    }
+
     fn abort(&self) {
         self.aborted.store(true, Ordering::SeqCst);
         if let Some(task) = self.abort.get() {
@@ -113,7 +131,7 @@ impl Call {
     }
 }
 
-/// Ends a stream whose work panicked: its caller must not wait for ever.
+/// Ends a call whose work panicked: its caller must not wait for ever.
 struct Ending(ResourceArc<Call>);
 
 impl Drop for Ending {
@@ -173,15 +191,15 @@ fn start_call<'a>(
 ) -> NifResult<Term<'a>> {
     let Ok(request) = pieces(frame, buffers) else { return Ok(env.error_tuple(too_large())) };
     let (channel, caller) = (channel.0.clone(), Caller::new(env, reference));
-    let started = Call::start(env, |call| async move {
-        let _call = call;
-        match client::call(channel, request, deadline(timeout_ms)).await {
-            Ok(payload) => caller.answer(payload),
-            Err(status) => caller.fail(&status),
-        };
+    let started = Call::start(env, |call| {
+        *call.turn() = Turn::Asked(caller);
+        async move {
+            let call = Ending(call);
+            call.0.answer(client::call(channel, request, deadline(timeout_ms)).await);
+        }
     });
     Ok(match started {
-        Ok(_) => beam::ok().to_term(env),
+        Ok(call) => (beam::ok(), call).encode(env),
         Err(reason) => env.error_tuple(reason),
     })
 }
@@ -256,6 +274,18 @@ fn next<'a>(env: Env<'a>, reading: ResourceArc<Reading>, reference: Reference<'a
 fn cancel(reading: ResourceArc<Reading>) -> Atom {
     reading.0.abort();
     beam::ok()
+}
+
+/// Drops a call: false if its answer was sent, or is about to be.
+#[rustler::nif]
+fn withdraw(call: ResourceArc<Call>) -> bool {
+    call.withdraw()
+}
+
+/// The same for a stream whose next item was asked for.
+#[rustler::nif]
+fn withdraw_stream(reading: ResourceArc<Reading>) -> bool {
+    reading.0.withdraw()
 }
 
 #[rustler::nif]

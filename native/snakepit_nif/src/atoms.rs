@@ -28,6 +28,7 @@ rustler::atoms! {
     quota,
     result,
     select,
+    snakepit_cancelled,
     snakepit_lane,
     taken,
     undefined,

@@ -9,6 +9,7 @@ mod atoms;
 mod brain;
 mod busy_poll;
 mod calls;
+mod cancel;
 mod chunk;
 mod companion;
 mod decode;
