@@ -25,6 +25,13 @@ defmodule Snakepit.Config do
         "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
           "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
     ],
+    reload: [
+      type: {:or, [{:in, [nil]}, :boolean]},
+      default: nil,
+      doc:
+        "Whether pools that do not say so themselves load Python code anew when it changes: see `:reload` of a pool. " <>
+          "`nil`: in a Mix project's `:dev`, and never in a release."
+    ],
     performance_optimization: [
       type: {:options, Snakepit.Performance.Settings.schema()},
       default: [],
@@ -45,6 +52,7 @@ defmodule Snakepit.Config do
           pools: [Pool.Options.t()],
           python: String.t() | nil,
           venv: Path.t() | {atom(), Path.t()},
+          reload: boolean() | nil,
           performance_optimization: Snakepit.Performance.Settings.t(),
           default_pool: atom() | nil
         }
@@ -67,8 +75,8 @@ defmodule Snakepit.Config do
   end
 
   @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
-  @spec get(:python | :venv | :performance_optimization) :: term()
-  def get(key) when key in [:python, :venv, :performance_optimization] do
+  @spec get(:python | :venv | :reload | :performance_optimization) :: term()
+  def get(key) when key in [:python, :venv, :reload, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 

@@ -48,6 +48,10 @@ defmodule Snakepit.Python do
 
   defp mix_project?(app), do: mix?() and Mix.Project.get() != nil and Mix.Project.config()[:app] == app
 
+  @doc "Whether this is a Mix project's own `:dev`, and no release."
+  @spec mix_dev?() :: boolean()
+  def mix_dev?, do: mix?() and Mix.Project.get() != nil and Mix.env() == :dev
+
   # Its modules may be there without it, as in a script.
   defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
 

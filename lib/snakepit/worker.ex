@@ -42,6 +42,8 @@ defmodule Snakepit.Worker do
   # How often a worker looks whether it is due for recycling; at every tenth look, at its memory as well.
   @look_ms 500
   @look_at_memory 10
+  # How often a worker asks again whether it may have a successor, while another one has.
+  @turn_ms 100
   # After a successor that did not start.
   @next_try_ms 30_000
 
@@ -106,6 +108,19 @@ defmodule Snakepit.Worker do
   @spec discard(Lane.t(), String.t() | :closed) :: :ok
   def discard(%Lane{worker: worker, epoch: epoch}, why), do: GenServer.cast(worker, {:discard, epoch, why})
 
+  @doc """
+  Replaces the worker by a new one unless its run began at `as_of` (monotonic ms) or later. Answers when that is ready; an
+  error says why it could not be, and the worker goes on. `:gone`: its pool stops. `why`: in words.
+  """
+  @spec renew(pid(), as_of :: integer(), why :: String.t()) :: :ok | :gone | {:error, Error.t()}
+  def renew(worker, as_of, why) do
+    GenServer.call(worker, {:renew, as_of, why}, :infinity)
+  catch
+    :exit, {:shutdown, _} -> :gone
+    # It was replaced, or it is started again.
+    :exit, _ -> :ok
+  end
+
   @doc "Why a run ended; waits a moment, but not beyond `timeout`, for a run that is just ending."
   @spec why(Lane.t(), timeout()) :: String.t()
   def why(%Lane{worker: worker, epoch: epoch}, timeout),
@@ -133,7 +148,8 @@ defmodule Snakepit.Worker do
     # closing: lanes of runs that are over, by the run, for as long as callers may still read what came by them.
     state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now(), closing: %{}})
     # told: the last failed start that was logged: once, however often it is tried.
-    state = Map.put(state, :told, nil)
+    # renewal: who wants it replaced if its run began before a time, and why.
+    state = Map.merge(state, %{told: nil, renewal: nil})
     {:ok, state, {:continue, :start}}
   end
 
@@ -169,6 +185,9 @@ defmodule Snakepit.Worker do
         {:reply, "the worker is gone", state}
     end
   end
+
+  def handle_call({:renew, as_of, why}, from, state),
+    do: {:noreply, renew(%{state | renewal: {from, as_of, why}})}
 
   def handle_call(:describe, _from, state) do
     run = state.run
@@ -284,17 +303,26 @@ defmodule Snakepit.Worker do
   def handle_info(:succeeded, state) do
     turn_over(state)
     with {_pid, monitor, _why} <- state.successor, do: Process.demonitor(monitor, [:flush])
-    {:noreply, %{state | successor: :up}}
+    {:noreply, renewed(%{state | successor: :up}, :ok)}
   end
 
-  def handle_info(:failed_successor, state), do: {:stop, {:shutdown, :not_ready}, state}
+  def handle_info({:failed_successor, error}, state), do: {:stop, {:shutdown, {:not_ready, error}}, state}
 
-  def handle_info({:DOWN, monitor, _, _, _}, %{successor: {_pid, monitor, why}} = state) do
-    Logger.warning("[#{state.name}] its successor did not start; it goes on, though #{why}")
+  def handle_info({:DOWN, monitor, _, _, reason}, %{successor: {_pid, monitor, why}} = state) do
     turn_over(state)
-    state = %{state | successor: nil, not_before: now() + @next_try_ms}
-    {:noreply, if(state.run, do: state, else: later(state, 0))}
+    state = %{state | successor: nil}
+
+    state =
+      case {state.renewal, reason} do
+        # Whoever wanted it says so.
+        {{_from, _as_of, ^why}, {:shutdown, {:not_ready, error}}} -> renewed(state, {:error, error})
+        _ -> not_succeeded(state, reason, why)
+      end
+
+    {:noreply, if(state.run, do: renew(state), else: later(state, 0))}
   end
+
+  def handle_info(:renew, state), do: {:noreply, renew(state)}
 
   def handle_info({:EXIT, _from, reason}, state) when reason in [:shutdown, :normal], do: {:noreply, state}
   def handle_info(_other, state), do: {:noreply, state}
@@ -397,7 +425,8 @@ defmodule Snakepit.Worker do
   end
 
   # A start after the first that failed: its cause is logged once.
-  defp not_started(state, %Error{message: words}) do
+  defp not_started(state, %Error{message: words} = error) do
+    state = renewed(state, {:error, error})
     Pool.trouble(state.pool, words)
     if state.told != words, do: Report.not_started(state.pool.name, state.name, words)
     %{state | last_error: words, told: words}
@@ -480,7 +509,7 @@ defmodule Snakepit.Worker do
     state = %{state | was_ready: true, role: :first, told: nil, not_before: not_before(state)}
     state = put_run(state, heart: heart, ready_at: now(), tools: [])
     Report.up(state.name, state.run, state.restarts)
-    state
+    renew(state)
   end
 
   defp send_table(%{run: run} = state, table) do
@@ -533,6 +562,7 @@ defmodule Snakepit.Worker do
     with true <- state.successor == nil and now() >= state.not_before,
          why when is_binary(why) <- Recycling.due(state.pool.options, vitals(state)),
          true <- its_turn?(state) do
+      Logger.info("[#{state.name}] is replaced: #{why}")
       succeed(state, why)
     else
       _ -> %{state | looked: state.looked + 1}
@@ -556,8 +586,6 @@ defmodule Snakepit.Worker do
   defp turn_over(state), do: Registry.unregister(Snakepit.Registry, {:recycled, state.pool.name})
 
   defp succeed(state, why) do
-    Logger.info("[#{state.name}] is replaced: #{why}")
-
     case Pool.Supervisor.start_worker(state.pool.options, state.index, {:successor, self()}) do
       {:ok, pid} ->
         %{state | successor: {pid, Process.monitor(pid), why}}
@@ -567,6 +595,40 @@ defmodule Snakepit.Worker do
         %{state | not_before: now() + @next_try_ms}
     end
   end
+
+  defp not_succeeded(state, reason, why) do
+    with {:shutdown, {:not_ready, error}} <- reason, do: Logger.warning(error.message)
+    Logger.warning("[#{state.name}] its successor did not start; it goes on, though #{why}")
+    %{state | not_before: now() + @next_try_ms}
+  end
+
+  # A run that was not ready yet is waited for, and so is a successor that is under way.
+  defp renew(%{renewal: {_from, as_of, why}, run: %Run{phase: :ready} = run, successor: nil} = state) do
+    cond do
+      run.started_at >= as_of ->
+        renewed(state, :ok)
+
+      its_turn?(state) ->
+        state = succeed(state, why)
+        # The pool is stopping.
+        if state.successor, do: state, else: renewed(state, :ok)
+
+      true ->
+        Process.send_after(self(), :renew, @turn_ms)
+        state
+    end
+  end
+
+  # It is being replaced.
+  defp renew(%{renewal: {_, _, _}, successor: :up} = state), do: renewed(state, :ok)
+  defp renew(state), do: state
+
+  defp renewed(%{renewal: {from, _as_of, _why}} = state, answer) do
+    GenServer.reply(from, answer)
+    %{state | renewal: nil}
+  end
+
+  defp renewed(state, _answer), do: state
 
   # A threshold that its modules alone exceed would have it replaced for ever, and each of its successors.
   defp not_before(%{pool: %{options: %{memory_threshold_mb: mb}}} = state) when is_integer(mb) do
@@ -735,19 +797,20 @@ defmodule Snakepit.Worker do
 
   # A worker that was never ready is not started again: what is wrong would be wrong again.
   defp never(%{role: {:successor, predecessor}} = state, error) do
-    Logger.warning(error.message)
     state = %{state | run: nil, last_error: error.message}
 
     if Process.alive?(predecessor) do
-      send(self(), :failed_successor)
+      send(self(), {:failed_successor, error})
       state
     else
       # Then it is the only one.
+      Logger.warning(error.message)
       later(state, 0)
     end
   end
 
   defp never(state, error) do
+    state = renewed(state, {:error, error})
     Pool.worker_failed(state.pool, state.index, %{error | pool: state.pool.name, worker: state.name})
     %{state | run: nil, last_error: error.message}
   end

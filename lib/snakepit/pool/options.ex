@@ -135,6 +135,15 @@ defmodule Snakepit.Pool.Options do
           "not sent either. It is the level of Python's root logger to begin with. `:none` leaves `logging` and `warnings` " <>
           "as any Python has them."
     ],
+    reload: [
+      type: {:or, [{:in, [nil]}, :boolean]},
+      default: nil,
+      doc:
+        "Whether workers are replaced when a file changes that they imported from `python_path`: one after the other, by " <>
+          "new ones that start beside them, so that running calls finish. The state of sessions is lost. Code that cannot " <>
+          "be imported is logged, and the old workers go on. `nil` is what `config :snakepit, reload:` says, else whether " <>
+          "this is a Mix project in `:dev`."
+    ],
     inline_limit: [
       type: :bytes,
       default: 16 * 1024,

@@ -22,12 +22,19 @@ defmodule Snakepit.Pool.Supervisor do
 
   @impl true
   def init(options) do
-    children = [
-      %{id: Pool, start: {Pool, :start_link, [options]}},
-      %{id: Pool.Arena, start: {Pool.Arena, :start_link, [options.name]}},
-      %{id: :workers, start: {__MODULE__, :start_workers, [options]}, type: :supervisor},
-      Pool.Drain.child_spec(options)
-    ]
+    # Before the workers, which tell it what they import.
+    reload = if Pool.Reload.wanted?(options), do: [{Pool.Reload, options.name}], else: []
+
+    children =
+      [
+        %{id: Pool, start: {Pool, :start_link, [options]}},
+        %{id: Pool.Arena, start: {Pool.Arena, :start_link, [options.name]}}
+      ] ++
+        reload ++
+        [
+          %{id: :workers, start: {__MODULE__, :start_workers, [options]}, type: :supervisor},
+          Pool.Drain.child_spec(options)
+        ]
 
     Supervisor.init(children, strategy: :one_for_all)
   end

@@ -124,6 +124,12 @@ defmodule Snakepit.Worker.Conversation do
        when name in ["hello", "lanes", "logs", "ready", "failed", "chunk", "drop", "released"],
        do: {:error, "the worker said #{inspect(name)} while #{phase}, or said it wrong"}
 
+  defp message(["source", path, size, crc32], _phase, run) when is_binary(path) do
+    content = if is_u64(size) and is_u64(crc32), do: {size, crc32}
+    Pool.Reload.source(run.pool.name, path, content)
+    run
+  end
+
   # A newer worker may know more.
   defp message(_unknown, _phase, run), do: run
 
@@ -141,7 +147,8 @@ defmodule Snakepit.Worker.Conversation do
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),
       busy_poll: Pool.Options.busy_poll(options),
-      log_level: run.log_level
+      log_level: run.log_level,
+      watch: if(Pool.Reload.wanted?(options), do: Python.directories(options), else: [])
     }
   end
 

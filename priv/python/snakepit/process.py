@@ -89,6 +89,10 @@ def run(path: str, token: str) -> None:
         int(settings.get("busy_poll") or 0) if settings["lanes"] == 1 else 0,
     )
     memory_array.arena = arena
+    if settings.get("watch"):
+        from .sources import Sources
+
+        Sources(settings["watch"], lambda *source: control.send(["source", *source])).install()
     lanes = _lanes(int(settings["lanes"]), control, service)
     logs = _logs(settings, control)
     os.register_at_fork(after_in_child=_in_child)

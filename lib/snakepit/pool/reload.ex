@@ -1,0 +1,146 @@
+defmodule Snakepit.Pool.Reload do
+  @moduledoc false
+  # Replaces a pool's workers when a file changes that they imported. Such a pool alone has this process.
+  #
+  # Workers say what they import (`source`). The files and their directories are looked at twice a second; once they are
+  # quiet, one worker after the other is replaced (Worker.renew/3). If one cannot be, the others are left alone, and the
+  # next change is the next try.
+
+  use GenServer
+  alias Snakepit.{Config, Error, Pool, Python, Telemetry, Worker}
+  alias Snakepit.Pool.{Handle, Sources}
+  require Logger
+
+  @event [:snakepit, :pool, :reload]
+  @look_ms 500
+  # An editor writes a file in several steps.
+  @quiet_ms 100
+  # No worker makes this process look at the whole disk.
+  @most_files 10_000
+
+  @doc "Whether such a pool reloads."
+  @spec wanted?(Pool.Options.t()) :: boolean()
+  def wanted?(%Pool.Options{reload: reload}) do
+    with nil <- reload, nil <- Config.get(:reload), do: Python.mix_dev?()
+  end
+
+  @doc "A worker is about to import this file, which has so many bytes and this checksum; nil if it is too large to say."
+  @spec source(atom(), Path.t(), {non_neg_integer(), non_neg_integer()} | nil) :: :ok
+  def source(pool, path, content), do: GenServer.cast(Handle.name(:reload, pool), {:source, path, content})
+
+  @spec start_link(atom()) :: GenServer.on_start()
+  def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:reload, pool))
+
+  @impl true
+  def init(pool) do
+    Process.send_after(self(), :look, @look_ms)
+    handle = Handle.fetch!(pool)
+    # loaded: what was there when the workers were last replaced, or could not be. seen: at the last look.
+    {:ok, %{handle: handle, files: MapSet.new(), loaded: %{}, seen: %{}, round: nil}}
+  end
+
+  @impl true
+  def handle_cast({:source, path, content}, %{files: files} = state) do
+    if path in files or MapSet.size(files) >= @most_files or not own?(state, path) do
+      {:noreply, state}
+    else
+      look = Sources.look([Path.dirname(path) | if(content, do: [], else: [path])], %{}, seconds())
+      # What the worker saw: it may have changed since.
+      look = if content, do: Map.merge(look, Sources.told(path, content)), else: look
+      state = %{state | loaded: Map.merge(look, state.loaded), seen: Map.merge(look, state.seen)}
+      {:noreply, %{state | files: MapSet.put(files, path)}}
+    end
+  end
+
+  @impl true
+  def handle_info(:look, %{round: nil} = state), do: {:noreply, look(state)}
+  # Looked at again when the round is over.
+  def handle_info(:look, state), do: {:noreply, state}
+
+  def handle_info({ref, {changed, took_ms, result}}, %{round: %Task{ref: ref}} = state) do
+    Process.demonitor(ref, [:flush])
+    over(state.handle, changed, took_ms, result)
+    Process.send_after(self(), :look, 0)
+    {:noreply, %{state | round: nil}}
+  end
+
+  def handle_info(_other, state), do: {:noreply, state}
+
+  defp look(state) do
+    as_of = now()
+    seen = Sources.look(paths(state), state.seen, seconds())
+    changed = Sources.changed(state.loaded, seen)
+    quiet? = Sources.changed(state.seen, seen) == []
+    state = %{state | seen: seen}
+
+    cond do
+      changed == [] -> again(state, @look_ms)
+      not quiet? -> again(state, @quiet_ms)
+      true -> %{state | loaded: seen, round: round(state.handle, changed, as_of)}
+    end
+  end
+
+  defp again(state, ms) do
+    Process.send_after(self(), :look, ms)
+    state
+  end
+
+  defp paths(%{files: files}) do
+    files = MapSet.to_list(files)
+    Sources.directories(files) ++ files
+  end
+
+  defp own?(%{handle: %{options: options}}, path),
+    do: String.valid?(path) and Enum.any?(Python.directories(options), &String.starts_with?(path, &1 <> "/"))
+
+  # ---- one round --------------------------------------------------------------------------------------------------
+
+  # In a process of its own: workers say meanwhile what they import.
+  defp round(handle, changed, as_of) do
+    Task.async(fn ->
+      why = "#{names(changed)} changed"
+
+      result =
+        Enum.reduce_while(Pool.Supervisor.workers(handle.name), :ok, fn worker, :ok ->
+          case Worker.renew(worker, as_of, why) do
+            :ok -> {:cont, :ok}
+            stopped -> {:halt, stopped}
+          end
+        end)
+
+      # By its answer, the pool knows of the last worker that is up: who calls from now on gets no old one.
+      Pool.status(handle)
+      {changed, now() - as_of, result}
+    end)
+  end
+
+  # The pool is stopping.
+  defp over(_handle, _changed, _took_ms, :gone), do: :ok
+
+  defp over(%{name: name}, changed, took_ms, result) do
+    pool = "pool #{inspect(name)}:"
+
+    case result do
+      :ok ->
+        Logger.info("#{pool} reloaded after a change of #{names(changed)}")
+
+      {:error, %Error{} = error} ->
+        Logger.error(
+          "#{pool} not reloaded after a change of #{names(changed)}; its workers go on with the code they have, and " <>
+            "the next change is tried again\n" <> Exception.message(error)
+        )
+    end
+
+    Telemetry.execute(@event, %{duration_ms: took_ms}, %{pool: name, files: changed, result: result})
+  end
+
+  defp names(files) do
+    case Enum.map(files, &Path.basename/1) do
+      [one, two, _three | _] = all -> "#{one}, #{two} and #{length(all) - 2} more files"
+      some -> Enum.join(some, " and ")
+    end
+  end
+
+  defp seconds, do: System.os_time(:second)
+  defp now, do: System.monotonic_time(:millisecond)
+end
