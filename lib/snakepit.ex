@@ -374,10 +374,14 @@ defmodule Snakepit do
   @doc """
   Runs `fun` with Snakepit started, in a script or a mix task, and stops everything after it: no worker stays behind.
 
-  Options: `:pools`, a list of pools to start first; `:halt`, whether to end the VM with `fun` (default `false`).
+  Options: `:pools`, a list of pools to start first; `:halt`, whether to end the VM with `fun` (default `false`). Pools do
+  not reload Python code unless they, or the configuration, say so.
   """
   @spec run_as_script((() -> result), keyword()) :: result | {:error, Error.t()} when result: term()
   def run_as_script(fun, opts \\ []) when is_function(fun, 0) do
+    # A script is over before anybody edits what it calls.
+    reload_unset? = Snakepit.Config.get(:reload) == nil
+    if reload_unset?, do: Application.put_env(:snakepit, :reload, false)
     {:ok, _} = Application.ensure_all_started(:snakepit)
 
     result =
@@ -385,6 +389,7 @@ defmodule Snakepit do
         with :ok <- start_all(Keyword.get(opts, :pools, [])), do: fun.()
       after
         Application.stop(:snakepit)
+        if reload_unset?, do: Application.delete_env(:snakepit, :reload)
       end
 
     if opts[:halt], do: System.halt(if(match?({:error, _}, result), do: 1, else: 0))

@@ -95,9 +95,9 @@ defmodule Snakepit.Call do
 
   defp checkout_unless_cancelled(call) do
     with {:cancelled?, false} <- {:cancelled?, Cancellation.cancelled?(call.cancellation)},
-         {:ok, _lane, ticket, suspect, _queued} = out <- checkout(call) do
-      # A lane that was handed over as the call was cancelled.
-      if Cancellation.cancelled?(call.cancellation) do
+         {:ok, _lane, ticket, suspect, queued} = out <- checkout(call) do
+      # A lane that was handed over as the call was cancelled. Who got one at once sees it when it waits.
+      if queued >= @at_once_ns and Cancellation.cancelled?(call.cancellation) do
         CommandBreaker.void(call.handle.commands, suspect)
         Pool.checkin(ticket)
         not_begun(call)

@@ -302,10 +302,6 @@ defmodule Snakepit.Native do
   @spec cancel_calls(id :: binary()) :: {non_neg_integer(), notes :: [term()]}
   def cancel_calls(_id), do: stub()
 
-  @doc "How many calls are registered."
-  @spec cancel_registered() :: non_neg_integer()
-  def cancel_registered, do: stub()
-
   @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
   @spec desk_new(
           owner :: pid(),

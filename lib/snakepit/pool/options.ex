@@ -141,7 +141,7 @@ defmodule Snakepit.Pool.Options do
       doc:
         "Whether workers are replaced when a file changes that they imported from `python_path`: one after the other, by " <>
           "new ones that start beside them, so that running calls finish. The state of sessions is lost. Code that cannot " <>
-          "be imported is logged, and the old workers go on. `nil` is what `config :snakepit, reload:` says, else whether " <>
+          "be imported is logged, and the old workers go on. A pool that could not start is started again. `nil` is what `config :snakepit, reload:` says, else whether " <>
           "this is a Mix project in `:dev`."
     ],
     inline_limit: [

@@ -4,7 +4,8 @@ defmodule Snakepit.Pool.Reload do
   #
   # Workers say what they import (`source`). The files and their directories are looked at twice a second; once they are
   # quiet, one worker after the other is replaced (Worker.renew/3). If one cannot be, the others are left alone, and the
-  # next change is the next try.
+  # next change is the next try. A pool that could not start has no worker to replace: with this process, all of the pool
+  # is started again (Pool.Supervisor is one_for_all).
 
   use GenServer
   alias Snakepit.{Config, Error, Pool, Python, Telemetry, Worker}
@@ -15,6 +16,8 @@ defmodule Snakepit.Pool.Reload do
   @look_ms 500
   # An editor writes a file in several steps.
   @quiet_ms 100
+  # A supervisor gives up a child that ends three times in five seconds.
+  @young_ms 2_500
   # No worker makes this process look at the whole disk.
   @most_files 10_000
 
@@ -33,10 +36,21 @@ defmodule Snakepit.Pool.Reload do
 
   @impl true
   def init(pool) do
-    Process.send_after(self(), :look, @look_ms)
     handle = Handle.fetch!(pool)
+    roots = Python.directories(handle.options)
+    look = Sources.look(roots, %{}, seconds())
     # loaded: what was there when the workers were last replaced, or could not be. seen: at the last look.
-    {:ok, %{handle: handle, files: MapSet.new(), loaded: %{}, seen: %{}, round: nil}}
+    state = %{handle: handle, roots: roots, files: MapSet.new(), loaded: look, seen: look, round: nil}
+    state = Map.put(state, :started, now())
+
+    case Registry.meta(Snakepit.Registry, {:reload, pool}) do
+      {:ok, changed} ->
+        Registry.delete_meta(Snakepit.Registry, {:reload, pool})
+        {:ok, %{state | round: restart_round(handle, changed)}}
+
+      :error ->
+        {:ok, again(state, @look_ms)}
+    end
   end
 
   @impl true
@@ -53,7 +67,7 @@ defmodule Snakepit.Pool.Reload do
   end
 
   @impl true
-  def handle_info(:look, %{round: nil} = state), do: {:noreply, look(state)}
+  def handle_info(:look, %{round: nil} = state), do: look(state)
   # Looked at again when the round is over.
   def handle_info(:look, state), do: {:noreply, state}
 
@@ -74,10 +88,32 @@ defmodule Snakepit.Pool.Reload do
     state = %{state | seen: seen}
 
     cond do
-      changed == [] -> again(state, @look_ms)
-      not quiet? -> again(state, @quiet_ms)
-      true -> %{state | loaded: seen, round: round(state.handle, changed, as_of)}
+      changed == [] -> {:noreply, again(state, @look_ms)}
+      not quiet? -> {:noreply, again(state, @quiet_ms)}
+      Pool.status(state.handle)[:failure] -> restart(state, changed)
+      true -> {:noreply, %{state | loaded: seen, round: round(state.handle, changed, as_of)}}
     end
+  end
+
+  # Its next life says what came of it.
+  defp restart(state, changed) do
+    if now() - state.started < @young_ms do
+      {:noreply, again(state, @look_ms)}
+    else
+      Registry.put_meta(Snakepit.Registry, {:reload, state.handle.name}, changed)
+      {:stop, {:shutdown, :reload}, state}
+    end
+  end
+
+  defp restart_round(handle, changed) do
+    began = now()
+
+    Task.async(fn ->
+      case Pool.await_ready(handle.name, :infinity) do
+        {:error, %Error{reason: reason}} when reason in [:stopped, :stopping] -> {changed, 0, :gone}
+        result -> {changed, now() - began, result}
+      end
+    end)
   end
 
   defp again(state, ms) do
@@ -85,13 +121,13 @@ defmodule Snakepit.Pool.Reload do
     state
   end
 
-  defp paths(%{files: files}) do
+  defp paths(%{files: files} = state) do
     files = MapSet.to_list(files)
-    Sources.directories(files) ++ files
+    Enum.uniq(state.roots ++ Sources.directories(files)) ++ files
   end
 
-  defp own?(%{handle: %{options: options}}, path),
-    do: String.valid?(path) and Enum.any?(Python.directories(options), &String.starts_with?(path, &1 <> "/"))
+  defp own?(%{roots: roots}, path),
+    do: String.valid?(path) and Enum.any?(roots, &String.starts_with?(path, &1 <> "/"))
 
   # ---- one round --------------------------------------------------------------------------------------------------
 
@@ -126,8 +162,8 @@ defmodule Snakepit.Pool.Reload do
 
       {:error, %Error{} = error} ->
         Logger.error(
-          "#{pool} not reloaded after a change of #{names(changed)}; its workers go on with the code they have, and " <>
-            "the next change is tried again\n" <> Exception.message(error)
+          "#{pool} not reloaded after a change of #{names(changed)}; workers that run go on with the code they have, " <>
+            "and the next change is the next try\n" <> Exception.message(error)
         )
     end
 

@@ -244,8 +244,8 @@ defmodule Snakepit.Call.CancellationTest do
         spawn_link(fn ->
           results =
             for n <- 1..300 do
-              args = if rem(n, 3) == 0, do: %{x: String.duplicate("x", 200_000)}, else: %{x: n}
-              transfer = if rem(n, 2) == 0, do: :zero_copy, else: :auto
+              args = if rem(n, 7) < 3, do: %{x: String.duplicate("x", 200_000)}, else: %{x: n}
+              transfer = Enum.at([:auto, :zero_copy, :inline, :auto, :zero_copy, :grpc], rem(n, 6))
 
               Snakepit.execute("identity", args, pool: pool, correlation_id: id, transfer: transfer)
             end
@@ -318,6 +318,52 @@ defmodule Snakepit.Call.CancellationTest do
     cancelled(task)
     assert {:ok, %{retries: 0}} = Snakepit.get_stats(pool)
   end
+
+  test "callers killed, workers killed and calls cancelled, all at random: nothing is left, and the pool goes on" do
+    pool = pool!(size: 2, cancel_grace: 20_000)
+    ids = for n <- 1..4, do: "#{id()}-#{n}"
+    seed = :rand.uniform(1_000_000)
+    :rand.seed(:exsss, seed)
+
+    for _ <- 1..120 do
+      caller = spawn(fn -> storm_call(pool, Enum.random(ids), Enum.random(1..5)) end)
+
+      case Enum.random(1..8) do
+        n when n <= 3 -> Process.exit(caller, :kill)
+        n when n <= 6 -> assert {:ok, _} = Snakepit.cancel(Enum.random(ids))
+        7 -> Snakepit.execute("pid", %{}, pool: pool, timeout: 200)
+        8 -> :nothing
+      end
+    end
+
+    assert eventually(fn ->
+             Enum.each(ids, &Snakepit.cancel/1)
+             match?({:ok, %{busy: 0, queued: 0, idle: 2, workers_up: 2}}, Snakepit.get_stats(pool))
+           end),
+           "seed #{seed}"
+
+    assert eventually(fn -> Enum.all?(ids, &(Native.cancel_calls(&1) == {0, []})) end), "seed #{seed}"
+    assert eventually(fn -> match?({:ok, %{leased_bytes: 0}}, Snakepit.get_stats(pool)) end), "seed #{seed}"
+
+    assert eventually(fn -> Enum.all?(Snakepit.list_workers(pool), &(&1.held_buffers == 0)) end),
+           "seed #{seed}"
+
+    assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool, correlation_id: hd(ids))
+  end
+
+  defp storm_call(pool, id, 1),
+    do: Snakepit.execute("ones", %{n: 200_000}, pool: pool, correlation_id: id, transfer: :zero_copy)
+
+  defp storm_call(pool, id, 2),
+    do: Snakepit.execute("identity", %{x: String.duplicate("x", 500_000)}, pool: pool, correlation_id: id)
+
+  defp storm_call(pool, id, 3),
+    do: "blocks" |> Snakepit.stream(%{n: 30, size: 50_000}, pool: pool, correlation_id: id) |> Enum.count()
+
+  defp storm_call(pool, id, 4),
+    do: Snakepit.map([%{a: 1, b: 2}, %{a: 3, b: 4}, %{a: 5, b: 6}], "add", pool: pool, correlation_id: id)
+
+  defp storm_call(pool, id, 5), do: Snakepit.execute("die", %{}, pool: pool, correlation_id: id)
 
   describe "what is registered" do
     test "is gone once a call ended, failed, raised or its caller was killed", %{tmp_dir: dir} do

@@ -175,6 +175,38 @@ defmodule Snakepit.Pool.ReloadTest do
     assert answer(pool) == {:ok, 2}
   end
 
+  test "a pool that could not start is started by the change that mends it", context do
+    name = :"test_#{System.unique_integer([:positive])}"
+    on_exit(fn -> Snakepit.stop_pool(name) end)
+    # As the application starts a configured pool.
+    {:ok, options} =
+      Options.new(
+        name: name,
+        size: 2,
+        python_module: context.module,
+        python_path: [context.dir],
+        reload: true
+      )
+
+    {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, Snakepit.Pool.Supervisor.child_spec(options))
+    assert {:error, %Error{python_type: "ModuleNotFoundError"}} = Snakepit.Pool.await_ready(name)
+
+    log =
+      capture_log(fn ->
+        write(context, tool("return ("))
+        assert {{:error, %Error{python_type: "SyntaxError"}}, _} = reloaded(name)
+      end)
+
+    assert [_, said] = String.split(log, "#{mark(name)} not reloaded after a change of #{context.module}.py")
+    assert said =~ "line 5"
+    write(context, tool("return 1"))
+    assert {:ok, _} = reloaded(name)
+    for _ <- 1..10, do: assert(answer(name) == {:ok, 1})
+    write(context, tool("return 2"))
+    assert {:ok, _} = reloaded(name)
+    for _ <- 1..10, do: assert(answer(name) == {:ok, 2})
+  end
+
   test "a worker with threads", context do
     write(context, tool("return 1"))
     pool = reloading(context, worker_profile: :thread, threads_per_worker: 2)
