@@ -376,11 +376,11 @@ defmodule Snakepit.Call do
 
   # ---- a lane -----------------------------------------------------------------------------------------------------
 
-  defp checkout(%{handle: handle, options: options} = call) do
+  defp checkout(%{handle: handle} = call) do
     before = now_ns()
 
     with {:ok, suspect} <- allowed(call, CommandBreaker.allow(handle.commands, call.command)),
-         {:ok, lane, ticket} <- lane(call, suspect, affinity(options, handle), options.affinity == :prefer),
+         {:ok, lane, ticket} <- lane(call, suspect),
          queued = now_ns() - before,
          {:ok, suspect} <- still_allowed(call, suspect, ticket, queued) do
       {:ok, lane, ticket, suspect, queued}
@@ -397,8 +397,9 @@ defmodule Snakepit.Call do
          do: {:error, CommandBreaker.refused(handle.commands, handle.name, command)}
   end
 
-  defp lane(%{handle: handle} = call, suspect, affinity, prefer?) do
-    with {:error, _} = failed <- Pool.checkout(handle, call.deadline, affinity, prefer?) do
+  defp lane(%{handle: handle, options: options} = call, suspect) do
+    with {:error, _} = failed <-
+           Pool.checkout(handle, call.deadline, options.session, options.affinity == :prefer) do
       CommandBreaker.tell(handle.commands, suspect, failed)
       failed
     end
@@ -421,9 +422,6 @@ defmodule Snakepit.Call do
     CommandBreaker.tell(call.handle.commands, suspect, result)
     answer
   end
-
-  defp affinity(%{session: nil}, _handle), do: nil
-  defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
   defp guarded(%{handle: handle}, lane, ticket, suspect, fun) do
