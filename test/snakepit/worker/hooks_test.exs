@@ -84,19 +84,6 @@ defmodule Snakepit.Worker.HooksTest do
              ["import", "first", "second 0 None", "before, the loop is the same: True", "last"]
   end
 
-  test "what they print is logged, at the end as well", %{tmp_dir: dir} do
-    log =
-      capture_log(fn ->
-        {pool, _} = start!(dir, "on_start(lambda: print('hello'))\non_stop(lambda: print('good bye'))\n")
-        :ok = Snakepit.stop_pool(pool)
-        send(self(), pool)
-      end)
-
-    assert_received pool
-    assert log =~ "[#{pool}-0 stdout] hello"
-    assert log =~ "[#{pool}-0 stdout] good bye"
-  end
-
   test "a recycled worker ends in order, and its successor begins", %{tmp_dir: dir} do
     source = "on_start(lambda: note('start'))\non_stop(lambda: note('stop'))\n"
     {pool, notes} = start!(dir, source, worker_max_requests: 1)
@@ -258,41 +245,5 @@ defmodule Snakepit.Worker.HooksTest do
     assert {:ok, _} = Snakepit.execute("ping", %{}, pool: pool)
     :ok = Snakepit.stop_pool(pool)
     assert Enum.sort(notes(notes)) == ["child", "parent", "ping", "stop"]
-  end
-
-  test "hooks are those of the pool's modules; of others a line says that they do not run", %{tmp_dir: dir} do
-    File.write!(Path.join(dir, "helper_of_hooks.py"), """
-    import snakepit
-    DID = []
-
-    @snakepit.on_start
-    def imported():
-        DID.append("imported")
-
-    @snakepit.on_start
-    def left_alone():
-        DID.append("left alone")
-    """)
-
-    source = """
-    import helper_of_hooks
-    from helper_of_hooks import imported
-
-    @tool
-    def did():
-        return helper_of_hooks.DID
-    """
-
-    log =
-      capture_log(fn ->
-        {pool, _} = start!(dir, source)
-        assert Snakepit.execute("did", %{}, pool: pool) == {:ok, ["imported"]}
-        # Its output was read before its end is known.
-        :ok = Snakepit.stop_pool(pool)
-        send(self(), pool)
-      end)
-
-    assert_received pool
-    assert log =~ "[#{pool}-0 stderr] snakepit: @on_start helper_of_hooks.left_alone does not run"
   end
 end
