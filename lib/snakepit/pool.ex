@@ -247,12 +247,12 @@ defmodule Snakepit.Pool do
   @doc false
   # So many workers may come up from now on; the pool's size stays.
   @spec make_room(Handle.t(), pos_integer()) :: :ok
-  def make_room(%Handle{pool: pool}, workers), do: GenServer.call(pool, {:make_room, workers})
+  def make_room(%Handle{pool: pool}, workers), do: GenServer.call(pool, {:make_room, workers}, :infinity)
 
   @doc false
   # The pool has so many workers from now on; those above leave.
   @spec resized(Handle.t(), pos_integer()) :: {:ok, Handle.t()}
-  def resized(%Handle{pool: pool}, size), do: GenServer.call(pool, {:resized, size})
+  def resized(%Handle{pool: pool}, size), do: GenServer.call(pool, {:resized, size}, :infinity)
 
   @doc false
   # The processes of the workers that are up. No process is asked, so that one that is stopping keeps nobody.

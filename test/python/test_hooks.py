@@ -31,7 +31,7 @@ class Decorating(unittest.TestCase):
 
         snakepit.on_stop(Model().close)
         snakepit.on_stop(functools.partial(print, "closed"))
-        snakepit.on_stop(dict().clear)
+        snakepit.on_stop({}.clear)
         self.assertEqual(len(self.registered()), 3)
 
     def test_what_would_do_nothing_or_cannot_be_called_is_refused_at_once(self):

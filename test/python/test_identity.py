@@ -1,6 +1,7 @@
 """Which worker a process is."""
 
 import asyncio
+import os
 import threading
 import unittest
 
@@ -36,6 +37,16 @@ class Identity(unittest.TestCase):
             own.other = 2
         identity.resized(6)
         self.assertEqual((own.size, snakepit.worker().size), (4, 6))
+
+    def test_a_forked_child_is_told_what_its_parent_is(self):
+        identity.become("ml", 1, 4, 1)
+        out, into = os.pipe()
+        child = os.fork()
+        if child == 0:
+            os.write(into, repr(snakepit.worker()).encode())
+            os._exit(0)
+        os.waitpid(child, 0)
+        self.assertEqual(os.read(out, 1000).decode(), repr(snakepit.worker()))
 
     def test_with_one_lane_all_threads_are_of_it_and_with_several_only_those_that_serve_one(self):
         seen = []

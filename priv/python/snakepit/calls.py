@@ -534,7 +534,8 @@ def python_error(error: BaseException) -> CallError:
 async def _ended(task: Any) -> None:
     import asyncio
 
-    await asyncio.wait([task])
+    # One that takes longer must not keep the hooks of the worker's end.
+    await asyncio.wait([task], timeout=1.0)
 
 
 async def _listed(source: Any) -> list[Any]:

@@ -295,6 +295,15 @@ defmodule Snakepit.Pool.ResizerTest do
     assert %{workers_up: 1} = stats(pool)
   end
 
+  test "a command is refused after as many deaths as the pool has workers by now" do
+    pool = pool!(size: 1)
+    {:ok, 4} = Snakepit.resize_pool(pool, 4)
+    die = fn -> Snakepit.execute("die", %{}, pool: pool) end
+    for _ <- 1..4, do: assert({:error, %Error{reason: :lost}} = die.())
+    assert {:error, %Error{reason: :command_breaker_open, details: %{deaths: 4}}} = die.()
+    assert eventually(fn -> length(workers(pool)) == 4 end)
+  end
+
   test "the event says from how many to how many, and which pool" do
     me = self()
     id = make_ref()
