@@ -239,6 +239,30 @@ defmodule Snakepit do
     end
   end
 
+  @doc """
+  Gives a pool another number of workers while its calls go on; none is lost, refused or tried again for it.
+
+  A pool that grows: answers `{:ok, size}` once all new workers are ready; each takes calls as soon as it is. If one cannot
+  start, the others leave again, the size stays, and the answer is that one's error.
+
+  A pool that shrinks: the workers of the highest numbers leave, and the answer comes at once. Those without a call end now,
+  the others when their calls, streams too, are over; `list_workers/1` shows these as `:leaving` until then.
+
+  A session whose worker leaves has another one from its next call on, where its dict is empty. When a pool grows from n
+  to m workers, m - n of m sessions move to new workers in the same way; all others stay where they are.
+
+  Changes of one pool are made one after the other. `restart_pool/1` keeps the size; a pool that is stopped and
+  started has that of its options. Of default variables that divide the cores (`OMP_NUM_THREADS`), running workers keep
+  theirs. Errors: those of a start, `:invalid_option`, and category `:pool` of a pool that is stopping or could not start.
+  """
+  @spec resize_pool(atom(), pos_integer()) :: {:ok, pos_integer()} | {:error, Error.t()}
+  def resize_pool(name, size) do
+    with {:ok, handle} <- Pool.Handle.fetch(name),
+         {:ok, _options} <- Pool.Options.with_size(handle.options, size) do
+      Pool.Resizer.resize(handle, size)
+    end
+  end
+
   @doc "Stops a pool: its running calls may finish within its `:shutdown_timeout`."
   @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
   def stop_pool(name) do
@@ -327,8 +351,8 @@ defmodule Snakepit do
   end
 
   @doc """
-  The workers of a pool, or of all pools: name, status, OS pid, Python version, names of tools, restarts, and how the last
-  run ended, if one did. `tools/1` says more of the tools.
+  The workers of a pool, or of all pools: name, index, status, OS pid, Python version, names of tools, restarts, and how the
+  last run ended, if one did. `tools/1` says more of the tools.
 
   Raises `Snakepit.Error` if there is no such pool.
   """

@@ -282,6 +282,26 @@ defmodule Snakepit.Breaker do
   @spec slow_ms(t()) :: timeout()
   def slow_ms({_ref, _rows, settings}), do: settings.slow_ms
 
+  @doc """
+  Breakers of other targets: those that it has as well keep all that is known of them. For the process that alone records.
+  """
+  @spec retarget(t(), [target()]) :: t()
+  def retarget({old, old_rows, settings}, targets) do
+    rows = targets |> Enum.with_index() |> Map.new(fn {target, n} -> {target, n * @row} end)
+    ref = :atomics.new(max(length(targets), 1) * @row, signed: true)
+
+    for {target, row} <- rows, was = old_rows[target], n <- 1..@row, n != @ever_isolated do
+      :atomics.put(ref, row + n, :atomics.get(old, was + n))
+    end
+
+    :atomics.put(ref, @ever_isolated, :atomics.get(old, @ever_isolated))
+    {ref, rows, settings}
+  end
+
+  @doc "The same breakers, of which fewer failures than this open none."
+  @spec minimum_failures(t(), pos_integer()) :: t()
+  def minimum_failures({ref, rows, settings}, n), do: {ref, rows, %{settings | minimum_failures: n}}
+
   @doc "Its targets."
   @spec targets(t()) :: [target()]
   def targets({_ref, rows, _settings}), do: Map.keys(rows)

@@ -449,11 +449,11 @@ defmodule Snakepit.Call do
 
   # ---- a lane -----------------------------------------------------------------------------------------------------
 
-  defp checkout(%{handle: handle, options: options} = call) do
+  defp checkout(%{handle: handle} = call) do
     before = now_ns()
 
     with {:ok, suspect} <- allowed(call, CommandBreaker.allow(handle.commands, call.command)),
-         {:ok, lane, ticket} <- lane(call, suspect, affinity(options, handle), options.affinity == :prefer),
+         {:ok, lane, ticket} <- lane(call, suspect),
          queued = now_ns() - before,
          {:ok, suspect} <- still_allowed(call, suspect, ticket, queued) do
       {:ok, lane, ticket, suspect, queued}
@@ -470,9 +470,11 @@ defmodule Snakepit.Call do
          do: {:error, CommandBreaker.refused(handle.commands, handle.name, command)}
   end
 
-  defp lane(%{handle: handle} = call, suspect, affinity, prefer?) do
+  defp lane(%{handle: handle, options: options} = call, suspect) do
+    prefer? = options.affinity == :prefer
+
     with {:error, _} = failed <-
-           Pool.checkout(handle, queue_deadline(call), affinity, prefer?, call.cancellation) do
+           Pool.checkout(handle, queue_deadline(call), options.session, prefer?, call.cancellation) do
       CommandBreaker.tell(handle.commands, suspect, failed)
       failed
     end
@@ -501,9 +503,6 @@ defmodule Snakepit.Call do
     CommandBreaker.tell(call.handle.commands, suspect, result)
     answer
   end
-
-  defp affinity(%{session: nil}, _handle), do: nil
-  defp affinity(%{session: session}, handle), do: :erlang.phash2(session, handle.options.size)
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
   defp guarded(%{handle: handle} = call, lane, ticket, suspect, fun) do

@@ -321,7 +321,26 @@ defmodule Snakepit.Native do
           | {:wait, key :: non_neg_integer()}
           | :full
           | {:closed, code :: non_neg_integer()}
+          | :moved
   def desk_checkout(_desk, _worker, _prefer, _reference), do: stub()
+
+  @doc "For a waiter that was told `{:moved, key}`, since its worker left: it keeps its turn, however many wait."
+  @spec desk_checkout_again(
+          desk(),
+          worker :: integer(),
+          prefer :: boolean(),
+          reference(),
+          key :: non_neg_integer()
+        ) ::
+          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), ticket()}
+          | {:wait, key :: non_neg_integer()}
+          | {:closed, code :: non_neg_integer()}
+          | :moved
+  def desk_checkout_again(_desk, _worker, _prefer, _reference, _key), do: stub()
+
+  @doc "From now on it has so many workers: the runs of those that leave get no more calls (`{:lanes_retired, epoch}`)."
+  @spec desk_resize(desk(), workers :: pos_integer()) :: :ok
+  def desk_resize(_desk, _workers), do: stub()
 
   @doc "To be called by a waiter that was handed a lane, before it uses it."
   @spec desk_take(ticket()) :: :ok

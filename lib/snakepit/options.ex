@@ -6,7 +6,8 @@ defmodule Snakepit.Options do
   # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
   # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
   # {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options, schema}: an option set of
-  # its own, whose defaults are filled in too.
+  # its own, whose defaults are filled in too. {:function, arity}, :function_name: {module, function}, which a release can
+  # hold. :call: a command, or {command, arguments}; always the latter afterwards.
 
   @type schema :: keyword(keyword())
 
@@ -177,8 +178,22 @@ defmodule Snakepit.Options do
       else: {:ok, Map.new(cast, fn {{:ok, k}, {:ok, v}} -> {k, v} end)}
   end
 
+  def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
+
+  def cast(:function_name, {module, function})
+      when is_atom(module) and is_atom(function) and nil not in [module, function],
+      do: {:ok, {module, function}}
+
+  def cast(:call, {command, args}) when is_map(args) and not is_struct(args) do
+    with {:ok, command} <- command(command), do: {:ok, {command, args}}
+  end
+
+  def cast(:call, command) when not is_tuple(command), do: cast(:call, {command, %{}})
   def cast({:or, types}, value), do: Enum.find_value(types, :error, &or_nil(cast(&1, value)))
   def cast(_type, _value), do: :error
+
+  defp command(name) when is_atom(name) and name not in [nil, true, false], do: {:ok, Atom.to_string(name)}
+  defp command(name), do: cast(:string, name)
 
   defp or_nil(:error), do: nil
   defp or_nil(ok), do: ok
@@ -202,6 +217,9 @@ defmodule Snakepit.Options do
   defp type_words({:subset, list}),
     do: "a list of some of #{Enum.map_join(list, ", ", &inspect/1)}, each once"
 
+  defp type_words({:function, arity}), do: "a function of arity #{arity}"
+  defp type_words(:function_name), do: "{module, function}"
+  defp type_words(:call), do: "a command, or {command, map of arguments}"
   defp type_words({:map_of, k, v}), do: "a map of #{type_words(k)} to #{type_words(v)}"
   defp type_words({:or, types}), do: Enum.map_join(types, " or ", &type_words/1)
 end

@@ -15,7 +15,7 @@ defmodule Snakepit.Pool do
 
   use GenServer
   alias Snakepit.{Breaker, Call, Error, Native, Performance, Telemetry, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Handle, Options, Tools}
+  alias Snakepit.Pool.{CommandBreaker, Handle, Options, Resizer, Session, Tools}
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
@@ -54,23 +54,34 @@ defmodule Snakepit.Pool do
     end
   end
 
+  # What a caller wants: a lane at the latest at `deadline` (monotonic ms), of the worker of this session, or of any
+  # (nil); `prefer?`: any other will do when that one is busy. `cancellation`: what ends the wait early, nil where nobody
+  # can; a lane that was handed over in that moment is answered all the same.
+  @typep want :: {
+           deadline :: integer() | :infinity,
+           session :: String.t() | nil,
+           prefer? :: boolean(),
+           Native.cancellation() | nil
+         }
+
   @doc false
-  # A lane, at the latest at `deadline` (monotonic ms). `affinity`: the worker's index, or nil for any; `prefer?`: any
-  # other will do when that one is busy. `cancellation`: what ends the wait early, nil where nobody can; a lane that was
-  # handed over in that moment is answered all the same.
   @spec checkout(
           Handle.t(),
           integer() | :infinity,
-          non_neg_integer() | nil,
+          String.t() | nil,
           boolean(),
           Native.cancellation() | nil
-        ) ::
-          checkout()
-  def checkout(%Handle{desk: desk} = handle, deadline, affinity, prefer?, cancellation \\ nil) do
+        ) :: checkout()
+  def checkout(%Handle{} = handle, deadline, session, prefer?, cancellation \\ nil),
+    do: take(handle, {deadline, session, prefer?, cancellation}, nil)
+
+  # `place`: of a caller that was in line already, for a worker that left.
+  @spec take(Handle.t(), want(), term()) :: checkout()
+  defp take(%Handle{desk: desk} = handle, {deadline, session, prefer?, cancellation} = want, place) do
     # Made and received in one body, so that a long mailbox costs nothing (see Worker.LaneSocket).
     ref = make_ref()
 
-    case Native.desk_checkout(desk, affinity || -1, prefer?, ref) do
+    case ask(desk, worker(session, handle), prefer?, ref, place) do
       {:wait, key} when cancellation != nil ->
         since = System.monotonic_time()
 
@@ -108,7 +119,7 @@ defmodule Snakepit.Pool do
         case got do
           {:answer, answer} ->
             waited(handle, answer, since)
-            handed(handle, answer, deadline, affinity, prefer?, cancellation)
+            handed(handle, answer, want)
 
           :timeout ->
             ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
@@ -126,7 +137,7 @@ defmodule Snakepit.Pool do
         receive do
           {:snakepit_lane, ^ref, answer} ->
             waited(handle, answer, since)
-            handed(handle, answer, deadline, affinity, prefer?, nil)
+            handed(handle, answer, want)
         after
           wait_ms(deadline) ->
             if Native.desk_cancel(desk, key) do
@@ -138,17 +149,29 @@ defmodule Snakepit.Pool do
               receive do
                 {:snakepit_lane, ^ref, answer} ->
                   waited(handle, answer, since)
-                  handed(handle, answer, deadline, affinity, prefer?, nil)
+                  handed(handle, answer, want)
               end
             end
         end
 
       answer ->
-        answered(handle, answer, deadline, affinity, prefer?, cancellation)
+        answered(handle, answer, want)
     end
   end
 
+  @compile {:inline, ask: 5, worker: 2}
+  defp ask(desk, worker, prefer?, ref, nil), do: Native.desk_checkout(desk, worker, prefer?, ref)
+
+  defp ask(desk, worker, prefer?, ref, place),
+    do: Native.desk_checkout_again(desk, worker, prefer?, ref, place)
+
+  defp worker(nil, _handle), do: -1
+  defp worker(session, handle), do: Session.worker(session, handle.options.size)
+
   @queued [:snakepit, :pool, :queue]
+
+  # It waits on, for another worker.
+  defp waited(_handle, {:moved, _place}, _since), do: :ok
 
   defp waited(handle, answer, since) do
     if Telemetry.listened_to?(@queued) do
@@ -165,15 +188,15 @@ defmodule Snakepit.Pool do
     end
   end
 
-  defp handed(handle, {:ok, _, _, ticket} = answer, deadline, affinity, prefer?, cancellation) do
+  defp handed(handle, {:ok, _, _, ticket} = answer, want) do
     Native.desk_take(ticket)
-    answered(handle, answer, deadline, affinity, prefer?, cancellation)
+    answered(handle, answer, want)
   end
 
-  defp handed(handle, answer, deadline, affinity, prefer?, cancellation),
-    do: answered(handle, answer, deadline, affinity, prefer?, cancellation)
+  defp handed(handle, {:moved, place}, want), do: moved(handle, want, place)
+  defp handed(handle, answer, want), do: answered(handle, answer, want)
 
-  defp answered(handle, {:ok, id, epoch, ticket}, deadline, affinity, prefer?, cancellation) do
+  defp answered(handle, {:ok, id, epoch, ticket}, want) do
     case lane(handle, id, epoch) do
       %Lane{} = lane ->
         {:ok, lane, ticket}
@@ -181,25 +204,33 @@ defmodule Snakepit.Pool do
       nil ->
         # Its worker went down in this moment.
         Native.desk_forget(ticket)
-        checkout(handle, deadline, affinity, prefer?, cancellation)
+        take(handle, want, nil)
     end
   end
 
-  defp answered(handle, :full, _deadline, _affinity, _prefer?, _cancellation) do
+  defp answered(handle, :full, _want) do
     {_idle, busy, queued} = Native.desk_counts(handle.desk)
     Telemetry.execute([:snakepit, :pool, :saturated], %{busy: busy, queued: queued}, %{pool: handle.name})
     {:error, saturated(handle)}
   end
 
-  defp answered(handle, {:closed, @dying}, _deadline, _affinity, _prefer?, _cancellation),
-    do: {:error, dying(handle)}
+  defp answered(handle, :moved, want), do: moved(handle, want, nil)
+  defp answered(handle, {:closed, @dying}, _want), do: {:error, dying(handle)}
 
-  defp answered(handle, {:closed, _code}, _deadline, _affinity, _prefer?, _cancellation) do
+  defp answered(handle, {:closed, _code}, _want) do
     with {:ok, nil} <- safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
       {:error, stopping(handle)}
     else
       {:ok, error} -> {:error, mendable(error)}
       {:error, error} -> {:error, error}
+    end
+  end
+
+  # Its worker left when the pool shrank: the session has another one.
+  defp moved(%{desk: desk} = handle, want, place) do
+    case Handle.fetch(handle.name) do
+      {:ok, %{desk: ^desk} = handle} -> take(handle, want, place)
+      _another_pool -> {:error, stopping(handle)}
     end
   end
 
@@ -276,6 +307,27 @@ defmodule Snakepit.Pool do
   @spec set_policy(Handle.t(), Performance.Policy.t()) :: :ok | {:error, Error.t()}
   def set_policy(%Handle{} = handle, policy),
     do: safely(handle, fn -> GenServer.call(handle.pool, {:policy, policy}) end)
+
+  @doc false
+  # Whether it may be resized: it did start, or is about to.
+  @spec started(Handle.t()) :: :ok | {:error, Error.t()}
+  def started(%Handle{} = handle) do
+    case safely(handle, fn -> {:ok, GenServer.call(handle.pool, :failure)} end) do
+      {:ok, nil} -> :ok
+      {:ok, error} -> {:error, mendable(error)}
+      {:error, error} -> {:error, error}
+    end
+  end
+
+  @doc false
+  # So many workers may come up from now on; the pool's size stays.
+  @spec make_room(Handle.t(), pos_integer()) :: :ok
+  def make_room(%Handle{pool: pool}, workers), do: GenServer.call(pool, {:make_room, workers}, :infinity)
+
+  @doc false
+  # The pool has so many workers from now on; those above leave.
+  @spec resized(Handle.t(), pos_integer()) :: {:ok, Handle.t()}
+  def resized(%Handle{pool: pool}, size), do: GenServer.call(pool, {:resized, size}, :infinity)
 
   @doc false
   # The processes of the workers that are up. No process is asked, so that one that is stopping keeps nobody.
@@ -360,21 +412,13 @@ defmodule Snakepit.Pool do
   @impl true
   def init(options) do
     Process.flag(:trap_exit, true)
-    handle = Handle.new(options)
+    handle = options |> Resizer.resized() |> Handle.new()
     Handle.publish(handle)
     if handle.brain, do: Performance.Learning.watch(options.name)
 
-    # up: index => epoch of the run whose lanes may be used.
-    {:ok,
-     %{
-       handle: handle,
-       up: %{},
-       awaiting: [],
-       failure: nil,
-       draining: nil,
-       forgetting?: false,
-       awaiting_tools: []
-     }}
+    # up: index => epoch of the run whose lanes may be used. room: how many may be up: more than the size while it grows.
+    state = %{handle: handle, up: %{}, room: handle.options.size, awaiting: [], awaiting_tools: []}
+    {:ok, Map.merge(state, %{failure: nil, draining: nil, forgetting?: false})}
   end
 
   @impl true
@@ -417,10 +461,36 @@ defmodule Snakepit.Pool do
     up = map_size(state.up)
 
     {:reply,
-     %{status: status, failure: state.failure, workers_up: up, idle: idle, busy: busy, queued: queued}, state}
+     %{
+       status: status,
+       failure: state.failure,
+       size: state.handle.options.size,
+       workers_up: up,
+       idle: idle,
+       busy: busy,
+       queued: queued
+     }, state}
+  end
+
+  def handle_call({:make_room, workers}, _from, %{handle: handle} = state) do
+    handle = Handle.with_room(handle, workers)
+    Handle.publish(handle)
+    Native.desk_resize(handle.desk, workers)
+    {:reply, :ok, %{state | handle: handle, room: workers}}
+  end
+
+  def handle_call({:resized, size}, _from, %{handle: handle} = state) do
+    handle = Handle.resize(handle, size)
+    # First: whoever is told that its worker left looks for another by the new size.
+    Handle.publish(handle)
+    Native.desk_resize(handle.desk, size)
+    up = Map.filter(state.up, fn {index, _epoch} -> index < size end)
+    {:reply, {:ok, handle}, answer_awaiting(%{state | handle: handle, room: size, up: up})}
   end
 
   def handle_call({:run_over, index, lived_ms, how_it_ended}, _from, state) do
+    # A worker that leaves has no breaker any more.
+    index = if index < state.room, do: index
     blamed? = state.draining == nil and over(state.handle, index, lived_ms, how_it_ended)
     if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
     {:reply, if(blamed?, do: :blamed, else: :not_blamed), if(blamed?, do: forget_later(state), else: state)}
@@ -437,20 +507,20 @@ defmodule Snakepit.Pool do
 
   @impl true
   # A run that is up already is replaced by this one: it is told when its last call is done.
+  def handle_cast({:worker_up, index, [%Lane{epoch: epoch, worker: worker} | _]}, %{room: room} = state)
+      when index >= room do
+    # It was told to leave in this moment.
+    send(worker, {:retired, epoch})
+    {:noreply, state}
+  end
+
   def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
     per_worker = length(lanes)
     forget_killed(state.handle.lanes, index)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.desk_up(state.handle.desk, index, epoch)
     :ets.delete(state.handle.trouble, :last)
-    state = %{state | up: Map.put(state.up, index, epoch)}
-
-    if all_up?(state) do
-      Enum.each(state.awaiting, &GenServer.reply(&1, :ok))
-      {:noreply, %{state | awaiting: []}}
-    else
-      {:noreply, state}
-    end
+    {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
   end
 
   def handle_cast({:tools, tools}, state) do
@@ -518,7 +588,18 @@ defmodule Snakepit.Pool do
         do: :ets.delete(lanes, key)
   end
 
-  defp all_up?(state), do: map_size(state.up) == state.handle.options.size
+  # While it grows, there may be others.
+  defp all_up?(%{up: up, handle: %{options: %{size: size}}}),
+    do: map_size(up) >= size and Enum.all?(0..(size - 1), &is_map_key(up, &1))
+
+  defp answer_awaiting(state) do
+    if state.awaiting != [] and all_up?(state) do
+      Enum.each(state.awaiting, &GenServer.reply(&1, :ok))
+      %{state | awaiting: []}
+    else
+      state
+    end
+  end
 
   # Whether a command is blamed.
   defp over(_handle, _index, _lived_ms, :meant), do: false
@@ -529,13 +610,13 @@ defmodule Snakepit.Pool do
 
     case commands != [] and CommandBreaker.died(handle.commands, commands, how) do
       {[_ | _], opened} ->
-        if lived_ms >= @young_ms, do: Breaker.reset(handle.workers_breaker, index)
+        if index && lived_ms >= @young_ms, do: Breaker.reset(handle.workers_breaker, index)
         Enum.each(opened, &opened(handle, &1))
         true
 
       # Nothing ran, or so many commands end workers that no row is left.
       _nobody ->
-        run_ended(handle.workers_breaker, index, lived_ms, now())
+        if index, do: run_ended(handle.workers_breaker, index, lived_ms, now())
         false
     end
   end
@@ -611,11 +692,12 @@ defmodule Snakepit.Pool do
 
   # From the table, so that many who waited in vain need not ask the pool's process.
   defp workers_up(handle) do
-    case :ets.info(handle.lanes, :size) do
-      :undefined -> 0
-      # Of a worker that is being replaced, the lanes of both are there.
-      lanes -> lanes |> div(Options.lanes(handle.options)) |> min(handle.options.size)
-    end
+    # A worker that is being replaced has lanes of two runs, one that leaves has some as well.
+    indices = :ets.match(handle.lanes, {:_, %{index: :"$1"}})
+    indices |> Enum.uniq() |> Enum.count(fn [index] -> index < handle.options.size end)
+  rescue
+    # The pool's process, and its table with it, is gone.
+    ArgumentError -> 0
   end
 
   defp dying(handle) do

@@ -128,7 +128,11 @@ defmodule Snakepit.Python do
     {:error, Error.new(:pool, :no_python, "pool #{inspect(pool)}: #{message}", pool: pool)}
   end
 
-  @doc "The environment of a worker: Snakepit's own package first, so that both sides are of one version."
+  @doc """
+  The environment of a worker: Snakepit's own package first, so that both sides are of one version.
+
+  Here and below, the options are those of one worker: `Snakepit.Pool.Env.resolve/2` put its variables in.
+  """
   @spec env(Pool.Options.t(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
   def env(%Pool.Options{} = options, inherited \\ System.get_env("PYTHONPATH")) do
     own = Path.join(:code.priv_dir(:snakepit), "python")

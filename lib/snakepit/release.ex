@@ -98,11 +98,27 @@ defmodule Snakepit.Release do
     own = if is_binary(pool[:python]), do: program("pool #{inspect(pool[:name])}", pool[:python]), else: []
 
     own ++
+      function(pool) ++
       (pool
        |> Map.get(:python_path, @python_path)
        |> List.wrap()
        |> Enum.flat_map(&directory(pool, &1, project)))
   end
+
+  defp function(%{env: env} = pool) when is_function(env) do
+    case Function.info(env, :type) do
+      {:type, :external} ->
+        []
+
+      {:type, :local} ->
+        [
+          "pool #{inspect(pool[:name])}: `env:` is an anonymous function, which a release cannot hold: name one, as in " <>
+            "`env: {MyApp, :env}`"
+        ]
+    end
+  end
+
+  defp function(_pool), do: []
 
   # The default directory need not be there: a module may come from the interpreter's own packages.
   defp directory(pool, path, project) when is_binary(path) do

@@ -14,6 +14,8 @@ defmodule Snakepit.Telemetry do
      "`pool`, `result` (`:served`; `:timeout`: it waited in vain; `:closed`: it was sent away; `:cancelled`)"},
     {[:snakepit, :pool, :saturated], "a call was refused because the line is full",
      "`busy`, `queued` (calls)", "`pool`"},
+    {[:snakepit, :pool, :resized], "a pool has another number of workers (`Snakepit.resize_pool/2`)",
+     "`size`, `from` (workers), `duration_ms`", "`pool`"},
     {[:snakepit, :pool, :command_refused],
      "a command's calls ended so many workers that it is refused for a while", "`deaths`, `retry_in_ms`",
      "`pool`, `command`, `last` (how the last worker ended, in words)"},

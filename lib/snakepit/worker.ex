@@ -6,6 +6,9 @@ defmodule Snakepit.Worker do
   #
   # A worker that is due for recycling starts a *successor*, a process like this one, and goes on until that is ready. The
   # desk then gives out the successor's lanes, and when the last call here is done, this process stops.
+  #
+  # A worker of a pool that shrinks *leaves*: the desk gives out its lanes no more, and when the last call is done, this
+  # process stops. One that is not ready, or that dies meanwhile, is not started again.
 
   use GenServer
   alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
@@ -49,8 +52,13 @@ defmodule Snakepit.Worker do
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @spec start_link({Pool.Options.t(), non_neg_integer(), :first | {:successor, pid()}}) ::
-          GenServer.on_start()
+  @typedoc """
+  Why it is started: with its pool; to take the place of a worker of the same number once it is ready; or to make the pool
+  one of so many workers, of which the process is told that resizes it.
+  """
+  @type role :: :first | {:successor, pid()} | {:joining, pid(), size :: pos_integer()}
+
+  @spec start_link({Pool.Options.t(), non_neg_integer(), role()}) :: GenServer.on_start()
   def start_link({%Pool.Options{} = options, index, role}),
     do: GenServer.start_link(__MODULE__, {options.name, index, role})
 
@@ -142,14 +150,26 @@ defmodule Snakepit.Worker do
   def init({pool, index, role}) do
     Process.flag(:trap_exit, true)
     pool = Pool.Handle.fetch!(pool)
+    # One that joins sees the pool as it will be.
+    pool =
+      with {:joining, _, size} <- role,
+           true <- index >= pool.options.size,
+           do: of_size(pool, size),
+           else: (_ -> pool)
+
+    # A process that crashed after its pool had shrunk is not wanted again.
+    if index < pool.options.size, do: init(pool, index, role), else: :ignore
+  end
+
+  defp init(pool, index, role) do
     state = %{pool: pool, index: index, name: "#{pool.name}-#{index}", run: nil, backoff: Backoff.new()}
     state = Map.merge(state, %{restarts: 0, was_ready: false, ended: %{}, asking: [], last_error: nil})
     # successor: its process, its monitor, and why it is wanted. looked: how often.
     # closing: lanes of runs that are over, by the run, for as long as callers may still read what came by them.
     state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now(), closing: %{}})
     # told: the last failed start that was logged: once, however often it is tried.
-    # renewal: who wants it replaced if its run began before a time, and why.
-    state = Map.merge(state, %{told: nil, renewal: nil})
+    # renewal: who wants it replaced if its run began before a time, and why. leaving?: the pool has fewer workers by now.
+    state = Map.merge(state, %{told: nil, renewal: nil, leaving?: false})
     {:ok, state, {:continue, :start}}
   end
 
@@ -196,7 +216,8 @@ defmodule Snakepit.Worker do
      %{
        name: state.name,
        pool: state.pool.name,
-       status: if(run, do: run.phase, else: :waiting),
+       index: state.index,
+       status: status(state),
        last_error: state.last_error,
        os_pid: run && run.os_pid,
        python: run && run.info[:python],
@@ -306,7 +327,24 @@ defmodule Snakepit.Worker do
     {:noreply, renewed(%{state | successor: :up}, :ok)}
   end
 
+  # The pool has more workers, or fewer.
+  def handle_info({:resized, pool} = message, state) do
+    # It may have been started after the others were listed.
+    with {pid, _monitor, _why} <- state.successor, do: send(pid, message)
+    state = %{state | pool: pool}
+
+    if state.index < pool.options.size,
+      do: {:noreply, resized(state, pool)},
+      else: leave(renewed(%{state | leaving?: true}, :ok))
+  end
+
+  def handle_info(:left, state), do: {:stop, :normal, state}
   def handle_info({:failed_successor, error}, state), do: {:stop, {:shutdown, {:not_ready, error}}, state}
+
+  def handle_info({:DOWN, monitor, _, _, _}, %{successor: {_pid, monitor, _why}, leaving?: true} = state) do
+    turn_over(state)
+    {:noreply, %{state | successor: nil}}
+  end
 
   def handle_info({:DOWN, monitor, _, _, reason}, %{successor: {_pid, monitor, why}} = state) do
     turn_over(state)
@@ -333,14 +371,8 @@ defmodule Snakepit.Worker do
     Pool.worker_down(state.pool, state.index, run.epoch)
     stop(run)
 
-    receive do
-      {:companion, id, {:exited, _, _}} when id == run.id -> :ok
-      {:companion, id, {:start_failed, _}} when id == run.id -> :ok
-      {:DOWN, monitor, _, _, _} when monitor == run.companion -> :ok
-    after
-      state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms -> Companion.kill(run.id)
-    end
-
+    most = state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms
+    run = await_end(run, state, now() + most)
     Run.close(run)
     # This process's end is that of the one that reads them.
     if run.logs, do: Logs.await(run.logs)
@@ -360,9 +392,69 @@ defmodule Snakepit.Worker do
   defp stop(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
 
   defp stop(run) do
+    grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @max_grace_ms), else: @max_grace_ms
     Control.send_message(run.control, ["stop"])
-    Companion.stop(run.id, @max_grace_ms)
+    Companion.stop(run.id, grace)
   end
+
+  # What it prints and says until then is heard as before.
+  defp await_end(%Run{id: id, companion: monitor} = run, state, until) do
+    receive do
+      {:companion, ^id, {:exited, _, _}} ->
+        heard(run)
+
+      {:companion, ^id, {:start_failed, _}} ->
+        run
+
+      {:companion, ^id, {:output, _, _} = event} ->
+        companion(event, state)
+        await_end(run, state, until)
+
+      {:"$socket", _socket, :select, _ref} ->
+        await_end(heard(run), state, until)
+
+      {:DOWN, ^monitor, _, _, _} ->
+        run
+    after
+      max(until - now(), 0) ->
+        Companion.kill(id)
+        run
+    end
+  end
+
+  defp heard(%Run{phase: :starting} = run), do: run
+
+  defp heard(run) do
+    case Conversation.read(run) do
+      {:ok, run} -> run
+      {:error, _why, run} -> run
+    end
+  end
+
+  # ---- resizing ---------------------------------------------------------------------------------------------------
+
+  defp of_size(pool, size), do: %{pool | options: %{pool.options | size: size}}
+
+  defp resized(%{run: %Run{phase: phase}} = state, pool) when phase != :ending do
+    quota = Chunks.quota(pool)
+    # What it holds already, it may hold.
+    state = put_run(state, pool: pool, quota: max(state.run.quota, quota))
+
+    # Before, it is told with its other settings.
+    if phase in [:importing, :ready],
+      do: sent(state, Control.send_message(state.run.control, ["resized", pool.options.size, quota])),
+      else: state
+  end
+
+  defp resized(state, _pool), do: state
+
+  # The desk says when the last call is done, and the end of a run that is ending comes by itself.
+  defp leave(%{run: %Run{phase: phase}} = state) when phase in [:ready, :ending], do: {:noreply, state}
+  defp leave(state), do: {:stop, :normal, state}
+
+  defp status(%{leaving?: true}), do: :leaving
+  defp status(%{run: nil}), do: :waiting
+  defp status(%{run: run}), do: run.phase
 
   # ---- starting ---------------------------------------------------------------------------------------------------
 
@@ -370,7 +462,8 @@ defmodule Snakepit.Worker do
     options = state.pool.options
     token = :crypto.strong_rand_bytes(32)
 
-    with {:ok, python} <- Python.interpreter(options),
+    with {:ok, options} <- Pool.Env.resolve(options, state.index),
+         {:ok, python} <- Python.interpreter(options),
          {:ok, dir} <- Snakepit.Runtime.ensure(),
          {:ok, control} <- listen(dir),
          own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
@@ -381,6 +474,9 @@ defmodule Snakepit.Worker do
       run = %Run{
         pool: state.pool,
         name: state.name,
+        index: state.index,
+        options: options,
+        quota: Chunks.quota(state.pool),
         epoch: owner,
         id: id,
         companion: companion,
@@ -408,7 +504,7 @@ defmodule Snakepit.Worker do
     monitor = Process.monitor(Companion)
     env = own ++ Python.env(options)
     unset = Python.unset_env(options, python)
-    args = ["-m", "snakepit.worker"]
+    args = ["-m", "snakepit.main"]
     {:ok, Companion.run(python, args, env: env, unset_env: unset, limits: options.limits), monitor}
   catch
     :exit, _ ->
@@ -501,7 +597,7 @@ defmodule Snakepit.Worker do
     # The pool keeps them, one copy for all workers.
     Pool.worker_tools(state.pool, run.tools)
     Pool.worker_up(state.pool, state.index, lanes)
-    with {:successor, predecessor} <- state.role, do: send(predecessor, :succeeded)
+    tell_ready(state.role)
     options = state.pool.options
     Process.send_after(self(), {:beat, run.epoch}, options.heartbeat_interval)
     if Recycling.wanted?(options), do: Process.send_after(self(), {:look, run.epoch}, @look_ms)
@@ -511,6 +607,10 @@ defmodule Snakepit.Worker do
     Report.up(state.name, state.run, state.restarts)
     renew(state)
   end
+
+  defp tell_ready({:successor, predecessor}), do: send(predecessor, :succeeded)
+  defp tell_ready({:joining, resizer, _size}), do: send(resizer, {:joined, self()})
+  defp tell_ready(:first), do: :ok
 
   defp send_table(%{run: run} = state, table) do
     # In MessagePack what is no str is bin.
@@ -559,7 +659,7 @@ defmodule Snakepit.Worker do
   defp look(%{run: run} = state) do
     Process.send_after(self(), {:look, run.epoch}, @look_ms)
 
-    with true <- state.successor == nil and now() >= state.not_before,
+    with true <- state.successor == nil and not state.leaving? and now() >= state.not_before,
          why when is_binary(why) <- Recycling.due(state.pool.options, vitals(state)),
          true <- its_turn?(state) do
       Logger.info("[#{state.name}] is replaced: #{why}")
@@ -603,6 +703,8 @@ defmodule Snakepit.Worker do
   end
 
   # A run that was not ready yet is waited for, and so is a successor that is under way.
+  defp renew(%{leaving?: true} = state), do: renewed(state, :ok)
+
   defp renew(%{renewal: {_from, as_of, why}, run: %Run{phase: :ready} = run, successor: nil} = state) do
     cond do
       run.started_at >= as_of ->
@@ -727,6 +829,11 @@ defmodule Snakepit.Worker do
     state = %{state | last_error: error.message}
 
     cond do
+      state.leaving? ->
+        # Callers may still read what came before.
+        Process.send_after(self(), :left, @read_out_ms)
+        state
+
       not state.was_ready ->
         never(state, error)
 
@@ -809,25 +916,32 @@ defmodule Snakepit.Worker do
     end
   end
 
+  # Who resizes the pool ends this process.
+  defp never(%{role: {:joining, resizer, _size}} = state, error) do
+    send(resizer, {:not_joined, self(), %{error | pool: state.pool.name, worker: state.name}})
+    %{state | run: nil, last_error: error.message}
+  end
+
   defp never(state, error) do
     state = renewed(state, {:error, error})
     Pool.worker_failed(state.pool, state.index, %{error | pool: state.pool.name, worker: state.name})
     %{state | run: nil, last_error: error.message}
   end
 
-  defp failure(%{run: run} = state, %Error{} = error, tail) do
+  defp failure(%{run: run}, %Error{} = error, tail) do
     # What it printed may tell why it was not ready.
     said = said(tail)
     error = if error.reason == :startup_timeout, do: Report.with_output(error, said), else: error
-    if run.ready_at, do: error, else: Report.with_origin(error, state.pool.options)
+    if run.ready_at, do: error, else: Report.with_origin(error, run.options)
   end
 
   defp failure(%{run: run} = state, how, tail) do
     said = said(tail)
     # What a worker said before it was ready tells why it was not.
+    how = if run.ready_at == nil and run.doing, do: "#{how}, while it #{Report.busy_with(run)}", else: how
     words = Words.end_of(state.pool.name, state.name, how, if(run.ready_at, do: "", else: said))
     error = Error.new(:worker, :exited, words, details: %{stderr: said})
-    if run.ready_at, do: error, else: Report.with_origin(error, state.pool.options)
+    if run.ready_at, do: error, else: Report.with_origin(error, run.options)
   end
 
   defp said(tail), do: tail |> Words.printable() |> String.trim()

@@ -80,7 +80,7 @@ class Beam:
             os.environ | {"SNAKEPIT_SOCKET": path, "SNAKEPIT_TOKEN": "ab" * 16, "PYTHONPATH": PYTHONPATH} | (env or {})
         )
         self.process = subprocess.Popen(
-            [python, "-m", "snakepit.worker"],
+            [python, "-m", "snakepit.main"],
             env=environ,
             cwd=HERE,
             stdout=subprocess.PIPE,

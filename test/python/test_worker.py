@@ -418,7 +418,7 @@ class Life(unittest.TestCase):
                 with open(os.path.join(directory, "msgpack.py"), "w") as file:
                     file.write(stub + "\n")
                 env = clean | {"PYTHONPATH": f"{directory}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
-                command = [os.path.abspath(sys.executable), "-m", "snakepit.worker"]
+                command = [os.path.abspath(sys.executable), "-m", "snakepit.main"]
                 done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=directory)
                 self.assertEqual(done.returncode, 78)
                 for words in [command[0], *said]:

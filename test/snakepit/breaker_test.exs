@@ -22,6 +22,30 @@ defmodule Snakepit.BreakerTest do
     breaker
   end
 
+  test "of other targets: those that stay keep their state, counts and isolation, new ones are closed" do
+    breaker = opened()
+    Breaker.isolate(breaker, :b)
+    other = Breaker.retarget(breaker, [:c, :a, :b])
+    assert Enum.sort(Breaker.targets(other)) == [:a, :b, :c]
+
+    for target <- [:a, :b],
+        do: assert(Breaker.explain(other, target, 50) == Breaker.explain(breaker, target, 50))
+
+    assert Breaker.isolated(other) == [:b]
+    assert %{state: :closed, calls: 0, opened: 0} = Breaker.explain(other, :c, 50)
+    fewer = Breaker.retarget(other, [:c])
+    assert Breaker.targets(fewer) == [:c]
+    assert Breaker.isolated(fewer) == []
+  end
+
+  test "with another minimum of failures" do
+    breaker = breaker(minimum_failures: 10) |> Breaker.minimum_failures(6)
+    fail(breaker, 5, 0)
+    assert Breaker.state(breaker, :a, 0) == :closed
+    fail(breaker, 1, 0)
+    assert Breaker.state(breaker, :a, 0) == :open
+  end
+
   describe "closed" do
     test "it opens with the failure that makes the ratio, and not before the minimum of calls" do
       breaker = breaker()

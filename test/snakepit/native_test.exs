@@ -750,6 +750,34 @@ defmodule Snakepit.NativeTest do
       assert_receive {:snakepit_lane, ^second, {:ok, 0, 100, _}}, 5_000
     end
 
+    test "a desk that shrinks tells who waits for a worker that leaves, who keeps its turn" do
+      desk = desk()
+      :ok = Native.desk_resize(desk, 3)
+      for worker <- 1..2, do: :ok = Native.desk_up(desk, worker, 100 + worker)
+      assert Native.desk_counts(desk) == {3, 0, 0}
+      [{:ok, 0, 100, first}, {:ok, 1, 101, second}] = for worker <- 0..1, do: checkout(desk, worker, false)
+      {:wait, ref} = checkout(desk, 1, false)
+      key = Process.get(ref)
+      {:wait, _later} = checkout(desk, 0, false)
+      :ok = Native.desk_resize(desk, 1)
+      assert_receive {:snakepit_lane, ^ref, {:moved, ^key}}
+      # The idle one leaves now, the other when its call is done.
+      assert_receive {:lanes_retired, 102}
+      refute_received {:lanes_retired, 101}
+      assert checkout(desk, 1, false) == :moved
+      again = make_ref()
+      assert Native.desk_checkout_again(desk, 1, false, again, key) == :moved
+      assert Native.desk_checkout_again(desk, 0, false, again, key) == {:wait, key}
+      :ok = Native.desk_checkin(second)
+      assert_receive {:lanes_retired, 101}
+      :ok = Native.desk_checkin(first)
+      assert_receive {:snakepit_lane, ^again, {:ok, 0, 100, ticket}}
+      :ok = Native.desk_take(ticket)
+      assert Native.desk_cancel(desk, key) == false
+      :ok = Native.desk_close(desk, 7)
+      assert Native.desk_checkout_again(desk, 0, false, make_ref(), 99) == {:closed, 7}
+    end
+
     test "a ticket works once" do
       desk = desk(1, 2)
       {:ok, _, _, a} = checkout(desk, -1, false)

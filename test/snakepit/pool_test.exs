@@ -625,7 +625,7 @@ defmodule Snakepit.PoolTest do
       assert Snakepit.execute("there", %{}, pool: pool) == {:ok, 1}
       # Snakepit's own package comes first, whatever else is found.
       [own | _] = String.split(environment.("PYTHONPATH"), ":")
-      assert File.exists?(Path.join(own, "snakepit/worker.py"))
+      assert File.exists?(Path.join(own, "snakepit/main.py"))
     end
 
     test "what tools print does not disturb their results" do

@@ -54,6 +54,14 @@ defmodule Snakepit.ReleaseTest do
     assert [] = problems(pool.(python_path: [{:logger, "priv/py"}]), dir)
   end
 
+  test "a function for env: must have a name", %{tmp_dir: dir} do
+    pool = fn env -> [python: "python3", pools: [%{name: :a, python_module: "x", env: env}]] end
+    assert [] = problems(pool.({MyApp, :env}), dir)
+    assert [] = problems(pool.(&String.upcase/1), dir)
+    assert [] = problems(pool.(%{"A" => "b"}), dir)
+    assert ["pool :a: `env:` is an anonymous function" <> _] = problems(pool.(fn _ -> %{} end), dir)
+  end
+
   test "a pool's own interpreter; what is set when the release starts is not known", %{tmp_dir: dir} do
     own = [pools: [%{name: :a, python_module: "x", python: "/usr/bin/python3", python_path: []}]]
     assert [] = problems(own, dir)

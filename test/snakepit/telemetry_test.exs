@@ -104,6 +104,8 @@ defmodule Snakepit.TelemetryTest do
 
     assert ms > 0 and last =~ "SIGSEGV"
     eventually(fn -> match?([%{status: :ready}], Snakepit.list_workers(pool)) end)
+    {:ok, 2} = Snakepit.resize_pool(pool, 2)
+    assert_received {[:snakepit, :pool, :resized], %{from: 1, size: 2, duration_ms: _}, %{pool: ^pool}}
     :ok = Snakepit.stop_pool(pool)
     assert_received {[:snakepit, :worker, :down], _, %{pool: ^pool, meant?: true, running: []}}
   end

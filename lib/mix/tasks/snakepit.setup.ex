@@ -139,7 +139,19 @@ defmodule Mix.Tasks.Snakepit.Setup do
         [plain]
 
       pools ->
-        Enum.uniq_by(pools, &{&1.env, &1.python_path})
+        pools |> Enum.flat_map(&of_workers/1) |> Enum.uniq_by(&{&1.env, &1.python_path})
+    end
+  end
+
+  # A function that gives the variables may need what is not compiled or started yet.
+  defp of_workers(options) do
+    case Pool.Env.each(options, &Preflight.concerned?/1) do
+      {:ok, all} ->
+        all
+
+      {:error, error} ->
+        Mix.shell().info("Not checked: the variables that workers get. #{error.message}")
+        [%{options | env: %{}}]
     end
   end
 

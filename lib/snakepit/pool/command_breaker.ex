@@ -38,7 +38,7 @@ defmodule Snakepit.Pool.CommandBreaker do
         window_ms: @window_ms,
         failure_ratio: @share,
         minimum_calls: 1,
-        minimum_failures: max(workers, @least_deaths),
+        minimum_failures: least_deaths(workers),
         lease_ms: @lease_ms
       ] ++ opts
 
@@ -48,6 +48,13 @@ defmodule Snakepit.Pool.CommandBreaker do
       breaker: Breaker.new(Enum.to_list(0..(@rows - 1)), settings)
     }
   end
+
+  @doc "The same for a pool of so many workers."
+  @spec resize(t(), workers :: pos_integer()) :: t()
+  def resize(%__MODULE__{} = t, workers),
+    do: %{t | breaker: Breaker.minimum_failures(t.breaker, least_deaths(workers))}
+
+  defp least_deaths(workers), do: max(workers, @least_deaths)
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 

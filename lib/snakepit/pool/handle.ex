@@ -78,6 +78,21 @@ defmodule Snakepit.Pool.Handle do
     }
   end
 
+  @doc "The handle of the same pool with so many workers."
+  @spec resize(t(), pos_integer()) :: t()
+  def resize(%__MODULE__{} = handle, size) do
+    %{
+      with_room(handle, size)
+      | options: %{handle.options | size: size},
+        commands: Pool.CommandBreaker.resize(handle.commands, size)
+    }
+  end
+
+  @doc "The same handle, where so many workers may come up."
+  @spec with_room(t(), pos_integer()) :: t()
+  def with_room(%__MODULE__{} = handle, workers),
+    do: %{handle | workers_breaker: Breaker.retarget(handle.workers_breaker, Enum.to_list(0..(workers - 1)))}
+
   defp brain(options, settings, policy) do
     if Performance.Policy.enabled?(options.performance_policy, settings),
       do: Performance.Tuning.brain(options.transfers, settings, policy)

@@ -55,10 +55,13 @@ defmodule Snakepit.Pool.Options do
           "`{:my_app, \"priv/python\"}`, which holds in a release as well."
     ],
     env: [
-      type: {:map_of, :string, :string},
+      type: {:or, [{:map_of, :string, :string}, {:function, 1}, :function_name]},
       default: %{},
       doc:
-        "Environment variables of the workers, on top of the VM's without those of Erlang, Mix and releases. " <>
+        "Environment variables of the workers, on top of the VM's without those of Erlang, Mix and releases. A function " <>
+          "is given the worker's index (0 to `size` - 1) at each of its starts, and returns its map: one GPU each is " <>
+          "`fn index -> %{\"CUDA_VISIBLE_DEVICES\" => to_string(index)} end`. `{MyApp, :env}` and `&MyApp.env/1` can be " <>
+          "configured in a release as well. " <>
           "`MALLOC_ARENA_MAX` is 2, and `OMP_NUM_THREADS` and its like are the cores divided by the pool's lanes unless set here or in the VM's."
     ],
     limits: [
@@ -87,7 +90,16 @@ defmodule Snakepit.Pool.Options do
     startup_timeout: [
       type: :pos_integer,
       default: 30_000,
-      doc: "Milliseconds a worker has to import its modules and become ready."
+      doc:
+        "Milliseconds a worker has to import its modules, run their `@snakepit.on_start`, warm up and become ready."
+    ],
+    warm_up: [
+      type: {:list_of, :call},
+      default: [],
+      doc:
+        "Calls that every worker runs at each of its starts before it is ready, such as `[{\"embed\", %{text: \"x\"}}, " <>
+          "\"ping\"]`: what is slow the first time is done then. Results are dropped and nothing is learned from them; " <>
+          "one that fails is a start that failed."
     ],
     cancel_grace: [
       type: :non_neg_integer,
@@ -97,7 +109,9 @@ defmodule Snakepit.Pool.Options do
     shutdown_timeout: [
       type: :pos_integer,
       default: 5_000,
-      doc: "Milliseconds running calls have to finish when the pool stops."
+      doc:
+        "Milliseconds running calls have to finish when the pool stops, and then `@snakepit.on_stop` has, of which it " <>
+          "always has 2,000."
     ],
     heartbeat_interval: [
       type: :pos_integer,
@@ -209,7 +223,11 @@ defmodule Snakepit.Pool.Options do
           nice: -20..19 | nil,
           cpus: [non_neg_integer()] | nil
         }
-  @type t :: %__MODULE__{limits: limits()}
+  @type t :: %__MODULE__{
+          limits: limits(),
+          env: Snakepit.Pool.Env.t(),
+          warm_up: [Snakepit.Pool.WarmUp.call()]
+        }
 
   @doc "All ways of transfer, as `transfers:` may list them."
   @spec ways() :: [way()]
@@ -233,6 +251,19 @@ defmodule Snakepit.Pool.Options do
            details: %{key: key},
            pool: name(given)
          )}
+    end
+  end
+
+  @doc "The same options with another number of workers."
+  @spec with_size(t(), term()) :: {:ok, t()} | {:error, Error.t()}
+  def with_size(%__MODULE__{} = options, size) do
+    case Options.validate(%{size: size}, Keyword.take(@schema, [:size])) do
+      {:ok, %{size: size}} ->
+        {:ok, %{options | size: size}}
+
+      {:error, key, message} ->
+        words = "pool #{inspect(options.name)}: #{message}"
+        {:error, Error.new(:validation, :invalid_option, words, details: %{key: key}, pool: options.name)}
     end
   end
 
@@ -262,8 +293,24 @@ defmodule Snakepit.Pool.Options do
          "in :limits: expected :memory to be less than 8388608 TB, got: #{options.limits.memory}"}
 
       true ->
-        with :ok <- cpus(options.limits.cpus), do: policy(options.performance_policy)
+        with :ok <- cpus(options.limits.cpus),
+             :ok <- env(options.env),
+             :ok <- warm_up(options.warm_up),
+             do: policy(options.performance_policy)
     end
+  end
+
+  # What a function gives is known when it is called.
+  defp env(env) when is_map(env) do
+    with {:error, words} <- Snakepit.Pool.Env.check(env), do: {:error, :env, ":env #{words}"}
+  end
+
+  defp env(_function), do: :ok
+
+  defp warm_up(calls) do
+    with {:ok, _envelopes} <- Snakepit.Pool.WarmUp.envelopes(calls),
+         do: :ok,
+         else: ({:error, words} -> {:error, :warm_up, ":warm_up#{words}"})
   end
 
   defp policy(policy) do

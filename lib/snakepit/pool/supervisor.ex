@@ -32,7 +32,8 @@ defmodule Snakepit.Pool.Supervisor do
       ] ++
         reload ++
         [
-          %{id: :workers, start: {__MODULE__, :start_workers, [options]}, type: :supervisor},
+          %{id: :workers, start: {__MODULE__, :start_workers, [options.name]}, type: :supervisor},
+          %{id: Pool.Resizer, start: {Pool.Resizer, :start_link, [options.name]}},
           Pool.Drain.child_spec(options)
         ]
 
@@ -40,8 +41,9 @@ defmodule Snakepit.Pool.Supervisor do
   end
 
   @doc false
-  def start_workers(options) do
-    name = Pool.Handle.name(:workers, options.name)
+  def start_workers(pool) do
+    name = Pool.Handle.name(:workers, pool)
+    %{options: options} = Pool.Handle.fetch!(pool)
 
     # Dynamic: for a while a worker that is recycled and its successor are both there.
     with {:ok, supervisor} <- DynamicSupervisor.start_link(strategy: :one_for_one, name: name) do
@@ -50,8 +52,8 @@ defmodule Snakepit.Pool.Supervisor do
     end
   end
 
-  @doc "Starts a worker process; a successor takes the place of the one it names once it is ready."
-  @spec start_worker(Pool.Options.t(), non_neg_integer(), :first | {:successor, pid()}) ::
+  @doc "Starts a worker process, in a role that `Snakepit.Worker` knows."
+  @spec start_worker(Pool.Options.t(), non_neg_integer(), Worker.role()) ::
           {:ok, pid()} | {:error, term()}
   def start_worker(options, index, role) do
     with {:ok, pid} <-
@@ -60,6 +62,10 @@ defmodule Snakepit.Pool.Supervisor do
              Worker.child_spec({options, index, role})
            ) do
       {:ok, pid}
+    else
+      # The pool shrank in this moment.
+      :ignore -> {:error, :not_wanted}
+      {:error, reason} -> {:error, reason}
     end
   catch
     :exit, reason -> {:error, reason}
@@ -83,7 +89,7 @@ defmodule Snakepit.Pool.Supervisor do
   @spec described(atom()) :: [map()]
   def described(name) do
     described = for pid <- workers(name), worker = Worker.describe(pid), do: worker
-    Enum.sort_by(described, & &1.name)
+    Enum.sort_by(described, & &1.index)
   end
 
   @doc "The pool's own supervisor."

@@ -8,14 +8,13 @@ defmodule Snakepit.Python.Preflight do
   @typedoc "`file` is where the module comes from, \"\" if it is nowhere; `module` is nil if Python itself did not start."
   @type failure :: %{module: String.t() | nil, file: Path.t(), problem: String.t()}
 
-  # Variables that change where Python, or the system's loader, looks for files.
   @loader ~w(LD_LIBRARY_PATH LD_PRELOAD)
   @last_lines 3
 
   @doc """
   Imports msgpack, `extras` (names of modules) and a worker's own modules.
 
-  `without` names environment variables to leave out.
+  `without` names environment variables to leave out. The options are those of one worker (`Snakepit.Pool.Env`).
   """
   @spec run(Path.t(), Pool.Options.t(), [String.t()], [String.t()]) :: :ok | {:error, failure()}
   def run(python, options, extras, without \\ []) do
@@ -37,13 +36,17 @@ defmodule Snakepit.Python.Preflight do
   @spec missing?(failure()) :: boolean()
   def missing?(%{module: module, file: file}), do: module != nil and file == ""
 
+  @doc "Whether a variable of this name changes where Python, or the system's loader, looks for files."
+  @spec concerned?(String.t()) :: boolean()
+  def concerned?(name), do: String.starts_with?(name, "PYTHON") or name in @loader
+
   @doc "The environment variable without which it would not fail; nil if there is none."
   @spec to_blame(Path.t(), Pool.Options.t(), [String.t()]) :: String.t() | nil
   def to_blame(python, options, extras) do
     names = Enum.uniq(Map.keys(options.env) ++ Map.keys(System.get_env()))
 
     names
-    |> Enum.filter(&(String.starts_with?(&1, "PYTHON") or &1 in @loader))
+    |> Enum.filter(&concerned?/1)
     |> Enum.sort()
     |> Enum.find(&(run(python, options, extras, [&1]) == :ok))
   end

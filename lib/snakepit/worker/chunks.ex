@@ -13,7 +13,7 @@ defmodule Snakepit.Worker.Chunks do
 
   # Each costs this VM a descriptor and a mapping. The smallest that an honest worker makes is half of `chunk_size`; of
   # twice as many, half may have been given up and the word of it be on its way.
-  defp most(%{options: options} = pool), do: 4 * div(quota(pool), options.chunk_size) + 4
+  defp most(%Run{pool: %{options: options}, quota: quota}), do: 4 * div(quota, options.chunk_size) + 4
 
   @doc """
   Takes over a chunk that the worker announced, with the next descriptor it sent. One that the system does not let this VM
@@ -21,7 +21,7 @@ defmodule Snakepit.Worker.Chunks do
   """
   @spec adopt(Run.t(), Native.chunk_id(), non_neg_integer()) :: Run.t() | {:error, String.t()}
   def adopt(%Run{chunks: chunks} = run, id, size) do
-    with {:most, true} <- {:most, MapSet.size(chunks) < most(run.pool)},
+    with {:most, true} <- {:most, MapSet.size(chunks) < most(run)},
          {:ok, [fd], control} <- Control.take_fds(run.control, 1),
          run = %{run | control: control, chunks: MapSet.put(chunks, id)},
          {:mapped, _run, :ok} <- {:mapped, run, map(run, id, size, fd)} do
@@ -29,7 +29,7 @@ defmodule Snakepit.Worker.Chunks do
     else
       {:mapped, run, {:error, {:errno, why}}} -> refuse(run, id, why)
       {:mapped, _run, {:error, why}} -> {:error, "the worker's chunk was refused: #{why}"}
-      {:most, false} -> {:error, "the worker announced more than #{most(run.pool)} chunks"}
+      {:most, false} -> {:error, "the worker announced more than #{most(run)} chunks"}
       :error -> {:error, "a chunk was announced without its descriptor"}
     end
   end

@@ -5,7 +5,20 @@ defmodule Snakepit.Worker.Conversation do
 
   alias Snakepit.{Native, Pool, Python}
   alias Snakepit.Tool.Described
-  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, LogLevel, Logs, Run}
+
+  alias Snakepit.Worker.{
+    Chunks,
+    Control,
+    Heart,
+    Hello,
+    ImportFailure,
+    LaneSocket,
+    LogLevel,
+    Logs,
+    Report,
+    Run,
+    StartFailure
+  }
 
   @type answer :: {:ok, Run.t()} | {:error, String.t() | Snakepit.Error.t(), Run.t()}
 
@@ -92,16 +105,38 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["importing", module], :importing, run) when is_binary(module),
     do: %{run | importing: module}
 
-  defp message(["ready", %{"tools" => tools}], :importing, %Run{lanes: [_ | _]} = run) when is_list(tools) do
+  defp message(["doing", kind, name], :importing, run) when is_binary(kind) and is_binary(name),
+    do: %{run | doing: {kind, name}}
+
+  defp message(["ready", %{"tools" => tools} = ready], :importing, %Run{lanes: [_ | _]} = run)
+       when is_list(tools) do
     case Described.tools(tools, run.pool.name) do
-      {:ok, tools} -> %{run | phase: :ready, tools: tools}
+      {:ok, tools} -> %{run | phase: :ready, tools: tools, on_stop?: ready["on_stop"] == true}
       :error -> {:error, "the worker said \"ready\" and described its tools wrong"}
     end
   end
 
+  defp message(
+         ["failed", %{"type" => type, "message" => words, "during" => ["on_start", hook]} = failure],
+         :importing,
+         run
+       )
+       when is_binary(type) and is_binary(words) and is_binary(hook),
+       do: {:error, StartFailure.error(run.pool.options, "on_start", hook, failure)}
+
+  defp message(["failed", %{"during" => ["warm_up", command], "message" => words} = failure], :importing, run)
+       when is_binary(command) and is_binary(words),
+       do: {:error, StartFailure.error(run.pool.options, "warm_up", command, failure)}
+
   defp message(["failed", %{"type" => type, "message" => words} = failure], :importing, run)
        when is_binary(type) and is_binary(words),
        do: {:error, ImportFailure.error(run.pool.options, failure)}
+
+  defp message(["hook_failed", hook, %{"traceback" => traceback}], _phase, run)
+       when is_binary(hook) and is_binary(traceback) do
+    Report.hook_failed(run, hook, traceback)
+    run
+  end
 
   defp message(["chunk", id, size], _phase, run) when is_u64(id) and is_u64(size),
     do: Chunks.adopt(run, id, size)
@@ -133,6 +168,15 @@ defmodule Snakepit.Worker.Conversation do
   # A newer worker may know more.
   defp message(_unknown, _phase, run), do: run
 
+  # As people call it: without the colon, or the prefix of a module.
+  defp name(pool), do: pool |> Atom.to_string() |> String.replace_prefix("Elixir.", "")
+
+  # They were encoded once before, when the pool's options were checked.
+  defp warm_up(calls) do
+    {:ok, envelopes} = Pool.WarmUp.envelopes(calls)
+    for {{command, _args}, envelope} <- Enum.zip(calls, envelopes), do: [command, Snakepit.bytes(envelope)]
+  end
+
   defp settings(%Run{pool: %{options: options} = pool} = run) do
     %{
       owner: run.epoch,
@@ -143,6 +187,8 @@ defmodule Snakepit.Worker.Conversation do
       idle_ms: options.idle_chunk_ms,
       max_result: options.max_result,
       pool: inspect(options.name),
+      worker: %{pool: name(options.name), index: run.index, size: options.size},
+      warm_up: warm_up(options.warm_up),
       modules: options.python_module,
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),

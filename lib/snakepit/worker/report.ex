@@ -71,15 +71,29 @@ defmodule Snakepit.Worker.Report do
       "pool #{inspect(options.name)}: worker #{name} was not ready within #{options.startup_timeout} ms " <>
         "(startup_timeout: of the pool): #{doing(run)}#{stopped_process(run.os_pid)}"
 
-    details = %{phase: run.phase, module: run.importing}
+    details = %{phase: run.phase, module: run.importing, doing: run.doing}
     Error.new(:worker, :startup_timeout, words, details: details)
   end
 
   defp doing(%Run{phase: :starting, os_pid: nil}), do: "its interpreter was not started"
   defp doing(%Run{phase: :starting, os_pid: pid}), do: "its interpreter (OS process #{pid}) never connected"
   defp doing(%Run{phase: :greeting}), do: "it connected, and never said hello"
+  defp doing(%Run{doing: {_, _}} = run), do: "it " <> busy_with(run)
   defp doing(%Run{importing: nil}), do: "it had not begun to import its modules"
   defp doing(%Run{importing: module}), do: "it was importing #{module}"
+
+  @doc "What a run does between its imports and its first call, in words that go on from its subject."
+  @spec busy_with(Run.t()) :: String.t()
+  def busy_with(%Run{doing: {"on_start", hook}}), do: "was running @snakepit.on_start #{hook}"
+  def busy_with(%Run{doing: {"warm_up", command}}), do: "was running #{inspect(command)} of warm_up:"
+  def busy_with(%Run{doing: {_newer, name}}), do: "was running #{name}"
+
+  @doc "An `on_stop` raised. Nothing else comes of it."
+  @spec hook_failed(Run.t(), String.t(), String.t()) :: :ok
+  def hook_failed(run, hook, traceback) do
+    who = "pool #{inspect(run.pool.name)}: worker #{run.pool.name}-#{run.index}"
+    Logger.warning("#{who}: @snakepit.on_stop #{hook} failed: #{String.trim(traceback)}")
+  end
 
   defp stopped_process(pid) do
     if is_integer(pid) and Machine.process_state(pid) in ["T", "t"],

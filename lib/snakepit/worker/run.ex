@@ -6,6 +6,9 @@ defmodule Snakepit.Worker.Run do
   # `chunks` has those that could not be mapped, too (`refused?`: whether there was one).
   # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
   # :ending from any of them, until the process is known to be gone.
+  # index: the worker's. options: the pool's, with the variables of this start. quota: bytes of its own memory, the most it
+  # was ever given. on_stop?: whether it has something to do before it ends. doing: what it does between its imports and its
+  # first call, a kind and a name.
   # ready_at: since when its lanes were used. importing: the module. ran: the calls it had when its end was noticed.
   # closing: why it is given up if it turns out not to be dying. meant?: its end is for a caller's sake.
   # status: what the companion said of its end. logs: the process that reads its log records. log_level: the last level
@@ -14,10 +17,10 @@ defmodule Snakepit.Worker.Run do
   alias Snakepit.{Native, Pool}
   alias Snakepit.Worker.{Control, Heart, LaneSocket, Logs}
 
-  @enforce_keys [:pool, :epoch, :id, :memory, :control, :token, :started_at]
+  @enforce_keys [:pool, :index, :options, :quota, :epoch, :id, :memory, :control, :token, :started_at]
   defstruct @enforce_keys ++
               [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table, :idle_ms] ++
-              [:name, :ready_at, :importing, :ran, :closing, :status, :logs, :log_level] ++
+              [:name, :ready_at, :importing, :doing, :ran, :closing, :status, :logs, :log_level] ++
               [
                 phase: :starting,
                 lanes: [],
@@ -25,6 +28,7 @@ defmodule Snakepit.Worker.Run do
                 info: %{},
                 chunks: MapSet.new(),
                 refused?: false,
+                on_stop?: false,
                 grpc_waiting: [],
                 meant?: false
               ]
@@ -32,6 +36,10 @@ defmodule Snakepit.Worker.Run do
   @type t :: %__MODULE__{
           pool: Pool.Handle.t(),
           name: String.t() | nil,
+          index: non_neg_integer(),
+          options: Pool.Options.t(),
+          quota: pos_integer(),
+          doing: {String.t(), String.t()} | nil,
           epoch: pos_integer(),
           id: Snakepit.Companion.id(),
           memory: Native.worker(),

@@ -24,6 +24,8 @@ pub enum Checkout {
     Full,
     /// No more calls; the number is the closer's.
     Closed(u32),
+    /// The pool has no such worker any more.
+    Moved,
 }
 
 /// Which workers will do.
@@ -40,13 +42,17 @@ pub enum Want {
 pub struct Lanes<W> {
     per_worker: u32,
     max_waiting: usize,
+    /// How many workers there are; what is listed of more is of workers that left.
+    workers: usize,
     /// Each worker's current run; `None` while it is down.
     up: Vec<Option<u64>>,
     /// Last used last: its worker's caches are warm.
     idle: Vec<Lane>,
     busy: usize,
-    /// One line per worker, and the last for those who take any; keys in order of arrival.
+    /// One line per worker; keys in order of arrival.
     lines: Vec<VecDeque<u64>>,
+    /// The line of those who take any worker.
+    any: VecDeque<u64>,
     waiting: HashMap<u64, W>,
     next_key: u64,
     closed: Option<u32>,
@@ -68,10 +74,12 @@ impl<W> Lanes<W> {
         Self {
             per_worker: per_worker.max(1),
             max_waiting,
+            workers: workers as usize,
             up: vec![None; workers as usize],
             idle: Vec::new(),
             busy: 0,
-            lines: (0..=workers).map(|_| VecDeque::new()).collect(),
+            lines: (0..workers).map(|_| VecDeque::new()).collect(),
+            any: VecDeque::new(),
             waiting: HashMap::new(),
             next_key: 0,
             closed: None,
@@ -94,32 +102,52 @@ impl<W> Lanes<W> {
 
     /// A lane, or a place in line; `waiter` is given its key.
     pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> Checkout {
-        if let Some(code) = self.closed.or(self.suspended) {
-            return Checkout::Closed(code);
-        }
-        let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
-        let found = match want {
-            Want::Any => self.idle.len().checked_sub(1),
-            Want::Only(w) => own(self, w),
-            Want::Rather(w) => own(self, w).or(self.idle.len().checked_sub(1)),
-        };
-        if let Some(at) = found {
-            self.busy += 1;
-            return Checkout::Lane(self.idle.remove(at));
+        if let Some(answer) = self.at_once(want) {
+            return answer;
         }
         if self.waiting.len() >= self.max_waiting {
             return Checkout::Full;
         }
         let key = self.next_key;
         self.next_key += 1;
-        let any = self.up.len();
-        let line = match want {
-            Want::Only(w) => (w as usize).min(any),
-            Want::Any | Want::Rather(_) => any,
-        };
-        self.lines[line].push_back(key);
+        self.line(want).push_back(key);
         self.waiting.insert(key, waiter(key));
         Checkout::Waiting(key)
+    }
+
+    /// The same for a waiter whose worker left: it keeps its key, and so its turn, however many wait.
+    pub fn checkout_again(&mut self, want: Want, key: u64, waiter: W) -> Checkout {
+        if let Some(answer) = self.at_once(want) {
+            return answer;
+        }
+        let line = self.line(want);
+        let at = line.partition_point(|other| *other < key);
+        line.insert(at, key);
+        self.waiting.insert(key, waiter);
+        Checkout::Waiting(key)
+    }
+
+    /// The answer to a request for a lane that need not wait.
+    fn at_once(&mut self, want: Want) -> Option<Checkout> {
+        if let Some(code) = self.closed.or(self.suspended) {
+            return Some(Checkout::Closed(code));
+        }
+        let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
+        let found = match want {
+            Want::Only(w) if w as usize >= self.workers => return Some(Checkout::Moved),
+            Want::Any => self.idle.len().checked_sub(1),
+            Want::Only(w) => own(self, w),
+            Want::Rather(w) => own(self, w).or(self.idle.len().checked_sub(1)),
+        }?;
+        self.busy += 1;
+        Some(Checkout::Lane(self.idle.remove(found)))
+    }
+
+    fn line(&mut self, want: Want) -> &mut VecDeque<u64> {
+        match want {
+            Want::Only(w) => &mut self.lines[w as usize],
+            Want::Any | Want::Rather(_) => &mut self.any,
+        }
     }
 
     /// A call is done: [`Self::offer`]s its lane.
@@ -139,7 +167,8 @@ impl<W> Lanes<W> {
             self.forget(lane);
             return None;
         }
-        let (own, any) = (self.head(worker), self.head(self.up.len()));
+        let own = Self::head(&mut self.lines[worker], &self.waiting);
+        let any = Self::head(&mut self.any, &self.waiting);
         let key = match (own, any) {
             (Some(a), Some(b)) => Some(a.min(b)),
             (a, b) => a.or(b),
@@ -149,16 +178,15 @@ impl<W> Lanes<W> {
             self.idle.push(lane);
             return None;
         };
-        let line = if own == Some(key) { worker } else { self.up.len() };
-        self.lines[line].pop_front();
+        let line = if own == Some(key) { &mut self.lines[worker] } else { &mut self.any };
+        line.pop_front();
         self.waiting.remove(&key)
     }
 
     /// The first in line who still waits.
-    fn head(&mut self, line: usize) -> Option<u64> {
-        let line = self.lines.get_mut(line)?;
+    fn head(line: &mut VecDeque<u64>, waiting: &HashMap<u64, W>) -> Option<u64> {
         while let Some(key) = line.front() {
-            if self.waiting.contains_key(key) {
+            if waiting.contains_key(key) {
                 return Some(*key);
             }
             line.pop_front();
@@ -197,26 +225,59 @@ impl<W> Lanes<W> {
     pub fn purge(&mut self, gone: impl Fn(&W) -> bool) {
         self.waiting.retain(|_, w| !gone(w));
         let waiting = &self.waiting;
-        self.lines.iter_mut().for_each(|line| line.retain(|key| waiting.contains_key(key)));
+        for line in self.lines.iter_mut().chain([&mut self.any]) {
+            line.retain(|key| waiting.contains_key(key));
+        }
     }
 
     /// A worker's run began: its lanes, each to be offered once, count as busy until then. A run that is still up is
     /// replaced: its idle lanes are gone at once, and its busy ones go when they are checked in (see [`Self::emptied`]).
     #[must_use]
     pub fn up(&mut self, worker: u32, epoch: u64) -> Vec<Lane> {
-        let Some(slot) = self.up.get_mut(worker as usize) else { return Vec::new() };
-        if let Some(old) = slot.replace(epoch).filter(|old| *old != epoch) {
-            let before = self.idle.len();
-            self.idle.retain(|l| l.epoch != old);
-            match self.per_worker - (before - self.idle.len()) as u32 {
-                0 => self.emptied.push(old),
-                busy => drop(self.retired.insert(old, busy)),
-            }
+        if worker as usize >= self.workers {
+            return Vec::new();
+        }
+        if let Some(old) = self.up[worker as usize].replace(epoch).filter(|old| *old != epoch) {
+            self.retire(old);
         }
         self.served[worker as usize] = 0;
         self.suspended = None;
         self.busy += self.per_worker as usize;
         (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
+    }
+
+    /// No more calls for a run: its idle lanes are gone, and its busy ones go when they are checked in.
+    fn retire(&mut self, epoch: u64) {
+        let before = self.idle.len();
+        self.idle.retain(|l| l.epoch != epoch);
+        match self.per_worker - (before - self.idle.len()) as u32 {
+            0 => self.emptied.push(epoch),
+            busy => drop(self.retired.insert(epoch, busy)),
+        }
+    }
+
+    /// From now on there are so many workers. The runs of those that leave get no more calls (see [`Self::emptied`]).
+    /// Returns those who waited for one of them, to [`Self::checkout_again`].
+    #[must_use]
+    pub fn resize(&mut self, workers: u32) -> Vec<(u64, W)> {
+        let workers = workers as usize;
+        self.workers = workers;
+        if self.up.len() < workers {
+            self.up.resize(workers, None);
+            self.lines.resize_with(workers, VecDeque::new);
+            self.served.resize(workers, 0);
+            self.rested.resize(workers, None);
+        }
+        let mut moved = Vec::new();
+        for worker in workers..self.up.len() {
+            if let Some(epoch) = self.up[worker].take() {
+                self.retire(epoch);
+            }
+            for key in std::mem::take(&mut self.lines[worker]) {
+                moved.extend(self.waiting.remove(&key).map(|waiter| (key, waiter)));
+            }
+        }
+        moved
     }
 
     /// A worker's run ended: its idle lanes are gone, its busy ones go when they are checked in.
@@ -257,6 +318,7 @@ impl<W> Lanes<W> {
 
     fn clear_lines(&mut self) -> Vec<W> {
         self.lines.iter_mut().for_each(VecDeque::clear);
+        self.any.clear();
         std::mem::take(&mut self.waiting).into_values().collect()
     }
 
@@ -394,11 +456,51 @@ mod tests {
         assert_eq!(lanes.emptied(), Some(2));
     }
 
+    #[test]
+    fn a_worker_that_leaves_finishes_its_calls_and_sends_away_who_waits_for_it() {
+        let mut lanes = Lanes::new(1, 1, 3);
+        assert_eq!(lanes.resize(3), []);
+        for worker in 0..3 {
+            up(&mut lanes, worker, 100 + u64::from(worker));
+        }
+        let held: Vec<_> = (0..3).map(|w| lane(lanes.checkout(Want::Only(w), |_| 0))).collect();
+        assert_eq!(lanes.checkout(Want::Only(2), |_| 1), Checkout::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), Checkout::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Any, |_| 3), Checkout::Waiting(2));
+        assert_eq!(lanes.checkin(lane_of(&held, 1)), Some(3));
+        let again = lane_of(&held, 1);
+        assert_eq!(lanes.resize(1), [(0, 1)], "who waits for one that stays is left alone");
+        assert_eq!(lanes.emptied(), None);
+        assert_eq!(lanes.checkout(Want::Only(1), |_| 4), Checkout::Moved);
+        assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Waiting(3));
+        assert_eq!(lanes.checkout(Want::Rather(2), |_| 6), Checkout::Waiting(4));
+        assert_eq!(lanes.checkout(Want::Any, |_| 7), Checkout::Full);
+        // It was in line already, and before the others.
+        assert_eq!(lanes.checkout_again(Want::Only(0), 0, 1), Checkout::Waiting(0));
+        assert_eq!(lanes.checkin(again), None);
+        assert_eq!(lanes.emptied(), Some(101));
+        lanes.forget(lane_of(&held, 2));
+        assert_eq!((lanes.emptied(), lanes.emptied()), (Some(102), None));
+        let served: Vec<_> = (0..4).map(|_| lanes.checkin(lane_of(&held, 0))).collect();
+        assert_eq!(served, [Some(1), Some(2), Some(5), Some(6)]);
+        assert_eq!(lanes.checkin(lane_of(&held, 0)), None);
+        assert_eq!(lanes.counts(), (1, 0, 0));
+        assert_eq!(lanes.up(1, 200), [], "it left");
+        assert_eq!(lanes.resize(2), []);
+        up(&mut lanes, 1, 201);
+        assert_eq!(lanes.counts(), (2, 0, 0));
+    }
+
+    fn lane_of(held: &[Lane], worker: u32) -> Lane {
+        *held.iter().find(|l| l.id == worker).unwrap()
+    }
+
     proptest! {
         /// No lane is held twice, no waiter is forgotten, and no lane idles while somebody waits for it.
         #[test]
-        fn agrees_with_the_naive_view(steps in prop::collection::vec((0u8..6, 0u32..3), 1..300)) {
+        fn agrees_with_the_naive_view(steps in prop::collection::vec((0u8..7, 0u32..3), 1..300)) {
             let mut lanes: Lanes<(u32, Want)> = Lanes::new(3, 2, 8);
+            let mut size = 3;
             let (mut epoch, mut alive) = (0u64, [None; 3]);
             let mut held: Vec<Lane> = Vec::new();
             let mut waiting: Vec<(u32, Want)> = Vec::new();
@@ -421,6 +523,7 @@ mod tests {
                             Checkout::Waiting(_) => waiting.push((next, want)),
                             Checkout::Full => prop_assert_eq!(waiting.len(), 8),
                             Checkout::Closed(_) => prop_assert!(false),
+                            Checkout::Moved => prop_assert!(matches!(want, Want::Only(w) if w >= size)),
                         }
                     }
                     3 if !held.is_empty() => {
@@ -430,7 +533,7 @@ mod tests {
                             held.push(lane);
                         }
                     }
-                    4 => {
+                    4 if w < size => {
                         epoch += 1;
                         replaced.extend(alive[w as usize].replace(epoch));
                         for lane in lanes.up(w, epoch) {
@@ -440,11 +543,33 @@ mod tests {
                             }
                         }
                     }
-                    _ => {
+                    5 => {
                         if let Some(e) = alive[w as usize].take() {
                             lanes.down(w, e);
                         }
                     }
+                    6 => {
+                        size = w + 1;
+                        for run in &mut alive[size as usize..] {
+                            replaced.extend(run.take());
+                        }
+                        for (key, waiter) in lanes.resize(size) {
+                            let Want::Only(left) = waiter.1 else { panic!("{waiter:?} can take any") };
+                            prop_assert!(left >= size);
+                            let at = waiting.iter().position(|x| *x == waiter).unwrap();
+                            waiting[at].1 = Want::Only(left % size);
+                            match lanes.checkout_again(Want::Only(left % size), key, waiting[at]) {
+                                Checkout::Waiting(same) => prop_assert_eq!(same, key),
+                                Checkout::Lane(lane) => {
+                                    prop_assert!(!held.contains(&lane));
+                                    waiting.remove(at);
+                                    held.push(lane);
+                                }
+                                other => panic!("{other:?}"),
+                            }
+                        }
+                    }
+                    _ => {}
                 }
                 while let Some(emptied) = lanes.emptied() {
                     prop_assert!(replaced.contains(&emptied));

@@ -270,7 +270,7 @@ fn write_the_corpus() {
     let start = Request::Start {
         id: 7,
         program: "/usr/bin/python3".into(),
-        args: vec!["-m".into(), "snakepit.worker".into()],
+        args: vec!["-m".into(), "snakepit.main".into()],
         env: vec![("A".into(), "1".into())],
         unset_env: vec!["B".into()],
         cwd: Some("/tmp".into()),

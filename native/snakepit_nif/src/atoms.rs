@@ -22,6 +22,7 @@ rustler::atoms! {
     item,
     lane_lost,
     lanes_retired,
+    moved,
     lanes_at_rest,
     end_ = "end",
     protocol,

@@ -122,8 +122,10 @@ impl Desk {
             let mut lanes = self.lock();
             (lanes.at_rest(), lanes.emptied())
         };
-        if let Some(epoch) = emptied {
+        let mut next = emptied;
+        while let Some(epoch) = next {
             let _ = env.send(&self.owner, (atoms::lanes_retired(), epoch));
+            next = self.lock().emptied();
         }
         if at_rest {
             let _ = env.send(&self.owner, atoms::lanes_at_rest());
@@ -162,11 +164,7 @@ fn desk_checkout<'a>(
     prefer: bool,
     reference: Reference<'a>,
 ) -> Term<'a> {
-    let want = match u32::try_from(worker) {
-        Ok(w) if prefer => Want::Rather(w),
-        Ok(w) => Want::Only(w),
-        Err(_) => Want::Any,
-    };
+    let want = wanted(worker, prefer);
     let pid = env.pid();
     let answer = {
         let mut lanes = desk.lock();
@@ -179,12 +177,52 @@ fn desk_checkout<'a>(
             answer => answer,
         }
     };
+    answered(env, &desk, answer)
+}
+
+/// For a waiter that was told that its worker left: it keeps its turn.
+#[rustler::nif]
+fn desk_checkout_again<'a>(
+    env: Env<'a>,
+    desk: ResourceArc<Desk>,
+    worker: i64,
+    prefer: bool,
+    reference: Reference<'a>,
+    key: u64,
+) -> Term<'a> {
+    let waiter = Waiter::new(env.pid(), reference);
+    let answer = desk.lock().checkout_again(wanted(worker, prefer), key, waiter);
+    answered(env, &desk, answer)
+}
+
+fn wanted(worker: i64, prefer: bool) -> Want {
+    match u32::try_from(worker) {
+        Ok(w) if prefer => Want::Rather(w),
+        Ok(w) => Want::Only(w),
+        Err(_) => Want::Any,
+    }
+}
+
+fn answered<'a>(env: Env<'a>, desk: &ResourceArc<Desk>, answer: Checkout) -> Term<'a> {
     match answer {
-        Checkout::Lane(lane) => (atoms::ok(), lane.id, lane.epoch, Desk::ticket(&desk, lane, TAKEN)).encode(env),
+        Checkout::Lane(lane) => (atoms::ok(), lane.id, lane.epoch, Desk::ticket(desk, lane, TAKEN)).encode(env),
         Checkout::Waiting(key) => (atoms::wait(), key).encode(env),
         Checkout::Full => atoms::full().encode(env),
         Checkout::Closed(code) => (atoms::closed(), code).encode(env),
+        Checkout::Moved => atoms::moved().encode(env),
     }
+}
+
+/// From now on the pool has so many workers. Those who wait for one that leaves are told, with their key.
+#[rustler::nif]
+fn desk_resize(env: Env, desk: ResourceArc<Desk>, workers: u32) -> rustler::Atom {
+    let moved = desk.lock().resize(workers);
+    for (key, waiter) in moved {
+        // One that is dead has left the line.
+        waiter.tell(env, (atoms::moved(), key));
+    }
+    desk.tell_if_at_rest(env);
+    atoms::ok()
 }
 
 /// A waiter read its message: the lane is in use from now on.

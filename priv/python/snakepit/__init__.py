@@ -22,8 +22,22 @@ if sys.version_info < (3, 11):  # noqa: UP036
 
 from .cancel import Cancelled
 from .context import cancelled, correlation_id, session
+from .hooks import on_start, on_stop
+from .identity import Worker, worker
 from .memory_array import empty
 from .registry import tool
 
-__all__ = ["Cancelled", "__version__", "cancelled", "correlation_id", "empty", "session", "tool"]
+__all__ = [
+    "Cancelled",
+    "Worker",
+    "__version__",
+    "cancelled",
+    "correlation_id",
+    "empty",
+    "on_start",
+    "on_stop",
+    "session",
+    "tool",
+    "worker",
+]
 __version__ = "0.1.0"

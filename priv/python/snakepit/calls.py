@@ -353,6 +353,23 @@ class Calls:
             runner.close()
             raise
 
+    def complete(self, coroutine: Any) -> None:
+        """Runs what is no tool's coroutine, such as a hook's, in the loop that tools have here."""
+        self._run(coroutine)
+
+    def abandon(self) -> None:
+        """Ends the coroutine out of which this thread was interrupted, so that it can clean up."""
+        if self.cancellation.task is None or self._runner is None:
+            return
+        _loop, task = self.cancellation.task
+        self.cancellation.task = None
+        task.cancel()
+        try:
+            self._runner.run(_ended(task))
+        except BaseException as error:
+            # Whatever it says, its worker ends.
+            _forget(error)
+
     async def _watched(self, coroutine: Any) -> Any:
         """The coroutine, in a task that can be cancelled."""
         import asyncio
@@ -512,6 +529,13 @@ def python_error(error: BaseException) -> CallError:
     from .failures import python_error
 
     return python_error(error)
+
+
+async def _ended(task: Any) -> None:
+    import asyncio
+
+    # One that takes longer must not keep the hooks of the worker's end.
+    await asyncio.wait([task], timeout=1.0)
 
 
 async def _listed(source: Any) -> list[Any]:

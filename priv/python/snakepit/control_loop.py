@@ -8,7 +8,7 @@ import socket
 import sys
 import threading
 
-from . import context, signals
+from . import context, identity, signals
 from .control import LOST
 from .errors import ProtocolError
 from .replies import BINS, KINDS
@@ -78,6 +78,10 @@ class ControlLoop:
                 # `logging` has a lock, which a tool may hold for long.
                 change = threading.Thread(target=self._logs.set_level, args=(int(rest[0]),), daemon=True)
                 change.start()
+        elif name == "resized":
+            identity.resized(int(rest[0]))
+            if self._service.arena is not None:
+                self._service.arena.quota = int(rest[1])
         elif name == "grpc":
             threading.Thread(target=self._serve_grpc, args=(rest[0],), name="snakepit-grpc", daemon=True).start()
         elif name == "stop" and not self._service.stopping:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 
-from . import context, fork
+from . import context, fork, identity
 from .busy_poll import BusyPoll
 from .calls import BARE, Calls
 from .errors import ProtocolError
@@ -29,8 +29,9 @@ _NIL = b"\xc0"
 class Lane:
     """The worker's end of a lane."""
 
-    def __init__(self, sock: socket.socket, service: Service) -> None:
+    def __init__(self, sock: socket.socket, service: Service, number: int = 0) -> None:
         self.sock = sock
+        self._number = number
         self._row = fork.add(sock.fileno(), fork.DESCRIPTOR)
         # Held while a call runs, whichever way it came.
         self.lock = threading.Lock()
@@ -126,6 +127,7 @@ class Lane:
         """This thread runs the lane's tools from now on."""
         self.calls.cancellation.thread = threading.get_ident()
         context.cancellation.set(self.calls.cancellation)
+        identity.lane.set(self._number)
 
     def _stream(self, frame: memoryview) -> None:
         replies = self.calls.stream(frame)

@@ -10,7 +10,7 @@ import sys
 import threading
 from functools import cache
 
-from . import __version__, context, fork, memory_array, signals
+from . import __version__, context, fork, identity, memory_array, signals
 from .borrowed import Borrowed
 from .calls import Service
 from .catalog import describe
@@ -18,6 +18,7 @@ from .control import Control
 from .control_loop import ControlLoop
 from .keeper import Keeper
 from .lane import Lane
+from .life import Life
 from .limits import PROTOCOL
 from .probe import PROBE, probe_tool
 from .registry import collect
@@ -95,42 +96,48 @@ def run(path: str, token: str) -> None:
         Sources(settings["watch"], lambda *source: control.send(["source", *source])).install()
     lanes = _lanes(int(settings["lanes"]), control, service)
     logs = _logs(settings, control)
+    if "worker" in settings:
+        own = settings["worker"]
+        identity.become(own["pool"], int(own["index"]), int(own["size"]), len(lanes))
+    life = Life(control, lanes[0], settings.get("warm_up") or ())
     os.register_at_fork(after_in_child=_in_child)
     signals.listen_for_stop()
     lanes[0].calls.cancellation.listen()
     try:
         try:
-            _serve(control, service, lanes, list(settings["modules"]), logs)
+            _serve(control, service, lanes, life, list(settings["modules"]), logs)
         finally:
             # Exit handlers are left alone.
             signals.ignore_stop()
     except SystemExit:
         # It is to stop; what modules and tools raise does not come here.
         pass
-    _leave()
+    _leave(life)
 
 
-def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str], logs: Logs | None = None) -> None:
+def _serve(
+    control: Control, service: Service, lanes: list[Lane], life: Life, names: list[str], logs: Logs | None = None
+) -> None:
     stop = threading.Event()
     loop = ControlLoop(control, service, lanes, stop, logs)
     threading.Thread(target=loop.run, name="snakepit-control", daemon=True).start()
     try:
-        service.tools.update(collect(_imported(modules, control)))
+        modules = _imported(names, control)
+        service.tools.update(collect(modules))
+        on_stop = life.begin(modules)
         if fork.is_child():
             fork.leave()
         described = describe(service.tools)
         if logs is not None:
             logs.tools(service.tools.values())
         service.tools[PROBE] = probe_tool()
-        control.send(["ready", {"tools": described}])
+        control.send(["ready", {"tools": described, "on_stop": on_stop}])
     except BaseException as error:
         if fork.is_child():
             fork.leave(error)
         if service.stopping:
             return
-        from .failures import describe as describe_failure
-
-        control.send(["failed", describe_failure(error)])
+        control.send(["failed", life.failure(error)])
         sys.stdout.flush()
         sys.stderr.flush()
         # Threads of a half imported module must not keep a worker that failed.
@@ -153,10 +160,11 @@ def _in_child() -> None:
     fork.become_child()
 
 
-def _leave() -> None:
-    """Ends the process with status 0. The user's exit handlers run; threads that do not end cannot hold it up."""
+def _leave(life: Life) -> None:
+    """Ends the process with status 0. Hooks and exit handlers run; threads that do not end cannot hold it up."""
     context.caller_gone()
     try:
+        life.end()
         atexit._run_exitfuncs()
         sys.stdout.flush()
         sys.stderr.flush()
@@ -207,7 +215,7 @@ def _lanes(number: int, control: Control, service: Service) -> list[Lane]:
     control.send(["lanes", number], [theirs.fileno() for _, theirs in pairs])
     for _, theirs in pairs:
         theirs.close()
-    return [Lane(ours, service) for ours, _ in pairs]
+    return [Lane(ours, service, number) for number, (ours, _) in enumerate(pairs)]
 
 
 def _logs(settings: dict[str, Any], control: Control) -> Logs | None:

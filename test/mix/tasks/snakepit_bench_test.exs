@@ -56,7 +56,7 @@ defmodule Mix.Tasks.Snakepit.BenchTest do
 
     File.write!(
       python,
-      "#!/bin/sh\ncase \"$*\" in *snakepit.worker*) echo broken >&2; exit 3;; esac\nexec #{real} \"$@\"\n"
+      "#!/bin/sh\ncase \"$*\" in *snakepit.main*) echo broken >&2; exit 3;; esac\nexec #{real} \"$@\"\n"
     )
 
     File.chmod!(python, 0o755)

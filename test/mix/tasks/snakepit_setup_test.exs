@@ -35,6 +35,28 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert out =~ "is complete"
   end
 
+  test "of a pool whose function gives the variables, those of all workers; or it says why it cannot", %{
+    tmp_dir: dir
+  } do
+    File.write!(Path.join(dir, "msgpack.py"), "x = (")
+
+    setup = fn env ->
+      code = """
+      pool = %{name: :x, size: 2, python_module: "x", env: #{env}}
+      Application.put_env(:snakepit, :pools, [pool])
+      Mix.Task.run("snakepit.setup")
+      """
+
+      System.cmd("mix", ["run", "--no-start", "-e", code], stderr_to_stdout: true, env: [{"MIX_ENV", "test"}])
+    end
+
+    {out, 1} = setup.("fn index -> %{\"PYTHONPATH\" => if(index == 1, do: #{inspect(dir)}, else: \"\")} end")
+    assert out =~ "PYTHONPATH is to blame, which is #{inspect(dir)} in `env:` of pool :x"
+    {out, 0} = setup.("{NoSuchModule, :env}")
+    assert out =~ "Not checked: the variables that workers get. pool :x: env: NoSuchModule.env/1 failed"
+    assert out =~ "is complete"
+  end
+
   test "an environment that cannot be reached is not made anew", %{tmp_dir: dir} do
     file = Path.join(dir, "file")
     File.write!(file, "")

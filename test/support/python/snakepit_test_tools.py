@@ -219,6 +219,25 @@ def remember(key: str, value: Any) -> Any:
 
 
 @tool
+def recall(key: str) -> Any:
+    return snakepit.session().get(key)
+
+
+@tool
+def whoami() -> list[Any]:
+    own = snakepit.worker()
+    return [own.pool, own.index, own.lane, own.size]
+
+
+@tool
+def arena_quota() -> int:
+    from snakepit import memory_array
+
+    assert memory_array.arena is not None
+    return memory_array.arena.quota
+
+
+@tool
 def typed(
     i: int = 0,
     f: float = 0.0,

@@ -1,4 +1,4 @@
-"""The worker process: `python -m snakepit.worker`, started by Snakepit with `SNAKEPIT_SOCKET` and `SNAKEPIT_TOKEN` set.
+"""The worker process: `python -m snakepit.main`, started by Snakepit with `SNAKEPIT_SOCKET` and `SNAKEPIT_TOKEN` set.
 
 Standard output and error belong to the user's code; nothing of the protocol goes there.
 """
