@@ -34,6 +34,7 @@ defmodule Snakepit.Error.Reasons do
         unknown_argument: "the tool takes no such argument",
         wrong_type: "an argument is not what its annotation says",
         invalid_option: "an option is unknown, or its value impossible",
+        invalid_env: "the function in a pool's `env:` failed, or gave no variables",
         invalid_config: "the same, of the application's configuration",
         unknown_pool: "there is no such pool",
         way_not_allowed: "the pool does not allow the way that was forced",

@@ -23,9 +23,10 @@ impl std::fmt::Display for NoRoom {
 /// This part of a limit is left to all else: its users grow between the question and the allocation.
 const SPARE: u64 = 32;
 
-/// The way that is taken instead copies the bytes as well: it must not be the one that is killed for them.
+/// The way that is taken when there is no more room copies its bytes at both ends: it must not be the one that is killed
+/// for them, so the room for those copies stays free.
 fn needed(size: u64, limit: u64) -> u64 {
-    size.saturating_mul(2).saturating_add(limit / SPARE)
+    size.saturating_mul(3).saturating_add(limit / SPARE)
 }
 
 /// Whether `size` more bytes may be allocated. What cannot be read does not limit. `read` reads a file.
@@ -114,9 +115,9 @@ mod tests {
 
     #[test]
     fn the_machine_keeps_a_part() {
-        let most = (500 - 1000 / 32) * 1024 / 2 - 512;
+        let most = (500 * 1024 - 1000 * 1024 / 32) / 3;
         assert_eq!(asked(most, &[MACHINE]), Ok(()));
-        assert_eq!(asked(250 * 1024, &[MACHINE]), Err(NoRoom { group: None, limit: 1_024_000 }));
+        assert_eq!(asked(most + 1, &[MACHINE]), Err(NoRoom { group: None, limit: 1_024_000 }));
         // Nothing can be read.
         assert_eq!(asked(u64::MAX, &[]), Ok(()));
     }
@@ -134,10 +135,10 @@ mod tests {
                 ("/sys/fs/cgroup/a/memory.stat", stat),
             ]
         };
-        assert_eq!(asked(50, &files("")), Ok(()));
-        assert_eq!(asked(51, &files("")), group("/sys/fs/cgroup/a", 3200));
-        assert_eq!(asked(550, &files("inactive_file 600\nactive_file 400\nfile 9000\n")), Ok(()));
-        assert_eq!(asked(551, &files("inactive_file 600\nactive_file 400\n")), group("/sys/fs/cgroup/a", 3200));
+        assert_eq!(asked(33, &files("")), Ok(()));
+        assert_eq!(asked(34, &files("")), group("/sys/fs/cgroup/a", 3200));
+        assert_eq!(asked(366, &files("inactive_file 600\nactive_file 400\nfile 9000\n")), Ok(()));
+        assert_eq!(asked(367, &files("inactive_file 600\nactive_file 400\n")), group("/sys/fs/cgroup/a", 3200));
     }
 
     #[test]
@@ -149,10 +150,10 @@ mod tests {
             ("/sys/fs/cgroup/memory/memory.usage_in_bytes", "3000\n"),
             ("/sys/fs/cgroup/memory/memory.stat", "inactive_file 1\ntotal_inactive_file 50\ntotal_active_file 50\n"),
         ];
-        assert_eq!(asked(100, &files), Ok(()));
-        assert_eq!(asked(101, &files), group("/sys/fs/cgroup/memory", 3200));
+        assert_eq!(asked(66, &files), Ok(()));
+        assert_eq!(asked(67, &files), group("/sys/fs/cgroup/memory", 3200));
         // More than the machine has is no limit.
         let files = [MACHINE, files[1], (files[2].0, "9223372036854771712\n"), files[3]];
-        assert_eq!(asked(200_000, &files), Ok(()));
+        assert_eq!(asked(150_000, &files), Ok(()));
     }
 }

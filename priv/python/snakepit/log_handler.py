@@ -179,8 +179,8 @@ def install(channel: LogChannel, level: int) -> LogHandler:
 
 
 def _beside(handler: LogHandler, basic_config: Callable[..., None]) -> Callable[..., None]:
-    """`basicConfig` as in a Python without our handler, since it does nothing where there is one. What it would print by
-    default goes to the BEAM as records.
+    """`basicConfig` as in a Python without our handler, since it does nothing where there is one. What it would print
+    by default goes to the BEAM as records.
     """
 
     @functools.wraps(basic_config)

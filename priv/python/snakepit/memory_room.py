@@ -51,8 +51,8 @@ def lacking(size: int, read: Callable[[str], str] = _read) -> str | None:
 
 
 def _needed(size: int, limit: int) -> int:
-    # The way that is taken instead copies the bytes as well: it must not be the one that is killed for them.
-    return 2 * size + limit // _SPARE
+    # The way that is taken when there is no more room copies its bytes at both ends: the room for those copies stays free.
+    return 3 * size + limit // _SPARE
 
 
 def _groups(text: str) -> Iterator[tuple[str, str, str]]:
