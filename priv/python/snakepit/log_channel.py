@@ -65,20 +65,19 @@ class LogChannel:
             self._sent(b"")
 
     def _sent(self, frame: bytes) -> bool:
-        dropped = self.dropped
+        # Taken at once: each count is told by one thread.
+        dropped, self.dropped = self.dropped, 0
         if dropped:
             note = packb(["dropped", dropped])
             frame = PREFIX.pack(len(note)) + note + frame
         try:
             sent = self._sock.send(frame, _NOWHERE)
-        except BlockingIOError:
-            return False
-        except OSError:
-            self.broken = True
+        except OSError as error:
+            self.dropped += dropped
+            self.broken = self.broken or not isinstance(error, BlockingIOError)
             return False
         if sent < len(frame):
             self._finish(frame[sent:])
-        self.dropped -= dropped
         return True
 
     def _may_send(self, important: bool) -> bool:

@@ -46,24 +46,35 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if fork.is_child() or self._channel.broken:
-                # Printed: a child has no channel, nor has a worker whom nobody listens to.
-                sys.stderr.write(_bounded(self._line.format(record), _MESSAGE).decode() + "\n")
-            elif not self._is_printed(record):
-                self._channel.send(self._message(record), record.levelno >= logging.WARNING)
+            channel = self._channel
+            if not (fork.is_child() or channel.broken):
+                if self._is_printed(record):
+                    return
+                channel.send(self._message(record), record.levelno >= logging.WARNING)
+                if not channel.broken:
+                    return
+            # Printed: a child has no channel, nor has a worker whom nobody listens to.
+            sys.stderr.write(_bounded(self._line.format(record), _MESSAGE).decode() + "\n")
         except RecursionError:
             raise
         except Exception:
             self.handleError(record)
 
+    def createLock(self) -> None:
+        """None: the channel needs none. One that a thread took when `Cancelled` hit it would be held for ever."""
+        self.lock = None
+
+    def handle(self, record: logging.LogRecord) -> bool:
+        """As that of the base class, without its lock."""
+        passed: Any = self.filter(record)
+        if passed:
+            # From Python 3.12 on a filter may return another record.
+            self.emit(passed if isinstance(passed, logging.LogRecord) else record)
+        return bool(passed)
+
     def flush(self) -> None:
-        """Nothing waits here but the word of what was dropped. Whoever logs at the moment says that himself."""
-        lock = self.lock
-        if lock is not None and self._channel.dropped and lock.acquire(blocking=False):
-            try:
-                self._channel.tell_dropped()
-            finally:
-                lock.release()
+        """Nothing waits here but the word of what was dropped."""
+        self._channel.tell_dropped()
 
     def set_level(self, level: int) -> None:
         """From now on the BEAM drops what is below. The root logger's level is left alone if the user has set it."""
@@ -179,8 +190,8 @@ def install(channel: LogChannel, level: int) -> LogHandler:
 
 
 def _beside(handler: LogHandler, basic_config: Callable[..., None]) -> Callable[..., None]:
-    """`basicConfig` as in a Python without our handler, since it does nothing where there is one. What it would print
-    by default goes to the BEAM as records.
+    """`basicConfig` does nothing where there is a handler: it must not see ours. What it would print by default goes to
+    the BEAM as records.
     """
 
     @functools.wraps(basic_config)

@@ -147,6 +147,20 @@ defmodule Snakepit.Worker.LogsTest do
     assert [%{restarts: 0}] = Snakepit.list_workers(pool)
   end
 
+  @tag :tmp_dir
+  @tag options: [worker_profile: :thread, threads_per_worker: 2]
+  test "a tool that is cancelled in the middle of logging keeps no other from it", %{pool: pool, tmp_dir: dir} do
+    for n <- 1..20 do
+      path = Path.join(dir, "#{n}")
+      caller = spawn(fn -> Snakepit.execute("logs_until_cancelled", %{path: path}, pool: pool) end)
+      eventually(fn -> File.exists?(path) end)
+      Process.exit(caller, :kill)
+      assert {_, _} = logged(pool, "in_threads", %{threads: 1, each: 1})
+    end
+
+    assert [%{restarts: 0}] = Snakepit.list_workers(pool)
+  end
+
   test "a forked child does not write on its parent's socket", %{pool: pool} do
     {{:ok, child}, records} = logged(pool, "forks")
     assert is_integer(child)

@@ -93,6 +93,13 @@ def parts(n: int) -> Any:
 
 
 @tool
+def logs_until_cancelled(path: str) -> None:
+    open(path, "w").close()
+    while True:
+        log.warning("on and on")
+
+
+@tool
 def in_threads(threads: int, each: int) -> None:
     def run(number: int) -> None:
         for n in range(each):
