@@ -3,7 +3,6 @@
 import socket
 import struct
 import sys
-import threading
 import time
 import unittest
 import unittest.mock
@@ -91,11 +90,10 @@ class LogChannelTest(unittest.TestCase):
     def test_room_that_comes_in_time_is_used(self):
         self.fill()
         self.channel._left = [log_channel._LONGEST] * 2
-        threading.Timer(0.02, self.reader.messages).start()
-        before = self.channel.dropped
-        self.channel.send(["in time"], False)
-        # That it dropped is told with the record.
-        self.assertLess(self.channel.dropped, before)
+        poll = unittest.mock.Mock(poll=lambda ms: self.reader.messages())
+        with unittest.mock.patch.object(self.channel, "_poll", poll):
+            self.channel.send(["in time"], False)
+        self.assertEqual(self.reader.messages(), [["dropped", 1], ["in time"]])
 
     def test_frames_stay_whole_whoever_interrupts(self):
         """Each line of it is interrupted once, by somebody who logs as well."""

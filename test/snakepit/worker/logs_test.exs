@@ -136,6 +136,20 @@ defmodule Snakepit.Worker.LogsTest do
     assert [%{status: :ready, restarts: 0}] = Snakepit.list_workers(pool)
   end
 
+  test "where Logger stands still, tools go on, and what finds no room is dropped", %{pool: pool} do
+    LogCatcher.keep(pool, "now stop")
+    {:ok, _} = Snakepit.execute("say", %{text: "now stop", level: 40}, pool: pool)
+    assert_receive {:kept, reader}, 10_000
+    n = 20_000
+    assert {:ok, _} = Snakepit.execute("flood", %{n: n}, pool: pool, timeout: :infinity)
+    assert {:ok, 1} = Snakepit.execute("nothing", %{x: 1}, pool: pool)
+    LogCatcher.go_on(reader)
+    records = until_mark(pool)
+    dropped = records |> Enum.map(&dropped/1) |> Enum.sum()
+    assert dropped > 0
+    assert Enum.count(records, fn {_, message, _} -> message =~ "flood" end) + dropped == n
+  end
+
   test "a flood keeps neither a cancellation nor a heartbeat" do
     pool = pool!(python_module: "logging_tools", heartbeat_interval: 50, heartbeat_grace: 10_000)
 
