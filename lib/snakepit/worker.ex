@@ -25,14 +25,12 @@ defmodule Snakepit.Worker do
     Recycling,
     Report,
     Run,
+    Stopping,
     Words
   }
 
   require Logger
 
-  @max_grace_ms 2_000
-  # The companion gives the rest of a worker's process group at most this long to clean up.
-  @moment_ms 1_700
   # The companion is started again within moments.
   @companion_ms 100
   # How long a worker that closed a lane may take to die of what it is dying of. Callers wait longer for the reason.
@@ -63,7 +61,7 @@ defmodule Snakepit.Worker do
     do: GenServer.start_link(__MODULE__, {options.name, index, role})
 
   def child_spec({options, _index, _role} = argument) do
-    shutdown = options.shutdown_timeout + @max_grace_ms + @moment_ms + 1_000
+    shutdown = Stopping.most_ms(options.shutdown_timeout) + 1_000
     %{id: __MODULE__, start: {__MODULE__, :start_link, [argument]}, shutdown: shutdown, restart: :transient}
   end
 
@@ -369,10 +367,9 @@ defmodule Snakepit.Worker do
   def terminate(_reason, %{run: %Run{} = run} = state) do
     Report.stopped(state.name, run)
     Pool.worker_down(state.pool, state.index, run.epoch)
-    stop(run)
+    Stopping.begin(run)
 
-    most = state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms
-    run = await_end(run, state, now() + most)
+    run = Stopping.await(run, &companion(&1, state))
     Run.close(run)
     # This process's end is that of the one that reads them.
     if run.logs, do: Logs.await(run.logs)
@@ -385,49 +382,6 @@ defmodule Snakepit.Worker do
     case Conversation.ask_for_grpc(state.run, from) do
       %Run{} = run -> {:noreply, %{state | run: run}}
       {:error, why} -> {:reply, {:error, why}, finish(state, why)}
-    end
-  end
-
-  # Nothing of the user's runs yet that could want to clean up.
-  defp stop(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
-
-  defp stop(run) do
-    grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @max_grace_ms), else: @max_grace_ms
-    Control.send_message(run.control, ["stop"])
-    Companion.stop(run.id, grace)
-  end
-
-  # What it prints and says until then is heard as before.
-  defp await_end(%Run{id: id, companion: monitor} = run, state, until) do
-    receive do
-      {:companion, ^id, {:exited, _, _}} ->
-        heard(run)
-
-      {:companion, ^id, {:start_failed, _}} ->
-        run
-
-      {:companion, ^id, {:output, _, _} = event} ->
-        companion(event, state)
-        await_end(run, state, until)
-
-      {:"$socket", _socket, :select, _ref} ->
-        await_end(heard(run), state, until)
-
-      {:DOWN, ^monitor, _, _, _} ->
-        run
-    after
-      max(until - now(), 0) ->
-        Companion.kill(id)
-        run
-    end
-  end
-
-  defp heard(%Run{phase: :starting} = run), do: run
-
-  defp heard(run) do
-    case Conversation.read(run) do
-      {:ok, run} -> run
-      {:error, _why, run} -> run
     end
   end
 

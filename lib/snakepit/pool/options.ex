@@ -36,7 +36,11 @@ defmodule Snakepit.Pool.Options do
 
   @schema [
     name: [type: :atom, required: true, doc: "What calls name the pool by."],
-    size: [type: :pos_integer, default: 2, doc: "How many workers (OS processes)."],
+    size: [
+      type: :pos_integer,
+      default: 2,
+      doc: "How many workers (OS processes); `Snakepit.resize_pool/2` changes it."
+    ],
     python_module: [
       type: {:or, [:string, {:list_of, :string}]},
       required: true,

@@ -94,6 +94,16 @@ defmodule Snakepit.Worker.HooksTest do
     assert Enum.count(notes(notes), &(&1 == "start")) >= 2
   end
 
+  test "a worker that leaves when its pool shrinks ends in order", %{tmp_dir: dir} do
+    source =
+      "on_start(lambda: note(f'start {snakepit.worker().index}'))\non_stop(lambda: note(f'stop {snakepit.worker().index}'))\n"
+
+    {pool, notes} = start!(dir, source, size: 3)
+    {:ok, 1} = Snakepit.resize_pool(pool, 1)
+    assert eventually(fn -> length(Snakepit.list_workers(pool)) == 1 end)
+    assert Enum.sort(notes(notes)) == ["start 0", "start 1", "start 2", "stop 1", "stop 2"]
+  end
+
   test "a worker that crashes or is killed runs no on_stop; one that is started again runs on_start", %{
     tmp_dir: dir
   } do

@@ -1,0 +1,67 @@
+defmodule Snakepit.Worker.Stopping do
+  @moduledoc false
+  # The end of a run in order: it is told to stop, has some time to clean up, and is listened to until it is gone.
+
+  alias Snakepit.Companion
+  alias Snakepit.Worker.{Control, Conversation, Run}
+
+  @grace_ms 2_000
+  # The companion gives the rest of a worker's process group at most this long to clean up.
+  @group_ms 1_700
+
+  @doc "The longest that it may take, in milliseconds."
+  @spec most_ms(shutdown_timeout :: pos_integer()) :: pos_integer()
+  def most_ms(shutdown_timeout), do: shutdown_timeout + @grace_ms + @group_ms
+
+  @doc "Tells it to stop. One that takes too long is killed."
+  @spec begin(Run.t()) :: :ok
+  # Nothing of the user's runs yet that could want to clean up.
+  def begin(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
+
+  def begin(%Run{} = run) do
+    grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @grace_ms), else: @grace_ms
+    # If it cannot be sent, it is gone.
+    Control.send_message(run.control, ["stop"])
+    Companion.stop(run.id, grace)
+  end
+
+  @doc "Waits for its end; `output` is called with what it prints until then."
+  @spec await(Run.t(), (Companion.event() -> any())) :: Run.t()
+  def await(%Run{} = run, output), do: await(run, output, now() + most_ms(run.options.shutdown_timeout))
+
+  defp await(%Run{id: id, companion: monitor} = run, output, until) do
+    receive do
+      {:companion, ^id, {:exited, _status, _tail}} ->
+        heard(run)
+
+      {:companion, ^id, {:start_failed, _why}} ->
+        run
+
+      {:companion, ^id, {:output, _stream, _line} = event} ->
+        output.(event)
+        await(run, output, until)
+
+      {:"$socket", _socket, :select, _ref} ->
+        await(heard(run), output, until)
+
+      {:DOWN, ^monitor, _, _, _} ->
+        run
+    after
+      max(until - now(), 0) ->
+        Companion.kill(id)
+        run
+    end
+  end
+
+  # Nothing is done any more about what it says wrong.
+  defp heard(%Run{phase: :starting} = run), do: run
+
+  defp heard(run) do
+    case Conversation.read(run) do
+      {:ok, run} -> run
+      {:error, _why, run} -> run
+    end
+  end
+
+  defp now, do: System.monotonic_time(:millisecond)
+end
