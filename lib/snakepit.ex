@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- moduledoc -->") |> Enum.at(1)
 
-  alias Snakepit.{Breaker, Call, Error, Observation, Performance, Pool, Transfer}
+  alias Snakepit.{Breaker, Call, Error, Observation, Performance, Pool, Python, Transfer}
 
   @type command :: String.t() | atom()
   @type args :: %{optional(String.t() | atom()) => term()}
@@ -146,6 +146,23 @@ defmodule Snakepit do
       bytes -> bytes
     end
   end
+
+  @doc """
+  Makes the Python environment of the workers and installs packages into it, as `mix snakepit.setup` does, without Mix:
+  in a script, in IEx or in a notebook.
+
+      Snakepit.setup(with: ["numpy", "scikit-learn==1.5.2"])
+
+  Prints a line for each thing that it does; where all is there already, it does nothing. Installing takes as long as it
+  takes to fetch the packages. Workers that run keep what they have imported: `restart_pool/1` gives them the new packages.
+
+  An error has category `:validation` where an option, or what was asked for, is wrong, and `:pool` with reason
+  `:setup_failed` where it could not be installed; its message says what to do. Options:
+
+  #{Python.Environment.Options.docs()}
+  """
+  @spec setup(keyword() | map()) :: :ok | {:error, Error.t()}
+  def setup(options \\ []), do: Python.Environment.setup(options, &IO.puts/1)
 
   @doc """
   Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.

@@ -25,6 +25,14 @@ defmodule Snakepit.Config do
         "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
           "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
     ],
+    requirements: [
+      type: {:or, [{:in, [nil]}, :path, {:list_of, :path}]},
+      default: nil,
+      doc:
+        "The Python packages your tools import, which `mix snakepit.setup` installs: a requirements file or a pyproject.toml " <>
+          "(`\"pyproject.toml[dev]\"` with its extra or group `dev`; its `[tool]` tables are not read), `{:my_app, \"priv/python/requirements.txt\"}`, " <>
+          "or a list of requirements, such as `[\"pandas>=2,<3\", \"./my_package\", \"-r more.txt\"]`."
+    ],
     performance_optimization: [
       type: {:options, Snakepit.Performance.Settings.schema()},
       default: [],
@@ -45,6 +53,7 @@ defmodule Snakepit.Config do
           pools: [Pool.Options.t()],
           python: String.t() | nil,
           venv: Path.t() | {atom(), Path.t()},
+          requirements: nil | Path.t() | {atom(), Path.t()} | [String.t() | {atom(), Path.t()}],
           performance_optimization: Snakepit.Performance.Settings.t(),
           default_pool: atom() | nil
         }
@@ -67,8 +76,8 @@ defmodule Snakepit.Config do
   end
 
   @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
-  @spec get(:python | :venv | :performance_optimization) :: term()
-  def get(key) when key in [:python, :venv, :performance_optimization] do
+  @spec get(:python | :venv | :requirements | :performance_optimization) :: term()
+  def get(key) when key in [:python, :venv, :requirements, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 
