@@ -168,11 +168,24 @@ defmodule Snakepit do
   Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.
 
   If its modules cannot be imported, the error has Python's traceback, and nothing stays behind.
+
+  In a notebook the tools can be source, whose pool is called `:python` unless it has a `name:`:
+
+      Snakepit.start_pool(python: \"""
+      from snakepit import tool
+
+      @tool
+      def add(a: int, b: int) -> int:
+          return a + b
+      \""")
+
+  Started again under the name of a pool that has such source too, it takes the place of that pool, as a cell does that is
+  evaluated again: running calls may finish, and then the old one is gone, whether the new one can start or not.
   """
   @spec start_pool(map() | keyword()) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
     with {:ok, options} <- Pool.Options.new(options),
-         {:ok, pid} <- start_child(options) do
+         {:ok, pid} <- start_or_replace(options) do
       case Pool.await_ready(options.name, :infinity) do
         :ok ->
           Pool.Handle.offer_as_default(options.name)
@@ -204,6 +217,22 @@ defmodule Snakepit do
   defp stop_and_start(%{name: name, options: options}) do
     with :ok <- stop_pool(name), do: start_child(options)
   end
+
+  # One at a time: cells that are evaluated at once would each find the other's pool.
+  defp start_or_replace(%{source: nil} = options), do: start_child(options)
+
+  defp start_or_replace(%{name: name} = options) do
+    :global.trans({{__MODULE__, name}, self()}, fn -> replace(options, Pool.Handle.fetch(name)) end, [node()])
+  end
+
+  defp replace(%{name: name} = options, {:ok, %{options: %{source: source}}}) when source != nil do
+    Pool.Handle.restarting(name, fn ->
+      stop_pool(name)
+      start_child(options)
+    end)
+  end
+
+  defp replace(options, _none_or_no_source), do: start_child(options)
 
   defp start_child(options) do
     with :ok <- Pool.Handle.application(), do: start_supervised(options)

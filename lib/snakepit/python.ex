@@ -55,6 +55,37 @@ defmodule Snakepit.Python do
   @spec directories(Pool.Options.t()) :: [Path.t()]
   def directories(%Pool.Options{python_path: paths}), do: Enum.map(paths, &expand/1)
 
+  @doc """
+  What a worker must know to say how a missing package is installed: `setup`, words with `{package}` in them, is nil
+  for an interpreter that is the user's own; `paths` are the directories of the user's own modules.
+  """
+  @spec install(Pool.Options.t()) :: %{setup: String.t() | nil, paths: [Path.t()]}
+  def install(%Pool.Options{} = options) do
+    own? = not match?({:ok, _}, interpreter(options)) or interpreter(options) != {:ok, venv_python()}
+    %{setup: if(not own?, do: setup_words(Config.get(:requirements))), paths: directories(options)}
+  end
+
+  defp setup_words(requirements) do
+    where =
+      case requirements do
+        path when is_binary(path) -> path
+        {app, path} -> "#{path} of #{inspect(app)}"
+        nil -> "`config :snakepit, requirements: [\"{package}\"]`"
+        list when is_list(list) -> "`config :snakepit, requirements:`"
+      end
+
+    cond do
+      mix?() and Mix.Project.get() != nil ->
+        "add {package} to #{where} and run `mix snakepit.setup`, or run `mix snakepit.setup --with {package}`"
+
+      Release.running?() ->
+        "add {package} to #{where}, and run `mix snakepit.setup` before `mix release`"
+
+      true ->
+        "run Snakepit.setup(with: [\"{package}\"])"
+    end
+  end
+
   @doc "How to install what is missing, where Mix is there to do it; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do

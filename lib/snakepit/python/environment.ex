@@ -131,6 +131,7 @@ defmodule Snakepit.Python.Environment do
 
   defp make(%{venv: venv, options: options, say: say} = place) do
     base = base!(place)
+    Installer.check!(base, options)
     clear!(venv)
     say.("Making a virtual environment in #{Requirement.shown(venv)} (#{base.path})")
     Installer.make!(venv, base, options)
@@ -139,9 +140,8 @@ defmodule Snakepit.Python.Environment do
   end
 
   defp install(%{venv: venv, python: python, options: options, say: say}, wanted, facts, fresh?) do
-    with {:error, reason} <- Stamp.remove(venv),
-         do: raise(File.Error, reason: reason, action: "remove", path: Stamp.path(venv))
-
+    earlier = unless options.forget, do: facts.stamp
+    stamped!(venv, Stamp.begin(venv, earlier))
     say.("Installing snakepit#{with_words(wanted.extras, wanted.requirements)}")
     again = if fresh?, do: [], else: facts.local
     Installer.install!(python, wanted.extras, wanted.requirements, again, options, say)
@@ -156,9 +156,13 @@ defmodule Snakepit.Python.Environment do
       asked: Enum.map(wanted.asked, & &1.text)
     }
 
-    with {:error, reason} <- Stamp.write(venv, stamp),
-         do: raise(File.Error, reason: reason, action: "write", path: Stamp.path(venv))
+    stamped!(venv, Stamp.write(venv, stamp))
   end
+
+  defp stamped!(_venv, :ok), do: :ok
+
+  defp stamped!(venv, {:error, reason}),
+    do: raise(File.Error, reason: reason, action: "write", path: Stamp.path(venv))
 
   # Only what is a virtual environment is ever removed: the configured place may be a slip of the pen.
   defp clear!(venv) do

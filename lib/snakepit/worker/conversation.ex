@@ -116,6 +116,8 @@ defmodule Snakepit.Worker.Conversation do
       max_result: options.max_result,
       pool: inspect(options.name),
       modules: options.python_module,
+      source: Pool.Options.source(options),
+      install: Python.install(options),
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),
       busy_poll: Pool.Options.busy_poll(options)

@@ -10,7 +10,7 @@ import sys
 import threading
 from functools import cache
 
-from . import __version__, context, fork, memory_array, signals
+from . import __version__, context, fork, memory_array, missing, signals
 from .borrowed import Borrowed
 from .calls import Service
 from .control import Control
@@ -69,6 +69,7 @@ def run(path: str, token: str) -> None:
     )
     settings = _welcome(control)
     fork.install(settings.get("fork_memory"))
+    missing.configure(settings.get("install"))
     fork.add(sock.fileno(), fork.DESCRIPTOR)
     tools: dict[str, Tool] = {}
     arena = _arena(settings, control) if "zero_copy" in able else None
@@ -93,7 +94,7 @@ def run(path: str, token: str) -> None:
     lanes[0].calls.cancellation.listen()
     try:
         try:
-            _serve(control, service, lanes, list(settings["modules"]))
+            _serve(control, service, lanes, list(settings["modules"]), settings.get("source"))
         finally:
             # Exit handlers are left alone.
             signals.ignore_stop()
@@ -103,13 +104,15 @@ def run(path: str, token: str) -> None:
     _leave()
 
 
-def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str]) -> None:
+def _serve(
+    control: Control, service: Service, lanes: list[Lane], modules: list[str], source: dict[str, Any] | None
+) -> None:
     stop = threading.Event()
     threading.Thread(
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
     ).start()
     try:
-        service.tools.update(collect(_imported(modules, control)))
+        service.tools.update(collect(_imported(modules, source, control)))
         if fork.is_child():
             fork.leave()
         described = describe(service.tools)
@@ -120,9 +123,9 @@ def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[
             fork.leave(error)
         if service.stopping:
             return
-        from .failures import describe as describe_failure
+        from .start_failure import described as why
 
-        control.send(["failed", describe_failure(error)])
+        control.send(["failed", why(error, source)])
         sys.stdout.flush()
         sys.stderr.flush()
         # Threads of a half imported module must not keep a worker that failed.
@@ -202,7 +205,7 @@ def _lanes(number: int, control: Control, service: Service) -> list[Lane]:
     return [Lane(ours, service) for ours, _ in pairs]
 
 
-def _imported(names: list[str], control: Control) -> list[ModuleType]:
+def _imported(names: list[str], source: dict[str, Any] | None, control: Control) -> list[ModuleType]:
     import importlib
 
     modules = []
@@ -210,4 +213,9 @@ def _imported(names: list[str], control: Control) -> list[ModuleType]:
         # Should it take too long, the BEAM knows what.
         control.send(["importing", name])
         modules.append(importlib.import_module(name))
+    if source:
+        from . import inline
+
+        control.send(["importing", source["file"]])
+        modules.append(inline.load(source["text"], source["file"]))
     return modules

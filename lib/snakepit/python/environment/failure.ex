@@ -64,7 +64,7 @@ defmodule Snakepit.Python.Environment.Failure do
 
   defp words(:bad_requirement, installer, text) do
     where = place(text)
-    said = text |> said(~r/Invalid requirement|parse|cause:|Caused by|Hint:|hint:|\^/) |> last(6)
+    said = text |> from(~r/Invalid requirement|arse|Unsupported/) |> last(6)
     "#{installer} cannot read a requirement#{where}:\n\n#{said}"
   end
 
@@ -78,7 +78,7 @@ defmodule Snakepit.Python.Environment.Failure do
 
     "#{installer} cannot reach #{index}. See to the network (HTTPS_PROXY names a proxy, SSL_CERT_FILE a certificate of " <>
       "your own), name an index that can be reached with --index-url URL, or install from wheels in a directory with " <>
-      "--no-index --find-links DIR. It said:\n\n#{text |> said(~r/connection broken|cause:|Caused by|error|ERROR/i) |> last(5)}"
+      "--no-index --find-links DIR. It said:\n\n#{text |> said(~r/connection broken|cause:|Caused by|error|ERROR/i) |> one_try() |> last(5)}"
   end
 
   defp words(:conflict, installer, text) do
@@ -104,6 +104,12 @@ defmodule Snakepit.Python.Environment.Failure do
 
   defp words(:unknown, installer, text),
     do: "#{installer} failed; its last lines:\n\n#{last_lines(text, @tail)}"
+
+  # pip says the same of each of its tries.
+  defp one_try(lines) do
+    {tries, others} = Enum.split_with(lines, &(&1 =~ "WARNING: Retrying"))
+    Enum.take(tries, -1) ++ others
+  end
 
   # pip names the line, uv the byte at which the requirement begins.
   defp place(text) do
@@ -134,8 +140,7 @@ defmodule Snakepit.Python.Environment.Failure do
       ~r/Failed building (?:wheel|editable) for (\S+)/,
       ~r/Failed to build:? (\S+)/,
       ~r/(?:Building wheel|Preparing metadata|Running setup\.py \w+) for (\S+)/,
-      ~r/Processing (\S+)/,
-      ~r/Collecting (\S+)(?![\s\S]*Collecting)/
+      ~r/(?:Collecting|Processing) (\S+)(?![\s\S]*\n *(?:Collecting|Processing) )/
     ]
 
     Enum.find_value(patterns, "a package", fn pattern ->

@@ -7,8 +7,9 @@ defmodule Snakepit.Python.Environment.Installer do
 
   @type tool :: {:uv, Path.t()} | {:pip, [String.t()]}
 
-  # A line for each package, none for what it weighs by the second.
-  @progress ~r/\A\s*(Downloading (?!.*\.metadata)|Using cached (?!.*\.metadata)|Building |Built |Installing |Preparing metadata .*: started|[+~-] \S+==|Processing )/
+  # A line for each package, none for what it weighs by the second, nor for Snakepit's own.
+  @progress ~r/\A\s*(Downloading (?!.*\.metadata)|Building (?!wheels for)|Installing collected|[+~] \S+==)/
+  @no_progress ~r/snakepit-setup-|: finished with/
 
   # The requirements of a pyproject.toml: its dependencies, and of what is asked for in brackets the optional ones or the
   # group of that name.
@@ -47,7 +48,6 @@ defmodule Snakepit.Python.Environment.Installer do
     if uv = uv(options) do
       made!(venv, "uv", Command.run(uv, ["venv", "--quiet", "--python", base.path, venv]))
     else
-      check_venv!(base)
       made!(venv, "venv", Command.run(base.path, ["-m", "venv", venv]))
     end
   end
@@ -59,9 +59,10 @@ defmodule Snakepit.Python.Environment.Installer do
     fail!("the environment could not be made; the last lines of #{tool}:\n\n#{Failure.last_lines(text, 12)}")
   end
 
-  # Debian ships Python without these, in a package of its own.
-  defp check_venv!(%{release: {major, minor}} = base) do
-    unless match?({_, 0}, Command.run(base.path, ["-c", "import venv, ensurepip"])) do
+  @doc "Raises where no environment can be made from `base`. Debian ships Python without these, in a package of its own."
+  @spec check!(Interpreter.t(), Options.t()) :: :ok
+  def check!(%{release: {major, minor}} = base, options) do
+    unless uv(options) || match?({_, 0}, Command.run(base.path, ["-c", "import venv, ensurepip"])) do
       system? = base.path in ["/usr/bin/python3", "/bin/python3"]
       name = if system?, do: "python3", else: "python#{major}.#{minor}"
 
@@ -210,7 +211,8 @@ defmodule Snakepit.Python.Environment.Installer do
       end
 
     told = fn line ->
-      if line =~ @progress, do: say.("  " <> (line |> String.trim() |> Requirement.scrub()))
+      if line =~ @progress and not (line =~ @no_progress),
+        do: say.("  " <> (line |> String.trim() |> Requirement.scrub()))
     end
 
     case Command.stream(python, program, args, told) do

@@ -89,8 +89,7 @@ defmodule Snakepit.Python.Environment.Requirement do
   end
 
   defp file(text) do
-    [_, path, extras] = Regex.run(~r/\A(.*?)(\[[^\]]*\])?\z/s, text)
-    path = Path.expand(path)
+    {path, extras} = place(text)
 
     cond do
       not File.regular?(path) ->
@@ -108,15 +107,18 @@ defmodule Snakepit.Python.Environment.Requirement do
   end
 
   defp local(text, kind) do
-    [_, path, extras] =
-      text |> String.replace_prefix("file://", "") |> then(&Regex.run(~r/\A(.*?)(\[[^\]]*\])?\z/s, &1))
-
-    path = Path.expand(path)
+    {path, extras} = text |> String.replace_prefix("file://", "") |> place()
     flag = if kind == :editable, do: "-e ", else: ""
 
     if File.exists?(path),
       do: {:ok, %__MODULE__{kind: kind, text: flag <> path <> extras, path: path, extras: extras}},
       else: {:error, "there is nothing at #{shown(path)}"}
+  end
+
+  # A path, and what it has in brackets at its end.
+  defp place(text) do
+    [_, path, extras] = Regex.run(~r/\A(.*?)((?:\[[^\]]*\])?)\z/s, text)
+    {Path.expand(path), extras}
   end
 
   defp path?(text), do: String.contains?(text, "/") or text =~ @archive or text in [".", ".."]

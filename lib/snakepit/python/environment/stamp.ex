@@ -1,8 +1,8 @@
 defmodule Snakepit.Python.Environment.Stamp do
   @moduledoc false
-  # The file in an environment that says what it holds. It is removed before anything is installed and written when all
-  # of it is there, so an interrupted install leaves none. No secret is in it: what was asked for is kept without
-  # indexes and passwords, and files by their digest.
+  # The file in an environment that says what it holds. Before anything is installed it is marked as unfinished, and
+  # written when all of it is there: an install that failed is done again, and what earlier runs asked for is not
+  # forgotten. No secret is in it: what was asked for is kept without indexes and passwords, and files by their digest.
   #
   # Lines: digest of the package's own requirements, version of Python, prefix of the interpreter it was made from,
   # "-" and the extras, digest of the user's requirements, then one requirement each that an earlier run asked for.
@@ -22,6 +22,8 @@ defmodule Snakepit.Python.Environment.Stamp do
         }
 
   @file_name "snakepit.stamp"
+  # Equal to no digest.
+  @unfinished "unfinished"
 
   @spec path(Path.t()) :: Path.t()
   def path(venv), do: Path.join(venv, @file_name)
@@ -62,8 +64,10 @@ defmodule Snakepit.Python.Environment.Stamp do
     with :ok <- File.write(half, Enum.map(lines, &[&1, "\n"])), do: File.rename(half, path(venv))
   end
 
-  @spec remove(Path.t()) :: :ok | {:error, File.posix()}
-  def remove(venv), do: with({:error, :enoent} <- File.rm(path(venv)), do: :ok)
+  @doc "From now on, and until `write/2`, the environment holds nothing for certain; `earlier` is what it was to hold."
+  @spec begin(Path.t(), t() | nil) :: :ok | {:error, File.posix()}
+  def begin(venv, nil), do: with({:error, :enoent} <- File.rm(path(venv)), do: :ok)
+  def begin(venv, earlier), do: write(venv, %{earlier | package: @unfinished})
 
   @doc "The digest where nothing of the user's was asked for."
   @spec nothing() :: String.t()
