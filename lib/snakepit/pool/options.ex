@@ -36,16 +36,15 @@ defmodule Snakepit.Pool.Options do
 
   @schema [
     name: [
-      type: {:or, [{:in, [nil]}, :atom]},
-      default: nil,
-      doc: "Required: what calls name the pool by. `:python` where `python` is source."
+      type: :atom,
+      required: true,
+      doc: "What calls name the pool by; `:python` by default where `python` is source."
     ],
     size: [type: :pos_integer, default: 2, doc: "How many workers (OS processes)."],
     python_module: [
       type: {:or, [:string, {:list_of, :string}]},
-      default: [],
-      doc:
-        "Required, but where `python` is source: the Python module, or modules, whose tools the pool serves."
+      required: true,
+      doc: "The Python module, or modules, whose tools the pool serves; not needed where `python` is source."
     ],
     python: [
       type: {:or, [{:in, [nil]}, :string]},
@@ -218,7 +217,7 @@ defmodule Snakepit.Pool.Options do
   @doc "Checks a pool's options; an error names the pool and the key."
   @spec new(map() | keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(given) do
-    with {:ok, options} <- Options.validate(given, @schema),
+    with {:ok, options} <- given |> with_defaults() |> Options.validate(@schema),
          options = sourced(%{options | python_module: List.wrap(options.python_module)}),
          :ok <- consistent(options, given) do
       {:ok, struct!(__MODULE__, options)}
@@ -232,10 +231,21 @@ defmodule Snakepit.Pool.Options do
     end
   end
 
+  # What a pool need not say that has its source with it.
+  defp with_defaults(given) do
+    if is_map(given) or Keyword.keyword?(given) do
+      given = Map.new(given)
+      defaults = if source?(given[:python]), do: %{name: @source_name, python_module: []}, else: %{}
+      Map.merge(defaults, given)
+    else
+      given
+    end
+  end
+
   # An interpreter's path has no line break.
   defp sourced(%{python: python} = options) do
     if source?(python),
-      do: Map.merge(options, %{python: nil, source: python, name: options.name || @source_name}),
+      do: Map.merge(options, %{python: nil, source: python}),
       else: Map.put(options, :source, nil)
   end
 
@@ -250,12 +260,6 @@ defmodule Snakepit.Pool.Options do
 
   defp consistent(options, given) do
     cond do
-      options.name == nil ->
-        {:error, :name, ":name is required"}
-
-      options.source == nil and options.python_module == [] and Access.get(given, :python_module) == nil ->
-        {:error, :python_module, ":python_module is required"}
-
       options.source == nil and options.python_module == [] ->
         {:error, :python_module, "expected :python_module to name a module, got: []"}
 
