@@ -75,7 +75,7 @@ defmodule Snakepit.Python do
       end
 
     cond do
-      mix?() and Mix.Project.get() != nil ->
+      project?() ->
         "add {package} to #{where} and run `mix snakepit.setup`, or run `mix snakepit.setup --with {package}`"
 
       Release.running?() ->
@@ -86,13 +86,18 @@ defmodule Snakepit.Python do
     end
   end
 
-  @doc "How to install what is missing, where Mix is there to do it; begins with a colon."
+  @doc "How to install what is missing, where that can be done; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do
-    if mix?(),
-      do: ": run `mix snakepit.setup --with #{extra}`",
-      else: ": install #{extra} for the interpreter"
+    cond do
+      project?() -> ": run `mix snakepit.setup --with #{extra}`"
+      Release.running?() -> ": install #{extra} for the interpreter"
+      true -> ": run Snakepit.setup(with: #{inspect(extra)})"
+    end
   end
+
+  # A script, or a notebook, may have Mix and no project in which its tasks could run.
+  defp project?, do: mix?() and Mix.Project.get() != nil
 
   defp of_setup(pool) do
     path = venv_python()
@@ -103,7 +108,11 @@ defmodule Snakepit.Python do
 
       {:error, why} ->
         setup =
-          if mix?(), do: "run `mix snakepit.setup`, or ", else: Release.advice_on_venv(Config.get(:venv))
+          cond do
+            project?() -> "run `mix snakepit.setup`, or "
+            Release.running?() -> Release.advice_on_venv(Config.get(:venv))
+            true -> "run Snakepit.setup(), or "
+          end
 
         name = "name an interpreter with `config :snakepit, python: \"…\"`"
         missing(pool, "no Python environment at #{path}: #{why}; #{setup}#{name}")

@@ -232,15 +232,13 @@ defmodule Snakepit.Pool.Options do
   end
 
   # What a pool need not say that has its source with it.
-  defp with_defaults(given) do
-    if is_map(given) or Keyword.keyword?(given) do
-      given = Map.new(given)
-      defaults = if source?(given[:python]), do: %{name: @source_name, python_module: []}, else: %{}
-      Map.merge(defaults, given)
-    else
-      given
-    end
-  end
+  defp with_defaults(given) when is_list(given),
+    do: if(Keyword.keyword?(given), do: given |> Map.new() |> with_defaults(), else: given)
+
+  defp with_defaults(%{python: python} = given) when not is_struct(given),
+    do: if(source?(python), do: Map.merge(%{name: @source_name, python_module: []}, given), else: given)
+
+  defp with_defaults(given), do: given
 
   # An interpreter's path has no line break.
   defp sourced(%{python: python} = options) do

@@ -15,7 +15,9 @@ defmodule Snakepit.Python.Environment.Check do
     with {options, failure} <- failing(python, modules),
          variable = Preflight.to_blame(python, options, modules),
          {options, failure, variable} <- repaired(python, modules, {options, failure, variable}, install) do
-      mend = "Run `mix snakepit.setup --force`, which makes #{Requirement.shown(venv)} anew"
+      mend =
+        "Run `mix snakepit.setup --force`, or Snakepit.setup(force: true), which makes #{Requirement.shown(venv)} anew"
+
       failed(Preflight.explain(failure, python, options, variable, mend))
     end
   end
