@@ -76,13 +76,7 @@ defmodule Snakepit.Python.Environment do
           )
         )
 
-    # Alone it is a file: whoever means a package writes a list.
-    named =
-      if is_binary(value) and not (value =~ ~r/\.(txt|in|toml)(\[.*\])?\z/),
-        do: ["-r " <> value],
-        else: List.wrap(value)
-
-    case Plan.parsed(named, " (config :snakepit, requirements:)") do
+    case Plan.parsed(Requirement.listed(value), " (config :snakepit, requirements:)") do
       {:ok, requirements} -> requirements
       {:error, message} -> raise failure(:validation, :invalid_config, message)
     end

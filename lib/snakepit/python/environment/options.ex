@@ -3,6 +3,7 @@ defmodule Snakepit.Python.Environment.Options do
   # What `Snakepit.setup/1` and `mix snakepit.setup` take, and what both answer with when it is wrong. Pure.
 
   alias Snakepit.{Error, Options}
+  alias Snakepit.Python.Environment.Requirement
 
   @packages {:or, [:string, {:list_of, :string}]}
   @places {:or, [:string, {:list_of, :string}]}
@@ -90,7 +91,7 @@ defmodule Snakepit.Python.Environment.Options do
 
   defp listed(options) do
     options
-    |> Map.update!(:requirements, &List.wrap/1)
+    |> Map.update!(:requirements, &Requirement.listed/1)
     |> Map.update!(:extra_index_url, &List.wrap/1)
     |> Map.update!(:find_links, &List.wrap/1)
     |> Map.update!(:with, fn words -> words |> List.wrap() |> Enum.flat_map(&split/1) |> Enum.uniq() end)

@@ -76,6 +76,11 @@ defmodule Snakepit.Python.Environment.Requirement do
     end
   end
 
+  @doc "A value of `requirements:` as a list. Alone it is a file: whoever means a package writes a list."
+  @spec listed(nil | String.t() | {atom(), Path.t()} | list()) :: [String.t() | {atom(), Path.t()}]
+  def listed(alone) when is_binary(alone), do: if(alone =~ @file_like, do: [alone], else: ["-r " <> alone])
+  def listed(other), do: List.wrap(other)
+
   # The file of a direct reference is local, whatever the package is called.
   defp direct(text, [_, name, extras, url]) do
     case url do

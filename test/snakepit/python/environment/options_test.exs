@@ -20,6 +20,8 @@ defmodule Snakepit.Python.Environment.OptionsTest do
              Options.new(with: "a,b", find_links: "x")
 
     assert {:ok, %Options{requirements: ["r.txt"]}} = Options.new(requirements: "r.txt")
+    assert {:ok, %Options{requirements: ["-r reqs"]}} = Options.new(requirements: "reqs")
+    assert {:ok, %Options{requirements: ["reqs"]}} = Options.new(requirements: ["reqs"])
     assert {:ok, %Options{requirements: [{:logger, "r.txt"}]}} = Options.new(requirements: {:logger, "r.txt"})
 
     for {given, words} <- [
