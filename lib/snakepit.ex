@@ -2,7 +2,7 @@ defmodule Snakepit do
   @external_resource "README.md"
   @moduledoc "README.md" |> File.read!() |> String.split("<!-- moduledoc -->") |> Enum.at(1)
 
-  alias Snakepit.{Breaker, Call, Error, Observation, Performance, Pool, Transfer}
+  alias Snakepit.{Breaker, Call, Error, Observation, Performance, Pool, Python, Transfer}
 
   @type command :: String.t() | atom()
   @type args :: %{optional(String.t() | atom()) => term()}
@@ -180,14 +180,44 @@ defmodule Snakepit do
   end
 
   @doc """
+  Makes the Python environment of the workers and installs packages into it, as `mix snakepit.setup` does, without Mix:
+  in a script, in IEx or in a notebook.
+
+      Snakepit.setup(with: ["numpy", "scikit-learn==1.5.2"])
+
+  Prints a line for each thing that it does; where all is there already, it does nothing. Installing takes as long as it
+  takes to fetch the packages. Workers that run keep what they have imported: `restart_pool/1` gives them the new packages.
+
+  An error has category `:validation` where an option, or what was asked for, is wrong, and `:pool` with reason
+  `:setup_failed` where it could not be installed; its message says what to do. Options:
+
+  #{Python.Environment.Options.docs()}
+  """
+  @spec setup(keyword() | map()) :: :ok | {:error, Error.t()}
+  def setup(options \\ []), do: Python.Environment.setup(options, &IO.puts/1)
+
+  @doc """
   Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.
 
   If its modules cannot be imported, the error has Python's traceback, and nothing stays behind.
+
+  In a notebook the tools can be source, whose pool is called `:python` unless it has a `name:`:
+
+      Snakepit.start_pool(python: \"""
+      from snakepit import tool
+
+      @tool
+      def add(a: int, b: int) -> int:
+          return a + b
+      \""")
+
+  Started again under the name of a pool that has such source too, it takes the place of that pool, as a cell does that is
+  evaluated again: running calls may finish, and then the old one is gone, whether the new one can start or not.
   """
   @spec start_pool(map() | keyword()) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
     with {:ok, options} <- Pool.Options.new(options),
-         {:ok, pid} <- start_child(options) do
+         {:ok, pid} <- start_or_replace(options) do
       case Pool.await_ready(options.name, :infinity) do
         :ok ->
           Pool.Handle.offer_as_default(options.name)
@@ -219,6 +249,22 @@ defmodule Snakepit do
   defp stop_and_start(%{name: name, options: options}) do
     with :ok <- stop_pool(name), do: start_child(options)
   end
+
+  # One at a time: cells that are evaluated at once would each find the other's pool.
+  defp start_or_replace(%{source: nil} = options), do: start_child(options)
+
+  defp start_or_replace(%{name: name} = options) do
+    :global.trans({{__MODULE__, name}, self()}, fn -> replace(options, Pool.Handle.fetch(name)) end, [node()])
+  end
+
+  defp replace(%{name: name} = options, {:ok, %{options: %{source: source}}}) when source != nil do
+    Pool.Handle.restarting(name, fn ->
+      stop_pool(name)
+      start_child(options)
+    end)
+  end
+
+  defp replace(options, _none_or_no_source), do: start_child(options)
 
   defp start_child(options) do
     with :ok <- Pool.Handle.application(), do: start_supervised(options)

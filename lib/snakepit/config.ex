@@ -32,6 +32,14 @@ defmodule Snakepit.Config do
         "Whether pools that do not say so themselves load Python code anew when it changes: see `:reload` of a pool. " <>
           "`nil`: in a Mix project's `:dev`, and never in a release."
     ],
+    requirements: [
+      type: {:or, [{:in, [nil]}, :path, {:list_of, :path}]},
+      default: nil,
+      doc:
+        "The Python packages your tools import, which `mix snakepit.setup` installs: a requirements file or a pyproject.toml " <>
+          "(`\"pyproject.toml[dev]\"` with its extra or group `dev`; its `[tool]` tables are not read), `{:my_app, \"priv/python/requirements.txt\"}`, " <>
+          "or a list of requirements, such as `[\"pandas>=2,<3\", \"./my_package\", \"-r more.txt\"]`."
+    ],
     performance_optimization: [
       type: {:options, Snakepit.Performance.Settings.schema()},
       default: [],
@@ -53,6 +61,7 @@ defmodule Snakepit.Config do
           python: String.t() | nil,
           venv: Path.t() | {atom(), Path.t()},
           reload: boolean() | nil,
+          requirements: nil | Path.t() | {atom(), Path.t()} | [String.t() | {atom(), Path.t()}],
           performance_optimization: Snakepit.Performance.Settings.t(),
           default_pool: atom() | nil
         }
@@ -75,8 +84,8 @@ defmodule Snakepit.Config do
   end
 
   @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
-  @spec get(:python | :venv | :reload | :performance_optimization) :: term()
-  def get(key) when key in [:python, :venv, :reload, :performance_optimization] do
+  @spec get(:python | :venv | :requirements | :reload | :performance_optimization) :: term()
+  def get(key) when key in [:python, :venv, :requirements, :reload, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 

@@ -59,13 +59,49 @@ defmodule Snakepit.Python do
   @spec directories(Pool.Options.t()) :: [Path.t()]
   def directories(%Pool.Options{python_path: paths}), do: Enum.map(paths, &expand/1)
 
-  @doc "How to install what is missing, where Mix is there to do it; begins with a colon."
+  @doc """
+  What a worker must know to say how a missing package is installed: `setup`, words with `{package}` in them, is nil
+  for an interpreter that is the user's own; `paths` are the directories of the user's own modules.
+  """
+  @spec install(Pool.Options.t()) :: %{setup: String.t() | nil, paths: [Path.t()]}
+  def install(%Pool.Options{} = options) do
+    own? = not match?({:ok, _}, interpreter(options)) or interpreter(options) != {:ok, venv_python()}
+    %{setup: if(not own?, do: setup_words(Config.get(:requirements))), paths: directories(options)}
+  end
+
+  defp setup_words(requirements) do
+    where =
+      case requirements do
+        path when is_binary(path) -> path
+        {app, path} -> "#{path} of #{inspect(app)}"
+        nil -> "`config :snakepit, requirements: [\"{package}\"]`"
+        list when is_list(list) -> "`config :snakepit, requirements:`"
+      end
+
+    cond do
+      project?() ->
+        "add {package} to #{where} and run `mix snakepit.setup`, or run `mix snakepit.setup --with {package}`"
+
+      Release.running?() ->
+        "add {package} to #{where}, and run `mix snakepit.setup` before `mix release`"
+
+      true ->
+        "run Snakepit.setup(with: [\"{package}\"])"
+    end
+  end
+
+  @doc "How to install what is missing, where that can be done; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do
-    if mix?(),
-      do: ": run `mix snakepit.setup --with #{extra}`",
-      else: ": install #{extra} for the interpreter"
+    cond do
+      project?() -> ": run `mix snakepit.setup --with #{extra}`"
+      Release.running?() -> ": install #{extra} for the interpreter"
+      true -> ": run Snakepit.setup(with: #{inspect(extra)})"
+    end
   end
+
+  # A script, or a notebook, may have Mix and no project in which its tasks could run.
+  defp project?, do: mix?() and Mix.Project.get() != nil
 
   defp of_setup(pool) do
     path = venv_python()
@@ -76,7 +112,11 @@ defmodule Snakepit.Python do
 
       {:error, why} ->
         setup =
-          if mix?(), do: "run `mix snakepit.setup`, or ", else: Release.advice_on_venv(Config.get(:venv))
+          cond do
+            project?() -> "run `mix snakepit.setup`, or "
+            Release.running?() -> Release.advice_on_venv(Config.get(:venv))
+            true -> "run Snakepit.setup(), or "
+          end
 
         name = "name an interpreter with `config :snakepit, python: \"…\"`"
         missing(pool, "no Python environment at #{path}: #{why}; #{setup}#{name}")

@@ -11,6 +11,8 @@ defmodule Snakepit.Release do
       releases: [my_app: [steps: [&Snakepit.Release.check/1, :assemble]]]
   """
 
+  alias Snakepit.Pool
+
   @python_path ["priv/python"]
   @venv ".snakepit/venv"
   @said {__MODULE__, :said}
@@ -50,7 +52,7 @@ defmodule Snakepit.Release do
 
     own = for pool <- pools, problem <- pool(Map.new(pool), project), do: problem
     # A pool that names its interpreter needs no other.
-    own? = pools != [] and Enum.all?(pools, &is_binary(Map.new(&1)[:python]))
+    own? = pools != [] and Enum.all?(pools, &names_program?(Map.new(&1)))
     common = if own?, do: [], else: interpreter(env, project)
 
     if(:python in project.runtime or :venv in project.runtime, do: [], else: common) ++
@@ -95,7 +97,7 @@ defmodule Snakepit.Release do
   defp venv(_other, _project), do: []
 
   defp pool(pool, project) do
-    own = if is_binary(pool[:python]), do: program("pool #{inspect(pool[:name])}", pool[:python]), else: []
+    own = if names_program?(pool), do: program("pool #{inspect(pool[:name])}", pool[:python]), else: []
 
     own ++
       function(pool) ++
@@ -119,6 +121,9 @@ defmodule Snakepit.Release do
   end
 
   defp function(_pool), do: []
+
+  # With a line break it is source.
+  defp names_program?(pool), do: is_binary(pool[:python]) and not Pool.Options.source?(pool[:python])
 
   # The default directory need not be there: a module may come from the interpreter's own packages.
   defp directory(pool, path, project) when is_binary(path) do
@@ -191,8 +196,10 @@ defmodule Snakepit.Release do
     end
   end
 
+  @doc false
   # Set by a release's own start script.
-  defp running?, do: System.get_env("RELEASE_ROOT", "") != ""
+  @spec running?() :: boolean()
+  def running?, do: System.get_env("RELEASE_ROOT", "") != ""
 
   # The application that uses Snakepit; of several, the one that the release is named after.
   defp app do

@@ -32,7 +32,7 @@ defmodule Snakepit.ConfigTest do
     assert error.details.key == :pols
 
     assert refused(zzzzzz: 1).message =~
-             "known are: :pools, :python, :venv, :reload, :performance_optimization, :default_pool"
+             "known are: :pools, :python, :venv, :reload, :requirements, :performance_optimization, :default_pool"
   end
 
   test "a wrong type names the key" do

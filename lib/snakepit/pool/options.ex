@@ -35,7 +35,11 @@ defmodule Snakepit.Pool.Options do
   ]
 
   @schema [
-    name: [type: :atom, required: true, doc: "What calls name the pool by."],
+    name: [
+      type: :atom,
+      required: true,
+      doc: "What calls name the pool by; `:python` by default where `python` is source."
+    ],
     size: [
       type: :pos_integer,
       default: 2,
@@ -44,12 +48,15 @@ defmodule Snakepit.Pool.Options do
     python_module: [
       type: {:or, [:string, {:list_of, :string}]},
       required: true,
-      doc: "The Python module, or modules, whose tools the pool serves."
+      doc: "The Python module, or modules, whose tools the pool serves; not needed where `python` is source."
     ],
     python: [
       type: {:or, [{:in, [nil]}, :string]},
       default: nil,
-      doc: "The interpreter; by default the one of `config :snakepit, python:`, else of `mix snakepit.setup`."
+      doc:
+        "The interpreter; by default the one of `config :snakepit, python:`, else of `mix snakepit.setup`. Text with a line " <>
+          "break is no interpreter but Python source, whose tools the pool serves: for notebooks. It runs in the default " <>
+          "interpreter, as a module without a file."
     ],
     python_path: [
       type: {:list_of, :path},
@@ -217,8 +224,13 @@ defmodule Snakepit.Pool.Options do
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 
+  # What a start message may carry, with room for the other settings.
+  @longest_source 8 * 1024 * 1024
+  @source_name :python
+
   @enforce_keys Keyword.keys(@schema)
-  defstruct Keyword.keys(@schema)
+  # `source` is a `:python` with a line break.
+  defstruct Keyword.keys(@schema) ++ [:source]
 
   @type way :: :zero_copy | :inline | :grpc
   @type limits :: %{
@@ -230,7 +242,8 @@ defmodule Snakepit.Pool.Options do
   @type t :: %__MODULE__{
           limits: limits(),
           env: Snakepit.Pool.Env.t(),
-          warm_up: [Snakepit.Pool.WarmUp.call()]
+          warm_up: [Snakepit.Pool.WarmUp.call()],
+          source: String.t() | nil
         }
 
   @doc "All ways of transfer, as `transfers:` may list them."
@@ -244,8 +257,8 @@ defmodule Snakepit.Pool.Options do
   @doc "Checks a pool's options; an error names the pool and the key."
   @spec new(map() | keyword()) :: {:ok, t()} | {:error, Error.t()}
   def new(given) do
-    with {:ok, options} <- Options.validate(given, @schema),
-         options = %{options | python_module: List.wrap(options.python_module)},
+    with {:ok, options} <- given |> with_defaults() |> Options.validate(@schema),
+         options = sourced(%{options | python_module: List.wrap(options.python_module)}),
          :ok <- consistent(options, given) do
       {:ok, struct!(__MODULE__, options)}
     else
@@ -271,10 +284,39 @@ defmodule Snakepit.Pool.Options do
     end
   end
 
+  # What a pool need not say that has its source with it.
+  defp with_defaults(given) when is_list(given),
+    do: if(Keyword.keyword?(given), do: given |> Map.new() |> with_defaults(), else: given)
+
+  defp with_defaults(%{python: python} = given) when not is_struct(given),
+    do: if(source?(python), do: Map.merge(%{name: @source_name, python_module: []}, given), else: given)
+
+  defp with_defaults(given), do: given
+
+  # An interpreter's path has no line break.
+  defp sourced(%{python: python} = options) do
+    if source?(python),
+      do: Map.merge(options, %{python: nil, source: python}),
+      else: Map.put(options, :source, nil)
+  end
+
+  @doc "Whether a `:python` is source, not an interpreter."
+  @spec source?(term()) :: boolean()
+  def source?(python), do: is_binary(python) and String.contains?(python, ["\n", "\r"])
+
+  @doc "The pool's own source as a worker is given it: `file` is what tracebacks call it."
+  @spec source(t()) :: %{text: String.t(), file: String.t()} | nil
+  def source(%__MODULE__{source: nil}), do: nil
+  def source(%__MODULE__{source: text, name: name}), do: %{text: text, file: "<pool #{inspect(name)}>"}
+
   defp consistent(options, given) do
     cond do
-      options.python_module == [] ->
+      options.source == nil and options.python_module == [] ->
         {:error, :python_module, "expected :python_module to name a module, got: []"}
+
+      byte_size(options.source || "") > @longest_source ->
+        {:error, :python,
+         "expected the source in :python to have at most 8 MiB: put it into a file, and name it as :python_module"}
 
       file = Enum.find(options.python_module, &(String.contains?(&1, "/") or String.ends_with?(&1, ".py"))) ->
         {:error, :python_module,
@@ -342,6 +384,7 @@ defmodule Snakepit.Pool.Options do
 
   defp name(given) when is_map(given) or is_list(given) do
     case Access.get(given, :name) do
+      nil -> if source?(Access.get(given, :python)), do: @source_name
       name when is_atom(name) -> name
       _ -> nil
     end

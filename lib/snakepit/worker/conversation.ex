@@ -190,6 +190,8 @@ defmodule Snakepit.Worker.Conversation do
       worker: %{pool: name(options.name), index: run.index, size: options.size},
       warm_up: warm_up(options.warm_up),
       modules: options.python_module,
+      source: Pool.Options.source(options),
+      install: Python.install(options),
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),
       busy_poll: Pool.Options.busy_poll(options),

@@ -11,23 +11,36 @@ defmodule Snakepit.Worker.ImportFailure do
   end
 
   def error(%Pool.Options{} = options, failure) do
-    modules = Enum.join(options.python_module, ", ")
     what = "#{failure["type"]}: #{failure["message"]}#{searched(options, failure)}"
-    message = "pool #{inspect(options.name)}: #{modules} could not be imported: #{what}"
+    message = "pool #{inspect(options.name)}: #{where(options, failure)}: #{what}"
     error = failure |> Map.merge(%{"category" => "python_error", "message" => message}) |> Error.from_worker()
     %{error | reason: :import_failed}
   end
 
+  defp where(%Pool.Options{source: text}, %{"line" => line}) when text != nil and is_integer(line),
+    do: "line #{line} of its source"
+
+  defp where(%Pool.Options{python_module: []}, _failure), do: "its source could not be run"
+
+  defp where(%Pool.Options{python_module: modules}, _failure),
+    do: "#{Enum.join(modules, ", ")} could not be imported"
+
   # Where a module of the pool's was looked for. A module that another one imports is the interpreter's affair.
-  defp searched(options, %{"type" => "ModuleNotFoundError", "message" => "No module named " <> name}) do
+  defp searched(
+         options,
+         %{"type" => "ModuleNotFoundError", "message" => "No module named " <> name} = failure
+       ) do
     name = String.trim(name, "'")
 
     if Enum.any?(options.python_module, &(&1 == name or String.starts_with?(&1, name <> "."))),
       do: "; " <> places(Python.directories(options)) <> Release.advice_on_path(options.python_path),
-      else: ""
+      else: advice(failure)
   end
 
-  defp searched(_options, _failure), do: ""
+  defp searched(_options, failure), do: advice(failure)
+
+  defp advice(%{"advice" => words}) when is_binary(words), do: words
+  defp advice(_failure), do: ""
 
   defp places([]), do: ":python_path names no directory"
 

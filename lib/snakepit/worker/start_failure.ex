@@ -11,7 +11,7 @@ defmodule Snakepit.Worker.StartFailure do
     error = failure |> Map.put("category", "python_error") |> Error.from_worker()
 
     words =
-      "pool #{inspect(options.name)}: @snakepit.on_start #{hook} failed: #{failure["type"]}: #{error.message}"
+      "pool #{inspect(options.name)}: @snakepit.on_start #{hook} failed: #{failure["type"]}: #{error.message}#{advice(failure)}"
 
     %{error | reason: :on_start_failed, message: words, details: %{hook: hook}}
   end
@@ -21,4 +21,7 @@ defmodule Snakepit.Worker.StartFailure do
     words = "pool #{inspect(options.name)}: #{inspect(command)} of warm_up: failed: #{error.message}"
     %{error | reason: :warm_up_failed, message: words, details: Map.put(error.details, :command, command)}
   end
+
+  defp advice(%{"advice" => words}) when is_binary(words), do: words
+  defp advice(_failure), do: ""
 end

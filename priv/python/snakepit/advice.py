@@ -1,6 +1,7 @@
 """What a tool's author can do about an exception that comes of how arguments are given to tools.
 
-They are read-only, and bytes are views. Neither numpy's nor Python's own message says what would help.
+They are read-only, and bytes are views. Neither numpy's nor Python's own message says what would help. What can be done
+about a module that is missing is in `missing.py`.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ _DEPTH, _ITEMS = 4, 100
 
 def advice_for(error: BaseException) -> str:
     """A sentence to end the message with, or nothing. Must be asked while the exception has its traceback."""
+    if isinstance(error, ImportError):
+        from .missing import advice_on
+
+        return advice_on(error)
     if not isinstance(error, (ValueError, TypeError, AttributeError, BufferError)):
         return ""
     text = str(error)

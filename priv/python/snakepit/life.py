@@ -64,11 +64,11 @@ class Life:
             except BaseException as error:
                 self._say(hook, error)
 
-    def failure(self, error: BaseException) -> dict[str, Any]:
-        """What the BEAM is told of a start that failed."""
-        from .failures import describe
+    def failure(self, error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:
+        """What the BEAM is told of a start that failed; `source` is the pool's own."""
+        from .start_failure import described
 
-        told: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else dict(describe(error))
+        told: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else described(error, source)
         if self._doing:
             told["during"] = list(self._doing)
         return told

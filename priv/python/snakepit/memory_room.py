@@ -51,7 +51,7 @@ def lacking(size: int, read: Callable[[str], str] = _read) -> str | None:
 
 
 def _needed(size: int, limit: int) -> int:
-    # The way that is taken when there is no more room copies its bytes at both ends: the room for those copies stays free.
+    # Where there is no more room, the other way copies its bytes at both ends: room for those copies stays free.
     return 3 * size + limit // _SPARE
 
 

@@ -10,7 +10,7 @@ import sys
 import threading
 from functools import cache
 
-from . import __version__, context, fork, identity, memory_array, signals
+from . import __version__, context, fork, identity, memory_array, missing, signals
 from .borrowed import Borrowed
 from .calls import Service
 from .catalog import describe
@@ -72,6 +72,7 @@ def run(path: str, token: str) -> None:
     )
     settings = _welcome(control)
     fork.install(settings.get("fork_memory"))
+    missing.configure(settings.get("install"))
     fork.add(sock.fileno(), fork.DESCRIPTOR)
     tools: dict[str, Tool] = {}
     arena = _arena(settings, control) if "zero_copy" in able else None
@@ -105,7 +106,7 @@ def run(path: str, token: str) -> None:
     lanes[0].calls.cancellation.listen()
     try:
         try:
-            _serve(control, service, lanes, life, list(settings["modules"]), logs)
+            _serve(control, service, lanes, life, settings, logs)
         finally:
             # Exit handlers are left alone.
             signals.ignore_stop()
@@ -116,13 +117,19 @@ def run(path: str, token: str) -> None:
 
 
 def _serve(
-    control: Control, service: Service, lanes: list[Lane], life: Life, names: list[str], logs: Logs | None = None
+    control: Control,
+    service: Service,
+    lanes: list[Lane],
+    life: Life,
+    settings: dict[str, Any],
+    logs: Logs | None = None,
 ) -> None:
     stop = threading.Event()
+    source = settings.get("source")
     loop = ControlLoop(control, service, lanes, stop, logs)
     threading.Thread(target=loop.run, name="snakepit-control", daemon=True).start()
     try:
-        modules = _imported(names, control)
+        modules = _imported(list(settings["modules"]), source, control)
         service.tools.update(collect(modules))
         on_stop = life.begin(modules)
         if fork.is_child():
@@ -137,7 +144,7 @@ def _serve(
             fork.leave(error)
         if service.stopping:
             return
-        control.send(["failed", life.failure(error)])
+        control.send(["failed", life.failure(error, source)])
         sys.stdout.flush()
         sys.stderr.flush()
         # Threads of a half imported module must not keep a worker that failed.
@@ -234,7 +241,7 @@ def _logs(settings: dict[str, Any], control: Control) -> Logs | None:
     return logs
 
 
-def _imported(names: list[str], control: Control) -> list[ModuleType]:
+def _imported(names: list[str], source: dict[str, Any] | None, control: Control) -> list[ModuleType]:
     import importlib
 
     modules = []
@@ -242,4 +249,9 @@ def _imported(names: list[str], control: Control) -> list[ModuleType]:
         # Should it take too long, the BEAM knows what.
         control.send(["importing", name])
         modules.append(importlib.import_module(name))
+    if source:
+        from . import inline
+
+        control.send(["importing", source["file"]])
+        modules.append(inline.load(source["text"], source["file"]))
     return modules

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 import types
 
 TYPE_CHECKING = False
@@ -122,8 +123,15 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
                     f"and {_where(value, module.__name__)}; rename one with @tool(name=…)"
                 )
         if not marked:
-            raise NoTools(f"{module.__name__} has no function with @tool")
+            raise NoTools(f"{_named(module)} has no function with @tool")
     return found
+
+
+def _named(module: ModuleType) -> str:
+    inline = sys.modules.get("snakepit.inline")
+    if inline and module.__name__ == inline.NAME:
+        return "its source"
+    return module.__name__
 
 
 def _mark_of(value: Any) -> Mark | None:

@@ -80,7 +80,15 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
   end
 
   test "what is wrong is said in one line", %{tmp_dir: dir} do
-    assert {"** (Mix) snakepit.setup: --with nump: expected one of numpy, " <> _, 1} = mix(["--with", "nump"])
+    assert {"** (Mix) snakepit.setup: \"pandas=2\" is no requirement; did you mean pandas==2?" <> _, 1} =
+             mix(["--with", "numpy,pandas=2"])
+
+    assert {"** (Mix) snakepit.setup: there is no file none.txt" <> _, 1} = mix(["-r", "none.txt"])
+
+    assert {"** (Mix) snakepit.setup: --installer conda: expected uv or pip" <> _, 1} =
+             mix(["--installer", "conda"])
+
+    assert {"** (Mix) snakepit.setup: :forget is only of use with" <> _, 1} = mix(["--forget"])
     assert {"** (Mix) snakepit.setup: unknown option --bogus" <> _, 1} = mix(["--bogus"])
     assert {"** (Mix) snakepit.setup: unexpected argument \"x\"" <> _, 1} = mix(["x"])
 

@@ -1,0 +1,185 @@
+defmodule Snakepit.Python.Environment.Requirement do
+  @moduledoc false
+  # One thing that was asked for: a package, something local, or a file that lists such. Pure, but for the question
+  # whether a path is there.
+  #
+  # `text` is what it is remembered by: `parse/1` of it gives the same again, from any directory. No secret is in it.
+
+  @enforce_keys [:kind, :text]
+  defstruct [:kind, :text, :path, :name, extras: ""]
+
+  @typedoc """
+  `path` is absolute; of a `:package`, `name` is its normalized name. `extras` are in brackets, or "".
+  """
+  @type t :: %__MODULE__{
+          kind: :package | :url | :local | :editable | :file | :constraint | :pyproject,
+          text: String.t(),
+          path: Path.t() | nil,
+          name: String.t() | nil,
+          extras: String.t()
+        }
+
+  @name "[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+  @extras ~S"\[[A-Za-z0-9._,\s-]*\]"
+  # PEP 508, without a URL.
+  @clause ~S"(?:===|==|~=|!=|<=|>=|<|>)\s*[^\s,;()=<>!~]+"
+  @package Regex.compile!(
+             "\\A(#{@name})\\s*(#{@extras})?\\s*\\(?\\s*(?:#{@clause}(?:\\s*,\\s*#{@clause})*)?\\s*\\)?\\s*(?:;.+)?\\z"
+           )
+  @direct Regex.compile!("\\A(#{@name})\\s*(#{@extras})?\\s*@\\s*(\\S.*)\\z")
+  @file_like ~r/\.(txt|in|toml)(\[[^\]]*\])?\z/
+  @archive ~r/\.(whl|zip|tar\.gz|tgz|tar\.bz2|tar\.xz)\z/
+
+  @doc "What a word, or an application's path, of `requirements:` or `with:` asks for; else what is wrong with it."
+  @spec parse(String.t() | {atom(), Path.t()}) :: {:ok, t()} | {:error, String.t()}
+  def parse({_app, _path} = place), do: file(Snakepit.Python.expand(place))
+
+  def parse(text) do
+    text = String.trim(text)
+
+    cond do
+      secret?(text) ->
+        {:error,
+         "#{scrub(text)} has a password, and what is named here is kept. Write it into a requirements file, where " <>
+           "${VARIABLE} stands for a variable of the environment"}
+
+      match = flagged(text, ~w(-r --requirement)) ->
+        file(match)
+
+      match = flagged(text, ~w(-c --constraint)) ->
+        {:ok, %__MODULE__{kind: :constraint, text: "-c " <> Path.expand(match), path: Path.expand(match)}}
+
+      match = flagged(text, ~w(-e --editable)) ->
+        local(match, :editable)
+
+      String.starts_with?(text, "-") ->
+        {:error,
+         "#{text}: options of pip or uv are not requirements: give them after `--`, or in a requirements file"}
+
+      text =~ @file_like ->
+        file(text)
+
+      text =~ ~r{\A[a-z+]+://} and not (text =~ ~r{\Afile://}) ->
+        {:ok, %__MODULE__{kind: :url, text: text}}
+
+      direct = Regex.run(@direct, text) ->
+        direct(text, direct)
+
+      path?(text) ->
+        local(text, :local)
+
+      match = Regex.run(@package, text) ->
+        {:ok, %__MODULE__{kind: :package, text: text, name: normalized(Enum.at(match, 1))}}
+
+      true ->
+        {:error, "#{inspect(text)} is no requirement#{hint(text)}"}
+    end
+  end
+
+  @doc "A value of `requirements:` as a list. Alone it is a file: whoever means a package writes a list."
+  @spec listed(nil | String.t() | {atom(), Path.t()} | list()) :: [String.t() | {atom(), Path.t()}]
+  def listed(alone) when is_binary(alone), do: if(alone =~ @file_like, do: [alone], else: ["-r " <> alone])
+  def listed(other), do: List.wrap(other)
+
+  # The file of a direct reference is local, whatever the package is called.
+  defp direct(text, [_, name, extras, url]) do
+    case url do
+      "file://" <> path ->
+        {:ok,
+         %__MODULE__{kind: :local, text: text, path: URI.decode(path), extras: extras, name: normalized(name)}}
+
+      _ ->
+        {:ok, %__MODULE__{kind: :url, text: text, name: normalized(name)}}
+    end
+  end
+
+  defp file(text) do
+    {path, extras} = place(text)
+
+    cond do
+      not File.regular?(path) ->
+        {:error, "there is no file #{shown(path)}"}
+
+      Path.extname(path) == ".toml" ->
+        {:ok, %__MODULE__{kind: :pyproject, text: path <> extras, path: path, extras: extras}}
+
+      extras != "" ->
+        {:error, "#{shown(path)}: only a pyproject.toml has extras, #{extras}"}
+
+      true ->
+        {:ok, %__MODULE__{kind: :file, text: "-r " <> path, path: path}}
+    end
+  end
+
+  defp local(text, kind) do
+    {path, extras} = text |> String.replace_prefix("file://", "") |> place()
+    flag = if kind == :editable, do: "-e ", else: ""
+
+    if File.exists?(path),
+      do: {:ok, %__MODULE__{kind: kind, text: flag <> path <> extras, path: path, extras: extras}},
+      else: {:error, "there is nothing at #{shown(path)}"}
+  end
+
+  # A path, and what it has in brackets at its end.
+  defp place(text) do
+    [_, path, extras] = Regex.run(~r/\A(.*?)((?:\[[^\]]*\])?)\z/s, text)
+    {Path.expand(path), extras}
+  end
+
+  defp path?(text), do: String.contains?(text, "/") or text =~ @archive or text in [".", ".."]
+
+  defp flagged(text, flags) do
+    Enum.find_value(flags, fn flag ->
+      case String.split(text, [flag <> " ", flag <> "="], parts: 2) do
+        ["", rest] -> String.trim(rest)
+        _ -> nil
+      end
+    end)
+  end
+
+  defp hint(text) do
+    cond do
+      match = Regex.run(~r/\A(#{@name})\s*=\s*([^=].*)\z/, text) ->
+        [_, name, version] = match
+        "; did you mean #{name}==#{version}?"
+
+      match = Regex.run(~r/\A(#{@name})\s+(\d\S*)\z/, text) ->
+        [_, name, version] = match
+        "; did you mean #{name}==#{version}?"
+
+      true ->
+        ": write a package's name, with or without a version, as in pandas, pandas==2.2.3 or \"pandas>=2,<3\""
+    end
+  end
+
+  @doc "PyPI's own spelling of a name: `Ruamel_YAML` is `ruamel-yaml`."
+  @spec normalized(String.t()) :: String.t()
+  def normalized(name), do: name |> String.downcase() |> String.replace(~r/[-_.]+/, "-")
+
+  @doc "The arguments by which uv and pip are told of it; a pyproject.toml is read before."
+  @spec arguments(t()) :: [String.t()]
+  def arguments(%__MODULE__{kind: :file, path: path}), do: ["-r", path]
+  def arguments(%__MODULE__{kind: :constraint, path: path}), do: ["-c", path]
+  def arguments(%__MODULE__{kind: :editable, path: path, extras: extras}), do: ["-e", path <> extras]
+  def arguments(%__MODULE__{text: text}), do: [text]
+
+  @doc "Later requirements take the place of earlier ones of the same package or file."
+  @spec merge([t()], [t()]) :: [t()]
+  def merge(earlier, later),
+    do: Enum.reject(earlier, &(key(&1) in Enum.map(later, fn one -> key(one) end))) ++ later
+
+  defp key(%__MODULE__{name: name}) when name != nil, do: name
+  defp key(%__MODULE__{path: path}) when path != nil, do: path
+  defp key(%__MODULE__{text: text}), do: text
+
+  @doc "A path as it is seen from here."
+  @spec shown(Path.t()) :: Path.t()
+  def shown(path), do: Path.relative_to_cwd(path)
+
+  @doc "The text without the names and passwords that its URLs have."
+  @spec scrub(String.t()) :: String.t()
+  def scrub(text), do: String.replace(text, ~r{(\w://)[^/\s@]+@}, "\\1****@")
+
+  # `git+ssh://git@host` has a name that everybody knows.
+  defp secret?(text), do: text =~ ~r{://[^/\s@]+@} and not (text =~ ~r{ssh://[^/\s@:]+@})
+end

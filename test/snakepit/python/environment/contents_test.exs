@@ -1,0 +1,99 @@
+defmodule Snakepit.Python.Environment.ContentsTest do
+  use ExUnit.Case, async: true
+  alias Snakepit.Python.Environment.{Contents, Requirement}
+
+  @moduletag :tmp_dir
+
+  setup %{tmp_dir: dir} do
+    write = fn name, text ->
+      path = Path.join(dir, name)
+      File.mkdir_p!(Path.dirname(path))
+      File.write!(path, text)
+      path
+    end
+
+    %{write: write}
+  end
+
+  defp digest(texts) do
+    requirements = for text <- texts, do: elem(Requirement.parse(text), 1)
+    Contents.read(requirements)
+  end
+
+  # Whether `change` changes the digest.
+  defp changes?(texts, change) do
+    {:ok, before, _} = digest(texts)
+    change.()
+    {:ok, later, _} = digest(texts)
+    before != later
+  end
+
+  test "the order of what is asked for does not matter, a version does" do
+    {:ok, one, []} = digest(["a", "b"])
+    assert {:ok, ^one, []} = digest(["b", "a"])
+    assert {:ok, other, []} = digest(["a==1", "b"])
+    assert one != other
+  end
+
+  test "a requirements file counts with all that it includes", %{write: write} do
+    file =
+      write.("r.txt", """
+      # -r no-such-file.txt
+      pandas \\
+        >= 2
+      -r sub/more.txt  # and more
+      --constraint=c.txt
+      -rsub/short.txt
+      https://host/x.whl
+      """)
+
+    write.("sub/more.txt", "-r deep.txt\n")
+    write.("sub/deep.txt", "a\n-r ../r.txt\n")
+    write.("sub/short.txt", "")
+    write.("c.txt", "")
+
+    for {name, text} <- [{"r.txt", nil}, {"sub/deep.txt", "b"}, {"c.txt", "x<2"}, {"sub/short.txt", "y"}] do
+      text = text || File.read!(file) <> "\nz\n"
+      assert changes?([file], fn -> write.(name, text) end), name
+      refute changes?([file], fn -> write.(name, text) end), name
+    end
+
+    refute changes?([file], fn -> write.("sub/unrelated.txt", "x") end)
+  end
+
+  test "a file that is not there is named, with the line that includes it", %{write: write} do
+    file = write.("r.txt", "a\n\n-r none.txt\n")
+    assert {:error, message} = digest([file])
+    assert message =~ ~r"none.txt cannot be read: no such file or directory \(line 3 of .*r.txt\)"
+  end
+
+  test "local packages count with what is in them, and are named to be installed again", %{
+    write: write,
+    tmp_dir: dir
+  } do
+    write.("pkg/pyproject.toml", "")
+    write.("pkg/src/x.py", "1")
+    pkg = Path.join(dir, "pkg")
+    file = write.("r.txt", "#{pkg} --hash=sha256:0\n")
+    assert {:ok, _, [^pkg]} = digest([file])
+    assert {:ok, _, [^pkg]} = digest([pkg])
+
+    for texts <- [[file], [pkg], ["pkg @ file://" <> pkg]] do
+      assert changes?(texts, fn -> write.("pkg/src/x.py", inspect(make_ref())) end)
+
+      for name <- ~w(__pycache__/x.pyc .git/x build/x pkg.egg-info/x),
+          do: refute(changes?(texts, fn -> write.("pkg/" <> name, inspect(make_ref())) end), name)
+    end
+
+    # The code of an editable one is used where it lies.
+    refute changes?(["-e " <> pkg], fn -> write.("pkg/src/x.py", "2") end)
+    assert changes?(["-e " <> pkg], fn -> write.("pkg/pyproject.toml", "[project]") end)
+    wheel = write.("x-1-py3-none-any.whl", "1")
+    assert changes?([wheel], fn -> write.("x-1-py3-none-any.whl", "2") end)
+  end
+
+  test "a pyproject.toml counts as a whole", %{write: write} do
+    file = write.("pyproject.toml", "")
+    assert changes?([file], fn -> write.("pyproject.toml", "[project]") end)
+  end
+end
