@@ -148,11 +148,12 @@ defmodule Snakepit do
   end
 
   @doc """
-  Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.
+  Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`, or
+  `{Snakepit.Test, options}` for a pool of fake tools.
 
   If its modules cannot be imported, the error has Python's traceback, and nothing stays behind.
   """
-  @spec start_pool(map() | keyword()) :: {:ok, pid()} | {:error, Error.t()}
+  @spec start_pool(map() | keyword() | {module(), map() | keyword()}) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
     with {:ok, options} <- Pool.Options.new(options),
          {:ok, pid} <- start_child(options) do

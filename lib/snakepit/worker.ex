@@ -8,7 +8,7 @@ defmodule Snakepit.Worker do
   # desk then gives out the successor's lanes, and when the last call here is done, this process stops.
 
   use GenServer
-  alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
+  alias Snakepit.{Backoff, Error, Machine, Native, Pool}
 
   alias Snakepit.Worker.{
     Chunks,
@@ -17,6 +17,7 @@ defmodule Snakepit.Worker do
     Heart,
     Lane,
     LaneSocket,
+    Launcher,
     Recycling,
     Report,
     Run,
@@ -174,7 +175,7 @@ defmodule Snakepit.Worker do
        pool: state.pool.name,
        status: if(run, do: run.phase, else: :waiting),
        last_error: state.last_error,
-       os_pid: run && run.os_pid,
+       os_pid: run && Launcher.os_pid(run),
        python: run && run.info[:python],
        tools: if(run, do: run.tools, else: []),
        restarts: state.restarts,
@@ -236,7 +237,7 @@ defmodule Snakepit.Worker do
     do: {:noreply, companion({:exited, :companion_died, ""}, state)}
 
   def handle_info({:not_dead, id}, %{run: %Run{id: id} = run} = state) do
-    Companion.kill(id)
+    Launcher.kill(run)
     {:noreply, put_run(state, failure: run.failure || run.closing)}
   end
 
@@ -305,7 +306,7 @@ defmodule Snakepit.Worker do
       {:companion, id, {:start_failed, _}} when id == run.id -> :ok
       {:DOWN, monitor, _, _, _} when monitor == run.companion -> :ok
     after
-      state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms -> Companion.kill(run.id)
+      state.pool.options.shutdown_timeout + @max_grace_ms + @moment_ms -> Launcher.kill(run)
     end
 
     Run.close(run)
@@ -322,11 +323,11 @@ defmodule Snakepit.Worker do
   end
 
   # Nothing of the user's runs yet that could want to clean up.
-  defp stop(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
+  defp stop(%Run{phase: phase} = run) when phase in [:starting, :greeting], do: Launcher.kill(run)
 
   defp stop(run) do
     Control.send_message(run.control, ["stop"])
-    Companion.stop(run.id, @max_grace_ms)
+    Launcher.stop(run, @max_grace_ms)
   end
 
   # ---- starting ---------------------------------------------------------------------------------------------------
@@ -335,11 +336,11 @@ defmodule Snakepit.Worker do
     options = state.pool.options
     token = :crypto.strong_rand_bytes(32)
 
-    with {:ok, python} <- Python.interpreter(options),
+    with {:ok, program} <- Launcher.program(options),
          {:ok, dir} <- Snakepit.Runtime.ensure(),
          {:ok, control} <- listen(dir),
          own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
-         {:ok, id, companion} <- run(control, python, own, options) do
+         {:ok, id, companion} <- run(control, program, own, options) do
       # Leases are counted by pool and caller, whichever worker they are of.
       {memory, owner} = Native.worker_new(state.pool.arena, options.size * Chunks.quota(state.pool))
 
@@ -368,12 +369,9 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp run(control, python, own, options) do
-    monitor = Process.monitor(Companion)
-    env = own ++ Python.env(options)
-    unset = Python.unset_env(options, python)
-    args = ["-m", "snakepit.worker"]
-    {:ok, Companion.run(python, args, env: env, unset_env: unset, limits: options.limits), monitor}
+  defp run(control, program, own, options) do
+    {id, monitor} = Launcher.run(program, options, own)
+    {:ok, id, monitor}
   catch
     :exit, _ ->
       Control.close(control)
@@ -589,7 +587,7 @@ defmodule Snakepit.Worker do
 
   defp finish(%{run: run} = state, why) do
     state = down(state)
-    Companion.kill(run.id)
+    Launcher.kill(run)
     put_run(state, phase: :ending, failure: run.failure || why)
   end
 

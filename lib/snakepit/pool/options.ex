@@ -182,8 +182,9 @@ defmodule Snakepit.Pool.Options do
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 
+  # fake: what a pool has in place of Python (Snakepit.Test): a `Snakepit.Worker.Launcher`, and what is its own.
   @enforce_keys Keyword.keys(@schema)
-  defstruct Keyword.keys(@schema)
+  defstruct Keyword.keys(@schema) ++ [fake: nil]
 
   @type way :: :zero_copy | :inline | :grpc
   @type limits :: %{
@@ -192,18 +193,36 @@ defmodule Snakepit.Pool.Options do
           nice: -20..19 | nil,
           cpus: [non_neg_integer()] | nil
         }
-  @type t :: %__MODULE__{limits: limits()}
+  @type t :: %__MODULE__{limits: limits(), fake: {module(), term()} | nil}
 
   @doc "All ways of transfer, as `transfers:` may list them."
   @spec ways() :: [way()]
   def ways, do: @ways
 
+  @doc false
+  @spec schema([atom()]) :: Options.schema()
+  def schema(keys), do: Keyword.take(@schema, keys)
+
   @doc "The names of the options."
   @spec keys() :: [atom()]
   def keys, do: Keyword.keys(@schema)
 
-  @doc "Checks a pool's options; an error names the pool and the key."
-  @spec new(map() | keyword()) :: {:ok, t()} | {:error, Error.t()}
+  @doc """
+  Checks a pool's options; an error names the pool and the key. `{Snakepit.Test, options}` are those of a pool of fake
+  tools.
+  """
+  @spec new(map() | keyword() | {module(), map() | keyword()}) :: {:ok, t()} | {:error, Error.t()}
+  def new({module, given}) when is_atom(module) and module not in [nil, true, false] do
+    if Code.ensure_loaded?(module) and function_exported?(module, :pool_options, 1) do
+      module.pool_options(given)
+    else
+      words =
+        "expected a pool to be its options, or {Snakepit.Test, options}, got: #{inspect({module, given})}"
+
+      {:error, Error.new(:validation, :invalid_option, words)}
+    end
+  end
+
   def new(given) do
     with {:ok, options} <- Options.validate(given, @schema),
          options = %{options | python_module: List.wrap(options.python_module)},
