@@ -80,7 +80,8 @@ defmodule Snakepit.Test do
   @spec child_spec(keyword() | map()) :: Supervisor.child_spec()
   def child_spec(options) do
     name = if is_map(options) or Keyword.keyword?(options), do: Access.get(options, :name)
-    %{id: {__MODULE__, name}, start: {Holder, :start_link, [options]}}
+    # A pool stops in its own time: running calls may finish.
+    %{id: {__MODULE__, name}, start: {Holder, :start_link, [options]}, shutdown: :infinity}
   end
 
   @doc false

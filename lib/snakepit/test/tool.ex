@@ -204,9 +204,7 @@ defmodule Snakepit.Test.Tool do
     end
   end
 
-  defp expected(%{text: text, kinds: kinds} = param, kind) do
-    text = if param.default == {:ok, nil} and :none not in kinds, do: text <> " | None", else: text
-
+  defp expected(%{text: text, kinds: kinds}, kind) do
     instead =
       cond do
         kind == :str and :bytes in kinds -> ": send Snakepit.bytes/1 of the binary"

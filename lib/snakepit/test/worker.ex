@@ -123,10 +123,13 @@ defmodule Snakepit.Test.Worker do
   def handle_info({:DOWN, monitor, _, _, _}, %{owner_monitor: monitor} = state), do: gone(state)
 
   def handle_info({:EXIT, lane, reason}, %{lanes: lanes} = state) do
-    if lane in lanes and reason != :normal,
-      do:
-        exit_with(state, {:status, 1}, "a lane of this fake worker failed: " <> Exception.format_exit(reason)),
-      else: {:noreply, state}
+    if lane in lanes and reason != :normal do
+      pool = inspect(state.options.name)
+      Logger.error("pool #{pool}: a fake worker failed: #{Exception.format_exit(reason)}")
+      exit_with(state, {:status, 1})
+    else
+      {:noreply, state}
+    end
   end
 
   def handle_info(_other, state), do: {:noreply, state}
