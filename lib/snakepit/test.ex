@@ -64,6 +64,9 @@ defmodule Snakepit.Test do
   - A tool is killed at once when it is cancelled; there is no `snakepit.cancelled()`, and so no `:cancel_grace`.
   - Its workers have no OS process (`os_pid` is nil), and print nothing.
 
+  Tests that run at once share a pool's workers as they would real ones: give a pool for the whole suite the `:size` it
+  needs, and tools that wait, or kill their worker, a pool of their own.
+
   A fake pool's options:
 
   #{Options.docs()}

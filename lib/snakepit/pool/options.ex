@@ -1,6 +1,7 @@
 defmodule Snakepit.Pool.Options do
   @moduledoc """
-  The options of a pool, as `config :snakepit, pools: [%{…}]` and `Snakepit.start_pool/1` take them.
+  The options of a pool, as `config :snakepit, pools: [%{…}]` and `Snakepit.start_pool/1` take them. Those of a pool of
+  fake tools are in `Snakepit.Test`.
   """
 
   alias Snakepit.{Error, Machine, Options}

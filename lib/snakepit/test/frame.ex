@@ -96,8 +96,11 @@ defmodule Snakepit.Test.Frame do
       {:ok, :result, [command, args, caller], _meta} ->
         with :ok <- sets(args, "args"), do: {:ok, command, args, Kinds.of(envelope), caller(caller)}
 
-      {:error, :value, _path, reason, what} ->
-        {:error, refusal("validation", reason, what, "args", nil)}
+      # The arguments are the second of the three. Members of a set that are one in Elixir are a str and bytes, or, as Python
+      # would refuse them too, a str twice.
+      {:error, :value, "result[1]" <> steps, reason, what} ->
+        reason = if reason == :key_collision, do: :bad_set, else: reason
+        {:error, refusal("validation", reason, "args#{steps}: #{what}", "args" <> steps, nil)}
 
       {:error, :protocol, what} ->
         {:error, refusal("validation", :bad_envelope, "the request cannot be read: #{what}", "args", nil)}

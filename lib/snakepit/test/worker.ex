@@ -201,6 +201,11 @@ defmodule Snakepit.Test.Worker do
 
   # ---- its end ----------------------------------------------------------------------------------------------------
 
+  # What failed here is told as a crash of the worker, and not as one of the companion.
+  @impl GenServer
+  def terminate(:normal, _state), do: :ok
+  def terminate(_reason, state), do: tell(state, {:exited, {:status, 1}, ""})
+
   # All it runs is gone before its owner is told.
   defp exit_with(state, status) do
     end_lanes(state)

@@ -256,11 +256,23 @@ defmodule Snakepit.Test.ContractTest do
       ~T[12:30:45.5],
       ~N[2024-02-29 12:30:45.123],
       ~U[2024-02-29 12:30:45Z],
+      Enum.reduce(1..60, 1, fn _, inner -> [inner] end),
+      Enum.reduce(1..60, 1, fn _, inner -> {inner} end),
       [%{deep: [{MapSet.new(["x"]), Snakepit.bytes(<<254>>)}]}]
     ]
 
     for value <- values, do: assert({:ok, _} = execute(pools, "echo", %{x: value}))
     assert {:ok, _} = execute(pools, :moment, %{})
+  end
+
+  test "any term comes back as the model has it", %{fake: fake} do
+    property =
+      :proper.forall(Snakepit.Terms.term([16_384]), fn term ->
+        {:ok, back} = Snakepit.execute("echo", %{x: term}, pool: fake)
+        back == Snakepit.Terms.back(term)
+      end)
+
+    assert :proper.quickcheck(property, [:quiet, numtests: 100]) == true
   end
 
   for way <- [:inline, :zero_copy] do
@@ -293,6 +305,14 @@ defmodule Snakepit.Test.ContractTest do
         ] do
       assert {:error, %Error{category: :validation}} = execute(pools, "echo", %{x: value})
     end
+  end
+
+  test "members of a set that are one are refused at the same place", pools do
+    assert {:bad_set, ~S(args["x"][0])} =
+             same(pools, fn pool ->
+               {:error, error} = Snakepit.execute("echo", %{x: [MapSet.new([:a, "a"])]}, pool: pool)
+               {error.reason, error.details.path}
+             end)
   end
 
   test "wrong arguments have the same errors", pools do
