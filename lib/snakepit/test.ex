@@ -84,7 +84,7 @@ defmodule Snakepit.Test do
   def child_spec(options) do
     name = if is_map(options) or Keyword.keyword?(options), do: Access.get(options, :name)
     # A pool stops in its own time: running calls may finish.
-    %{id: {__MODULE__, name}, start: {Holder, :start_link, [options]}, shutdown: :infinity}
+    %{id: {__MODULE__, name}, start: {Holder, :start_link, [{__MODULE__, options}]}, shutdown: :infinity}
   end
 
   @doc false

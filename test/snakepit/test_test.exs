@@ -143,6 +143,13 @@ defmodule Snakepit.TestTest do
       assert refused([1]) =~ "expected a map or a keyword list, got: [1]"
     end
 
+    test "that are wrong keep a supervised pool from starting" do
+      assert {:error, {%Error{reason: :invalid_option}, _child}} =
+               start_supervised({Snakepit.Test, name: :x, size: 0})
+
+      assert {:error, {%Error{reason: :invalid_option}, _child}} = start_supervised({Snakepit.Test, 5})
+    end
+
     test "tools are functions of a map, by their names" do
       assert refused(name: :x, tools: 5) ==
                "pool :x: expected :tools to be a map of names to functions, or a module, got: 5"

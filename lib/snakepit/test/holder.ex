@@ -4,14 +4,14 @@ defmodule Snakepit.Test.Holder do
 
   use GenServer
 
-  @spec start_link(keyword() | map()) :: GenServer.on_start()
-  def start_link(options), do: GenServer.start_link(__MODULE__, options)
+  @spec start_link({module(), keyword() | map()}) :: GenServer.on_start()
+  def start_link(pool), do: GenServer.start_link(__MODULE__, pool)
 
   @impl true
-  def init(options) do
+  def init({_module, options} = pool) do
     Process.flag(:trap_exit, true)
 
-    case Snakepit.start_pool({Snakepit.Test, options}) do
+    case Snakepit.start_pool(pool) do
       {:ok, _pid} -> {:ok, Access.fetch!(options, :name)}
       {:error, error} -> {:stop, error}
     end
