@@ -197,7 +197,8 @@ defmodule Snakepit do
   def setup(options \\ []), do: Python.Environment.setup(options, &IO.puts/1)
 
   @doc """
-  Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`.
+  Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`, or
+  `{Snakepit.Test, options}` for a pool of fake tools.
 
   If its modules cannot be imported, the error has Python's traceback, and nothing stays behind.
 
@@ -214,7 +215,7 @@ defmodule Snakepit do
   Started again under the name of a pool that has such source too, it takes the place of that pool, as a cell does that is
   evaluated again: running calls may finish, and then the old one is gone, whether the new one can start or not.
   """
-  @spec start_pool(map() | keyword()) :: {:ok, pid()} | {:error, Error.t()}
+  @spec start_pool(map() | keyword() | {module(), map() | keyword()}) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
     with {:ok, options} <- Pool.Options.new(options),
          {:ok, pid} <- start_or_replace(options) do

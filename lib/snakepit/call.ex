@@ -346,7 +346,7 @@ defmodule Snakepit.Call do
   end
 
   defp encode(command, args, options, handle) do
-    case Native.encode(command, args, caller(options), handle.options.inline_limit) do
+    case Native.encode(command, args, caller(options, handle.options), handle.options.inline_limit) do
       {:ok, _envelope, _buffers, _size} = encoded ->
         encoded
 
@@ -368,8 +368,11 @@ defmodule Snakepit.Call do
   end
 
   # What the tool may learn of its caller (native/PROTOCOL.md).
-  defp caller(%{correlation_id: nil, session: session}), do: session
-  defp caller(%{correlation_id: id, session: session}), do: [session, id]
+  defp caller(%{correlation_id: nil, session: session}, %{fake: nil}), do: session
+  defp caller(%{correlation_id: id, session: session}, %{fake: nil}), do: [session, id]
+  # A fake tool may depend on the process that calls.
+  defp caller(%{correlation_id: id, session: session}, %{fake: {module, _}}),
+    do: [[session, module.caller()], id]
 
   defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
   defp hint("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"

@@ -39,7 +39,7 @@ defmodule Snakepit.Companion do
   @doc """
   Starts an OS process that belongs to the caller, with `env:`, `unset_env:`, `cwd:` and `limits:`.
 
-  Its environment is the VM's, as it was when the companion started and without what only concerns Erlang.
+  Its environment is the VM's, as it was when the first of them was started and without what only concerns Erlang.
   """
   @spec run(String.t(), [String.t()], keyword()) :: id()
   def run(program, args, opts) do
@@ -60,10 +60,14 @@ defmodule Snakepit.Companion do
   @impl true
   def init(_opts) do
     Process.flag(:trap_exit, true)
-    {:ok, %{port: open(), owners: %{}, spoke?: false, backoff: Backoff.new()}}
+    {:ok, %{port: nil, owners: %{}, spoke?: false, backoff: Backoff.new()}}
   end
 
+  # Opened when it is first needed: where all pools are fake (Snakepit.Test), it never is.
   @impl true
+  def handle_call(request, from, %{port: nil} = state),
+    do: handle_call(request, from, %{state | port: open()})
+
   def handle_call({:run, program, args, opts}, {owner, _}, state) do
     # Never used twice in this VM: an id of an earlier companion must not stop a process of this one.
     id = System.unique_integer([:positive])

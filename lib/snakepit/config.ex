@@ -6,7 +6,8 @@ defmodule Snakepit.Config do
         python: "/usr/bin/python3",
         pools: [%{name: :ml, size: 4, python_module: "my_app.tools"}]
 
-  See `Snakepit.Pool.Options` for a pool's options.
+  See `Snakepit.Pool.Options` for a pool's options. In tests, `{Snakepit.Test, name: :ml, tools: MyApp.FakeTools}` is a pool
+  of fake tools.
   """
 
   alias Snakepit.{Error, Options, Pool}

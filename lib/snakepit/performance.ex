@@ -51,6 +51,13 @@ defmodule Snakepit.Performance do
 
   @doc "Whether the pool measures its transfers; else the error of whoever asks for what it does not know."
   @spec enabled(Pool.Handle.t()) :: :ok | {:error, Error.t()}
+  def enabled(%{brain: nil, name: name, options: %{fake: {_module, _}}}) do
+    words =
+      "pool #{inspect(name)} is a fake (Snakepit.Test): there is nothing to measure, and no way to choose"
+
+    {:error, Error.new(:validation, :not_enabled, words, pool: name)}
+  end
+
   def enabled(%{brain: nil, name: name}) do
     words = "pool #{inspect(name)} does not measure its transfers: performance_optimization: [enabled: false]"
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}

@@ -11,7 +11,7 @@ defmodule Snakepit.Worker do
   # process stops. One that is not ready, or that dies meanwhile, is not started again.
 
   use GenServer
-  alias Snakepit.{Backoff, Companion, Error, Machine, Native, Pool, Python}
+  alias Snakepit.{Backoff, Error, Machine, Native, Pool}
 
   alias Snakepit.Worker.{
     Chunks,
@@ -20,6 +20,7 @@ defmodule Snakepit.Worker do
     Heart,
     Lane,
     LaneSocket,
+    Launcher,
     LogLevel,
     Logs,
     Recycling,
@@ -217,7 +218,7 @@ defmodule Snakepit.Worker do
        index: state.index,
        status: status(state),
        last_error: state.last_error,
-       os_pid: run && run.os_pid,
+       os_pid: run && Launcher.os_pid(run),
        python: run && run.info[:python],
        tools: if(run && run.phase == :ready, do: Pool.Tools.names(state.pool), else: []),
        restarts: state.restarts,
@@ -279,7 +280,7 @@ defmodule Snakepit.Worker do
     do: {:noreply, companion({:exited, :companion_died, ""}, state)}
 
   def handle_info({:not_dead, id}, %{run: %Run{id: id} = run} = state) do
-    Companion.kill(id)
+    Launcher.kill(run)
     {:noreply, put_run(state, failure: run.failure || run.closing)}
   end
 
@@ -417,11 +418,11 @@ defmodule Snakepit.Worker do
     token = :crypto.strong_rand_bytes(32)
 
     with {:ok, options} <- Pool.Env.resolve(options, state.index),
-         {:ok, python} <- Python.interpreter(options),
+         {:ok, program} <- Launcher.program(options),
          {:ok, dir} <- Snakepit.Runtime.ensure(),
          {:ok, control} <- listen(dir),
          own = [{"SNAKEPIT_SOCKET", control.path}, {"SNAKEPIT_TOKEN", Base.encode16(token)}],
-         {:ok, id, companion} <- run(control, python, own, options) do
+         {:ok, id, companion} <- run(control, program, own, options) do
       # Leases are counted by pool and caller, whichever worker they are of.
       {memory, owner} = Native.worker_new(state.pool.arena, options.size * Chunks.quota(state.pool))
 
@@ -454,12 +455,9 @@ defmodule Snakepit.Worker do
     end
   end
 
-  defp run(control, python, own, options) do
-    monitor = Process.monitor(Companion)
-    env = own ++ Python.env(options)
-    unset = Python.unset_env(options, python)
-    args = ["-m", "snakepit.main"]
-    {:ok, Companion.run(python, args, env: env, unset_env: unset, limits: options.limits), monitor}
+  defp run(control, program, own, options) do
+    {id, monitor} = Launcher.run(program, options, own)
+    {:ok, id, monitor}
   catch
     :exit, _ ->
       Control.close(control)
@@ -734,7 +732,7 @@ defmodule Snakepit.Worker do
 
   defp finish(%{run: run} = state, why) do
     state = down(state)
-    Companion.kill(run.id)
+    Launcher.kill(run)
     put_run(state, phase: :ending, failure: run.failure || why)
   end
 

@@ -1,6 +1,7 @@
 defmodule Snakepit.Pool.Options do
   @moduledoc """
-  The options of a pool, as `config :snakepit, pools: [%{…}]` and `Snakepit.start_pool/1` take them.
+  The options of a pool, as `config :snakepit, pools: [%{…}]` and `Snakepit.start_pool/1` take them. Those of a pool of
+  fake tools are in `Snakepit.Test`.
   """
 
   alias Snakepit.{Error, Machine, Options}
@@ -229,8 +230,9 @@ defmodule Snakepit.Pool.Options do
   @source_name :python
 
   @enforce_keys Keyword.keys(@schema)
-  # `source` is a `:python` with a line break.
-  defstruct Keyword.keys(@schema) ++ [:source]
+  # `source` is a `:python` with a line break. `fake`: what a pool has in place of Python (Snakepit.Test): a
+  # `Snakepit.Worker.Launcher`, and what is its own.
+  defstruct Keyword.keys(@schema) ++ [source: nil, fake: nil]
 
   @type way :: :zero_copy | :inline | :grpc
   @type limits :: %{
@@ -243,19 +245,38 @@ defmodule Snakepit.Pool.Options do
           limits: limits(),
           env: Snakepit.Pool.Env.t(),
           warm_up: [Snakepit.Pool.WarmUp.call()],
-          source: String.t() | nil
+          source: String.t() | nil,
+          fake: {module(), term()} | nil
         }
 
   @doc "All ways of transfer, as `transfers:` may list them."
   @spec ways() :: [way()]
   def ways, do: @ways
 
+  @doc false
+  @spec schema([atom()]) :: Options.schema()
+  def schema(keys), do: Keyword.take(@schema, keys)
+
   @doc "The names of the options."
   @spec keys() :: [atom()]
   def keys, do: Keyword.keys(@schema)
 
-  @doc "Checks a pool's options; an error names the pool and the key."
-  @spec new(map() | keyword()) :: {:ok, t()} | {:error, Error.t()}
+  @doc """
+  Checks a pool's options; an error names the pool and the key. `{Snakepit.Test, options}` are those of a pool of fake
+  tools.
+  """
+  @spec new(map() | keyword() | {module(), map() | keyword()}) :: {:ok, t()} | {:error, Error.t()}
+  def new({module, given}) when is_atom(module) and module not in [nil, true, false] do
+    if Code.ensure_loaded?(module) and function_exported?(module, :pool_options, 1) do
+      module.pool_options(given)
+    else
+      words =
+        "expected a pool to be its options, or {Snakepit.Test, options}, got: #{inspect({module, given})}"
+
+      {:error, Error.new(:validation, :invalid_option, words)}
+    end
+  end
+
   def new(given) do
     with {:ok, options} <- given |> with_defaults() |> Options.validate(@schema),
          options = sourced(%{options | python_module: List.wrap(options.python_module)}),

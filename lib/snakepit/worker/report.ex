@@ -4,7 +4,7 @@ defmodule Snakepit.Worker.Report do
   # cause of a start that fails, however often it is tried.
 
   alias Snakepit.{Error, Machine, Python, Telemetry}
-  alias Snakepit.Worker.Run
+  alias Snakepit.Worker.{Launcher, Run}
   require Logger
 
   @up [:snakepit, :worker, :up]
@@ -34,16 +34,18 @@ defmodule Snakepit.Worker.Report do
     Telemetry.execute(@down, measurements, Map.merge(who(name, run), more))
   end
 
-  defp who(name, run), do: %{pool: run.pool.name, worker: name, os_pid: run.os_pid}
+  defp who(name, run), do: %{pool: run.pool.name, worker: name, os_pid: Launcher.os_pid(run)}
 
   @doc "A run that served ended, and nobody wanted it to."
   @spec died(String.t(), Run.t(), String.t()) :: :ok
   def died(name, run, why) do
     Logger.warning(
-      "pool #{inspect(run.pool.name)}: worker #{name} (OS process #{run.os_pid}) ended: #{why}, " <>
+      "pool #{inspect(run.pool.name)}: worker #{name}#{os_process(run)} ended: #{why}, " <>
         "#{ran(run.ran || [], now() - run.ready_at, run.meant?)}; it is started again"
     )
   end
+
+  defp os_process(run), do: if(pid = Launcher.os_pid(run), do: " (OS process #{pid})", else: "")
 
   # Whoever has it ended for a caller's sake says why, and its call is over.
   defp ran([], ms, true), do: "#{ms} ms after it became ready"

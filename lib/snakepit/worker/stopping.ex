@@ -3,7 +3,7 @@ defmodule Snakepit.Worker.Stopping do
   # The end of a run in order: it is told to stop, has some time to clean up, and is listened to until it is gone.
 
   alias Snakepit.Companion
-  alias Snakepit.Worker.{Control, Conversation, Run}
+  alias Snakepit.Worker.{Control, Conversation, Launcher, Run}
 
   @grace_ms 2_000
   # The companion gives the rest of a worker's process group at most this long to clean up.
@@ -16,13 +16,13 @@ defmodule Snakepit.Worker.Stopping do
   @doc "Tells it to stop. One that takes too long is killed."
   @spec begin(Run.t()) :: :ok
   # Nothing of the user's runs yet that could want to clean up.
-  def begin(%Run{phase: phase, id: id}) when phase in [:starting, :greeting], do: Companion.kill(id)
+  def begin(%Run{phase: phase} = run) when phase in [:starting, :greeting], do: Launcher.kill(run)
 
   def begin(%Run{} = run) do
     grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @grace_ms), else: @grace_ms
     # If it cannot be sent, it is gone.
     Control.send_message(run.control, ["stop"])
-    Companion.stop(run.id, grace)
+    Launcher.stop(run, grace)
   end
 
   @doc "Waits for its end; `output` is called with what it prints until then."
@@ -48,7 +48,7 @@ defmodule Snakepit.Worker.Stopping do
         run
     after
       max(until - now(), 0) ->
-        Companion.kill(id)
+        Launcher.kill(run)
         run
     end
   end
