@@ -8,6 +8,7 @@ from functools import cache
 
 from .arrays import install
 from .errors import Refusal, type_name
+from .limits import MAX_DIGITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -171,7 +172,11 @@ def _missing() -> str:
 def from_decimal(value: Any) -> str:
     text = str(value)
     if not _pattern(_DECIMAL).fullmatch(text):
-        raise Refusal("unsupported_type", f"the decimal {text[:40]} has no counterpart", "decimal.Decimal")
+        words = f"the decimal {text[:40]} has no counterpart: return str(x)"
+        raise Refusal("unsupported_type", words, "decimal.Decimal")
+    if len(text) > MAX_DIGITS and len(value.as_tuple().digits) > MAX_DIGITS:
+        words = f"a decimal of more than {MAX_DIGITS} digits cannot cross: return str(x)"
+        raise Refusal("unsupported_type", words, "decimal.Decimal")
     return text
 
 
