@@ -5,7 +5,7 @@ defmodule Snakepit.Options do
   #
   # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
   # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
-  # {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options, schema}: an option set of
+  # {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options, schema}: an option set of
   # its own, whose defaults are filled in too.
 
   @type schema :: keyword(keyword())
@@ -157,6 +157,7 @@ defmodule Snakepit.Options do
   def cast({:number, low, high}, value) when is_number(value) and low <= value and value <= high,
     do: {:ok, value}
 
+  def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
   # `length` in a guard: an improper list is no list.
@@ -194,6 +195,7 @@ defmodule Snakepit.Options do
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
   defp type_words(:ratio), do: "a number above 0 and at most 1"
   defp type_words({:number, low, high}), do: "a number from #{low} to #{high}"
+  defp type_words({:function, arity}), do: "a function of #{arity} argument#{if arity != 1, do: "s"}"
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
   defp type_words({:range, first, last}), do: "an integer from #{first} to #{last}"
   defp type_words({:options, _schema}), do: "options"
