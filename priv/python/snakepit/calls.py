@@ -301,6 +301,8 @@ class Calls:
         tool.check(arguments)
         if self._decoder.bytes_inside or tool.writable:
             tool.adapt(arguments)
+        if tool.converts:
+            tool.convert(arguments)
         if caller is not context.caller.get():
             context.caller.set(caller)
         return [tool, arguments]

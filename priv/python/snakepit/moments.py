@@ -147,6 +147,14 @@ def _utc() -> datetime.tzinfo:
     return UTC.from_file(io.BytesIO(_UTC_FILE), key="UTC")
 
 
+def zone_of(key: str) -> datetime.tzinfo:
+    """A zone by its key; `ValueError` where this machine knows none of that name."""
+    try:
+        return _zone(key)
+    except Refusal as refusal:
+        raise ValueError(refusal.message) from None
+
+
 def _zone(key: str) -> datetime.tzinfo:
     import zoneinfo
 
