@@ -29,9 +29,7 @@ T = typing.TypeVar("T")
 N = typing.TypeVar("N", bound=int)
 Text = typing.TypeVar("Text", str, bytes)
 UserId = typing.NewType("UserId", int)
-Json = typing_extensions.TypeAliasType(
-    "Json", dict[str, "Json"] | list["Json"] | str | int | float | bool | None
-)
+Json = typing_extensions.TypeAliasType("Json", dict[str, "Json"] | list["Json"] | str | int | float | bool | None)
 Pairs = typing_extensions.TypeAliasType("Pairs", list[tuple[T, T]], type_params=(T,))
 Colors = typing_extensions.TypeAliasType("Colors", typing.Union["Color", list["Colors"]])
 
