@@ -222,7 +222,6 @@ class Sparse(unittest.TestCase):
             sp.csr_matrix,
             sp.csc_array,
             sp.coo_array,
-            sp.dok_matrix,
             sp.lil_array,
             sp.dia_array,
             sp.bsr_array,

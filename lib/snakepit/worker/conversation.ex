@@ -4,7 +4,7 @@ defmodule Snakepit.Worker.Conversation do
   # that must end. The worker's own process calls it, and compares phases to see what is new.
 
   alias Snakepit.{Native, Pool, Python}
-  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, Run}
+  alias Snakepit.Worker.{Chunks, Control, Heart, Hello, ImportFailure, LaneSocket, Report, Run}
 
   @type answer :: {:ok, Run.t()} | {:error, String.t() | Snakepit.Error.t(), Run.t()}
 
@@ -98,6 +98,11 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["grpc_failed", why], _phase, run) when is_binary(why), do: answer_grpc(run, {:error, why})
   defp message(["pong", n], _phase, %Run{heart: %Heart{}} = run), do: %{run | heart: Heart.pong(run.heart, n)}
 
+  defp message(["warning", words], _phase, run) when is_binary(words) do
+    Report.warned(run.pool.name, words)
+    run
+  end
+
   defp message([name | _], phase, _run)
        when name in ["hello", "lanes", "ready", "failed", "chunk", "drop", "released"],
        do: {:error, "the worker said #{inspect(name)} while #{phase}, or said it wrong"}
@@ -118,7 +123,8 @@ defmodule Snakepit.Worker.Conversation do
       modules: options.python_module,
       numpy_memory: Python.numpy_memory(options),
       fork_memory: Python.fork_memory(),
-      busy_poll: Pool.Options.busy_poll(options)
+      busy_poll: Pool.Options.busy_poll(options),
+      check_returns: Pool.Options.check_returns?(options)
     }
   end
 

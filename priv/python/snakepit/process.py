@@ -93,7 +93,7 @@ def run(path: str, token: str) -> None:
     lanes[0].calls.cancellation.listen()
     try:
         try:
-            _serve(control, service, lanes, list(settings["modules"]))
+            _serve(control, service, lanes, list(settings["modules"]), bool(settings.get("check_returns")))
         finally:
             # Exit handlers are left alone.
             signals.ignore_stop()
@@ -103,7 +103,7 @@ def run(path: str, token: str) -> None:
     _leave()
 
 
-def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str]) -> None:
+def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[str], check_returns: bool) -> None:
     stop = threading.Event()
     threading.Thread(
         target=ControlLoop(control, service, lanes, stop).run, name="snakepit-control", daemon=True
@@ -113,6 +113,11 @@ def _serve(control: Control, service: Service, lanes: list[Lane], modules: list[
         if fork.is_child():
             fork.leave()
         described = describe(service.tools)
+        if check_returns:
+            from .returns import watch
+
+            for tool in service.tools.values():
+                watch(tool, lambda words: control.send(["warning", words[:2000]]))
         service.tools[PROBE] = probe_tool()
         control.send(["ready", {"tools": described}])
     except BaseException as error:
