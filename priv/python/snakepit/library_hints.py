@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ROWS = 100
 # Modules that an expression may name.
-_NAMED = ("attrs", "datetime", "json", "numpy", "polars")
+_NAMED = ("attrs", "json", "numpy")
 _TEXT = ", which makes text of it"
 # An expression's value that does not cross either needs no hint: to look for one would be to try without end.
 _trying: ContextVar[bool] = ContextVar("snakepit_trying", default=False)
@@ -136,7 +136,7 @@ def _polars_series(x: Any) -> list[str]:
     return [
         *_without_nulls(x, "x.to_numpy()" + (lost if x.name else "")),
         "x.to_list(), which leaves out its type",
-        f"x.cast(polars.String).to_list(){_TEXT}",
+        f"[*map(str, x)]{_TEXT}",
     ]
 
 
