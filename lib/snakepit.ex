@@ -10,6 +10,9 @@ defmodule Snakepit do
   @doc """
   Runs the tool `command` in a worker and returns its result.
 
+  The result of a tool that yields is the list of its items, as Python's `list()` makes of it: `execute_stream/4` has
+  what such a tool returns as well.
+
   `args` are the tool's arguments by name. Options:
 
   #{Call.Options.docs()}
@@ -42,11 +45,15 @@ defmodule Snakepit do
   def explain(command, args \\ %{}, opts \\ []), do: Call.explain(command, args, opts)
 
   @doc """
-  Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes.
+  Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes. The answer has what the
+  generator returned at its end: `{:ok, returned}`, where `returned` is `nil` if it returned nothing.
 
-  The worker waits while `fun` runs: no more than a socket's buffer is under way. `stream/3` says how long it may take.
+  An `async` generator has no such value, and a tool that does not yield has one item, and none either. The worker waits
+  while `fun` runs: no more than a socket's buffer is under way. `stream/3` says how long it may take. Options are those of
+  `execute/3` but `:idempotent`.
   """
-  @spec execute_stream(command(), args(), (term() -> any()), keyword()) :: :ok | {:error, Error.t()}
+  @spec execute_stream(command(), args(), (term() -> any()), keyword()) ::
+          {:ok, returned :: term()} | {:error, Error.t()}
   def execute_stream(command, args, fun, opts \\ []) when is_function(fun, 1) do
     Call.each(command, args, opts, fun)
   end
@@ -60,6 +67,11 @@ defmodule Snakepit do
   A stream may take as long as it wants as long as its tool goes on: `:item_timeout` bounds the time that the tool takes
   for one item (not what the consumer takes), `:timeout` all of it (the consumer's time included). The error says which of
   them passed, and after how many items: `error.reason` is `:item_timeout` or `:timeout`, `error.details.items` the number.
+
+  What a generator returns at its end is not asked for unless `:on_return` is given. Options are those of `execute/3` but
+  `:idempotent`, and:
+
+  #{Call.Options.stream_docs()}
   """
   @spec stream(command(), args(), keyword()) :: Enumerable.t()
   def stream(command, args \\ %{}, opts \\ []), do: %Snakepit.Stream{command: command, args: args, opts: opts}

@@ -29,7 +29,7 @@ defmodule Snakepit.Bench do
   def with_pool(options, fun) do
     {calibrated?, options} = Keyword.pop(options, :calibrated, true)
     name = :"bench_#{System.unique_integer([:positive])}"
-    options = [name: name, python_module: "snakepit_bench.tools"] ++ options
+    options = [name: name, python_module: "snakepit_bench.tools", check_returns: false] ++ options
     with {:error, error} <- Snakepit.start_pool(options), do: raise(error)
 
     try do

@@ -30,7 +30,9 @@ defmodule Snakepit.Call do
     :cancellation,
     # Of a stream: milliseconds.
     item_timeout: :infinity,
-    stream?: false
+    stream?: false,
+    # Whether the caller of a stream takes what its generator returns, too.
+    returned?: false
   ]
 
   @reason_ms 100
@@ -153,12 +155,15 @@ defmodule Snakepit.Call do
   @doc """
   Begins a call whose tool yields items. From now on it holds a lane, until `next_item/1` says that it ended, `leave/1` is
   called, or nothing refers to it any more: then its tool is cancelled, as when the process dies.
+
+  `returned?`: whether its end has what the generator returned; else that stays in Python, whatever it is.
   """
-  @spec open_stream(String.t() | atom(), map(), keyword()) :: {:ok, stream()} | {:error, Error.t()}
-  def open_stream(command, args, opts) do
+  @spec open_stream(String.t() | atom(), map(), keyword(), returned? :: boolean()) ::
+          {:ok, stream()} | {:error, Error.t()}
+  def open_stream(command, args, opts, returned?) do
     with {:ok, call} <- prepare(command, args, opts, true),
          :ok <- not_idempotent(call) do
-      call = cancellable(call, nil)
+      call = cancellable(%{call | returned?: returned?}, nil)
 
       case checkout_unless_cancelled(call) do
         {:ok, lane, ticket, suspect, queued} ->
@@ -179,7 +184,7 @@ defmodule Snakepit.Call do
   end
 
   @doc "Waits for the next item. The stream's deadline is one for the whole of it, the time between items included."
-  @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, nil} | {:error, Error.t()}
+  @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, returned :: term()} | {:error, Error.t()}
   def next_item({call, lane, ticket, {suspect, _queued} = out, streaming} = stream) do
     guarded(call, lane, ticket, suspect, fn ->
       case Exchange.next_item(call, lane, streaming) do
@@ -207,10 +212,10 @@ defmodule Snakepit.Call do
     result
   end
 
-  @doc "Runs a call whose tool yields items, and `fun` with each of them."
-  @spec each(String.t() | atom(), map(), keyword(), (term() -> any())) :: :ok | {:error, Error.t()}
+  @doc "Runs a call whose tool yields items, and `fun` with each of them; answers with what it returned."
+  @spec each(String.t() | atom(), map(), keyword(), (term() -> any())) :: {:ok, term()} | {:error, Error.t()}
   def each(command, args, opts, fun) do
-    with {:ok, stream} <- open_stream(command, args, opts), do: each(stream, fun)
+    with {:ok, stream} <- open_stream(command, args, opts, true), do: each(stream, fun)
   end
 
   defp each(stream, fun) do
@@ -219,8 +224,8 @@ defmodule Snakepit.Call do
         left_if_raised(stream, fn -> fun.(item) end)
         each(stream, fun)
 
-      {:ok, nil} ->
-        :ok
+      {:ok, returned} ->
+        {:ok, returned}
 
       {:error, error} ->
         {:error, error}

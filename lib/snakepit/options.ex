@@ -5,9 +5,9 @@ defmodule Snakepit.Options do
   #
   # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
   # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
-  # {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options, schema}: an option set of
-  # its own, whose defaults are filled in too. {:function, arity}, :function_name: {module, function}, which a release can
-  # hold. :call: a command, or {command, arguments}; always the latter afterwards.
+  # {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options,
+  # schema}: an option set of its own, whose defaults are filled in too. :function_name: {module, function}, which a
+  # release can hold. :call: a command, or {command, arguments}; always the latter afterwards.
 
   @type schema :: keyword(keyword())
 
@@ -158,6 +158,7 @@ defmodule Snakepit.Options do
   def cast({:number, low, high}, value) when is_number(value) and low <= value and value <= high,
     do: {:ok, value}
 
+  def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
   def cast({:in, list}, value), do: if(value in list, do: {:ok, value}, else: :error)
 
   # `length` in a guard: an improper list is no list.
@@ -178,7 +179,6 @@ defmodule Snakepit.Options do
       else: {:ok, Map.new(cast, fn {{:ok, k}, {:ok, v}} -> {k, v} end)}
   end
 
-  def cast({:function, arity}, value) when is_function(value, arity), do: {:ok, value}
 
   def cast(:function_name, {module, function})
       when is_atom(module) and is_atom(function) and nil not in [module, function],
@@ -209,6 +209,7 @@ defmodule Snakepit.Options do
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
   defp type_words(:ratio), do: "a number above 0 and at most 1"
   defp type_words({:number, low, high}), do: "a number from #{low} to #{high}"
+  defp type_words({:function, arity}), do: "a function of #{arity} argument#{if arity != 1, do: "s"}"
   defp type_words({:in, list}), do: "one of #{Enum.map_join(list, ", ", &inspect/1)}"
   defp type_words({:range, first, last}), do: "an integer from #{first} to #{last}"
   defp type_words({:options, _schema}), do: "options"
@@ -217,7 +218,6 @@ defmodule Snakepit.Options do
   defp type_words({:subset, list}),
     do: "a list of some of #{Enum.map_join(list, ", ", &inspect/1)}, each once"
 
-  defp type_words({:function, arity}), do: "a function of arity #{arity}"
   defp type_words(:function_name), do: "{module, function}"
   defp type_words(:call), do: "a command, or {command, map of arguments}"
   defp type_words({:map_of, k, v}), do: "a map of #{type_words(k)} to #{type_words(v)}"

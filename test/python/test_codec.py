@@ -267,8 +267,11 @@ class Crossing(unittest.TestCase):
         class Text(str):
             pass
 
-        class Color(enum.IntEnum):
+        class Color(enum.Enum):
             RED = 1
+
+        class Level(int):
+            pass
 
         Point = collections.namedtuple("Point", "x y")
         cycle = {"a": (1, [])}
@@ -279,7 +282,9 @@ class Crossing(unittest.TestCase):
         for value, reason, path in [
             (object(), kind, "result"),
             ({"items": [1, 2, 3, object()]}, kind, 'result["items"][3]'),
-            ([{"a": (1, {2: Text("x")})}], kind, 'result[0]["a"][1][2]'),
+            ([{"a": (1, {2: Text("\ud800")})}], "not_utf8", 'result[0]["a"][1][2]'),
+            ({Text("\ud800"): 1}, "not_utf8", None),
+            ({Level(2**64): 1}, "unsupported_key", None),
             ([Color.RED], kind, "result[0]"),
             ((Point(1, 2),), kind, "result[0]"),
             ([1j], kind, "result[0]"),

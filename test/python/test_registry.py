@@ -11,7 +11,7 @@ import unittest.mock
 
 import numpy
 
-from snakepit import registry, tool
+from snakepit import registry, signature, tool
 from snakepit.catalog import describe
 from snakepit.registry import collect
 
@@ -96,6 +96,9 @@ class Looking(unittest.TestCase):
             return y
 
         f.__annotations__["x"] = hostile()["of__hash__"]
+        with self.assertRaisesRegex(signature.BadAnnotation, r"tool f: x.* cannot be checked: .*unchecked=\['x'\]"):
+            collect([module(f=f)])
+        tool(unchecked=["x"])(f)
         found = collect([module(f=f)])
         self.assertRegex(found["f"].signature, "=.*, y: int = ")
         found["f"].check({"x": "anything", "y": 2})

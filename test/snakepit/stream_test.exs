@@ -36,9 +36,9 @@ defmodule Snakepit.StreamTest do
 
   test "execute_stream calls back with each item", %{pool: pool} do
     me = self()
-    assert :ok = Snakepit.execute_stream("count", %{n: 3}, &send(me, {:item, &1}), pool: pool)
+    assert {:ok, nil} = Snakepit.execute_stream("count", %{n: 3}, &send(me, {:item, &1}), pool: pool)
     for i <- 0..2, do: assert_received({:item, ^i})
-    assert :ok = Snakepit.execute_stream("count", %{n: 0}, &send(me, {:item, &1}), pool: pool)
+    assert {:ok, nil} = Snakepit.execute_stream("count", %{n: 0}, &send(me, {:item, &1}), pool: pool)
     refute_received _
   end
 
@@ -365,6 +365,92 @@ defmodule Snakepit.StreamTest do
 
     assert Snakepit.execute("python_value", %{code: "import snakepit_test_tools as t\nx = t.MADE"}, pool: pool) ==
              {:ok, 100}
+  end
+
+  describe "what a generator returns" do
+    test "is the answer of execute_stream, by every way, small or large", %{pool: pool} do
+      pattern = :binary.copy("0123456789abcdef", 20_000)
+
+      for way <- Snakepit.Transfer.ways(),
+          {code, expected} <- [
+            {"7", 7},
+            {"None", nil},
+            {"{'sum': (1, 2)}", %{"sum" => {1, 2}}},
+            {"b'0123456789abcdef' * 20_000", pattern},
+            {"[b'0123456789abcdef' * 20_000, 'x', b'0123456789abcdef' * 20_000]", [pattern, "x", pattern]}
+          ] do
+        me = self()
+        opts = [pool: pool, transfer: way]
+        code = "def g():\n    yield 1\n    return #{code}\nx = g()"
+        result = Snakepit.execute_stream("python_value", %{code: code}, &send(me, {way, &1}), opts)
+
+        assert result == {:ok, expected}
+        assert_received {^way, 1}
+        rests(pool)
+      end
+    end
+
+    test "goes to on_return of stream/3, after the last item", %{pool: pool} do
+      me = self()
+      code = "def g():\n    yield 1\n    yield 2\n    return 'all'\nx = g()"
+      opts = [pool: pool, on_return: &send(me, {:returned, &1})]
+      stream = Snakepit.stream("python_value", %{code: code}, opts)
+
+      assert Enum.take(stream, 1) == [1]
+      refute_received {:returned, _}
+
+      items =
+        Enum.map(stream, fn item ->
+          refute_received {:returned, _}
+          item
+        end)
+
+      assert items == [1, 2]
+      assert_received {:returned, "all"}
+      refute_received {:returned, _}
+
+      # Suspended between its items, too.
+      assert Enum.zip(stream, [:a, :b, :c]) == [{1, :a}, {2, :b}]
+      assert_received {:returned, "all"}
+      rests(pool)
+    end
+
+    test "stays in Python where nobody asked for it, and is a failure that names it where it cannot cross", %{
+      pool: pool
+    } do
+      code = "def g():\n    yield 1\n    return {'it': object()}\nx = g()"
+      assert Enum.to_list(Snakepit.stream("python_value", %{code: code}, pool: pool)) == [1]
+      assert Snakepit.execute("python_value", %{code: code}, pool: pool) == {:ok, [1]}
+
+      assert {:error, %Error{category: :python_error, reason: {:unsupported_type, _, "object"}} = error} =
+               Snakepit.execute_stream("python_value", %{code: code}, fn 1 -> :ok end, pool: pool)
+
+      assert error.message == ~S(returned["it"]: an object cannot cross)
+      assert error.details.path == ~S(returned["it"])
+      rests(pool)
+    end
+
+    test "is nil of what is no generator", %{pool: pool} do
+      for code <- ["x = 5", "async def g():\n    yield 5\nx = g()", "async def f():\n    return 5\nx = f()"],
+          do:
+            assert(
+              {:ok, nil} = Snakepit.execute_stream("python_value", %{code: code}, fn 5 -> :ok end, pool: pool)
+            )
+    end
+
+    test "on_return is checked, and is of stream/3 alone", %{pool: pool} do
+      stream = Snakepit.stream("count", %{n: 1}, pool: pool, on_return: :it)
+      error = assert_raise Error, fn -> Enum.to_list(stream) end
+      assert error.category == :validation
+
+      assert error.message ==
+               "options of the call: expected :on_return to be a function of 1 argument, got: :it"
+
+      assert {:error, %Error{category: :validation} = error} =
+               Snakepit.execute("count", %{n: 1}, pool: pool, on_return: & &1)
+
+      assert error.message =~ ":on_return is of stream/3 alone"
+    end
   end
 
   test "two streams at once on two threads do not mix" do

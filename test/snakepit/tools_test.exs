@@ -132,7 +132,9 @@ defmodule Snakepit.ToolsTest do
   end
 
   test "zone UTC needs no zones, and what is not found names tzdata", %{dir: dir} do
-    {:ok, pool} = source_pool(dir, @source, env: %{"PYTHONTZPATH" => ""})
+    # Packages of the tests bring zones along.
+    python = bare_python(dir)
+    {:ok, pool} = source_pool(dir, @source, python: python, env: %{"PYTHONTZPATH" => ""})
     utc = %{~U[2024-07-01 12:00:00.000000Z] | time_zone: "UTC"}
     assert Snakepit.execute!("zone", %{x: utc}, pool: pool) == [utc, "UTC"]
     assert Snakepit.execute!("same", %{x: ~U[2024-07-01 12:00:00.000000Z]}, pool: pool).time_zone == "Etc/UTC"

@@ -39,6 +39,7 @@ defmodule Snakepit.Call.Exchange do
   @flag_forced 1
   @flag_stream 2
   @flag_awake 4
+  @flag_returned 8
   # Why a lane is brought to rest.
   @cancelled "its call was cancelled"
   # A larger frame may not fit the socket's buffer.
@@ -60,7 +61,7 @@ defmodule Snakepit.Call.Exchange do
 
   @typedoc "A stream whose request was sent: its call's id, where its items come from, and how many came."
   @type streaming :: {pos_integer(), :lane | {:grpc, reference()}, t(), non_neg_integer()}
-  @type stream_end :: {{:ok | :raised, nil} | {:error, Error.t()}, lane_state(), t()}
+  @type stream_end :: {{:ok, returned :: term()} | {:raised, nil} | {:error, Error.t()}, lane_state(), t()}
 
   @doc "Sends the request of a stream."
   @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
@@ -249,9 +250,13 @@ defmodule Snakepit.Call.Exchange do
   defp head(call, lane, way) do
     forced = match?([_], call.reply_ways)
     awake = if awake?(call), do: @flag_awake, else: 0
-    flags = if(forced, do: @flag_forced, else: 0) + if(call.stream?, do: @flag_stream, else: 0) + awake
+    flags = if(forced, do: @flag_forced, else: 0) + stream_flags(call) + awake
     {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
   end
+
+  defp stream_flags(%{stream?: false}), do: 0
+  defp stream_flags(%{returned?: false}), do: @flag_stream
+  defp stream_flags(_call), do: @flag_stream + @flag_returned
 
   # Ways that this worker lacks are left out, unless it has none of them: then its answer says what is missing.
   defp reply_mask(%{reply_ways: ways} = call, lane) do
@@ -460,9 +465,9 @@ defmodule Snakepit.Call.Exchange do
       {:ok, :item, term, meta} ->
         {:item, term, {call_id, source, costs(call, ex, meta), items + 1}}
 
-      {:ok, :end, _, meta} ->
+      {:ok, :end, returned, meta} ->
         settle(source)
-        {{:ok, nil}, :at_rest, costs(call, ex, meta)}
+        {{:ok, returned}, :at_rest, costs(call, ex, meta)}
 
       {:ok, :error, error, meta} ->
         settle(source)

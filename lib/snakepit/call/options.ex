@@ -102,6 +102,40 @@ defmodule Snakepit.Call.Options do
   defp no_item_timeout(_options),
     do: refuse("options of the call: :item_timeout is for streams; each call of a map has :timeout")
 
+  @stream_schema [
+    on_return: [
+      type: {:function, 1},
+      doc:
+        "Called with what the generator returned (`nil` where it returned nothing) once the stream was read to its end, " <>
+          "in the process that reads it."
+    ]
+  ]
+
+  @doc "The options that a stream has beside those of a call, as Markdown."
+  @spec stream_docs() :: String.t()
+  def stream_docs, do: Options.docs(@stream_schema)
+
+  @doc "As `new/1` for `Snakepit.stream/3`: its own option apart, and the others, not yet checked."
+  @spec for_stream(keyword() | map()) ::
+          {:ok, (term() -> any()) | nil, keyword() | map()} | {:error, Error.t()}
+  def for_stream(opts) when is_list(opts) or is_map(opts) do
+    given = for {:on_return, fun} <- Enum.to_list(opts), do: fun
+
+    with [fun | _] <- given,
+         {:ok, fun} <- Options.cast({:function, 1}, fun) do
+      {:ok, fun, Enum.reject(opts, &match?({:on_return, _}, &1))}
+    else
+      [] ->
+        {:ok, nil, opts}
+
+      :error ->
+        {:error, _key, message} = Options.validate(%{on_return: hd(given)}, @stream_schema)
+        refuse("options of the call: #{message}")
+    end
+  end
+
+  def for_stream(other), do: {:ok, nil, other}
+
   @spec new(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def new([]), do: {:ok, %__MODULE__{}}
   def new(opts) when is_list(opts) or is_map(opts), do: each(opts, %__MODULE__{})
@@ -125,6 +159,11 @@ defmodule Snakepit.Call.Options do
          {:ok, value} <- Options.cast(spec[:type], value) do
       {:ok, put(acc, key, value)}
     else
+      :error when key == :on_return ->
+        refuse(
+          "options of the call: :on_return is of stream/3 alone: execute_stream/4 answers with what was returned"
+        )
+
       # The whole schema words the complaint, as it does for pools.
       :error ->
         {:error, _key, message} = Options.validate(%{key => value}, @schema)

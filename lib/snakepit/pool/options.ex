@@ -207,6 +207,13 @@ defmodule Snakepit.Pool.Options do
       doc:
         "Whether workers make numpy's large arrays in shared memory, so that they are returned without a copy."
     ],
+    check_returns: [
+      type: {:or, [{:in, [nil]}, :boolean]},
+      default: nil,
+      doc:
+        "Whether a tool's results are compared with its `-> …`, of containers the first hundred items: one that differs is " <>
+          "a warning, once for each tool and type, and crosses all the same. By default in Mix's environments `:dev` and `:test`."
+    ],
     performance_policy: [
       type: {:options, Snakepit.Performance.Policy.schema()},
       default: [],
@@ -422,6 +429,14 @@ defmodule Snakepit.Pool.Options do
   def busy_poll(%__MODULE__{busy_poll: us} = options) do
     if min(Machine.cores_by_quota(), cores(options)) > 1, do: us, else: 0
   end
+
+  @doc "Whether results are compared with annotations. A release has no Mix."
+  @spec check_returns?(t()) :: boolean()
+  def check_returns?(%__MODULE__{check_returns: nil}) do
+    function_exported?(Mix, :env, 0) and Process.whereis(Mix.Supervisor) != nil and Mix.env() in [:dev, :test]
+  end
+
+  def check_returns?(%__MODULE__{check_returns: check?}), do: check?
 
   @doc "Cores that its workers may use, all together."
   @spec cores(t()) :: pos_integer()

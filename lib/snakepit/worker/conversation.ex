@@ -155,6 +155,11 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["grpc_failed", why], _phase, run) when is_binary(why), do: answer_grpc(run, {:error, why})
   defp message(["pong", n], _phase, %Run{heart: %Heart{}} = run), do: %{run | heart: Heart.pong(run.heart, n)}
 
+  defp message(["warning", words], _phase, run) when is_binary(words) do
+    Report.warned(run.pool.name, words)
+    run
+  end
+
   defp message([name | _], phase, _run)
        when name in ["hello", "lanes", "logs", "ready", "failed", "chunk", "drop", "released"],
        do: {:error, "the worker said #{inspect(name)} while #{phase}, or said it wrong"}
@@ -196,7 +201,8 @@ defmodule Snakepit.Worker.Conversation do
       fork_memory: Python.fork_memory(),
       busy_poll: Pool.Options.busy_poll(options),
       log_level: run.log_level,
-      watch: if(Pool.Reload.wanted?(options), do: Python.directories(options), else: [])
+      watch: if(Pool.Reload.wanted?(options), do: Python.directories(options), else: []),
+      check_returns: Pool.Options.check_returns?(options)
     }
   end
 

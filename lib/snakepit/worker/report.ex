@@ -4,7 +4,7 @@ defmodule Snakepit.Worker.Report do
   # cause of a start that fails, however often it is tried.
 
   alias Snakepit.{Error, Machine, Python, Telemetry}
-  alias Snakepit.Worker.{Launcher, Run}
+  alias Snakepit.Worker.{Launcher, Run, Words}
   require Logger
 
   @up [:snakepit, :worker, :up]
@@ -64,6 +64,14 @@ defmodule Snakepit.Worker.Report do
       "pool #{inspect(pool)}: worker #{name} could not be started again: #{why}\n" <>
         "It is tried again and again; this is said once for each cause"
     )
+  end
+
+  @doc "A worker warns of a tool. Each warning is logged once for a pool, whichever of its workers has it."
+  @spec warned(atom(), String.t()) :: :ok
+  def warned(pool, words) do
+    if match?({:ok, _}, Registry.register(Snakepit.Registry, {:warned, pool, words}, nil)),
+      do: Logger.warning("pool #{inspect(pool)}: #{Words.printable(words)}"),
+      else: :ok
   end
 
   @doc "The error of a start that took too long: what the worker was doing."

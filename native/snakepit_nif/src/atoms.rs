@@ -82,6 +82,7 @@ rustler::atoms! {
     elixir_date = "Elixir.Date",
     elixir_datetime = "Elixir.DateTime",
     elixir_decimal = "Elixir.Decimal",
+    elixir_snakepit_decimal = "Elixir.Snakepit.Decimal",
     elixir_naive_datetime = "Elixir.NaiveDateTime",
     elixir_tensor = "Elixir.Snakepit.Tensor",
     elixir_time = "Elixir.Time",

@@ -340,7 +340,7 @@ fn read_reply<'a>(
         Kind::End => atoms::end_(),
         Kind::Fetch => atoms::fetch(),
     };
-    let term = if matches!(reply.kind, Kind::End | Kind::Fetch) {
+    let term = if matches!(reply.kind, Kind::Fetch) {
         Ok(atoms::nil().to_term(env))
     } else {
         let decoder = Decoder { env, buffers: &buffers, empty_set, decimal };

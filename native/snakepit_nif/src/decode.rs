@@ -34,6 +34,9 @@ fn at<'a>(result: Decoded<'a>, step: impl FnOnce() -> String) -> Decoded<'a> {
     })
 }
 
+/// Digits of a decimal's coefficient: their conversion takes time that grows with their square.
+const MAX_DIGITS: usize = 4096;
+
 const BAD_EXT: Failure = Failure::Protocol("an extension's payload is not what its code says");
 
 /// What decoding needs besides the bytes.
@@ -42,7 +45,7 @@ pub struct Decoder<'a, 'b> {
     pub buffers: &'b [Term<'a>],
     /// `%MapSet{}` as this Elixir makes it.
     pub empty_set: Term<'a>,
-    /// Whether the `Decimal` library is there.
+    /// Whether the `Decimal` library is there, whose struct a decimal is then; else `Snakepit.Decimal`.
     pub decimal: bool,
 }
 
@@ -275,9 +278,6 @@ impl<'a> Decoder<'a, '_> {
         let mut inner = r.inside(payload);
         let Token::Str(text) = inner.next()? else { return Err(BAD_EXT) };
         inner.finish()?;
-        if !self.decimal {
-            return value(atoms::unsupported_type(), "a decimal.Decimal, and the Decimal library is not loaded");
-        }
         let (sign, digits) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
         let (coef, exp) = match digits {
             "NaN" => (atoms::nan_upper().to_term(self.env), 0),
@@ -286,7 +286,8 @@ impl<'a> Decoder<'a, '_> {
         };
         let env = self.env;
         let fields = [(atoms::sign(), sign.encode(env)), (atoms::coef(), coef), (atoms::exp(), exp.encode(env))];
-        self.structure(atoms::elixir_decimal(), &fields)
+        let name = if self.decimal { atoms::elixir_decimal() } else { atoms::elixir_snakepit_decimal() };
+        self.structure(name, &fields)
     }
 
     /// `12.50E+3` as coefficient 1250 and exponent 1.
@@ -295,7 +296,7 @@ impl<'a> Decoder<'a, '_> {
         let exponent: i64 = exponent.parse().map_err(|_| BAD_EXT)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = format!("{whole}{fraction}");
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > 4096 {
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > MAX_DIGITS {
             return Err(BAD_EXT);
         }
         let exp = exponent.checked_sub(fraction.len() as i64).ok_or(BAD_EXT)?;

@@ -303,7 +303,7 @@ impl<'a> Encoder<'a> {
             "Elixir.Time" => self.calendar(term, ext::TIME, &TIME),
             "Elixir.NaiveDateTime" => self.calendar(term, ext::NAIVE_DATETIME, &NAIVE),
             "Elixir.DateTime" => self.calendar(term, ext::DATETIME, &NAIVE),
-            "Elixir.Decimal" => self.decimal(term),
+            "Elixir.Decimal" | "Elixir.Snakepit.Decimal" => self.decimal(term),
             "Elixir.Nx.Tensor" => Err(Refusal::Convert),
             other => {
                 let module = other.strip_prefix("Elixir.").unwrap_or(other);
@@ -403,8 +403,8 @@ impl<'a> Encoder<'a> {
         let minus = if sign < 0 { "-" } else { "" };
         let text = match coef.get_type() {
             TermType::Atom if coef == atoms::inf().to_term(self.env) => format!("{minus}Infinity"),
-            TermType::Atom => "NaN".to_owned(),
-            TermType::Integer => format!("{minus}{}E{exponent}", shown(coef)),
+            TermType::Atom if coef == atoms::nan_upper().to_term(self.env) => "NaN".to_owned(),
+            TermType::Integer => format!("{minus}{}E{exponent}", digits(coef)?),
             _ => return unsupported("a %Decimal{} of an unknown layout"),
         };
         self.payload(ext::DECIMAL, |this| {
@@ -492,6 +492,42 @@ fn big_integer(term: Term) -> Result<(bool, Vec<u8>), Refusal> {
         [131, 111, _, _, _, _, sign, rest @ ..] => Ok((*sign == 1, rest.to_vec())),
         _ => unsupported("an integer of an unknown layout"),
     }
+}
+
+/// Bytes of a number of 4,096 decimal digits, which a reply may have (`decode.rs`).
+const MAX_COEFFICIENT: usize = 1701;
+
+/// An integer in decimal digits. What prints terms for messages cuts long ones.
+fn digits(term: Term) -> Result<String, Refusal> {
+    if let Ok(number) = term.decode::<u64>() {
+        return Ok(number.to_string());
+    }
+    if term.decode::<i64>().is_ok() {
+        return unsupported("a %Decimal{} whose coefficient is negative");
+    }
+    let (negative, magnitude) = big_integer(term)?;
+    if magnitude.len() > MAX_COEFFICIENT {
+        return refuse(atoms::too_large(), "a decimal of more than 4096 digits");
+    }
+    if negative {
+        return unsupported("a %Decimal{} whose coefficient is negative");
+    }
+    // Groups of nine digits, the lowest first.
+    let mut groups: Vec<u32> = Vec::new();
+    for byte in magnitude.iter().rev() {
+        let mut carry = u64::from(*byte);
+        for group in &mut groups {
+            carry += u64::from(*group) << 8;
+            *group = (carry % 1_000_000_000) as u32;
+            carry /= 1_000_000_000;
+        }
+        if carry > 0 {
+            groups.push(carry as u32);
+        }
+    }
+    let mut text = groups.pop().unwrap_or(0).to_string();
+    groups.iter().rev().for_each(|group| text.push_str(&format!("{group:09}")));
+    Ok(text)
 }
 
 /// The protocol's name of a tensor type and the bytes of one item.

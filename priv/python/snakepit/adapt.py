@@ -12,6 +12,7 @@ import typing
 from typing import Any
 
 from .arrays import is_array
+from .fields import Field, alias_key, fields_of, parameters_of, substituted, unaliased
 from .survey import PLAIN
 
 VIEW, BYTES, BYTEARRAY = "memoryview", "bytes", "bytearray"
@@ -81,8 +82,13 @@ def plan_for(annotation: Any) -> Plan | None:
     return _plan(annotation, {})
 
 
-def _plan(annotation: Any, above: dict[int, Plan]) -> Plan | None:
+def _plan(annotation: Any, above: dict[Any, Plan]) -> Plan | None:
+    alias = unaliased(annotation)
+    if alias is not None:
+        return _within(alias_key(annotation), above, lambda: _plan(alias, above))
     annotation = plain(annotation)
+    if isinstance(annotation, typing.TypeVar):
+        return _merged([_plan(member, above) for member in annotation.__constraints__ or [annotation.__bound__]])
     if annotation is bytes:
         return Plan(BYTES)
     if annotation is bytearray:
@@ -94,8 +100,11 @@ def _plan(annotation: Any, above: dict[int, Plan]) -> Plan | None:
         return _merged([_plan(member, above) for member in arguments])
     if origin is typing.Literal:
         return Plan(BYTES) if any(type(value) is bytes for value in arguments) else None
-    if is_typed_dict(annotation):
-        return _typed_dict(annotation, above)
+    fields = fields_of(origin or annotation)
+    if fields is not None:
+        given = parameters_of(origin, arguments)
+        key = origin or annotation, str(given)
+        return _within(key, above, lambda: _of_fields(fields, given, above))
     if origin is tuple and not (len(arguments) == 2 and arguments[1] is Ellipsis):
         places = tuple(_plan(member, above) for member in arguments)
         return _with(places=places) if any(places) else None
@@ -113,20 +122,28 @@ def _with(**inside: Any) -> Plan:
     return plan
 
 
-def _typed_dict(annotation: Any, above: dict[int, Plan]) -> Plan | None:
-    """Its own plan may be inside of it again."""
-    if id(annotation) in above:
-        return above[id(annotation)]
-    plan = above[id(annotation)] = Plan()
-    try:
-        hints = typing.get_type_hints(annotation)
-    except Exception:
+def _within(key: Any, above: dict[Any, Plan], make: Any) -> Plan | None:
+    """The plan of what may be inside of itself again."""
+    if key in above:
+        return above[key]
+    plan = above[key] = Plan()
+    made = make()
+    if made is None:
         return None
-    for name, hint in hints.items():
-        inner = _plan(hint, above)
-        if inner is not None:
-            plan.fields[name] = inner
-    return plan if plan.fields else None
+    for name in Plan.__slots__:
+        setattr(plan, name, getattr(made, name))
+    return plan
+
+
+def _of_fields(fields: dict[str, Field], given: dict[Any, Any], above: dict[Any, Plan]) -> Plan | None:
+    plans = [_plan(substituted(field.annotation, given), above) for field in fields.values()]
+    if not any(plans):
+        return None
+    plan = Plan()
+    plan.fields = {name: inner for name, inner in zip(fields, plans, strict=True) if inner is not None}
+    # A `NamedTuple` may be given as a tuple.
+    plan.places = tuple(plans)
+    return plan
 
 
 def _merged(plans: list[Plan | None]) -> Plan | None:
@@ -162,11 +179,6 @@ def plain(annotation: Any) -> Any:
         else:
             break
     return annotation
-
-
-def is_typed_dict(annotation: Any) -> bool:
-    """Also of `typing_extensions`, whose class is another."""
-    return isinstance(annotation, type) and issubclass(annotation, dict) and hasattr(annotation, "__required_keys__")
 
 
 def is_buffer(annotation: Any) -> bool:

@@ -1,36 +1,47 @@
 """Turns a parameter's annotation into a check of the argument, once, when the tool is registered.
 
-A check is a pair: the exact types that pass at once, and a function for everything else, which returns `None` or
-where (a path suffix) and what was wrong. An annotation that is not understood is not checked.
+A check has the exact types that pass at once, and a function for everything else, which returns `None` or where (a path
+suffix) and what was wrong. Where the annotation is a class of another kind than what arrives (`conversions`), it has a
+function as well which makes the tool's value of one that passed. An annotation by which nothing can be checked is
+`Unusable`.
 """
 
 from __future__ import annotations
 
 import datetime
-import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from .adapt import is_buffer, plain
 from .errors import type_name
+from .fields import NothingFits, Unusable, alias_key, fields_of, parameters_of, substituted, unaliased
+from .paths import step
 
 Mismatch = tuple[str, str]
+Slow = Callable[[Any], Mismatch | None]
 
 
 class Check:
-    """How arguments of one annotation are checked."""
+    """How arguments of one annotation are checked, and what is made of them."""
 
-    __slots__ = ("kinds", "name", "slow")
+    __slots__ = ("convert", "kinds", "name", "slow")
 
-    def __init__(self, name: str, kinds: set[type], slow: Callable[[Any], Mismatch | None] | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        kinds: Iterable[type],
+        slow: Slow | None = None,
+        convert: Callable[[Any], Any] | None = None,
+    ) -> None:
         self.name = name
         self.kinds = frozenset(kinds)
         self.slow = slow or self.refuse
+        self.convert = convert
 
     def refuse(self, value: Any) -> Mismatch | None:
-        return "", f"expected {self.name}, got {_shown(value)}{self._instead(value)}"
+        return "", f"expected {self.name}, got {shown(value)}{self._instead(value)}"
 
     def _instead(self, value: Any) -> str:
         """What to send instead, where text and bytes were mixed up."""
@@ -44,11 +55,20 @@ class Check:
         return None if type(value) in self.kinds else self.slow(value)
 
 
-# As arguments arrive; `adapt` makes of them what the annotation says.
-_BYTES: set[type] = {bytes, memoryview}
+class Unmade(Exception):
+    """A value that passed its check, of which its class could not be made: where, and why."""
+
+    def __init__(self, path: str, words: str) -> None:
+        super().__init__(words)
+        self.path = path
+        self.words = words
 
 
-def _shown(value: Any) -> str:
+# As arguments arrive, and as `adapt` leaves them.
+_BYTES: set[type] = {bytes, memoryview, bytearray}
+
+
+def shown(value: Any) -> str:
     return "bytes" if type(value) is memoryview else type_name(type(value))
 
 
@@ -56,6 +76,7 @@ _EXACT: dict[Any, tuple[str, set[type]]] = {
     int: ("int", {int}),
     float: ("float", {float, int}),
     str: ("str", {str}),
+    typing.LiteralString: ("str", {str}),
     bool: ("bool", {bool}),
     bytes: ("bytes", _BYTES),
     bytearray: ("bytes", _BYTES),
@@ -70,32 +91,346 @@ _EXACT: dict[Any, tuple[str, set[type]]] = {
     datetime.time: ("datetime.time", {datetime.time}),
     datetime.datetime: ("datetime.datetime", {datetime.datetime}),
 }
+# What arrives of Elixir without another module.
+_ARRIVING = frozenset(
+    {
+        *(type(None), bool, int, float, str, bytes, memoryview, list, tuple, dict, set),
+        *(datetime.date, datetime.time, datetime.datetime),
+    }
+)
 
 
 def check_for(annotation: Any) -> Check | None:
-    """The check for an annotation; `None` where there is nothing to check."""
-    annotation = plain(annotation)
-    try:
-        exact = _EXACT.get(annotation)
-    except TypeError:
+    """The check for an annotation; `None` where it allows everything. Raises `Unusable`."""
+    builder = Builder()
+    check = builder.check(annotation)
+    if check is not None and not builder.converts:
+        # One that is inside of itself cannot know it earlier.
+        check.convert = None
+    return check
+
+
+class Builder:
+    """Makes the checks of one annotation and of what is inside of it."""
+
+    def __init__(self) -> None:
+        # Annotations that may be inside of themselves.
+        self._above: dict[Any, Check] = {}
+        # Whether anything is made of values, anywhere inside.
+        self.converts = False
+
+    def check(self, annotation: Any) -> Check | None:
+        if _is_array_like(annotation):
+            return None
+        alias = unaliased(annotation)
+        if alias is not None:
+            return self._named(annotation, alias)
+        annotation = plain(annotation)
+        if annotation is Any or annotation is object:
+            return None
+        if type(annotation).__name__ == "_TupleType":
+            # `typing.Tuple` alone; `tuple[()]` is an empty one.
+            return Check("tuple", {tuple})
+        if isinstance(annotation, typing.TypeVar):
+            return self._variable(annotation)
+        origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+        try:
+            exact = _EXACT.get(annotation if origin is None or arguments or origin is tuple else origin)
+        except TypeError:
+            raise Unusable("it is no type") from None
+        if exact is not None:
+            return Check(*exact)
+        if origin in (typing.Union, types.UnionType):
+            return self._union(arguments)
+        if origin is typing.Literal:
+            return _literal(arguments)
+        if origin in (list, set):
+            return self._sequence(origin, arguments[0])
+        if origin is tuple:
+            return self._tuple(arguments)
+        if origin is dict:
+            return self._dict(dict, *arguments)
+        if is_buffer(annotation):
+            return _buffer()
+        return self._class(origin or annotation, arguments)
+
+    def converting(self, convert: Callable[[Any], Any]) -> Callable[[Any], Any]:
+        self.converts = True
+        return convert
+
+    def _named(self, annotation: Any, value: Any) -> Check | None:
+        """A name that `type X = …` gave, which may be in its own value."""
+        key = alias_key(annotation)
+        known = self._above.get(key)
+        if known is not None:
+            return known
+        check = self._above[key] = Check(str(annotation), ())
+        inner = self.check(value)
+        del self._above[key]
+        if inner is None:
+            check.slow = lambda value: None
+        else:
+            check.name, check.kinds, check.slow = inner.name, inner.kinds, inner.slow
+            # Set for those who have it already.
+            check.convert = inner.convert
+        return inner
+
+    def later(self, check: Check | None) -> Callable[[Any], Any] | None:
+        """How values of a check are converted, which may not be known yet."""
+        if check is None:
+            return None
+        if check.convert is None and check not in self._above.values():
+            return None
+        return lambda value: check.convert(value) if check.convert is not None else value
+
+    def _variable(self, variable: Any) -> Check | None:
+        if variable.__constraints__:
+            return self._union(variable.__constraints__)
+        return None if variable.__bound__ is None else self.check(variable.__bound__)
+
+    def _union(self, members: tuple[Any, ...]) -> Check | None:
+        checks, why = [], None
+        for member in members:
+            try:
+                check = self.check(member)
+            except NothingFits as error:
+                why = error
+                continue
+            if check is None:
+                return None
+            checks.append(check)
+        if why and not any(check.kinds != {type(None)} for check in checks):
+            raise why
+        return self.union(checks)
+
+    def union(self, checks: list[Check]) -> Check:
+        """The first that a value fits is what it is taken for."""
+        kinds = {kind for check in checks for kind in check.kinds}
+        whole = Check(" | ".join(check.name for check in checks), kinds)
+
+        def slow(value: Any) -> Mismatch | None:
+            deepest = None
+            for check in checks:
+                mismatch = check(value)
+                if mismatch is None:
+                    return None
+                if mismatch[0]:
+                    deepest = deepest or mismatch
+            return deepest or whole.refuse(value)
+
+        whole.slow = slow
+        made = [(check, self.later(check)) for check in checks]
+        if any(convert for _, convert in made):
+
+            def convert(value: Any) -> Any:
+                for check, make in made:
+                    if check(value) is None:
+                        return value if make is None else make(value)
+                return value
+
+            whole.convert = convert
+        return whole
+
+    def _sequence(self, origin: type, element: Any) -> Check:
+        inner = self.check(element)
+        if inner is None:
+            return Check(origin.__name__, {origin})
+        whole = Check(f"{origin.__name__}[{inner.name}]", ())
+        whole.slow = lambda value: items_of(value, inner) if type(value) is origin else whole.refuse(value)
+        make = self.later(inner)
+        if make is not None:
+            whole.convert = (lambda value: each(make, value)) if origin is list else (lambda value: {*map(make, value)})
+        return whole
+
+    def _tuple(self, members: tuple[Any, ...]) -> Check:
+        if len(members) == 2 and members[1] is Ellipsis:
+            inner = self.check(members[0])
+            if inner is None:
+                return Check("tuple", {tuple})
+            whole = Check(f"tuple[{inner.name}, ...]", ())
+            whole.slow = lambda value: items_of(value, inner) if type(value) is tuple else whole.refuse(value)
+            make = self.later(inner)
+            if make is not None:
+                whole.convert = lambda value: tuple(each(make, value))
+            return whole
+        if any(typing.get_origin(member) is typing.Unpack or _is_unpacked(member) for member in members):
+            raise Unusable("a tuple with an unpacked part is not checked")
+        return self.places([self.check(member) for member in members])
+
+    def places(self, checks: list[Check | None], made: str | None = None) -> Check:
+        """A tuple with a check for each place."""
+        name = made or f"tuple[{', '.join('Any' if check is None else check.name for check in checks)}]"
+        whole = Check(name, ())
+        makes = [self.later(check) for check in checks]
+
+        def slow(value: Any) -> Mismatch | None:
+            if type(value) is not tuple:
+                return whole.refuse(value)
+            if len(value) != len(checks):
+                return "", f"expected {name}, got a tuple of {len(value)}"
+            for index, (check, item) in enumerate(zip(checks, value, strict=True)):
+                mismatch = check(item) if check is not None else None
+                if mismatch is not None:
+                    return f"[{index}]{mismatch[0]}", mismatch[1]
+            return None
+
+        whole.slow = slow
+        if any(makes):
+            whole.convert = lambda value: tuple(
+                [
+                    item if make is None else made_at(f"[{index}]", make, item)
+                    for index, (make, item) in enumerate(zip(makes, value, strict=True))
+                ]
+            )
+        return whole
+
+    def _dict(self, origin: type, key: Any, value: Any) -> Check:
+        keys, values = self.check(key), self.check(value)
+        if keys is None and values is None:
+            return Check("dict", {dict})
+        name = f"dict[{keys.name if keys else 'Any'}, {values.name if values else 'Any'}]"
+        whole = Check(name, ())
+
+        def slow(mapping: Any) -> Mismatch | None:
+            if type(mapping) is not dict:
+                return whole.refuse(mapping)
+            if keys is not None and not keys.kinds.issuperset(map(type, mapping)):
+                for item_key in mapping:
+                    mismatch = keys(item_key)
+                    if mismatch is not None:
+                        return "", f"a key: {mismatch[1]}"
+            if values is not None and not values.kinds.issuperset(map(type, mapping.values())):
+                for item_key, item in mapping.items():
+                    mismatch = values(item)
+                    if mismatch is not None:
+                        return step(item_key) + mismatch[0], mismatch[1]
+            return None
+
+        whole.slow = slow
+        of_keys, of_values = self.later(keys), self.later(values)
+        if of_keys or of_values:
+
+            def convert(mapping: Any) -> Any:
+                return {
+                    made_at(step(key), of_keys, key) if of_keys else key: made_at(step(key), of_values, item)
+                    if of_values
+                    else item
+                    for key, item in mapping.items()
+                }
+
+            whole.convert = convert
+        return whole
+
+    def _class(self, kind: Any, arguments: tuple[Any, ...]) -> Check | None:
+        from .conversions import conversion
+
+        if not isinstance(kind, type):
+            raise Unusable(
+                "it is no type" if typing.get_origin(kind) is None and not arguments else "it is not checked"
+            )
+        by_name = (kind.__module__, kind.__qualname__)
+        if by_name == ("numpy", "ndarray"):
+            from .array_checks import array_check
+
+            return array_check(kind, arguments)
+        if by_name in (("decimal", "Decimal"), ("_decimal", "Decimal")):
+            return Check("decimal.Decimal", {kind})
+        fields = fields_of(kind)
+        if fields is not None:
+            given = parameters_of(kind, arguments)
+            return self._fields(
+                kind, {name: (substituted(field.annotation, given), field.required) for name, field in fields.items()}
+            )
+        made = conversion(self, kind, arguments)
+        if made is not None:
+            return made
+        return self._abstract(kind, arguments)
+
+    def _fields(self, kind: type, fields: dict[str, tuple[Any, bool]]) -> Check:
+        from .conversions import of_fields
+
+        known = self._above.get((kind, str(fields)))
+        if known is not None:
+            return known
+        check = self._above[kind, str(fields)] = Check(kind.__name__, ())
+        try:
+            checks = {name: self.check(annotation) for name, (annotation, _) in fields.items()}
+        finally:
+            del self._above[kind, str(fields)]
+        return of_fields(self, kind, check, checks, frozenset(name for name, (_, must) in fields.items() if must))
+
+    def _abstract(self, kind: type, arguments: tuple[Any, ...]) -> Check | None:
+        """An abstract class, or a protocol that can be looked at: what arrives may be one of it."""
+        try:
+            kinds = {arriving for arriving in _ARRIVING if issubclass(arriving, kind)}
+        except Exception:
+            kinds = set()
+        if not kinds:
+            raise NothingFits(f"nothing that Elixir sends is a {type_name(kind)}")
+        name = type_name(kind)
+        whole = Check(name, kinds)
+        whole.slow = lambda value: None if isinstance(value, kind) else whole.refuse(value)
+        inner = [self.check(argument) for argument in arguments if argument is not Ellipsis]
+        if not any(inner):
+            return whole
+        if dict in kinds and list not in kinds and len(inner) == 2:
+            return self._dict(dict, *arguments)
+        if len(inner) != 1 or inner[0] is None:
+            return whole
+        return self._of_items(whole, inner[0])
+
+    def _of_items(self, whole: Check, inner: Check) -> Check:
+        """What has items of one kind. Those of a text or an array are not looked at one by one."""
+        outer = Check(f"{whole.name}[{inner.name}]", ())
+
+        def slow(value: Any) -> Mismatch | None:
+            if whole(value) is not None:
+                return outer.refuse(value)
+            if type(value) in (list, tuple, set, dict):
+                return items_of(value, inner)
+            one = "" if type(value) is str else 0 if type(value) in _BYTES else None
+            return None if one is None or inner(one) is None else outer.refuse(value)
+
+        outer.slow = slow
+        make = self.later(inner)
+        if make is not None:
+            outer.convert = lambda value: type(value)(each(make, value)) if type(value) in (list, tuple, set) else value
+        return outer
+
+
+def items_of(value: Any, inner: Check) -> Mismatch | None:
+    """The first item that does not fit. Many of one type are looked at at the speed of C."""
+    if inner.kinds and inner.kinds.issuperset(map(type, value)):
         return None
-    if exact is not None:
-        return Check(*exact)
-    origin = typing.get_origin(annotation)
-    arguments = typing.get_args(annotation)
-    if origin in (typing.Union, types.UnionType):
-        return _union(arguments)
-    if origin is typing.Literal:
-        return _literal(arguments)
-    if origin in (list, set) and len(arguments) == 1:
-        return _sequence(origin, arguments[0])
-    if origin is tuple:
-        return _tuple(arguments)
-    if origin is dict and len(arguments) == 2:
-        return _dict(*arguments)
-    if is_buffer(annotation):
-        return _buffer()
-    return _by_name(origin or annotation)
+    for index, item in enumerate(value):
+        mismatch = inner(item)
+        if mismatch is not None:
+            # A set has no order: its elements have no index.
+            return (f"[{index}]{mismatch[0]}" if type(value) in (list, tuple) else "", mismatch[1])
+    return None
+
+
+def each(make: Callable[[Any], Any], items: Any) -> list[Any]:
+    return [made_at(f"[{index}]", make, item) for index, item in enumerate(items)]
+
+
+def made_at(path: str, make: Callable[[Any], Any], value: Any) -> Any:
+    try:
+        return make(value)
+    except Unmade as error:
+        raise Unmade(path + error.path, error.words) from None
+
+
+def _is_unpacked(member: Any) -> bool:
+    return bool(getattr(member, "__unpacked__", False)) or isinstance(member, typing.TypeVarTuple)
+
+
+def _is_array_like(annotation: Any) -> bool:
+    """numpy's own word for whatever an array can be made of, which is a union of many protocols."""
+    import sys
+
+    known = sys.modules.get("numpy.typing")
+    return known is not None and annotation is getattr(known, "ArrayLike", known)
 
 
 def _buffer() -> Check:
@@ -106,44 +441,12 @@ def _buffer() -> Check:
     return whole
 
 
-def _by_name(annotation: Any) -> Check | None:
-    """Classes of modules that may never be loaded are known by their names."""
-    if not isinstance(annotation, type):
-        return None
-    known = (annotation.__module__, annotation.__qualname__)
-    if known == ("numpy", "ndarray"):
-        return Check("numpy.ndarray", {annotation})
-    if known in (("decimal", "Decimal"), ("_decimal", "Decimal")):
-        return Check("decimal.Decimal", {annotation})
-    return None
-
-
-def _union(members: tuple[Any, ...]) -> Check | None:
-    checks = []
-    for member in members:
-        check = check_for(member)
-        if check is None:
-            return None
-        checks.append(check)
-    kinds = {kind for check in checks for kind in check.kinds}
-    name = " | ".join(check.name for check in checks)
-    whole = Check(name, kinds)
-
-    def slow(value: Any) -> Mismatch | None:
-        deepest = None
-        for check in checks:
-            mismatch = check(value)
-            if mismatch is None:
-                return None
-            if mismatch[0]:
-                deepest = deepest or mismatch
-        return deepest or whole.refuse(value)
-
-    whole.slow = slow
-    return whole
-
-
 def _literal(values: tuple[Any, ...]) -> Check:
+    import enum
+
+    given = {value.name: value for value in values if isinstance(value, enum.Enum)}
+    if given:
+        raise Unusable("members of an Enum do not arrive: annotate it with the Enum, or with the values")
     allowed = {(type(value), value) for value in values}
     name = " | ".join(repr(value) for value in values)
 
@@ -152,97 +455,11 @@ def _literal(values: tuple[Any, ...]) -> Check:
             value = bytes(value)
         if isinstance(value, (str, int, bytes, types.NoneType)) and (type(value), value) in allowed:
             return None
-        shown = repr(value) if isinstance(value, (str, int)) and len(repr(value)) < 60 else _shown(value)
-        return "", f"expected {name}, got {shown}"
+        return "", f"expected {name}, got {short(value)}"
 
-    return Check(name, set(), slow)
-
-
-def _sequence(origin: Any, element: Any) -> Check | None:
-    inner = check_for(element)
-    plain = Check(origin.__name__, {origin})
-    if inner is None:
-        return plain
-    whole = Check(f"{origin.__name__}[{inner.name}]", set())
-
-    def slow(value: Any) -> Mismatch | None:
-        if type(value) is not origin:
-            return whole.refuse(value)
-        if inner.kinds and inner.kinds.issuperset(map(type, value)):
-            return None
-        for index, item in enumerate(value):
-            mismatch = inner(item)
-            if mismatch is not None:
-                # A set has no order: its elements have no index.
-                return (f"[{index}]{mismatch[0]}" if origin is list else "", mismatch[1])
-        return None
-
-    whole.slow = slow
-    return whole
+    return Check(name, (), slow)
 
 
-def _tuple(members: tuple[Any, ...]) -> Check | None:
-    if len(members) == 2 and members[1] is Ellipsis:
-        inner = check_for(members[0])
-        if inner is None:
-            return Check("tuple", {tuple})
-        name, checks, count = f"tuple[{inner.name}, ...]", None, None
-    else:
-        inner = None
-        checks = [check_for(member) for member in members]
-        name = f"tuple[{', '.join('Any' if check is None else check.name for check in checks)}]"
-        count = len(members)
-    whole = Check(name, set())
-
-    def slow(value: Any) -> Mismatch | None:
-        if type(value) is not tuple:
-            return whole.refuse(value)
-        if count is not None and len(value) != count:
-            return "", f"expected {name}, got a tuple of {len(value)}"
-        for index, item in enumerate(value):
-            check = inner if checks is None else checks[index]
-            mismatch = check(item) if check is not None else None
-            if mismatch is not None:
-                return f"[{index}]{mismatch[0]}", mismatch[1]
-        return None
-
-    whole.slow = slow
-    return whole
-
-
-def _dict(key: Any, value: Any) -> Check | None:
-    keys, values = check_for(key), check_for(value)
-    if keys is None and values is None:
-        return Check("dict", {dict})
-    name = f"dict[{keys.name if keys else 'Any'}, {values.name if values else 'Any'}]"
-    whole = Check(name, set())
-
-    def slow(mapping: Any) -> Mismatch | None:
-        if type(mapping) is not dict:
-            return whole.refuse(mapping)
-        for item_key, item in mapping.items():
-            mismatch = keys(item_key) if keys else None
-            if mismatch is not None:
-                return "", f"a key: {mismatch[1]}"
-            mismatch = values(item) if values else None
-            if mismatch is not None:
-                from .paths import step
-
-                return step(item_key) + mismatch[0], mismatch[1]
-        return None
-
-    whole.slow = slow
-    return whole
-
-
-def resolve(function: Callable[..., Any], name: str, annotation: Any) -> Any:
-    """An annotation given as a string, evaluated; `Any` where it cannot be (a name known to type checkers only)."""
-    if not isinstance(annotation, str):
-        return annotation
-    module = sys.modules.get(getattr(function, "__module__", ""), None)
-    names = getattr(function, "__globals__", None) or getattr(module, "__dict__", {})
-    holder = types.SimpleNamespace(__annotations__={name: annotation})
-    try:
-        return typing.get_type_hints(holder, globalns=names, include_extras=True)[name]
-    except Exception:
-        return Any
+def short(value: Any) -> str:
+    """A small value as it is written, of any other its type."""
+    return repr(value) if isinstance(value, (str, int, float)) and len(repr(value)) < 60 else shown(value)

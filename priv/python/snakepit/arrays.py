@@ -179,7 +179,10 @@ def as_array(value: Any) -> Any:
         else:
             if type(array) is numpy.ndarray:
                 return array
-    raise Refusal("unsupported_type", f"{type_name(kind)} does not turn into an array: {failure}", type_name(kind))
+    from .library_hints import hint_for_tensor
+
+    words = f"{type_name(kind)} does not turn into an array: {failure}{_hinted(hint_for_tensor(value))}"
+    raise Refusal("unsupported_type", words, type_name(kind))
 
 
 def scalar(value: Any) -> Any:

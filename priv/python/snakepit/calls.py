@@ -7,6 +7,7 @@ So locals are cleared as soon as they are not needed, and the frames that except
 from __future__ import annotations
 
 import types
+from functools import partial
 from time import perf_counter_ns
 
 from msgpack import Packer, packb, unpackb
@@ -30,7 +31,7 @@ from .frames import (
     without_released,
     write_head,
 )
-from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, STREAM, ZERO_COPY
+from .limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, RETURNED, STREAM, ZERO_COPY
 from .probe import PROBE
 from .replies import Placer, bare_way
 from .survey import look_inside
@@ -49,7 +50,6 @@ if TYPE_CHECKING:
 # Way, everything up to the envelope's end, and the buffers that follow or go beside it.
 Reply = tuple[int, bytes, list[memoryview]]
 
-_NIL = b"\xc0"
 _ENVELOPE = FRAME_START + HEADER
 _unpack_request = REQUEST.unpack_from
 _pack_reply = REPLY.pack
@@ -238,6 +238,7 @@ class Calls:
                 if beside is None and self._mask != 1 << GRPC:
                     # The items of a stream on a lane cannot be fetched.
                     self._mask &= ~(1 << GRPC)
+                wanted = frame[3] & RETURNED
                 started = perf_counter_ns()
                 source = self._guarded(tool.call, arguments)
                 arguments = tool = None
@@ -250,7 +251,12 @@ class Calls:
                         raise CallError("python_error", "raised", "the stream was cancelled")
                     item = self._guarded(advance, {})
                     nanoseconds = perf_counter_ns() - started
-                    if item is _END:
+                    if type(item) is _End:
+                        # What nobody asked for need not be fit to cross.
+                        item = item.returned if wanted else None
+                        envelope = self._encoder.encode(item, "returned")
+                        item = None
+                        end = self._with_buffers(END, nanoseconds, envelope)
                         break
                     envelope = self._encoder.encode(item, "item")
                     item = None
@@ -264,7 +270,7 @@ class Calls:
                 yield self._failed(failure, perf_counter_ns() - started)
                 return
             source = advance = None  # type: ignore[assignment]
-            yield self._bare(END, nanoseconds, _NIL)
+            yield end
         finally:
             self.cancellation.stream = 0
             if self.cancellation.cancelling:
@@ -295,6 +301,8 @@ class Calls:
         tool.check(arguments)
         if self._decoder.bytes_inside or tool.writable:
             tool.adapt(arguments)
+        if tool.converts:
+            tool.convert(arguments)
         if caller is not context.caller.get():
             context.caller.set(caller)
         return [tool, arguments]
@@ -395,13 +403,12 @@ class Calls:
         return self._collect(result) if type(result) in _LATE else result
 
     def _advancing(self, source: Any) -> Callable[[], Any]:
-        """A function that returns the next item, or `_END`."""
+        """A function that returns the next item, or an `_End`."""
         if type(source) is types.GeneratorType:
-            return lambda: next(source, _END)
+            return partial(_next_of, source)
         if type(source) is types.AsyncGeneratorType:
             return lambda: self._run(_next(source))
-        once = iter((source,))
-        return lambda: next(once, _END)
+        return partial(next, iter((source,)), _End(None))
 
     def _closed(self, source: Any) -> None:
         """Ends a generator that was not read to its end."""
@@ -521,7 +528,20 @@ class Calls:
         return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
 
 
-_END = object()
+class _End:
+    """Stands for the item after the last one."""
+
+    __slots__ = ("returned",)
+
+    def __init__(self, returned: Any) -> None:
+        self.returned = returned
+
+
+def _next_of(source: Any) -> Any:
+    try:
+        return next(source)
+    except StopIteration as stop:
+        return _End(stop.value)
 
 
 def python_error(error: BaseException) -> CallError:
@@ -542,8 +562,12 @@ async def _listed(source: Any) -> list[Any]:
     return [item async for item in source]
 
 
+# After the last item of an async generator, which can return nothing.
+_NOTHING = _End(None)
+
+
 async def _next(source: Any) -> Any:
-    return await anext(source, _END)
+    return await anext(source, _NOTHING)
 
 
 async def _close(source: Any) -> None:

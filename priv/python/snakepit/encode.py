@@ -12,7 +12,7 @@ from .arrays import as_array, is_array, scalar, wire_dtype
 from .buffers import Array, Bytes
 from .errors import CallError, Refusal, a_type, type_name
 from .limits import MAX_BUFFERS, MAX_VALUES
-from .survey import PLAIN, SIZED, Suspect, apart, count_values, survey
+from .survey import FIRST, LAST, PLAIN, SIZED, Suspect, apart, count_values, survey, with_plain_keys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,12 @@ class Encoder:
             alone = self._alone(value, kind)
             if alone:
                 return alone
-            large = survey(value, self.limit)
+            try:
+                large = survey(value, self.limit)
+            except Suspect:
+                # Keys that are an `int` or a `str` of another type.
+                value = with_plain_keys(value)
+                large = survey(value, self.limit)
             packed = self._pack(self._split(value) if large else value)
         except CallError:
             self._reset()
@@ -171,12 +176,24 @@ class Encoder:
         plain = scalar(value)
         if plain is not None:
             return plain
+        if isinstance(value, (str, int, float)):
+            return self._value_of(value)
         array = as_array(value)
         if array is not None:
             return self._tensor(array)
         if isinstance(value, (bytes, bytearray)):
             return self._beside(4, Bytes(value)) if len(value) >= self.limit else bytes(value)
         raise _unsupported(value)
+
+    def _value_of(self, value: Any) -> Any:
+        """The plain value of what is one, as members of an `IntEnum` are. What its own conversion says is passed by."""
+        if isinstance(value, str):
+            text = str.__str__(value)
+            return text if len(text) < self.limit else self._beside(5, Bytes(text.encode("utf-8")))
+        if isinstance(value, float):
+            return float.__float__(value)
+        number = int.__int__(value)
+        return number if FIRST <= number <= LAST else self._convert(number)
 
     def _tensor(self, array: Any) -> ExtType:
         name, dtype = wire_dtype(array)

@@ -7,27 +7,12 @@ knows its type. One that loses something says what, after ", which".
 from __future__ import annotations
 
 import sys
-import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-# Subclasses of these may have a conversion of their own, which says something else: then the base's is named.
-_CONVERSIONS: list[tuple[type, str]] = [(int, "__int__"), (float, "__float__"), (str, "__str__")]
-_LISTED: tuple[type, ...] = (
-    range,
-    type({}.keys()),
-    type({}.values()),
-    type({}.items()),
-    map,
-    filter,
-    zip,
-    enumerate,
-    reversed,
-    types.GeneratorType,
-)
 _FIELDS = "return {name: x[name] for name in x.dtype.names}"
 
 
@@ -35,22 +20,38 @@ def hint_for(value: Any) -> str | None:
     """`return …`, where something is known that would do."""
     if isinstance(value, type):
         return None
-    for module, name, hint in _OF_MODULES:
+    from .library_hints import library_hint
+
+    known, hint = library_hint(value)
+    if known:
+        return hint
+    for module, name, choice in _OF_MODULES:
         if module in sys.modules and isinstance(value, getattr(sys.modules[module], name)):
-            return hint if isinstance(hint, str) else hint(value)
+            return choice if isinstance(choice, str) else choice(value)
     if hasattr(type(value), "__dataclass_fields__"):
         return "return dataclasses.asdict(x)"
-    for base, method in _CONVERSIONS:
-        if isinstance(value, base):
-            own = getattr(type(value), method) is not getattr(base, method)
-            return f"return {base.__name__}.{method}(x)" if own else f"return {base.__name__}(x)"
     if isinstance(value, complex):
         return "return (x.real, x.imag)"
     if isinstance(value, tuple):
         return _of_tuple(value)
-    if isinstance(value, (set, frozenset)):
-        return "return set(x)"
-    return "return list(x)" if isinstance(value, (list, *_LISTED)) else None
+    if isinstance(value, BaseException):
+        return "return repr(x), which makes text of it"
+    return _of_abstract(value)
+
+
+def _of_abstract(value: Any) -> str | None:
+    """Of containers of all kinds, and what goes through one."""
+    import collections.abc as abstract
+
+    if isinstance(value, abstract.Set):
+        return "return set(x)" if isinstance(value, (set, frozenset)) else "return list(x)"
+    if isinstance(value, abstract.Mapping):
+        return "return dict(x)"
+    if isinstance(value, abstract.Iterator):
+        # These have no end.
+        endless = type(value).__module__ == "itertools" and type(value).__name__ in ("count", "cycle", "repeat")
+        return None if endless or type(value).__module__ in ("_io", "io") else "return list(x)"
+    return "return list(x)" if isinstance(value, (abstract.Sequence, abstract.ValuesView)) else None
 
 
 def _of_tuple(value: Any) -> str:
@@ -71,13 +72,29 @@ def _of_path(value: Any) -> str:
     return "return str(x)"
 
 
-# Classes of modules that may never have been imported; then no value is of theirs. An enum may be an int or a str too.
+# Classes of modules that may never have been imported; then no value is of theirs.
 _OF_MODULES: list[tuple[str, str, str | Callable[[Any], str]]] = [
     ("enum", "Enum", "return x.value"),
     ("uuid", "UUID", "return str(x)"),
     ("pathlib", "PurePath", _of_path),
     ("datetime", "timedelta", "return x // datetime.timedelta(microseconds=1)"),
     ("fractions", "Fraction", "return x.as_integer_ratio()"),
+    # Their subclasses: what is one itself crosses.
+    ("datetime", "datetime", "return datetime.datetime(*x.timetuple()[:6], x.microsecond, x.tzinfo, fold=x.fold)"),
+    ("datetime", "date", "return datetime.date(x.year, x.month, x.day)"),
+    ("datetime", "time", "return datetime.time(x.hour, x.minute, x.second, x.microsecond)"),
+    ("decimal", "Decimal", "return decimal.Decimal(x)"),
+    ("io", "BytesIO", "return x.getvalue()"),
+    ("io", "StringIO", "return x.getvalue()"),
+    ("array", "array", "return (x.typecode, x.tolist())"),
+    ("mmap", "mmap", "return x[:]"),
+    ("ctypes", "Array", "return list(x)"),
+    ("collections", "UserString", "return str(x)"),
+    ("ipaddress", "_IPAddressBase", "return str(x)"),
+    ("re", "Pattern", "return x.pattern, which leaves out its flags"),
+    ("types", "SimpleNamespace", "return vars(x)"),
+    ("argparse", "Namespace", "return vars(x)"),
+    ("zoneinfo", "ZoneInfo", "return str(x)"),
 ]
 
 

@@ -77,9 +77,9 @@ def _find_cycle(value: Any, path: str, above: dict[int, str]) -> CallError | Non
 
 
 def _key(key: Any, path: str) -> None:
-    if type(key) is str:
+    if isinstance(key, str):
         _text(key, path)
-    elif type(key) is not int:
+    elif type(key) is bool or not isinstance(key, int):
         kind = type_name(type(key))
         shown = "NaN" if key != key else kind
         raise _fail(path, "unsupported_key", f"keys must be str or int, this one is {shown}", kind)
@@ -96,7 +96,7 @@ def _text(text: str, path: str) -> None:
 
 def _leaf(value: Any, path: str, depth: int, leaf: Callable[[Any], object]) -> None:
     kind = type(value)
-    if kind is str:
+    if isinstance(value, str):
         _text(value, path)
         return
     if kind in (int, float, bool, type(None), bytes, bytearray, memoryview):

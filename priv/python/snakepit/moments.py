@@ -8,6 +8,7 @@ from functools import cache
 
 from .arrays import install
 from .errors import Refusal, type_name
+from .limits import MAX_DIGITS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _OFFSET = r"UTC([+-])(\d\d):(\d\d)(?::(\d\d))?"
 _DECIMAL = r"-?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?|NaN|-?Infinity"
+_INSTANT = ": return x.astimezone(datetime.UTC), which keeps the instant alone"
 _ZERO = datetime.timedelta(0)
 _SECOND = datetime.timedelta(seconds=1)
 
@@ -32,7 +34,8 @@ def from_date(value: datetime.date) -> list[Any]:
 
 def from_time(value: datetime.time) -> list[Any]:
     if value.tzinfo is not None:
-        raise Refusal("unsupported_type", "a time with a time zone has no counterpart", "datetime.time")
+        words = "a time with a time zone has no counterpart: return (x.replace(tzinfo=None), str(x.tzinfo))"
+        raise Refusal("unsupported_type", words, "datetime.time")
     return [value.hour, value.minute, value.second, value.microsecond]
 
 
@@ -44,10 +47,16 @@ def from_aware(value: datetime.datetime) -> list[Any]:
     zone = value.tzinfo
     offset = value.utcoffset()
     if zone is None or offset is None:
-        raise Refusal("unsupported_type", "a datetime whose time zone has no offset", "datetime.datetime")
+        raise Refusal(
+            "unsupported_type",
+            "a datetime whose time zone has no offset: return x.replace(tzinfo=None), which leaves the zone out",
+            "datetime.datetime",
+        )
     dst = value.dst() or _ZERO
     if offset % _SECOND or dst % _SECOND:
-        raise Refusal("unsupported_type", f"a utc offset of {offset} is finer than a second", "datetime.datetime")
+        raise Refusal(
+            "unsupported_type", f"a utc offset of {offset} is finer than a second{_INSTANT}", "datetime.datetime"
+        )
     name = _zone_name(zone, offset)
     seconds, dst_seconds = offset // _SECOND, dst // _SECOND
     return [*from_naive(value), name, value.tzname() or name, seconds - dst_seconds, dst_seconds]
@@ -146,6 +155,14 @@ def _utc() -> datetime.tzinfo:
     return UTC.from_file(io.BytesIO(_UTC_FILE), key="UTC")
 
 
+def zone_of(key: str) -> datetime.tzinfo:
+    """A zone by its key; `ValueError` where this machine knows none of that name."""
+    try:
+        return _zone(key)
+    except Refusal as refusal:
+        raise ValueError(refusal.message) from None
+
+
 def _zone(key: str) -> datetime.tzinfo:
     import zoneinfo
 
@@ -171,7 +188,11 @@ def _missing() -> str:
 def from_decimal(value: Any) -> str:
     text = str(value)
     if not _pattern(_DECIMAL).fullmatch(text):
-        raise Refusal("unsupported_type", f"the decimal {text[:40]} has no counterpart", "decimal.Decimal")
+        words = f"the decimal {text[:40]} has no counterpart: return str(x), which makes text of it"
+        raise Refusal("unsupported_type", words, "decimal.Decimal")
+    if len(text) > MAX_DIGITS and len(value.as_tuple().digits) > MAX_DIGITS:
+        words = f"a decimal of more than {MAX_DIGITS} digits cannot cross: return str(x)"
+        raise Refusal("unsupported_type", words, "decimal.Decimal")
     return text
 
 

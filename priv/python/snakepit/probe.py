@@ -31,4 +31,4 @@ def probe_tool() -> Tool:
     """As the tables of tools have it."""
     from .signature import Tool
 
-    return Tool(PROBE, probe)
+    return Tool(PROBE, probe, unchecked=frozenset({"x"}))

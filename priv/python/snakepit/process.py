@@ -137,6 +137,11 @@ def _serve(
         described = describe(service.tools)
         if logs is not None:
             logs.tools(service.tools.values())
+        if settings.get("check_returns"):
+            from .returns import watch
+
+            for tool in service.tools.values():
+                watch(tool, lambda words: control.send(["warning", words[:2000]]))
         service.tools[PROBE] = probe_tool()
         control.send(["ready", {"tools": described, "on_stop": on_stop}])
     except BaseException as error:

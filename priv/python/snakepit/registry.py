@@ -27,18 +27,26 @@ _WRAPPERS = frozenset(
 class Mark:
     """What `tool` was told of a function."""
 
-    __slots__ = ("name", "writable")
+    __slots__ = ("name", "unchecked", "writable")
 
-    def __init__(self, name: str, writable: frozenset[str]) -> None:
+    def __init__(self, name: str, writable: frozenset[str], unchecked: frozenset[str]) -> None:
         self.name = name
         self.writable = writable
+        self.unchecked = unchecked
 
 
 # What `tool` was given, by `id`. It is held, so that no other object gets that id.
 _registered: dict[int, tuple[Any, Mark]] = {}
 
 
-def _tool(function: Any = None, /, *, name: str | None = None, writable: Iterable[str] = ()) -> Any:
+def _tool(
+    function: Any = None,
+    /,
+    *,
+    name: str | None = None,
+    writable: Iterable[str] = (),
+    unchecked: Iterable[str] = (),
+) -> Any:
     """Marks a function as one that Elixir may call: `@tool`, or `@tool(name="…")`.
 
     The function itself is returned unchanged. Plain functions, `async def` and generators, whose items are streamed.
@@ -46,10 +54,14 @@ def _tool(function: Any = None, /, *, name: str | None = None, writable: Iterabl
     Arrays and bytes are given to it as read-only views of the caller's memory. What a parameter annotated with `bytes`
     or `bytearray` gets is a copy of that type; any other gets a `memoryview`, however small. `writable=["x"]` makes
     private copies of the arrays and views in argument `x`, which the function may write to.
+
+    Arguments are checked by the annotations, and made into an `Enum`, a dataclass, a `Path` … where a parameter is
+    annotated so. A parameter whose annotation no value of Elixir's can fit is an error when the module is imported;
+    `unchecked=["x"]` gives the function argument `x` as it arrives, whatever its annotation.
     """
     if function is None:
-        return lambda decorated: _mark(decorated, name, writable)
-    return _mark(function, name, writable)
+        return lambda decorated: _mark(decorated, name, writable, unchecked)
+    return _mark(function, name, writable, unchecked)
 
 
 if TYPE_CHECKING:
@@ -58,8 +70,17 @@ if TYPE_CHECKING:
     @overload
     def tool(function: F, /) -> F: ...
     @overload
-    def tool(*, name: str | None = None, writable: Iterable[str] = ()) -> Callable[[F], F]: ...
-    def tool(function: Any = None, /, *, name: str | None = None, writable: Iterable[str] = ()) -> Any:
+    def tool(
+        *, name: str | None = None, writable: Iterable[str] = (), unchecked: Iterable[str] = ()
+    ) -> Callable[[F], F]: ...
+    def tool(
+        function: Any = None,
+        /,
+        *,
+        name: str | None = None,
+        writable: Iterable[str] = (),
+        unchecked: Iterable[str] = (),
+    ) -> Any:
         """As above."""
 else:
     # Without an import of typing at run time.
@@ -67,21 +88,26 @@ else:
     tool.__name__ = tool.__qualname__ = "tool"
 
 
-def _mark(function: Any, name: str | None, writable: Iterable[str]) -> Any:
+def _mark(function: Any, name: str | None, writable: Iterable[str], unchecked: Iterable[str]) -> Any:
     if not callable(function):
         raise TypeError(f"@tool needs a function, got {type(function).__name__}")
     if name is not None and (not isinstance(name, str) or not name):
         raise TypeError("@tool(name=…) needs a string that is not empty")
-    names = [] if isinstance(writable, str) else list(writable)
-    if isinstance(writable, str) or not all(isinstance(parameter, str) for parameter in names):
-        raise TypeError(f'@tool(writable=…) needs the names of parameters, as in ["x"], got {writable!r}')
+    writable, unchecked = _names("writable", writable), _names("unchecked", unchecked)
     try:
-        mark = Mark(name or function.__name__, frozenset(names))
+        mark = Mark(name or function.__name__, writable, unchecked)
         setattr(function, _MARK, mark)
     except AttributeError:
         raise TypeError(f"@tool cannot mark {function!r}: decorate a Python function that calls it") from None
     _registered[id(function)] = function, mark
     return function
+
+
+def _names(what: str, given: Iterable[str]) -> frozenset[str]:
+    names = [] if isinstance(given, str) else list(given)
+    if isinstance(given, str) or not all(isinstance(parameter, str) for parameter in names):
+        raise TypeError(f'@tool({what}=…) needs the names of parameters, as in ["x"], got {given!r}')
+    return frozenset(names)
 
 
 class DuplicateTool(Exception):
@@ -115,7 +141,7 @@ def collect(modules: Iterable[ModuleType]) -> dict[str, Tool]:
             name = mark.name
             known = found.get(name)
             if known is None:
-                found[name] = Tool(name, value, mark.writable)
+                found[name] = Tool(name, value, mark.writable, mark.unchecked)
                 origin[name] = module.__name__
             elif known.function is not value:
                 raise DuplicateTool(

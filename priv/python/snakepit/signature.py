@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import types
 from collections.abc import Callable
 from typing import Any
 
 from . import advice
 from .adapt import BYTES, Plan, adapt, plan_for
-from .annotations import Check, check_for, resolve
+from .annotations import Check, Unmade, check_for
 from .errors import CallError, did_you_mean
+from .fields import Unresolved, Unusable, resolve
 from .paths import step
 from .survey import NOT_BYTES
 
@@ -19,33 +21,53 @@ _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
 
 
+class BadAnnotation(TypeError):
+    """A tool has a parameter whose annotation no argument can be checked by."""
+
+
 class Tool:
     """A function that callers may name, with the checks of its arguments."""
 
-    def __init__(self, name: str, function: Callable[..., Any], writable: frozenset[str] = frozenset()) -> None:
-        signature = inspect.signature(function)
+    def __init__(
+        self,
+        name: str,
+        function: Callable[..., Any],
+        writable: frozenset[str] = frozenset(),
+        unchecked: frozenset[str] = frozenset(),
+    ) -> None:
+        signature = _signature_of(function)
         parameters = signature.parameters.values()
         self.name = name
         self.function = function
         self.signature = _text(signature)
         self.doc = inspect.getdoc(function)
         self.writable = writable
+        self.unchecked = unchecked
         self._unwrapped = inspect.unwrap(function)
         rest = next((p for p in parameters if p.kind is inspect.Parameter.VAR_KEYWORD), None)
         self.open = rest is not None
         named = [p for p in parameters if p.kind in (_POSITIONAL_ONLY, _PLAIN, _KEYWORD_ONLY)]
+        self._refuse_unknown("writable", writable, [p.name for p in named])
+        self._refuse_unknown("unchecked", unchecked, [p.name for p in named])
         self.required = frozenset(p.name for p in named if p.default is p.empty)
-        annotations = {p.name: self._annotation(p) for p in named}
-        self.checks: dict[str, Check | None] = {p.name: _check(p, annotations[p.name]) for p in named}
-        self._plans = {name: _plan(annotation) for name, annotation in annotations.items()}
+        self.checks: dict[str, Check | None] = {}
+        self._plans: dict[str, Plan | None] = {}
+        for parameter in named:
+            self.checks[parameter.name], self._plans[parameter.name] = self._understood(parameter)
         # Of arguments that have no parameter of their own.
-        self._plan_of_rest = _plan(self._annotation(rest)) if rest else None
+        self._check_of_rest, self._plan_of_rest = self._understood(rest) if rest else (None, None)
+        # What is made of arguments that passed.
+        self.conversions = {
+            name: check.convert for name, check in self.checks.items() if check is not None and check.convert
+        }
+        of_rest = self._check_of_rest and self._check_of_rest.convert
+        self.converts = bool(self.conversions or of_rest)
         # What a call looks at: the types that pass at once, or None for an argument that is not checked.
         self.kinds = {name: None if check is None else check.kinds for name, check in self.checks.items()}
         # Of these, what is given to the function as it arrived, and has nothing inside to look at.
         self.simple = {name: self._simple(name, kinds) for name, kinds in self.kinds.items()}
-        # With this many known arguments none is missing.
-        self.complete = -1 if self.open else len(named)
+        # With this many known arguments none is missing. A tool that converts has no short way (`Calls.quick`).
+        self.complete = -1 if self.open or self.converts else len(named)
         self.call = function
         leading = [p for p in named if p.kind is _POSITIONAL_ONLY]
         if leading:
@@ -56,11 +78,34 @@ class Tool:
         if self.code is not None:
             advice.tools[self.code] = self
 
-    def _annotation(self, parameter: inspect.Parameter) -> Any:
-        """A parameter's annotation; `Any` where there is none."""
-        if parameter.annotation is parameter.empty:
-            return Any
-        return resolve(self._unwrapped, parameter.name, parameter.annotation)
+    def _understood(self, parameter: inspect.Parameter) -> tuple[Check | None, Plan | None]:
+        """What a parameter's annotation says of its arguments. Raises `BadAnnotation`."""
+        if parameter.annotation is parameter.empty or parameter.name in self.unchecked:
+            return None, None
+        try:
+            annotation = resolve(self._unwrapped, parameter.name, parameter.annotation)
+            check = check_for(annotation)
+        except Unresolved as error:
+            raise self._refused(parameter, f"{error}: import it there, not under TYPE_CHECKING,") from None
+        except Unusable as error:
+            if parameter.default is parameter.empty and parameter.kind is not inspect.Parameter.VAR_KEYWORD:
+                advice = "annotate it with what is sent (dict, list, numpy.ndarray …) and make one of that in the tool,"
+                raise self._refused(parameter, f"{error}: {advice}") from None
+            return Check(f"to be left out ({error})", {type(None)} if parameter.default is None else ()), None
+        except Exception as error:
+            words = f"it cannot be looked at ({type(error).__name__}: {error}): write another,"
+            raise self._refused(parameter, words) from None
+        if check is not None and parameter.default is None and check(None) is not None:
+            # `x: int = None` is common, and means an optional argument.
+            check = Check(f"{check.name} | None", {*check.kinds, type(None)}, check.slow, _unless_none(check.convert))
+        return check, _plan(annotation)
+
+    def _refused(self, parameter: inspect.Parameter, words: str) -> BadAnnotation:
+        name = parameter.name
+        return BadAnnotation(
+            f"tool {self.name}: {_written(parameter)} cannot be checked: {words} "
+            f"or have it given as it arrives with @tool(unchecked=[{name!r}])"
+        )
 
     def _simple(self, name: str, kinds: frozenset[type] | None) -> frozenset[type]:
         plain: frozenset[type] = NOT_BYTES if kinds is None else kinds & NOT_BYTES
@@ -70,15 +115,19 @@ class Tool:
         return plain | {bytes} if as_they_are else plain
 
     def _refuse_writable(self) -> None:
+        where = f"@tool(writable=…) of {self.name}{self.signature}"
         for name in sorted(self.writable):
-            where = f"@tool(writable=…) of {self.name}{self.signature}"
-            if name not in self.checks and not self.open:
-                raise TypeError(f"{where}: there is no parameter {name!r}{did_you_mean(name, list(self.checks))}")
             plan = self._plans.get(name)
             if plan is not None and plan.kind is BYTES:
                 raise TypeError(
                     f"{where}: {name} is annotated with bytes, which nobody can write to: use bytearray or memoryview"
                 )
+
+    def _refuse_unknown(self, what: str, names: frozenset[str], known: list[str]) -> None:
+        for name in sorted(names):
+            if name not in known and not self.open:
+                where = f"@tool({what}=…) of {self.name}{self.signature}"
+                raise TypeError(f"{where}: there is no parameter {name!r}{did_you_mean(name, known)}")
 
     def check(self, arguments: dict[str, Any]) -> None:
         """Raises `CallError` unless the function can be called with these arguments."""
@@ -115,8 +164,21 @@ class Tool:
                 )
                 raise CallError("transfer", "no_memory", message, path=f"args{step(name)}") from None
 
+    def convert(self, arguments: dict[str, Any]) -> None:
+        """Makes what the annotations say of arguments that passed, and that Elixir has no values of."""
+        of_rest = self._check_of_rest and self._check_of_rest.convert
+        for name, value in arguments.items():
+            convert = self.conversions.get(name) if name in self.checks else of_rest
+            if convert is not None:
+                try:
+                    arguments[name] = convert(value)
+                except Unmade as error:
+                    path = f"args{step(name)}{error.path}"
+                    message = f"{self.name}: {path}: {error.words}"
+                    raise CallError("validation", "wrong_value", message, path=path) from None
+
     def _look_closer(self, name: str, value: Any) -> None:
-        check = self.checks[name]
+        check = self.checks.get(name, self._check_of_rest)
         mismatch = check and check(value)
         if mismatch:
             path = f"args{step(name)}{mismatch[0]}"
@@ -134,6 +196,8 @@ class Tool:
                     path=f"args{step(name)}",
                     details={"known": list(self.checks)},
                 )
+            elif self._check_of_rest is not None:
+                self._look_closer(name, value)
 
 
 def _text(signature: inspect.Signature) -> str:
@@ -145,16 +209,25 @@ def _text(signature: inspect.Signature) -> str:
         return str(signature.replace(parameters=given))
 
 
-def _check(parameter: inspect.Parameter, annotation: Any) -> Check | None:
+def _unless_none(convert: Callable[[Any], Any] | None) -> Callable[[Any], Any] | None:
+    return None if convert is None else lambda value: None if value is None else convert(value)
+
+
+def _signature_of(function: Callable[..., Any]) -> inspect.Signature:
+    if sys.version_info >= (3, 14):
+        # Names that do not exist are told apart later, with words of ours.
+        from annotationlib import Format
+
+        return inspect.signature(function, annotation_format=Format.FORWARDREF)
+    return inspect.signature(function)
+
+
+def _written(parameter: inspect.Parameter) -> str:
+    """A parameter as it is written, without its default."""
     try:
-        check = check_for(annotation)
+        return str(parameter.replace(default=parameter.empty))
     except Exception:
-        # An object of the user's that is no annotation, and raises when it is looked at.
-        return None
-    if check is not None and parameter.default is None and check(None) is not None:
-        # `x: int = None` is common, and means an optional argument.
-        return Check(f"{check.name} | None", {*check.kinds, type(None)}, check.slow)
-    return check
+        return parameter.name
 
 
 def _plan(annotation: Any) -> Plan | None:

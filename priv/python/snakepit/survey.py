@@ -28,7 +28,7 @@ KEYS = frozenset({str, int})
 # What msgpack would pass through as it is.
 _RAW = frozenset({ExtType, Timestamp})
 # Integer keys must be plain MessagePack integers.
-_FIRST, _LAST = -(1 << 63), (1 << 64) - 1
+FIRST, LAST = -(1 << 63), (1 << 64) - 1
 _SEQUENCES = frozenset({list, tuple, set, frozenset})
 
 
@@ -54,7 +54,7 @@ def survey(value: Any, limit: int, depth: int = 1, plain: frozenset[type] = PLAI
         kinds = set(map(type, value))
         if not KEYS.issuperset(kinds):
             raise Suspect
-        if int in kinds and not all(type(key) is str or _FIRST <= key <= _LAST for key in value):
+        if int in kinds and not all(type(key) is str or FIRST <= key <= LAST for key in value):
             raise Suspect
         items = value.values()
     elif kind in _SEQUENCES:
@@ -89,6 +89,31 @@ def survey(value: Any, limit: int, depth: int = 1, plain: frozenset[type] = PLAI
         elif survey(item, limit, depth + 1, plain):
             large = True
     return large
+
+
+def with_plain_keys(value: Any) -> Any:
+    """A copy of containers whose keys have the value of a `str` or an `int`, and are of another type: members of an
+    `IntEnum`, numpy's integers. Other keys stay as they are. Slow.
+    """
+    if isinstance(value, dict):
+        made = {_plain_key(key): with_plain_keys(item) for key, item in value.items()}
+        return made if len(made) == len(value) else value
+    kind = type(value)
+    return kind(map(with_plain_keys, value)) if kind in (list, tuple) else value
+
+
+def _plain_key(key: Any) -> Any:
+    if isinstance(key, str):
+        return str.__str__(key)
+    if isinstance(key, int) and type(key) is not bool:
+        return int.__int__(key)
+    from .arrays import scalar
+
+    try:
+        plain = scalar(key)
+    except Exception:
+        return key
+    return plain if type(plain) in KEYS else key
 
 
 def count_values(value: Any) -> int:

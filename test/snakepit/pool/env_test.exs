@@ -93,7 +93,7 @@ defmodule Snakepit.Pool.EnvTest do
   test "a function of another kind, and variables that no system takes, are refused with the options" do
     options = fn env -> Options.new(pool_options(name: :x, env: env)) end
     assert {:error, %Error{message: message}} = options.(fn -> %{} end)
-    assert message =~ "pool :x: expected :env to be a map of a string to a string or a function of arity 1"
+    assert message =~ "pool :x: expected :env to be a map of a string to a string or a function of 1 argument"
     assert {:error, %Error{message: message}} = options.(%{"A=B" => ""})
     assert message =~ ~s(pool :x: :env gave "A=B", which cannot be the name)
     assert {:error, _} = options.({nil, :env})

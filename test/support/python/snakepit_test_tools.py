@@ -47,6 +47,11 @@ def type_name(x: Any) -> str:
 
 
 @tool
+def text(x: Any) -> str:
+    return str(x)
+
+
+@tool
 def add(a: int, b: int) -> int:
     return a + b
 

@@ -178,7 +178,7 @@ defmodule Snakepit.Bench.Chaos.Load do
         # What came before the error must be right as well.
         if List.starts_with?(expected, items), do: {:error, error}, else: {:ok, items, expected}
 
-      _ ->
+      {:ok, nil} ->
         {:ok, items, expected}
     end
   end
