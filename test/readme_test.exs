@@ -2,6 +2,7 @@ defmodule Snakepit.ReadmeTest do
   # Every example of the README works as typed, in the order of the page.
   # Not async: it starts the pool that calls without a pool's name go to.
   use Snakepit.Case, async: false
+  import ExUnit.CaptureIO
 
   @readme File.read!("README.md")
 
@@ -21,11 +22,14 @@ defmodule Snakepit.ReadmeTest do
       Snakepit.stop_pool(:tools)
     end)
 
+    # As the page's configuration does.
+    {:ok, _} = Snakepit.start_pool(%{name: :tools, size: 2, python_module: "my_tools"})
     examples = for block <- blocks("elixir"), block =~ "iex>", example <- examples(block), do: example
     assert length(examples) > 10
 
     Enum.reduce(examples, [], fn {code, expected}, binding ->
-      {value, binding} = Code.eval_string(code, binding)
+      # Some of them print.
+      {{value, binding}, _printed} = with_io(fn -> Code.eval_string(code, binding) end)
 
       if expected != "" do
         {wanted, _} = Code.eval_string(expected, binding)
@@ -82,11 +86,12 @@ defmodule Snakepit.ReadmeTest do
   end
 
   test "the configuration is valid" do
-    for block <- blocks("elixir"), block =~ "config :snakepit" do
+    for block <- blocks("elixir"), block =~ "config :snakepit", env <- [:prod, :test] do
       # The reader's application stands for this one.
       block = String.replace(block, ":my_app", ":snakepit")
-      [snakepit: env] = Config.Reader.eval!("README.md", "import Config\n" <> block)
-      assert {:ok, %Snakepit.Config{pools: [%{name: :tools, size: 2}]}} = Snakepit.Config.validate(env)
+      config = Config.Reader.eval!("README.md", "import Config\n" <> block, env: env)
+      assert {:ok, %Snakepit.Config{pools: pools}} = Snakepit.Config.validate(config[:snakepit] || [])
+      for pool <- pools, do: assert(%{name: :tools, size: 2} = pool)
     end
   end
 

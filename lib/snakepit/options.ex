@@ -36,7 +36,10 @@ defmodule Snakepit.Options do
   @doc "The options as a Markdown list."
   @spec docs(schema()) :: String.t()
   def docs(schema) do
-    Enum.map_join(schema, "\n", fn {key, spec} ->
+    # What has no words is not for users.
+    documented = Enum.filter(schema, fn {_key, spec} -> spec[:doc] end)
+
+    Enum.map_join(documented, "\n", fn {key, spec} ->
       default =
         cond do
           spec[:required] -> "Required."
@@ -178,7 +181,6 @@ defmodule Snakepit.Options do
       do: :error,
       else: {:ok, Map.new(cast, fn {{:ok, k}, {:ok, v}} -> {k, v} end)}
   end
-
 
   def cast(:function_name, {module, function})
       when is_atom(module) and is_atom(function) and nil not in [module, function],

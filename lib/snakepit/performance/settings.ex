@@ -81,38 +81,15 @@ defmodule Snakepit.Performance.Settings do
     ]
   ]
 
-  # spec/003's, of parts that are not there yet: checked, so that its configuration can be taken over as it is.
+  # spec/003's, of parts that are not there yet: checked, so that its configuration can be taken over as it is, warned of
+  # where they are set (`without_effect/1`), and not in the documentation.
   @later [
-    model_update_interval_seconds: [
-      type: :pos_integer,
-      default: 3_600,
-      doc: "Seconds between trainings of the learned model. No effect yet."
-    ],
-    minimum_training_samples: [
-      type: :pos_integer,
-      default: 1_000,
-      doc: "Transfers that a training needs. No effect yet."
-    ],
-    model_validation_split: [
-      type: {:number, 0.01, 0.99},
-      default: 0.2,
-      doc: "The share of them that a trained model is judged by. No effect yet."
-    ],
-    drift_detection_enabled: [
-      type: :boolean,
-      default: true,
-      doc: "Whether a trained model that no longer fits is given up. No effect yet."
-    ],
-    ab_testing_enabled: [
-      type: :boolean,
-      default: false,
-      doc: "Whether two policies are compared on live calls. No effect yet."
-    ],
-    ab_test_traffic_split: [
-      type: {:number, 0, 1},
-      default: 0.1,
-      doc: "The share of calls that the second policy gets. No effect yet."
-    ]
+    model_update_interval_seconds: [type: :pos_integer, default: 3_600],
+    minimum_training_samples: [type: :pos_integer, default: 1_000],
+    model_validation_split: [type: {:number, 0.01, 0.99}, default: 0.2],
+    drift_detection_enabled: [type: :boolean, default: true],
+    ab_testing_enabled: [type: :boolean, default: false],
+    ab_test_traffic_split: [type: {:number, 0, 1}, default: 0.1]
   ]
 
   @all @schema ++ @later
