@@ -382,7 +382,8 @@ defmodule Snakepit.Worker do
   defp ask_for_grpc(state, from) do
     case Conversation.ask_for_grpc(state.run, from) do
       %Run{} = run -> {:noreply, %{state | run: run}}
-      {:error, why} -> {:reply, {:error, why}, finish(state, why)}
+      # Nobody reads it any more: it is the worker that failed, not the way.
+      {:error, why} -> {:reply, {:error, :gone}, finish(state, why)}
     end
   end
 

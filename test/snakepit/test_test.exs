@@ -60,8 +60,7 @@ defmodule Snakepit.TestTest do
       assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
       assert {:ok, 42} = Snakepit.execute("answer", %{}, pool: pool)
       assert [3, 2, 1] = Enum.to_list(Snakepit.stream("countdown", %{n: 3}, pool: pool))
-      names = for tool <- hd(Snakepit.list_workers(pool)).tools, do: tool["name"]
-      assert names == ["add", "answer", "countdown", "from_config"]
+      assert hd(Snakepit.list_workers(pool)).tools == ["add", "answer", "countdown", "from_config"]
 
       assert {:ok, 5} =
                Snakepit.execute("later", %{a: 2, b: 3}, pool: fake!(tools: &Snakepit.FakeTools.from_config/0))
@@ -74,14 +73,9 @@ defmodule Snakepit.TestTest do
       {:error, _} = Snakepit.execute("sub", %{}, pool: pool)
       assert [one, two] = Snakepit.list_workers(pool)
       assert [one.name, two.name] == ["#{pool}-0", "#{pool}-1"]
-      assert %{os_pid: nil, status: :ready, restarts: 0, tools: [tool]} = one
-
-      assert tool == %{
-               "name" => "add",
-               "module" => "Snakepit.Test",
-               "signature" => "(a: int, b: int | None = None)",
-               "doc" => doc
-             }
+      assert %{os_pid: nil, status: :ready, restarts: 0, tools: ["add"]} = one
+      assert [%Snakepit.Tool{name: "add", module: "Snakepit.Test", doc: ^doc} = tool] = Snakepit.tools(pool)
+      assert Snakepit.Tool.signature(tool) == "add(a: int, b: int | None = None)"
 
       assert {:ok, %{calls: 2, errors: 1, status: :ready, workers_up: 2}} = Snakepit.get_stats(pool)
 
@@ -239,10 +233,10 @@ defmodule Snakepit.TestTest do
           }
         )
 
-      assert {:error, %Error{category: :python_error, reason: {:unsupported_type, path, "a pid"}} = error} =
+      assert {:error, %Error{category: :python_error, reason: :unsupported_type} = error} =
                Snakepit.execute("bad", %{}, pool: pool)
 
-      assert path == ~S(result["a"][1])
+      assert error.details == %{path: ~S(result["a"][1]), type: "a pid"}
       assert error.message == ~S(result["a"][1]: a pid cannot cross)
 
       assert_raise Error, ~r/item: a pid cannot cross/, fn ->

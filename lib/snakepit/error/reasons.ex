@@ -33,8 +33,11 @@ defmodule Snakepit.Error.Reasons do
         missing_argument: "the tool needs an argument that is not there",
         unknown_argument: "the tool takes no such argument",
         wrong_type: "an argument is not what its annotation says",
+        wrong_value: "it is, but what makes the annotated object of it refused it",
+        warm_up_failed: "a call of the pool's `warm_up:` was wrong; `details` has its `:command`",
         invalid_option: "an option is unknown, or its value impossible",
         invalid_env: "the function in a pool's `env:` failed, or gave no variables",
+        invalid_requirement: "what `requirements:` or `--with` asks for is no requirement, or cannot be read",
         invalid_config: "the same, of the application's configuration",
         unknown_pool: "there is no such pool",
         way_not_allowed: "the pool does not allow the way that was forced",
@@ -45,6 +48,8 @@ defmodule Snakepit.Error.Reasons do
       [
         raised: "the tool raised: `python_type` and `python_traceback` say what and where",
         import_failed: "the pool's modules raised while they were imported",
+        on_start_failed: "a function with `@snakepit.on_start` raised; `details` has its name, `:hook`",
+        warm_up_failed: "a call of the pool's `warm_up:` raised; `details` has its `:command`",
         no_tools: "a module of the pool has no function with `@tool`"
       ] ++ @of_values,
     worker: [
@@ -75,6 +80,8 @@ defmodule Snakepit.Error.Reasons do
       not_started: "it, or the application, is not started",
       already_started: "a pool of that name runs",
       not_capable: "its Python can go none of the ways in `transfers:`",
+      setup_failed:
+        "`Snakepit.setup/1` could not make the environment, or install packages; `details` has the `:cause`",
       no_python: "there is no Python to start",
       no_runtime_dir: "there is no directory for its sockets"
     ],
@@ -123,7 +130,8 @@ defmodule Snakepit.Error.Reasons do
                   :unknown_command,
                   :missing_argument,
                   :unknown_argument,
-                  :wrong_type
+                  :wrong_type,
+                  :wrong_value
                 ]) ++
                 [raised: nil, internal: nil, quota: nil, no_memory: nil] ++
                 [unknown_chunk: nil, unavailable: nil, no_way: nil]

@@ -66,7 +66,7 @@ defmodule Snakepit.Call.ItemTimeoutTest do
         end
       end
 
-      assert :ok = Snakepit.execute_stream("count", %{n: 2}, slow, opts)
+      assert {:ok, nil} = Snakepit.execute_stream("count", %{n: 2}, slow, opts)
     end
   end
 

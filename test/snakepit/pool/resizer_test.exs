@@ -147,7 +147,8 @@ defmodule Snakepit.Pool.ResizerTest do
     args = %{started: started, go_on: started <> ".go"}
     busy = Task.async(fn -> Snakepit.execute_in_session(third, "touch_and_wait", args, pool: pool) end)
     assert eventually(fn -> File.exists?(started) end)
-    {:ok, stream} = Snakepit.Call.open_stream("count", %{n: 2}, pool: pool, session_id: third)
+    opts = [pool: pool, session_id: third]
+    {:ok, stream} = Snakepit.Call.open_stream("count", %{n: 2}, opts, false)
     assert {:item, 0, stream} = Snakepit.Call.next_item(stream)
 
     assert Snakepit.resize_pool(pool, 1) == {:ok, 1}

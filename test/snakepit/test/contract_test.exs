@@ -412,7 +412,10 @@ defmodule Snakepit.Test.ContractTest do
     assert {:error, %Error{python_type: "ValueError"}} = execute(pools, "partly", %{})
     assert {:error, %Error{category: :timeout}} = stream(pools, "hangs_after_one", %{}, timeout: 100)
     assert [1] = same(pools, &Enum.take(Snakepit.stream("hangs_after_one", %{}, pool: &1), 1))
-    assert :ok = same(pools, &Snakepit.execute_stream("countdown", %{n: 500}, fn _ -> :ok end, pool: &1))
+
+    assert {:ok, nil} =
+             same(pools, &Snakepit.execute_stream("countdown", %{n: 500}, fn _ -> :ok end, pool: &1))
+
     assert {:ok, 1} = execute(pools, "now", %{})
   end
 
