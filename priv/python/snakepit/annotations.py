@@ -11,66 +11,14 @@ from __future__ import annotations
 import datetime
 import types
 import typing
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 from .adapt import is_buffer, plain
+from .checks import BYTES, Check, Mismatch, Unmade, short
 from .errors import type_name
 from .fields import NothingFits, Unusable, alias_key, fields_of, parameters_of, substituted, unaliased
 from .paths import step
-
-Mismatch = tuple[str, str]
-Slow = Callable[[Any], Mismatch | None]
-
-
-class Check:
-    """How arguments of one annotation are checked, and what is made of them."""
-
-    __slots__ = ("convert", "kinds", "name", "slow")
-
-    def __init__(
-        self,
-        name: str,
-        kinds: Iterable[type],
-        slow: Slow | None = None,
-        convert: Callable[[Any], Any] | None = None,
-    ) -> None:
-        self.name = name
-        self.kinds = frozenset(kinds)
-        self.slow = slow or self.refuse
-        self.convert = convert
-
-    def refuse(self, value: Any) -> Mismatch | None:
-        return "", f"expected {self.name}, got {shown(value)}{self._instead(value)}"
-
-    def _instead(self, value: Any) -> str:
-        """What to send instead, where text and bytes were mixed up."""
-        if type(value) is str and bytes in self.kinds:
-            return ": send Snakepit.bytes/1 of the binary"
-        if type(value) in _BYTES and str in self.kinds:
-            return ": send the binary itself, without Snakepit.bytes/1"
-        return ""
-
-    def __call__(self, value: Any) -> Mismatch | None:
-        return None if type(value) in self.kinds else self.slow(value)
-
-
-class Unmade(Exception):
-    """A value that passed its check, of which its class could not be made: where, and why."""
-
-    def __init__(self, path: str, words: str) -> None:
-        super().__init__(words)
-        self.path = path
-        self.words = words
-
-
-# As arguments arrive, and as `adapt` leaves them.
-_BYTES: set[type] = {bytes, memoryview, bytearray}
-
-
-def shown(value: Any) -> str:
-    return "bytes" if type(value) is memoryview else type_name(type(value))
-
 
 _EXACT: dict[Any, tuple[str, set[type]]] = {
     int: ("int", {int}),
@@ -78,9 +26,9 @@ _EXACT: dict[Any, tuple[str, set[type]]] = {
     str: ("str", {str}),
     typing.LiteralString: ("str", {str}),
     bool: ("bool", {bool}),
-    bytes: ("bytes", _BYTES),
-    bytearray: ("bytes", _BYTES),
-    memoryview: ("bytes", _BYTES),
+    bytes: ("bytes", BYTES),
+    bytearray: ("bytes", BYTES),
+    memoryview: ("bytes", BYTES),
     None: ("None", {type(None)}),
     type(None): ("None", {type(None)}),
     list: ("list", {list}),
@@ -388,7 +336,7 @@ class Builder:
                 return outer.refuse(value)
             if type(value) in (list, tuple, set, dict):
                 return items_of(value, inner)
-            one = "" if type(value) is str else 0 if type(value) in _BYTES else None
+            one = "" if type(value) is str else 0 if type(value) in BYTES else None
             return None if one is None or inner(one) is None else outer.refuse(value)
 
         outer.slow = slow
@@ -435,7 +383,7 @@ def _is_array_like(annotation: Any) -> bool:
 
 def _buffer() -> Check:
     """Bytes, or what else has a buffer: an array."""
-    whole = Check("bytes or an array", _BYTES)
+    whole = Check("bytes or an array", BYTES)
     without = {int, float, bool, str, type(None), list, tuple, dict, set}
     whole.slow = lambda value: whole.refuse(value) if type(value) in without else None
     return whole
@@ -458,8 +406,3 @@ def _literal(values: tuple[Any, ...]) -> Check:
         return "", f"expected {name}, got {short(value)}"
 
     return Check(name, (), slow)
-
-
-def short(value: Any) -> str:
-    """A small value as it is written, of any other its type."""
-    return repr(value) if isinstance(value, (str, int, float)) and len(repr(value)) < 60 else shown(value)

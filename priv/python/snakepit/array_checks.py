@@ -7,7 +7,7 @@ import types
 import typing
 from typing import Any
 
-from .annotations import Check, Mismatch
+from .checks import Check, Mismatch
 from .fields import Unusable
 
 _DIMENSIONS = "{} dimensions"

@@ -12,10 +12,14 @@ from collections.abc import Callable
 from typing import Any
 
 from .adapt import BYTES, adapt
-from .annotations import Builder, Check, Mismatch, Unmade, short, shown
+from .checks import Check, Mismatch, Unmade, short, shown
 from .errors import did_you_mean, type_name
 from .fields import NothingFits, is_named_tuple
 from .paths import step
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .annotations import Builder
 
 
 def conversion(builder: Builder, kind: type, arguments: tuple[Any, ...]) -> Check | None:

@@ -10,7 +10,8 @@ from typing import Any
 
 from . import advice
 from .adapt import BYTES, Plan, adapt, plan_for
-from .annotations import Check, Unmade, check_for
+from .annotations import check_for
+from .checks import Check, Unmade
 from .errors import CallError, did_you_mean
 from .fields import Unresolved, Unusable, resolve
 from .paths import step
