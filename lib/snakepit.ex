@@ -326,7 +326,7 @@ defmodule Snakepit do
   @spec stop_pool(atom()) :: :ok | {:error, Error.t()}
   def stop_pool(name) do
     with {:ok, _handle} <- Pool.Handle.fetch(name) do
-      if pid = Pool.Supervisor.whereis(name), do: DynamicSupervisor.terminate_child(Snakepit.Pools, pid)
+      if pid = Pool.Supervisor.whereis(name), do: Pool.Supervisor.stop(pid)
       :ok
     end
   end

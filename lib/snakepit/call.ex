@@ -60,7 +60,7 @@ defmodule Snakepit.Call do
 
   # The call is over. One that was counted as cancelled answers so, whatever came of it in the same moment.
   defp unless_cancelled({result, seen} = answer, call) do
-    if Cancellation.over?(call.cancellation) and not match?({:error, %Error{category: :cancelled}}, result),
+    if Cancellation.finish(call.cancellation) and not match?({:error, %Error{category: :cancelled}}, result),
       do: {{:error, named(Cancellation.error(call.command), call)}, seen},
       else: answer
   end
@@ -519,7 +519,7 @@ defmodule Snakepit.Call do
     kind, reason ->
       CommandBreaker.void(handle.commands, suspect)
       Pool.discard(handle, ticket, lane, "a call ended abnormally")
-      Cancellation.over?(call.cancellation)
+      Cancellation.finish(call.cancellation)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 

@@ -3,7 +3,7 @@ defmodule Snakepit.Options do
   # An option set is data: a keyword list of `key: [type:, default:, doc:, required:]`. The same list validates, fills
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
-  # Types: :boolean, :string, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
+  # Types: :boolean, :string, {:string, most_bytes}, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
   # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
   # {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options,
   # schema}: an option set of its own, whose defaults are filled in too. :function_name: {module, function}, which a
@@ -141,6 +141,9 @@ defmodule Snakepit.Options do
   def cast(:boolean, value) when is_boolean(value), do: {:ok, value}
   def cast(:string, value) when is_binary(value), do: if(String.valid?(value), do: {:ok, value}, else: :error)
 
+  def cast({:string, most}, value) when is_binary(value) and byte_size(value) <= most,
+    do: cast(:string, value)
+
   def cast(:path, {app, path}) do
     with {:ok, _} <- cast(:atom, app), {:ok, _} <- cast(:string, path), do: {:ok, {app, path}}
   end
@@ -203,6 +206,7 @@ defmodule Snakepit.Options do
   defp type_words(:any), do: "anything"
   defp type_words(:boolean), do: "a boolean"
   defp type_words(:string), do: "a string"
+  defp type_words({:string, most}), do: "a string of at most #{most} bytes"
   defp type_words(:path), do: "a path, or {:my_app, path} in that application's directory"
   defp type_words(:atom), do: "an atom"
   defp type_words(:pos_integer), do: "a positive integer"

@@ -168,7 +168,8 @@ defmodule Snakepit.Worker do
     state = Map.merge(state, %{role: role, successor: nil, looked: 0, not_before: now(), closing: %{}})
     # told: the last failed start that was logged: once, however often it is tried.
     # renewal: who wants it replaced if its run began before a time, and why. leaving?: the pool has fewer workers by now.
-    state = Map.merge(state, %{told: nil, renewal: nil, leaving?: false})
+    # asked: the function that is to give its next run's variables.
+    state = Map.merge(state, %{told: nil, renewal: nil, leaving?: false, asked: nil})
     {:ok, state, {:continue, :start}}
   end
 
@@ -208,23 +209,7 @@ defmodule Snakepit.Worker do
   def handle_call({:renew, as_of, why}, from, state),
     do: {:noreply, renew(%{state | renewal: {from, as_of, why}})}
 
-  def handle_call(:describe, _from, state) do
-    run = state.run
-
-    {:reply,
-     %{
-       name: state.name,
-       pool: state.pool.name,
-       index: state.index,
-       status: status(state),
-       last_error: state.last_error,
-       os_pid: run && Launcher.os_pid(run),
-       python: run && run.info[:python],
-       tools: if(run && run.phase == :ready, do: Pool.Tools.names(state.pool), else: []),
-       restarts: state.restarts,
-       held_buffers: if(run, do: Native.worker_held(run.memory), else: 0)
-     }, state}
-  end
+  def handle_call(:describe, _from, state), do: {:reply, description(state), state}
 
   @impl true
   def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
@@ -291,7 +276,13 @@ defmodule Snakepit.Worker do
   end
 
   def handle_info({:startup_timeout, epoch}, state), do: {:noreply, startup_timeout(state, epoch)}
-  def handle_info(:restart, %{run: nil} = state), do: {:noreply, start(state)}
+  def handle_info(:restart, %{run: nil, asked: nil} = state), do: {:noreply, start(state)}
+
+  def handle_info({:DOWN, monitor, _, _, _} = message, %{asked: %{monitor: monitor}} = state),
+    do: {:noreply, answered(message, state)}
+
+  def handle_info({:env_late, pid} = message, %{asked: %{pid: pid}} = state),
+    do: {:noreply, answered(message, state)}
 
   # What no frame told the worker: slots nobody refers to, and chunks of others that are gone.
   def handle_info(:tend, %{run: %Run{phase: :ready} = run} = state) do
@@ -370,14 +361,17 @@ defmodule Snakepit.Worker do
     Pool.worker_down(state.pool, state.index, run.epoch)
     Stopping.begin(run)
 
-    run = Stopping.await(run, &companion(&1, state))
+    run = Stopping.await(run, &companion(&1, state), ending(state))
     Run.close(run)
     # This process's end is that of the one that reads them.
     if run.logs, do: Logs.await(run.logs)
     close_lanes([run.lanes | Map.values(state.closing)])
   end
 
-  def terminate(_reason, state), do: close_lanes(Map.values(state.closing))
+  def terminate(_reason, state) do
+    with %{pid: pid} <- state.asked, do: Process.exit(pid, :kill)
+    close_lanes(Map.values(state.closing))
+  end
 
   defp ask_for_grpc(state, from) do
     case Conversation.ask_for_grpc(state.run, from) do
@@ -385,6 +379,25 @@ defmodule Snakepit.Worker do
       # Nobody reads it any more: it is the worker that failed, not the way.
       {:error, why} -> {:reply, {:error, :gone}, finish(state, why)}
     end
+  end
+
+  defp ending(%{leaving?: true} = state), do: description(state)
+  defp ending(state), do: %{description(state) | status: :stopping}
+
+  # As `Snakepit.list_workers/1` has it.
+  defp description(%{run: run} = state) do
+    %{
+      name: state.name,
+      pool: state.pool.name,
+      index: state.index,
+      status: status(state),
+      last_error: state.last_error,
+      os_pid: run && Launcher.os_pid(run),
+      python: run && run.info[:python],
+      tools: if(run && run.phase == :ready, do: Pool.Tools.names(state.pool), else: []),
+      restarts: state.restarts,
+      held_buffers: if(run, do: Native.worker_held(run.memory), else: 0)
+    }
   end
 
   # ---- resizing ---------------------------------------------------------------------------------------------------
@@ -415,10 +428,19 @@ defmodule Snakepit.Worker do
   # ---- starting ---------------------------------------------------------------------------------------------------
 
   defp start(state) do
-    options = state.pool.options
+    case Pool.Env.ask(state.pool.options, state.index) do
+      {:asked, asked} -> %{state | asked: asked}
+      answer -> start(state, answer)
+    end
+  end
+
+  defp answered(message, %{asked: asked} = state),
+    do: start(%{state | asked: nil}, Pool.Env.answer(message, asked))
+
+  defp start(state, options) do
     token = :crypto.strong_rand_bytes(32)
 
-    with {:ok, options} <- Pool.Env.resolve(options, state.index),
+    with {:ok, options} <- options,
          {:ok, program} <- Launcher.program(options),
          {:ok, dir} <- Snakepit.Runtime.ensure(),
          {:ok, control} <- listen(dir),

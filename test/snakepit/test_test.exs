@@ -509,6 +509,17 @@ defmodule Snakepit.TestTest do
       assert [1] = Enum.to_list(Snakepit.stream("countdown", %{}, pool: yields))
     end
 
+    test "of a generator may return a value at its end" do
+      pool = fake!(tools: %{"counts" => tool(fn _ -> [1, 2] end, stream: true, returns: %{n: 2})})
+      assert {:ok, %{"n" => 2}} = Snakepit.execute_stream("counts", %{}, fn _ -> :ok end, pool: pool)
+      assert {:ok, [1, 2]} = Snakepit.execute("counts", %{}, pool: pool)
+      stub(pool, "counts", tool(fn _ -> [] end, stream: true, returns: self()))
+      assert [] = Enum.to_list(Snakepit.stream("counts", %{}, pool: pool))
+
+      assert {:error, %Error{reason: :unsupported_type, details: %{path: "returned"}}} =
+               Snakepit.execute_stream("counts", %{}, fn _ -> :ok end, pool: pool)
+    end
+
     test "refuses what the pool does not have", %{pool: pool} do
       assert_raise ArgumentError, ~r/has no tool "ad" to be stubbed; did you mean add\?/, fn ->
         stub(pool, "ad", add())

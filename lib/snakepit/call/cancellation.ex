@@ -6,11 +6,18 @@ defmodule Snakepit.Call.Cancellation do
   # items of a map, so that those that are not begun yet are cancelled with the others.
 
   alias Snakepit.{Error, Native, Worker}
+  alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
 
   @type t :: Native.cancellation() | nil
 
-  @doc "Registers a call, until `over/2` or the end of its process."
+  @longest_id 1024
+
+  @doc "An id is hashed for each call, so it has at most so many bytes."
+  @spec longest_id() :: pos_integer()
+  def longest_id, do: @longest_id
+
+  @doc "Registers a call, until `finish/1` or the end of its process."
   @spec register(String.t() | nil, group :: t()) :: t()
   def register(id, group \\ nil)
   def register(nil, _group), do: nil
@@ -45,10 +52,10 @@ defmodule Snakepit.Call.Cancellation do
   def cancelled?(nil), do: false
   def cancelled?(call), do: Native.cancel_flagged(call)
 
-  @doc "The call is over; whether it was cancelled before."
-  @spec over?(t()) :: boolean()
-  def over?(nil), do: false
-  def over?(call), do: Native.cancel_over(call)
+  @doc "The call is over, and can no longer be found: whether it was cancelled before."
+  @spec finish(t()) :: cancelled? :: boolean()
+  def finish(nil), do: false
+  def finish(call), do: Native.cancel_over(call)
 
   @doc "Whoever cancels this stream ends its tool at once: its caller may be busy with an item."
   @spec streams(t(), Lane.t(), call_id :: pos_integer()) :: :ok
@@ -59,7 +66,20 @@ defmodule Snakepit.Call.Cancellation do
 
   @doc "Cancels all calls of this id: how many."
   @spec cancel(String.t()) :: non_neg_integer()
+  # No call has such an id.
+  def cancel(id) when byte_size(id) > @longest_id, do: 0
+
+  # In a process of its own: if the one that cancels is killed in the middle of it, what was counted as cancelled is woken
+  # all the same.
   def cancel(id) do
+    {_pid, monitor} = spawn_monitor(fn -> exit({:cancelled, cancel_all(id)}) end)
+
+    receive do
+      {:DOWN, ^monitor, :process, _pid, {:cancelled, count}} -> count
+    end
+  end
+
+  defp cancel_all(id) do
     {count, streams} = Native.cancel_calls(id)
     for {worker, epoch, number, call_id} <- streams, do: Worker.cancel(worker, epoch, number, call_id)
     count
@@ -73,11 +93,7 @@ defmodule Snakepit.Call.Cancellation do
     do: Error.new(:cancelled, :cancelled, "#{command} was cancelled (Snakepit.cancel/1)")
 
   def error(command, items) do
-    words = "#{command} was cancelled (Snakepit.cancel/1), after #{counted(items)}"
+    words = "#{command} was cancelled (Snakepit.cancel/1), after #{Units.counted(items, "item")}"
     Error.new(:cancelled, :cancelled, words, details: %{items: items})
   end
-
-  @doc false
-  @spec counted(non_neg_integer()) :: String.t()
-  def counted(items), do: Snakepit.Terminal.Units.counted(items, "item")
 end

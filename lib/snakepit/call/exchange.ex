@@ -9,6 +9,7 @@ defmodule Snakepit.Call.Exchange do
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.{Cancellation, Reply}
   alias Snakepit.Performance.Decision
+  alias Snakepit.Terminal.Units
   alias Snakepit.Worker.{Lane, LaneSocket}
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
@@ -636,7 +637,7 @@ defmodule Snakepit.Call.Exchange do
   defp late_item(%{stream?: false} = call, _items), do: timeout(call)
 
   defp late_item(call, items) do
-    after_items = "after #{Cancellation.counted(items)}"
+    after_items = "after #{Units.counted(items, "item")}"
 
     {reason, words} =
       if remaining(call) == 0,

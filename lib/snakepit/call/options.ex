@@ -3,6 +3,7 @@ defmodule Snakepit.Call.Options do
   # The options of one call. Checked key by key, so that a call without options costs nothing.
 
   alias Snakepit.{Error, Options, Transfer}
+  alias Snakepit.Call.Cancellation
 
   @choices [:auto | Transfer.ways()]
 
@@ -52,7 +53,7 @@ defmodule Snakepit.Call.Options do
           "at most three times, as long as the pool's retries stay within a tenth of its calls."
     ],
     correlation_id: [
-      type: :string,
+      type: {:string, Cancellation.longest_id()},
       doc:
         "Names the call in observations and errors, to the tool (`snakepit.correlation_id()`), and to `Snakepit.cancel/1`. " <>
           "Calls may share one."

@@ -1,14 +1,66 @@
 defmodule Snakepit.Pool.Env do
   @moduledoc false
   # The environment variables of one worker: those of the pool's `env:`, or what its function says for the worker's
-  # index. The function runs at every start of a worker, in a process of its own, so that neither its failure nor its
-  # slowness is the worker's.
+  # index. The function runs at every start of a worker, in a process of its own: `ask/2` does not wait for it, so that
+  # neither its failure nor its slowness is the worker's.
 
   alias Snakepit.Error
   alias Snakepit.Pool.Options
 
   @type variables :: %{String.t() => String.t()}
   @type t :: variables() | (index :: non_neg_integer() -> variables()) | {module(), atom()}
+
+  @typedoc "A function that was asked: its process, the monitor of it, and a timer that says when it took too long."
+  @type asked :: %{
+          pid: pid(),
+          monitor: reference(),
+          timer: reference(),
+          options: Options.t(),
+          index: non_neg_integer()
+        }
+
+  @doc """
+  As `resolve/2`, without waiting: the caller is sent a `:DOWN` or an `{:env_late, pid}` message, which `answer/2` reads.
+  The function's process ends with the caller.
+  """
+  @spec ask(Options.t(), non_neg_integer()) :: {:ok, Options.t()} | {:asked, asked()}
+  def ask(%Options{env: env} = options, _index) when is_map(env), do: {:ok, options}
+
+  def ask(%Options{} = options, index) do
+    {pid, monitor} = :erlang.spawn_opt(fn -> exit({:env, call(options.env, index)}) end, [:link, :monitor])
+    timer = Process.send_after(self(), {:env_late, pid}, options.startup_timeout)
+    {:asked, %{pid: pid, monitor: monitor, timer: timer, options: options, index: index}}
+  end
+
+  @doc "What the message says that `ask/2` announced; nil of any other."
+  @spec answer(term(), asked()) :: {:ok, Options.t()} | {:error, Error.t()} | nil
+  def answer({:DOWN, monitor, :process, _pid, reason}, %{monitor: monitor} = asked) do
+    Process.cancel_timer(asked.timer)
+
+    case reason do
+      {:env, {:ok, env}} -> with_variables(asked.options, asked.index, env)
+      {:env, {:error, words}} -> {:error, error(asked.options, asked.index, words)}
+      other -> {:error, error(asked.options, asked.index, "ended: #{Exception.format_exit(other)}")}
+    end
+  end
+
+  def answer({:env_late, pid}, %{pid: pid} = asked) do
+    Process.unlink(pid)
+    Process.exit(pid, :kill)
+    Process.demonitor(asked.monitor, [:flush])
+    {:error, error(asked.options, asked.index, late(asked.options.startup_timeout))}
+  end
+
+  def answer(_other, _asked), do: nil
+
+  defp with_variables(options, index, env) do
+    case check(env) do
+      :ok -> {:ok, %{options | env: env}}
+      {:error, words} -> {:error, error(options, index, words)}
+    end
+  end
+
+  defp late(timeout), do: "did not return within #{timeout} ms (startup_timeout: of the pool)"
 
   @doc "The options with the variables of the worker of this index in place of a function."
   @spec resolve(Options.t(), non_neg_integer()) :: {:ok, Options.t()} | {:error, Error.t()}
@@ -17,9 +69,8 @@ defmodule Snakepit.Pool.Env do
   def resolve(%Options{} = options, index) do
     task = Task.async(fn -> call(options.env, index) end)
 
-    with {:ok, env} <- returned(task, options.startup_timeout), :ok <- check(env) do
-      {:ok, %{options | env: env}}
-    else
+    case returned(task, options.startup_timeout) do
+      {:ok, env} -> with_variables(options, index, env)
       {:error, words} -> {:error, error(options, index, words)}
     end
   end
@@ -28,7 +79,7 @@ defmodule Snakepit.Pool.Env do
     case Task.yield(task, timeout) || Task.shutdown(task, :brutal_kill) do
       {:ok, answer} -> answer
       {:exit, reason} -> {:error, "ended: #{Exception.format_exit(reason)}"}
-      nil -> {:error, "did not return within #{timeout} ms (startup_timeout: of the pool)"}
+      nil -> {:error, late(timeout)}
     end
   end
 

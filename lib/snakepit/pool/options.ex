@@ -212,7 +212,7 @@ defmodule Snakepit.Pool.Options do
       default: nil,
       doc:
         "Whether a tool's results are compared with its `-> …`, of containers the first hundred items: one that differs is " <>
-          "a warning, once for each tool and type, and crosses all the same. By default in Mix's environments `:dev` and `:test`."
+          "a warning, once for each place of a result, and crosses all the same. By default in Mix's environments `:dev` and `:test`."
     ],
     performance_policy: [
       type: {:options, Snakepit.Performance.Policy.schema()},

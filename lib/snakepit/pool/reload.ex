@@ -127,7 +127,9 @@ defmodule Snakepit.Pool.Reload do
   end
 
   defp own?(%{roots: roots}, path),
-    do: String.valid?(path) and Enum.any?(roots, &String.starts_with?(path, &1 <> "/"))
+    do:
+      String.valid?(path) and Path.expand(path) == path and
+        Enum.any?(roots, &String.starts_with?(path, &1 <> "/"))
 
   # ---- one round --------------------------------------------------------------------------------------------------
 

@@ -72,10 +72,13 @@ defmodule Snakepit.Pool.Sources do
     |> then(&if is_list(&1), do: Enum.sort(&1), else: &1)
   end
 
-  defp content(_path, _type, {size, _, _, _, _} = stat, _before) when size > @largest,
+  # Who opens a pipe waits for the other end.
+  defp content(_path, type, _stat, _before) when type != :regular, do: :missing
+
+  defp content(_path, :regular, {size, _, _, _, _} = stat, _before) when size > @largest,
     do: stat
 
-  defp content(path, _type, _stat, _before) do
+  defp content(path, :regular, _stat, _before) do
     case File.read(path) do
       {:ok, bytes} -> {byte_size(bytes), :erlang.crc32(bytes)}
       {:error, _} -> :missing

@@ -92,6 +92,20 @@ defmodule Snakepit.Pool.Supervisor do
     Enum.sort_by(described, & &1.index)
   end
 
+  @doc """
+  Stops a pool. What takes its time (running calls, hooks of workers) is waited for here: the supervisor of all pools would
+  start and stop no other one meanwhile.
+  """
+  @spec stop(pid()) :: :ok
+  def stop(pid) do
+    for slow <- [Pool.Drain, Pool.Resizer, :workers], do: Supervisor.terminate_child(pid, slow)
+    DynamicSupervisor.terminate_child(Snakepit.Pools, pid)
+    :ok
+  catch
+    # Somebody else stopped it in this moment.
+    :exit, _ -> :ok
+  end
+
   @doc "The pool's own supervisor."
   @spec whereis(atom()) :: pid() | nil
   def whereis(name) do

@@ -10,6 +10,7 @@ defmodule Snakepit.Test.Frame do
   @call 1
   @synchronize 3
   @stream_flag 2
+  @returned_flag 8
   @inline 0
   @zero_copy 1
   @reply_kinds %{result: 1, error: 2, item: 3, end: 4}
@@ -25,6 +26,7 @@ defmodule Snakepit.Test.Frame do
           id: pos_integer(),
           mask: 1..7,
           stream?: boolean(),
+          returned?: boolean(),
           parts: {envelope :: binary(), buffers :: [binary()]},
           tokens: [Native.token()]
         }
@@ -52,6 +54,7 @@ defmodule Snakepit.Test.Frame do
       id: id,
       mask: mask,
       stream?: Bitwise.band(flags, @stream_flag) != 0,
+      returned?: Bitwise.band(flags, @returned_flag) != 0,
       parts: {envelope, buffers},
       tokens: tokens
     }

@@ -71,7 +71,14 @@ defmodule Snakepit.Test.Options do
 
   @doc "Tools by their name."
   @spec tools(term()) :: {:ok, %{String.t() => Tool.t()}} | {:error, :tools, String.t()}
-  def tools(fun) when is_function(fun, 0), do: tools(fun.())
+  def tools(fun) when is_function(fun, 0) do
+    tools(fun.())
+  rescue
+    exception ->
+      refuse(
+        "the function in :tools raised #{inspect(exception.__struct__)}: #{Exception.message(exception)}"
+      )
+  end
 
   def tools(module) when is_atom(module) and module not in [nil, true, false] do
     if Code.ensure_loaded?(module),

@@ -43,7 +43,7 @@ defmodule Snakepit.Test.Run do
       value = if is_function(tool.fun, 0), do: tool.fun.(), else: tool.fun.(args)
 
       cond do
-        stream? -> stream(request, items(tool, value), lane, started)
+        stream? -> stream(request, tool, items(tool, value), lane, started)
         generator?(tool, value) -> result(request, Enum.to_list(value), started)
         true -> result(request, value, started)
       end
@@ -67,7 +67,7 @@ defmodule Snakepit.Test.Run do
   # Neither can be a result.
   defp generator?(tool, value), do: tool.stream? or is_struct(value, Stream) or is_function(value, 2)
 
-  defp stream(request, items, lane, started) do
+  defp stream(request, tool, items, lane, started) do
     items
     |> Enum.reduce_while(started, fn item, since ->
       case Frame.encode(item, "item") do
@@ -85,8 +85,15 @@ defmodule Snakepit.Test.Run do
     end)
     |> case do
       {:failed, reply} -> reply
-      # One nil byte is the envelope of an end.
-      since -> Frame.reply(request, :end, <<0xC0>>, now() - since)
+      since -> over(request, tool, now() - since)
+    end
+  end
+
+  # What nobody asked for need not cross.
+  defp over(request, tool, ns) do
+    case Frame.encode(if(request.returned?, do: tool.returns), "returned") do
+      {:ok, envelope} -> Frame.reply(request, :end, envelope, ns)
+      {:error, error} -> Frame.reply(request, :error, error, ns)
     end
   end
 

@@ -35,6 +35,7 @@ defmodule Snakepit.Test.Tool do
         "Whether what the function returns is what the tool yields: its items, as by a generator. A `Stream` is taken so " <>
           "in any case."
     ],
+    returns: [type: :any, default: nil, doc: "What a generator returns at its end: of a tool that streams."],
     doc: [
       type: {:or, [{:in, [nil]}, :string]},
       default: nil,
@@ -43,7 +44,7 @@ defmodule Snakepit.Test.Tool do
   ]
 
   @enforce_keys [:fun]
-  defstruct [:name, :fun, :params, :doc, stream?: false]
+  defstruct [:name, :fun, :params, :doc, :returns, stream?: false]
 
   @typep param :: %{
            name: String.t(),
@@ -56,6 +57,7 @@ defmodule Snakepit.Test.Tool do
           fun: (() -> term()) | (map() -> term()),
           params: [param()] | nil,
           doc: String.t() | nil,
+          returns: term(),
           stream?: boolean()
         }
 
@@ -76,7 +78,14 @@ defmodule Snakepit.Test.Tool do
   def new(fun, opts) when is_function(fun, 0) or is_function(fun, 1) do
     with {:ok, options} <- Options.validate(opts, @schema),
          {:ok, params} <- params(options.params, fun) do
-      {:ok, %__MODULE__{fun: fun, params: params, doc: options.doc, stream?: options.stream}}
+      {:ok,
+       %__MODULE__{
+         fun: fun,
+         params: params,
+         doc: options.doc,
+         stream?: options.stream,
+         returns: options.returns
+       }}
     else
       {:error, _key, words} -> {:error, words}
       {:error, words} -> {:error, words}

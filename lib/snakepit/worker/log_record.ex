@@ -15,7 +15,7 @@ defmodule Snakepit.Worker.LogRecord do
   @spec read(term(), who(), now :: integer()) :: {:ok, t()} | :error
   def read([level, created, logger, message, file, line, function, tool, correlation, extra], who, now)
       when is_integer(level) and is_integer(created) and is_binary(logger) and is_binary(message) and
-             is_binary(file) and is_integer(line) and is_binary(function) do
+             is_binary(file) and line in 0..0x7FFF_FFFF and is_binary(function) do
     with {:ok, command} <- text_or_nil(tool),
          {:ok, correlation_id} <- text_or_nil(correlation),
          {:ok, extra} <- extra(extra) do
@@ -40,7 +40,7 @@ defmodule Snakepit.Worker.LogRecord do
     end
   end
 
-  def read(["dropped", n], _who, _now) when is_integer(n) and n > 0, do: {:ok, {:dropped, n}}
+  def read(["dropped", n], _who, _now) when n in 1..0xFFFF_FFFF, do: {:ok, {:dropped, n}}
   def read(_other, _who, _now), do: :error
 
   defp text_or_nil(nil), do: {:ok, nil}

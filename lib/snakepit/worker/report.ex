@@ -7,6 +7,9 @@ defmodule Snakepit.Worker.Report do
   alias Snakepit.Worker.{Launcher, Run, Words}
   require Logger
 
+  # Of one worker, whatever it says.
+  @most_warnings 200
+
   @up [:snakepit, :worker, :up]
   @down [:snakepit, :worker, :down]
 
@@ -69,7 +72,11 @@ defmodule Snakepit.Worker.Report do
   @doc "A worker warns of a tool. Each warning is logged once for a pool, whichever of its workers has it."
   @spec warned(atom(), String.t()) :: :ok
   def warned(pool, words) do
-    if match?({:ok, _}, Registry.register(Snakepit.Registry, {:warned, pool, words}, nil)),
+    # By the worker's own process, whose end forgets them.
+    told = Registry.keys(Snakepit.Registry, self())
+    key = {:warned, pool, :erlang.phash2(words)}
+
+    if length(told) < @most_warnings and match?({:ok, _}, Registry.register(Snakepit.Registry, key, nil)),
       do: Logger.warning("pool #{inspect(pool)}: #{Words.printable(words)}"),
       else: :ok
   end

@@ -25,12 +25,21 @@ defmodule Snakepit.Worker.Stopping do
     Launcher.stop(run, grace)
   end
 
-  @doc "Waits for its end; `output` is called with what it prints until then."
-  @spec await(Run.t(), (Companion.event() -> any())) :: Run.t()
-  def await(%Run{} = run, output), do: await(run, output, now() + most_ms(run.options.shutdown_timeout))
+  @doc """
+  Waits for its end. `output` is called with what it prints until then; who asks for a description of the worker meanwhile
+  gets `description`.
+  """
+  @spec await(Run.t(), (Companion.event() -> any()), description :: map()) :: Run.t()
+  def await(%Run{} = run, output, description),
+    do: await(run, output, description, now() + most_ms(run.options.shutdown_timeout))
 
-  defp await(%Run{id: id, companion: monitor} = run, output, until) do
+  defp await(%Run{id: id, companion: monitor} = run, output, description, until) do
     receive do
+      # The process ends, so no callback answers it any more.
+      {:"$gen_call", from, :describe} ->
+        GenServer.reply(from, description)
+        await(run, output, description, until)
+
       {:companion, ^id, {:exited, _status, _tail}} ->
         heard(run)
 
@@ -39,10 +48,10 @@ defmodule Snakepit.Worker.Stopping do
 
       {:companion, ^id, {:output, _stream, _line} = event} ->
         output.(event)
-        await(run, output, until)
+        await(run, output, description, until)
 
       {:"$socket", _socket, :select, _ref} ->
-        await(heard(run), output, until)
+        await(heard(run), output, description, until)
 
       {:DOWN, ^monitor, _, _, _} ->
         run

@@ -1,8 +1,9 @@
-"""Whether results are what a tool's `-> …` says: told once for each tool and type, in development."""
+"""Whether results are what a tool's `-> …` says: told once for each place of a result, in development."""
 
 from __future__ import annotations
 
 import collections.abc
+import re
 import types
 import typing
 from collections.abc import Callable
@@ -17,6 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .signature import Tool
 
+# What most tools return.
+_PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
+_INDEX = re.compile(r"\[\d+\]")
+# Of one tool: keys of maps may differ from call to call.
+_MOST_TOLD = 20
 # So many items of a container are looked at.
 _ITEMS = 100
 _LATE = (types.GeneratorType, types.AsyncGeneratorType)
@@ -47,14 +53,20 @@ def watch(tool: Tool, tell: Callable[[str], None]) -> None:
     told: set[tuple[str, str]] = set()
 
     def look(value: Any, annotation: Any, what: str) -> None:
+        if type(value) is annotation and annotation in _PLAIN:
+            return
         try:
             found = misfit(value, annotation)
         except Exception:
             # An annotation, or a value, that raises when it is looked at.
             return
-        if found is not None and (found[1], found[2]) not in told:
-            told.add((found[1], found[2]))
-            path, expected, got = found
+        if found is None:
+            return
+        path, expected, got = found
+        # One place is told once, whichever item or value it is.
+        place = (_INDEX.sub("[]", path), expected)
+        if place not in told and len(told) < _MOST_TOLD:
+            told.add(place)
             tell(f"tool {tool.name} {what} {got}{path and f' at result{path}'}; its annotation says {expected}")
 
     function = tool.call

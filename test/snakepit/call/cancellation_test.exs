@@ -310,6 +310,38 @@ defmodule Snakepit.Call.CancellationTest do
     assert eventually(fn -> Enum.all?(Snakepit.list_workers(pool), &(&1.held_buffers == 0)) end)
   end
 
+  test "if the process that cancels is killed in the middle of it, every call it counted ends all the same",
+       %{tmp_dir: dir} do
+    pool = pool!(max_queue: 1_000)
+    {holding, go_on} = running(pool, id(), dir)
+
+    for _ <- 1..5 do
+      id = id()
+      call = fn -> Snakepit.execute("pid", %{}, pool: pool, correlation_id: id, timeout: :infinity) end
+      waiting = for _ <- 1..100, do: Task.async(call)
+      assert eventually(fn -> match?({:ok, %{queued: 100}}, Snakepit.get_stats(pool)) end)
+      canceller = spawn(fn -> Snakepit.cancel(id) end)
+      for _ <- 1..:rand.uniform(3), do: :erlang.yield()
+      Process.exit(canceller, :kill)
+      {:ok, _rest} = Snakepit.cancel(id)
+      assert Enum.all?(Task.await_many(waiting, 60_000), &match?({:error, %Error{category: :cancelled}}, &1))
+    end
+
+    go_on.()
+    assert {{:ok, _}, _} = Task.await(holding, 60_000)
+    rests(pool)
+  end
+
+  test "an id that is too long is refused by calls, and found by no cancellation" do
+    long = String.duplicate("x", 1025)
+
+    assert {:error, %Error{reason: :invalid_option, message: message}} =
+             Snakepit.execute("pid", %{}, pool: pool!(), correlation_id: long)
+
+    assert message =~ "expected :correlation_id to be a string of at most 1024 bytes"
+    assert Snakepit.cancel(long) == {:ok, 0}
+  end
+
   test "a call with idempotent: true is not tried again once it is cancelled", %{tmp_dir: dir} do
     pool = pool!()
     id = id()

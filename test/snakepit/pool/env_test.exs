@@ -81,6 +81,64 @@ defmodule Snakepit.Pool.EnvTest do
              ~s(gave "A=B", which cannot be the name of an environment variable)
   end
 
+  test "one that takes its time keeps nobody from asking about the worker, nor the pool from its end" do
+    held = :counters.new(1, [])
+
+    wait = fn wait ->
+      if :counters.get(held, 1) > 0 do
+        Process.sleep(5)
+        wait.(wait)
+      end
+    end
+
+    test = self()
+
+    env = fn _ ->
+      send(test, {:asked, :counters.get(held, 1)})
+      wait.(wait)
+      %{}
+    end
+
+    pool = pool!(env: env)
+    assert_receive {:asked, 0}, 10_000
+    :counters.add(held, 1, 1)
+    pid = Snakepit.execute!("pid", %{}, pool: pool)
+    {_, 0} = System.cmd("kill", ["-9", "#{pid}"])
+    assert_receive {:asked, 1}, 30_000
+    assert [%{status: :waiting, os_pid: nil}] = Snakepit.list_workers(pool)
+    :counters.sub(held, 1, 1)
+    assert {:ok, other} = Snakepit.execute("pid", %{}, pool: pool)
+    assert other != pid
+
+    :counters.add(held, 1, 1)
+    {_, 0} = System.cmd("kill", ["-9", "#{other}"])
+    assert_receive {:asked, 1}, 30_000
+    assert Snakepit.stop_pool(pool) == :ok
+  end
+
+  test "one that takes too long when its worker is started again is asked again" do
+    late = :counters.new(1, [])
+    test = self()
+
+    env = fn _ ->
+      send(test, :asked)
+      if :counters.get(late, 1) == 1, do: Process.sleep(:infinity)
+      %{}
+    end
+
+    pool = pool!(env: env, startup_timeout: 5_000)
+    assert_receive :asked, 10_000
+    :counters.put(late, 1, 1)
+    pid = Snakepit.execute!("pid", %{}, pool: pool)
+    {_, 0} = System.cmd("kill", ["-9", "#{pid}"])
+    assert_receive :asked, 30_000
+    late? = &String.contains?(&1.last_error || "", "did not return within 5000 ms")
+    assert eventually(fn -> Enum.any?(Snakepit.list_workers(pool), late?) end)
+    :counters.put(late, 1, 0)
+    assert {:ok, other} = Snakepit.execute("pid", %{}, pool: pool)
+    assert other != pid
+  end
+
   test "one that does not return is not waited for longer than a start may take" do
     assert refused_slow =
              pool_options(name: :x, startup_timeout: 100, env: fn _ -> Process.sleep(:infinity) end)

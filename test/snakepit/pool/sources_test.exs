@@ -62,7 +62,10 @@ defmodule Snakepit.Pool.SourcesTest do
     assert Sources.changed(one, look([dir], two)) == [Path.join(dir, "a.py")]
   end
 
-  test "a file that cannot be read, or is none, is only that" do
+  test "a file that cannot be read, or is none, is only that", %{tmp_dir: dir} do
+    pipe = Path.join(dir, "pipe.py")
+    {_, 0} = System.cmd("mkfifo", [pipe])
+    assert %{^pipe => {:missing, _, _}} = look([pipe])
     assert %{"/nowhere/a.py" => {:missing, _, _}} = look(["/nowhere/a.py"])
     assert Sources.directories(["/a/b.py", "/a/c.py", "/d/e.py"]) == ["/a", "/d"]
   end

@@ -104,6 +104,29 @@ defmodule Snakepit.Worker.HooksTest do
     assert Enum.sort(notes(notes)) == ["start 0", "start 1", "start 2", "stop 1", "stop 2"]
   end
 
+  test "a worker whose on_stop takes its time is listed meanwhile, as leaving or stopping", %{tmp_dir: dir} do
+    source = """
+    @on_stop
+    def slow():
+        note("stopping")
+        while not os.path.exists(os.environ["NOTES"] + ".go"):
+            time.sleep(0.01)
+    """
+
+    {pool, notes} = start!(dir, source, size: 2, shutdown_timeout: 60_000)
+    {:ok, 1} = Snakepit.resize_pool(pool, 1)
+    assert eventually(fn -> "stopping" in notes(notes) end)
+    assert [%{index: 0, status: :ready}, %{index: 1, status: status}] = Snakepit.list_workers(pool)
+    assert status in [:leaving, :stopping]
+    # Nor does its end keep other pools from theirs, or from their start.
+    stopping = Task.async(fn -> Snakepit.stop_pool(pool) end)
+    assert eventually(fn -> length(Enum.filter(notes(notes), &(&1 == "stopping"))) == 2 end)
+    other = pool!()
+    assert Snakepit.stop_pool(other) == :ok
+    File.write!(notes <> ".go", "")
+    assert Task.await(stopping, 60_000) == :ok
+  end
+
   test "a worker that crashes or is killed runs no on_stop; one that is started again runs on_start", %{
     tmp_dir: dir
   } do

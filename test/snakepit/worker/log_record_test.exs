@@ -34,9 +34,10 @@ defmodule Snakepit.Worker.LogRecordTest do
       assert LogRecord.read(List.replace_at(@good, at, bad), @who, 0) == :error, inspect({at, bad})
     end
 
-    for bad <- [nil, [], ["dropped"], ["dropped", 0], ["dropped", "1"], [1], %{}, 5],
+    for bad <- [nil, [], ["dropped"], ["dropped", 0], ["dropped", "1"], ["dropped", 2 ** 100], [1], %{}, 5],
         do: assert(LogRecord.read(bad, @who, 0) == :error)
 
+    for line <- [-1, 2 ** 31], do: assert(LogRecord.read(List.replace_at(@good, 5, line), @who, 0) == :error)
     assert LogRecord.read(["dropped", 3], @who, 0) == {:ok, {:dropped, 3}}
     assert {:ok, {:record, _, text, _}} = LogRecord.read(List.replace_at(@good, 3, <<255>>), @who, 0)
     assert String.valid?(text)
