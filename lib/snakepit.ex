@@ -48,6 +48,8 @@ defmodule Snakepit do
   Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes. The answer has what the
   generator returned at its end: `{:ok, returned}`, where `returned` is `nil` if it returned nothing.
 
+  To stop early, take what is wanted of `stream/3`.
+
   An `async` generator has no such value, and a tool that does not yield has one item, and none either. The worker waits
   while `fun` runs: no more than a socket's buffer is under way. `stream/3` says how long it may take. Options are those of
   `execute/3` but `:idempotent`.

@@ -124,6 +124,22 @@ defmodule Snakepit.Error do
   # What a worker may say, so that no atom is made from data.
   @worker_categories Map.new([:validation, :python_error, :transfer, :worker, :timeout], &{to_string(&1), &1})
 
+  @worker_details Map.new(
+                    [
+                      :nearest,
+                      :known,
+                      :missing,
+                      :quota,
+                      :total,
+                      :needed,
+                      :bytes,
+                      :limit,
+                      :envelope,
+                      :buffers
+                    ],
+                    &{to_string(&1), &1}
+                  )
+
   @doc false
   # The map of an error reply (native/PROTOCOL.md) as a struct. A reason this version does not know stays in details.
   @spec from_worker(map()) :: t()
@@ -131,6 +147,7 @@ defmodule Snakepit.Error do
     said = with none when none in [nil, ""] <- text(reply["reason"]), do: "raised"
     known = Reasons.from_worker(said)
     details = if is_map(reply["details"]), do: reply["details"], else: %{}
+    details = Map.new(details, fn {key, value} -> {Map.get(@worker_details, key, key), value} end)
     details = if known, do: details, else: Map.put(details, :reason, said)
     details = put(details, :path, text(reply["path"]))
     type = text(reply["type"])
@@ -165,8 +182,9 @@ defmodule Snakepit.Error do
     alias Snakepit.Terminal.Name
 
     @frames 3
-    @message_lines 6
+    @message_lines 10
     @width 160
+    @wrapped 110
 
     def inspect(error, opts) do
       lines =
@@ -195,12 +213,14 @@ defmodule Snakepit.Error do
       if said == [], do: [], else: [Enum.join(said, ", ")]
     end
 
+    # What to do often stands at the end, so long lines are wrapped.
     defp message(message) do
       message
       |> Text.cut(4 * 1024)
       |> String.split("\n", trim: true)
-      |> Text.cut_lines(@message_lines - 2, 1)
-      |> Enum.map(&shown/1)
+      |> Enum.map(&Name.show/1)
+      |> Enum.flat_map(&Text.wrap(&1, @wrapped))
+      |> Text.cut_lines(@message_lines - 3, 2)
     end
 
     defp traceback(nil), do: []

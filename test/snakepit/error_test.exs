@@ -1,6 +1,7 @@
 defmodule Snakepit.ErrorTest do
   # What the caller did wrong is :validation and says where; what Python did wrong says what Python said.
   use Snakepit.Case, async: true
+  doctest Snakepit.Error.Text
 
   setup_all do
     %{pool: pool!()}

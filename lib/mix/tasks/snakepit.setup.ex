@@ -82,7 +82,21 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end
   end
 
+  # config/runtime.exs is read as well, since pools will be started with it. What it needs may be missing where an
+  # environment is made, as in a container's build: then the rest of the configuration has to do.
+  defp configure do
+    Mix.Task.run("compile")
+
+    try do
+      Mix.Task.run("app.config")
+    rescue
+      error -> Mix.shell().info("Without config/runtime.exs: #{Exception.message(error)}")
+    end
+  end
+
   defp setup(opts, passed) do
+    configure()
+
     options =
       Keyword.take(opts, [:python, :force, :forget, :index_url, :no_index, :offline]) ++
         [

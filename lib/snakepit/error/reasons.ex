@@ -27,7 +27,7 @@ defmodule Snakepit.Error.Reasons do
   @reasons [
     validation:
       [
-        unknown_command: "the pool has no such tool; `details` has the `\"nearest\"` ones",
+        unknown_command: "the pool has no such tool; `details` has the `:nearest` ones",
         invalid_command: "the command is no name",
         invalid_arguments: "the arguments are no map, or what is shared no binary",
         missing_argument: "the tool needs an argument that is not there",

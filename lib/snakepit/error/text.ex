@@ -38,6 +38,41 @@ defmodule Snakepit.Error.Text do
     if String.length(line) <= limit, do: line, else: String.slice(line, 0, limit - 1) <> "…"
   end
 
+  @doc """
+  The line in pieces of `width` characters at most, broken between words where there are any.
+
+      iex> Snakepit.Error.Text.wrap("one two three", 8)
+      ["one two", "three"]
+  """
+  @spec wrap(String.t(), pos_integer()) :: [String.t(), ...]
+  def wrap(line, width) when byte_size(line) <= width, do: [line]
+
+  def wrap(line, width) do
+    {lines, last} =
+      line
+      |> String.split(" ")
+      |> Enum.flat_map(&pieces(&1, width))
+      |> Enum.reduce({[], nil}, fn
+        word, {lines, nil} ->
+          {lines, word}
+
+        word, {lines, current} ->
+          longer = current <> " " <> word
+          if String.length(longer) <= width, do: {lines, longer}, else: {[current | lines], word}
+      end)
+
+    Enum.reverse([last | lines])
+  end
+
+  defp pieces(word, width) do
+    if String.length(word) <= width do
+      [word]
+    else
+      {piece, rest} = String.split_at(word, width)
+      [piece | pieces(rest, width)]
+    end
+  end
+
   # A character has at most four bytes. What is no UTF-8 to begin with stays as it is.
   defp without_broken_end(text), do: broken(text, 0, fn n -> binary_part(text, 0, byte_size(text) - n) end)
   defp without_broken_start(text), do: broken(text, 0, fn n -> binary_part(text, n, byte_size(text) - n) end)

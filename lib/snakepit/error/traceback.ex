@@ -4,6 +4,7 @@ defmodule Snakepit.Error.Traceback do
   # the text comes from a worker.
 
   alias Snakepit.Error.Text
+  alias Snakepit.Terminal.Name
 
   @type frame :: %{
           file: String.t(),
@@ -107,8 +108,7 @@ defmodule Snakepit.Error.Traceback do
     Text.shorten("#{shown(frame.file)}:#{frame.line}#{where}#{source}", 120)
   end
 
-  # As a terminal or an editor finds it from here.
-  defp shown(file), do: Path.relative_to_cwd(file)
+  defp shown(file), do: Name.from_here(file)
 
   defp rest([], []), do: []
 

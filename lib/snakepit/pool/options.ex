@@ -292,12 +292,28 @@ defmodule Snakepit.Pool.Options do
     else
       {:error, key, message} ->
         {:error,
-         Error.new(:validation, :invalid_option, "pool #{pool_name(given)}: #{message}",
+         Error.new(:validation, :invalid_option, "pool #{pool_name(given)}: #{message}#{meant(key, given)}",
            details: %{key: key},
            pool: name(given)
          )}
     end
   end
+
+  # Source of one line, perhaps.
+  defp meant(key, given) when key in [:name, :python_module] do
+    case given(given, :python) do
+      python when is_binary(python) ->
+        "; a :python without a line break is an interpreter, #{inspect(python, printable_limit: 60)}"
+
+      _ ->
+        ""
+    end
+  end
+
+  defp meant(_key, _given), do: ""
+
+  defp given(given, key) when is_map(given), do: Map.get(given, key)
+  defp given(given, key), do: if(Keyword.keyword?(given), do: given[key])
 
   @doc "The same options with another number of workers."
   @spec with_size(t(), term()) :: {:ok, t()} | {:error, Error.t()}

@@ -71,7 +71,7 @@ defmodule Snakepit.Pool.Tools do
     end
   end
 
-  defp near(%{"nearest" => [_ | _] = names}) do
+  defp near(%{nearest: [_ | _] = names}) do
     if Enum.all?(names, &is_binary/1), do: "; or did you mean #{Enum.join(names, " or ")}?", else: ""
   end
 

@@ -10,6 +10,8 @@ defmodule Snakepit.Python.Environment do
   @doc "Makes the environment complete, and tells `say` what it does, a line at a time."
   @spec setup(keyword() | map(), (String.t() -> any())) :: :ok | {:error, Error.t()}
   def setup(given, say) do
+    # A release's `eval` has not, and without it there is no configuration.
+    _ = Application.load(:snakepit)
     with {:ok, options} <- Options.new(given), do: complete(options, say)
   rescue
     error in Error -> {:error, error}

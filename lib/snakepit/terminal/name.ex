@@ -25,6 +25,13 @@ defmodule Snakepit.Terminal.Name do
   defp control(?\r), do: "\\r"
   defp control(char), do: ["\\u{", Integer.to_string(char, 16), "}"]
 
+  @doc "A path as it is seen from the working directory, as a terminal or an editor finds it from there."
+  @spec from_here(Path.t()) :: Path.t()
+  def from_here(path) do
+    # Seen from the root, a path would lose its first character.
+    if File.cwd() == {:ok, "/"}, do: path, else: Path.relative_to_cwd(path)
+  end
+
   @doc """
   The end of a name that is longer than `width`.
 

@@ -49,7 +49,7 @@ defmodule Snakepit.Tool.Page do
   defp place(%Tool{kind: kind, pool: pool} = tool) do
     where =
       if tool.file,
-        do: "#{tool.file |> Path.relative_to_cwd() |> shown()}:#{tool.line}",
+        do: "#{tool.file |> Name.from_here() |> shown()}:#{tool.line}",
         else: "module #{shown(tool.module)}"
 
     "#{kind} of pool #{inspect(pool)}, #{where}"

@@ -82,7 +82,8 @@ def _key(key: Any, path: str) -> None:
     elif type(key) is bool or not isinstance(key, int):
         kind = type_name(type(key))
         shown = "NaN" if key != key else kind
-        raise _fail(path, "unsupported_key", f"keys must be str or int, this one is {shown}", kind)
+        words = f"keys must be str or int, this one is {shown}: return list(x.items()), or str of the keys"
+        raise _fail(path, "unsupported_key", words, kind)
     elif not -(1 << 63) <= key < 1 << 64:
         raise _fail(path, "unsupported_key", "an int key must fit in 64 bits", "int")
 

@@ -368,7 +368,7 @@ defmodule Snakepit.Test.ContractTest do
 
   test "commands that are not there", pools do
     for command <- ["ad", "ecco", "countup", :remembr, "xyzzyplugh"] do
-      assert {:error, %Error{reason: :unknown_command, details: %{"nearest" => _}}} =
+      assert {:error, %Error{reason: :unknown_command, details: %{nearest: _}}} =
                same(pools, fn pool ->
                  # The names that are there come in another order.
                  with {:error, error} <- Snakepit.execute(command, %{}, pool: pool),

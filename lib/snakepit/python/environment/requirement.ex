@@ -174,7 +174,7 @@ defmodule Snakepit.Python.Environment.Requirement do
 
   @doc "A path as it is seen from here."
   @spec shown(Path.t()) :: Path.t()
-  def shown(path), do: Path.relative_to_cwd(path)
+  def shown(path), do: Snakepit.Terminal.Name.from_here(path)
 
   @doc "The text without the names and passwords that its URLs have."
   @spec scrub(String.t()) :: String.t()
