@@ -543,10 +543,7 @@ defmodule Snakepit.Call do
     do: max(deadline - System.monotonic_time(:millisecond), @reason_ms)
 
   defp named(error, call, lane) do
-    error =
-      if error.category == :worker and error.reason == :lost,
-        do: %{error | message: Worker.why(lane, time_for_reason(call))},
-        else: error
+    error = if error.category == :worker and error.reason == :lost, do: lost(error, call, lane), else: error
 
     error =
       if error.reason == :unknown_command,
@@ -554,6 +551,15 @@ defmodule Snakepit.Call do
         else: error
 
     %{named(error, call) | worker: lane.name, command: call.command}
+  end
+
+  # A call that its pool's end does not wait for has lost its worker, but not by any fault of the worker's.
+  defp lost(error, call, lane) do
+    case Worker.why(lane, time_for_reason(call)) do
+      :stopping -> Pool.stopped(call.handle)
+      :gone -> if Pool.Handle.current?(call.handle), do: error, else: Pool.stopped(call.handle)
+      words -> %{error | message: words}
+    end
   end
 
   defp named(error, %{options: %{correlation_id: nil}, handle: handle} = call),

@@ -204,7 +204,7 @@ defmodule Snakepit.Error do
     defp where(error) do
       said =
         [
-          error.command && "tool #{Name.show(error.command)}",
+          error.command && "tool #{error.command |> to_string() |> Text.shorten(80) |> Name.show()}",
           error.pool && "pool #{Kernel.inspect(error.pool)}",
           error.worker && "worker #{error.worker}"
         ]

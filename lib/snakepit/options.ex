@@ -4,12 +4,14 @@ defmodule Snakepit.Options do
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
   # Types: :boolean, :string, {:string, most_bytes}, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
-  # :non_neg_integer, :timeout, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
+  # :non_neg_integer, :timeout, :ms, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
   # {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options,
   # schema}: an option set of its own, whose defaults are filled in too. :function_name: {module, function}, which a
   # release can hold. :call: a command, or {command, arguments}; always the latter afterwards.
 
   @type schema :: keyword(keyword())
+
+  @longest_ms 2 ** 31 - 1
 
   @doc "The options as a map with defaults filled in, or a message that names the key."
   @spec validate(map() | keyword(), schema()) ::
@@ -153,7 +155,9 @@ defmodule Snakepit.Options do
   def cast(:pos_integer, value) when is_integer(value) and value > 0, do: {:ok, value}
   def cast(:non_neg_integer, value) when is_integer(value) and value >= 0, do: {:ok, value}
   def cast(:timeout, :infinity), do: {:ok, :infinity}
-  def cast(:timeout, value) when is_integer(value) and value >= 0, do: {:ok, value}
+  # The VM's timers take 2^32 - 1, and what is waited is at times somewhat longer than what is given here.
+  def cast(:timeout, value) when value in 0..@longest_ms, do: {:ok, value}
+  def cast(:ms, value) when value in 1..@longest_ms, do: {:ok, value}
   def cast(:bytes, value), do: bytes(value)
 
   def cast({:range, first, last}, value) when is_integer(value) and first <= value and value <= last,
@@ -211,7 +215,8 @@ defmodule Snakepit.Options do
   defp type_words(:atom), do: "an atom"
   defp type_words(:pos_integer), do: "a positive integer"
   defp type_words(:non_neg_integer), do: "a non-negative integer"
-  defp type_words(:timeout), do: "milliseconds or :infinity"
+  defp type_words(:timeout), do: "milliseconds (at most #{@longest_ms}) or :infinity"
+  defp type_words(:ms), do: "milliseconds, 1 to #{@longest_ms}"
   defp type_words(:bytes), do: "a number of bytes, such as 4096 or \"64MB\""
   defp type_words(:ratio), do: "a number above 0 and at most 1"
   defp type_words({:number, low, high}), do: "a number from #{low} to #{high}"

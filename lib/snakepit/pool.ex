@@ -709,6 +709,12 @@ defmodule Snakepit.Pool do
 
   defp now, do: System.monotonic_time(:millisecond)
 
+  @doc false
+  # Of a call that ran.
+  @spec stopped(Handle.t()) :: Error.t()
+  def stopped(handle),
+    do: error(handle, :pool, :stopping, "pool #{inspect(handle.name)} stopped before the call ended")
+
   defp stopping(handle), do: error(handle, :pool, :stopping, "pool #{inspect(handle.name)} is stopping")
 
   defp error(handle, category, reason, message), do: Error.new(category, reason, message, pool: handle.name)

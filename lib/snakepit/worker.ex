@@ -129,9 +129,9 @@ defmodule Snakepit.Worker do
   end
 
   @doc "Why a run ended; waits a moment, but not beyond `timeout`, for a run that is just ending."
-  @spec why(Lane.t(), timeout()) :: String.t()
+  @spec why(Lane.t(), timeout()) :: String.t() | :stopping | :gone
   def why(%Lane{worker: worker, epoch: epoch}, timeout),
-    do: call(worker, {:why, epoch}, "the worker is gone", min(timeout, @why_ms))
+    do: call(worker, {:why, epoch}, :gone, min(timeout, @why_ms))
 
   @doc "As `Snakepit.list_workers/1` has it; nil of one that is gone."
   @spec describe(pid()) :: map() | nil

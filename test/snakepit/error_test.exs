@@ -292,6 +292,18 @@ defmodule Snakepit.ErrorTest do
       assert Exception.message(unsupported) =~ ~r/\Aidentity: args\.x: a pid cannot be sent/
     end
 
+    test "inspected, whatever its texts hold" do
+      for text <- [String.duplicate("é", 40_000), "a" <> String.duplicate("é", 40_000), <<255, 254>>] do
+        traceback = "Traceback (most recent call last):\n  File \"/a.py\", line 1, in f\n#{text}"
+        error = Error.new(:python_error, :raised, text, python_traceback: traceback, command: text)
+        shown = inspect(error)
+        refute shown =~ "Inspect.Error"
+        assert byte_size(shown) < 10_000
+        assert String.valid?(shown)
+        assert is_binary(Exception.message(error))
+      end
+    end
+
     test "a stream's and a list's errors name the tool as well", %{pool: pool} do
       raised = assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail", %{}, pool: pool)) end
       assert {raised.command, raised.pool} == {"fail", pool}

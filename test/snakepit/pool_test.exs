@@ -479,7 +479,8 @@ defmodule Snakepit.PoolTest do
       pid = os_pid(pool)
       {task, _go_on} = busy(pool, dir)
       assert Snakepit.stop_pool(pool) == :ok
-      assert {:error, %Error{category: :worker}} = Task.await(task)
+      assert {:error, %Error{category: :pool, reason: :stopping, message: message}} = Task.await(task)
+      assert message =~ "stopped before the call ended"
       refute alive?(pid)
     end
 
@@ -512,7 +513,7 @@ defmodule Snakepit.PoolTest do
       {:ok, handle} = Pool.Handle.fetch(pool)
       handle.pool |> GenServer.whereis() |> Process.exit(:kill)
       assert_receive {^waiting, {:error, %Error{category: :pool}}}, 10_000
-      assert {:error, %Error{category: :worker}} = Task.await(task, 10_000)
+      assert {:error, %Error{category: :pool, reason: :stopping}} = Task.await(task, 10_000)
 
       assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool)) end)
       assert os_pid(pool) != old

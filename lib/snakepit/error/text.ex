@@ -75,7 +75,10 @@ defmodule Snakepit.Error.Text do
 
   # A character has at most four bytes. What is no UTF-8 to begin with stays as it is.
   defp without_broken_end(text), do: broken(text, 0, fn n -> binary_part(text, 0, byte_size(text) - n) end)
-  defp without_broken_start(text), do: broken(text, 0, fn n -> binary_part(text, n, byte_size(text) - n) end)
+
+  @doc "The text without the rest of a character at its start."
+  @spec without_broken_start(String.t()) :: String.t()
+  def without_broken_start(text), do: broken(text, 0, fn n -> binary_part(text, n, byte_size(text) - n) end)
 
   defp broken(text, n, _part) when n > 3, do: text
   defp broken(text, n, _part) when n >= byte_size(text), do: ""

@@ -28,6 +28,7 @@ defmodule Snakepit.Error.Traceback do
   def frames(traceback) do
     traceback
     |> ending()
+    |> valid()
     |> String.split(@linked)
     |> List.last()
     |> String.split("\n")
@@ -37,7 +38,12 @@ defmodule Snakepit.Error.Traceback do
   end
 
   defp ending(text) when byte_size(text) <= @longest, do: text
-  defp ending(text), do: binary_part(text, byte_size(text) - @longest, @longest)
+
+  defp ending(text),
+    do: text |> binary_part(byte_size(text) - @longest, @longest) |> Text.without_broken_start()
+
+  # The expressions here are of UTF-8.
+  defp valid(text), do: if(String.valid?(text), do: text, else: Name.show(text))
 
   defp read([line | rest], frames) do
     case Regex.run(@frame, line, capture: :all_but_first) do

@@ -124,6 +124,11 @@ defmodule Snakepit.Pool.Handle do
     end
   end
 
+  @doc "Whether it is still the pool of its name that runs: not one that was stopped, or another one since."
+  @spec current?(t()) :: boolean()
+  def current?(%__MODULE__{name: name, desk: desk}),
+    do: match?(%{desk: ^desk}, :persistent_term.get({__MODULE__, {:pool, name}}, nil))
+
   @doc "While `fun` runs, the pool is known to be started again; for the process that calls."
   @spec restarting(atom(), (() -> result)) :: result when result: term()
   def restarting(name, fun) do

@@ -8,6 +8,9 @@ defmodule Snakepit.Pool.Options do
 
   @ways [:zero_copy, :inline, :grpc]
 
+  # Each is an OS process, or a thread: what is more is a slip.
+  @most_workers 1_024
+
   @limits [
     memory: [
       type: {:or, [{:in, [nil]}, :bytes]},
@@ -100,7 +103,7 @@ defmodule Snakepit.Pool.Options do
     ],
     timeout: [type: :timeout, default: 60_000, doc: "Milliseconds a call may take, waiting included."],
     startup_timeout: [
-      type: :pos_integer,
+      type: :ms,
       default: 30_000,
       doc:
         "Milliseconds a worker has to import its modules, run their `@snakepit.on_start`, warm up and become ready."
@@ -114,24 +117,24 @@ defmodule Snakepit.Pool.Options do
           "one that fails is a start that failed."
     ],
     cancel_grace: [
-      type: :non_neg_integer,
+      type: {:range, 0, 2 ** 31 - 1},
       default: 2_000,
       doc: "Milliseconds a tool has to end when its call is cancelled, before its worker is replaced."
     ],
     shutdown_timeout: [
-      type: :pos_integer,
+      type: :ms,
       default: 5_000,
       doc:
         "Milliseconds running calls have to finish when the pool stops, and then `@snakepit.on_stop` has, of which it " <>
           "always has 2,000."
     ],
     heartbeat_interval: [
-      type: :pos_integer,
+      type: :ms,
       default: 5_000,
       doc: "Milliseconds between two heartbeats of a worker, which it answers whatever its tools do."
     ],
     heartbeat_grace: [
-      type: :pos_integer,
+      type: :ms,
       default: 60_000,
       doc:
         "Milliseconds without an answer after which a worker is replaced: a tool may hold Python's lock for so long. " <>
@@ -189,7 +192,7 @@ defmodule Snakepit.Pool.Options do
         "Shared memory the pool may hold, half of it for each direction; by default a quarter of the machine's memory."
     ],
     idle_chunk_ms: [
-      type: :pos_integer,
+      type: :ms,
       default: 30_000,
       doc: "A chunk nobody used for this long is given back to the system."
     ],
@@ -319,10 +322,16 @@ defmodule Snakepit.Pool.Options do
   @spec with_size(t(), term()) :: {:ok, t()} | {:error, Error.t()}
   def with_size(%__MODULE__{} = options, size) do
     case Options.validate(%{size: size}, Keyword.take(@schema, [:size])) do
-      {:ok, %{size: size}} ->
+      {:ok, %{size: size}} when size <= @most_workers ->
         {:ok, %{options | size: size}}
 
-      {:error, key, message} ->
+      answer ->
+        {key, message} =
+          case answer do
+            {:ok, _} -> {:size, "expected :size to be at most #{@most_workers}, got: #{size}"}
+            {:error, key, message} -> {key, message}
+          end
+
         words = "pool #{inspect(options.name)}: #{message}"
         {:error, Error.new(:validation, :invalid_option, words, details: %{key: key}, pool: options.name)}
     end
@@ -355,6 +364,13 @@ defmodule Snakepit.Pool.Options do
 
   defp consistent(options, given) do
     cond do
+      options.size > @most_workers ->
+        {:error, :size, "expected :size to be at most #{@most_workers}, got: #{options.size}"}
+
+      options.threads_per_worker > @most_workers ->
+        {:error, :threads_per_worker,
+         "expected :threads_per_worker to be at most #{@most_workers}, got: #{options.threads_per_worker}"}
+
       options.source == nil and options.python_module == [] ->
         {:error, :python_module, "expected :python_module to name a module, got: []"}
 

@@ -40,6 +40,10 @@ defmodule Snakepit.Worker.Stopping do
         GenServer.reply(from, description)
         await(run, output, description, until)
 
+      {:"$gen_call", from, {:why, _epoch}} ->
+        GenServer.reply(from, :stopping)
+        await(run, output, description, until)
+
       {:companion, ^id, {:exited, _status, _tail}} ->
         heard(run)
 

@@ -149,6 +149,6 @@ defmodule Snakepit.Call.ItemTimeoutTest do
     assert {:error, %Error{message: message}} =
              Snakepit.execute_stream("count", %{n: 1}, fn _ -> :ok end, pool: pool, item_timeout: -1)
 
-    assert message =~ "expected :item_timeout to be milliseconds or :infinity, got: -1"
+    assert message =~ "expected :item_timeout to be milliseconds (at most 2147483647) or :infinity, got: -1"
   end
 end

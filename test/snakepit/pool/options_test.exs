@@ -27,6 +27,11 @@ defmodule Snakepit.Pool.OptionsTest do
   test "an error names the pool and the key" do
     for {key, value} <- [
           size: 0,
+          size: 1_025,
+          threads_per_worker: 1_025,
+          timeout: 2 ** 31,
+          shutdown_timeout: 2 ** 32 - 1,
+          cancel_grace: 2 ** 31,
           size: "2",
           python_module: :tools,
           python_module: [],

@@ -21,7 +21,10 @@ defmodule Snakepit.Python.Environment.FailureTest do
 
     for {tool, text} <- [{"pip", pip}, {"uv", uv}] do
       assert {:bad_requirement, message} = Failure.explain(tool, text)
-      assert message =~ "#{tool} cannot read a requirement, line 3 of #{Snakepit.Terminal.Name.from_here(file)}:"
+
+      assert message =~
+               "#{tool} cannot read a requirement, line 3 of #{Snakepit.Terminal.Name.from_here(file)}:"
+
       assert message =~ "pandas=1"
     end
   end
