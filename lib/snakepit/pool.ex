@@ -83,6 +83,7 @@ defmodule Snakepit.Pool do
 
     case ask(desk, worker(session, handle), prefer?, ref, place) do
       {:wait, key} when cancellation != nil ->
+        collect_forgotten()
         since = System.monotonic_time()
 
         got =
@@ -132,6 +133,7 @@ defmodule Snakepit.Pool do
         end
 
       {:wait, key} ->
+        collect_forgotten()
         since = System.monotonic_time()
 
         receive do
@@ -157,6 +159,17 @@ defmodule Snakepit.Pool do
       answer ->
         answered(handle, answer, want)
     end
+  end
+
+  @doc false
+  # In the dictionary of a process that has suspended a stream.
+  @spec suspended() :: atom()
+  def suspended, do: :snakepit_suspended_stream
+
+  # A caller that sleeps does not collect its garbage. If that holds the lane of a stream, it would wait for itself.
+  defp collect_forgotten do
+    if Process.get(suspended()), do: :erlang.garbage_collect()
+    :ok
   end
 
   @compile {:inline, ask: 5, worker: 2}

@@ -48,6 +48,9 @@ defmodule Snakepit.Stream do
     end
 
     defp read(reading, {:suspend, acc}, fun) do
+      # For `Snakepit.Pool.checkout/5`: whoever suspended it may forget it, as `Stream.zip/2` does where its consumer raises
+      # at the first item.
+      Process.put(Snakepit.Pool.suspended(), true)
       used = :atomics.new(1, [])
       {:suspended, acc, &continue(reading, used, &1, fun)}
     end
