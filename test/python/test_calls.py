@@ -1,21 +1,30 @@
 """Arguments are checked before a tool runs; frames of any bytes do not break a worker."""
 
+import dataclasses
 import datetime
+import enum
 import random
+import signal
+import sys
+import threading
+import time
 import typing
 import unittest
+import unittest.mock
 from decimal import Decimal
 
 import numpy as np
-from msgpack import ExtType, packb
+import pydantic
+from msgpack import ExtType, packb, unpackb
 
 import tools
 from beam import REQUEST, buffer, tensor
 from snakepit import registry, tool
 from snakepit.borrowed import Borrowed
 from snakepit.calls import Calls, Service
+from snakepit.cancel import SIGNAL, Cancellation
 from snakepit.errors import CallError, ProtocolError
-from snakepit.frames import FRAME_START, PREFIX
+from snakepit.frames import FRAME_START, HEADER, PREFIX
 from snakepit.keeper import Keeper
 from snakepit.limits import RESULT
 from snakepit.registry import collect
@@ -130,10 +139,108 @@ def nested(depth):
     return value
 
 
-def calls():
+def calls(known=None):
     borrowed = Borrowed({})
     keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
-    return Calls(Service(collect([tools]), None, borrowed, keeper, 256, 0))
+    return Calls(Service(known or collect([tools]), None, borrowed, keeper, 256, 0))
+
+
+class Unspeakable(Exception):
+    def __str__(self):
+        raise ValueError
+
+
+class Trouble(enum.Enum):
+    A = "a"
+
+    @classmethod
+    def _missing_(cls, value):
+        raise KeyboardInterrupt
+
+
+class Validated(pydantic.BaseModel):
+    n: int
+
+    @pydantic.field_validator("n")
+    @classmethod
+    def check(cls, value):
+        raise SystemExit(value)
+
+
+@dataclasses.dataclass
+class Troubled:
+    what: str
+
+    def __post_init__(self):
+        match self.what:
+            case "sleep":
+                time.sleep(20)
+            case "unspeakable":
+                raise Unspeakable
+            case "exit":
+                sys.exit(3)
+            case "own":
+                raise GeneratorExit
+
+
+class Conversions(unittest.TestCase):
+    """The user's code that makes arguments is treated as that of a tool."""
+
+    def error(self, annotation, value, stream=False):
+        def function(x):
+            pass
+
+        function.__annotations__["x"] = annotation
+        self.lane = lane = calls({"f": Tool("f", function)})
+        envelope = packb(["f", {"x": value}, None])
+        frame = memoryview(REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope)
+        reply = next(lane.stream(frame)) if stream else lane.answer(frame)
+        return unpackb(reply[1][HEADER:])
+
+    def test_whatever_it_raises(self):
+        for annotation, value, kind in [
+            (Troubled, {"what": "exit"}, "SystemExit"),
+            (list[Troubled], [{"what": "own"}], "GeneratorExit"),
+            (Trouble, "b", "KeyboardInterrupt"),
+            (Validated, {"n": 1}, "SystemExit"),
+        ]:
+            for stream in (False, True):
+                with self.subTest(annotation=annotation, stream=stream):
+                    error = self.error(annotation, value, stream)
+                    self.assertEqual((error["category"], error["reason"]), ("python_error", "raised"))
+                    self.assertEqual(error["type"], kind)
+
+    def test_an_exception_without_a_text(self):
+        error = self.error(Troubled, {"what": "unspeakable"})
+        self.assertEqual((error["category"], error["reason"]), ("validation", "wrong_value"))
+        self.assertIn("Unspeakable: <an exception whose __str__ raised>", error["message"])
+
+    def test_it_is_cancelled(self):
+        before = signal.getsignal(SIGNAL)
+        self.addCleanup(signal.signal, SIGNAL, before)
+
+        def cancel():
+            while not hasattr(self, "lane") or not self.lane.cancellation.running:
+                time.sleep(0.01)
+            self.lane.cancellation.cancel(9)
+
+        with unittest.mock.patch.object(Cancellation, "__init__", listening(Cancellation.__init__)):
+            thread = threading.Thread(target=cancel)
+            thread.start()
+            started = time.monotonic()
+            error = self.error(Troubled, {"what": "sleep"})
+            thread.join()
+        self.assertLess(time.monotonic() - started, 10)
+        self.assertEqual(error["type"], "snakepit.cancel.Cancelled")
+        self.assertFalse(self.lane.cancellation.cancelling)
+
+
+def listening(init):
+    def wrapped(self):
+        init(self)
+        self.listen()
+
+    return wrapped
 
 
 class Frames(unittest.TestCase):

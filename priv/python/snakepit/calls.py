@@ -298,11 +298,13 @@ class Calls:
         tool = self._tools.get(command)
         if tool is None:
             raise self._unknown(command)
-        tool.check(arguments)
-        if self._decoder.bytes_inside or tool.writable:
-            tool.adapt(arguments)
         if tool.converts:
-            tool.convert(arguments)
+            # The user's classes take part in it.
+            self._users_part(tool, arguments)
+        else:
+            tool.check(arguments)
+            if self._decoder.bytes_inside or tool.writable:
+                tool.adapt(arguments)
         if caller is not context.caller.get():
             context.caller.set(caller)
         return [tool, arguments]
@@ -341,6 +343,18 @@ class Calls:
         """Calls the user's code; whatever it raises becomes a `CallError`."""
         try:
             return self._users(function, arguments)
+        except BaseException as error:
+            if self._service.stopping:
+                raise
+            raise python_error(error) from None
+
+    def _users_part(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        """Checks and converts arguments as a tool runs: by the user's code, which may be cancelled, or raise anything."""
+        adapts = self._decoder.bytes_inside or bool(tool.writable)
+        try:
+            self._users(tool.prepare, {"arguments": arguments, "adapts": adapts})
+        except CallError:
+            raise
         except BaseException as error:
             if self._service.stopping:
                 raise

@@ -14,6 +14,7 @@ from typing import Any
 from .adapt import BYTES, adapt
 from .checks import Check, Mismatch, Unmade, short, shown
 from .errors import did_you_mean, type_name
+from .failures import cut, text_of
 from .fields import NothingFits, is_named_tuple
 from .paths import step
 
@@ -52,7 +53,9 @@ def _made(kind: Any, make: Callable[[Any], Any]) -> Callable[[Any], Any]:
         except Unmade:
             raise
         except Exception as error:
-            raise Unmade("", f"no {kind.__name__} can be made of it: {type(error).__name__}: {error}") from None
+            raise Unmade(
+                "", f"no {kind.__name__} can be made of it: {type(error).__name__}: {text_of(error)}"
+            ) from None
 
     return convert
 
@@ -194,10 +197,10 @@ def _complaint(error: Any) -> tuple[str, str]:
     try:
         found = error.errors()
         first = found[0]
-        words = first["msg"] + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
+        words = cut(first["msg"]) + (f" (and {len(found) - 1} more)" if len(found) > 1 else "")
         return "".join(map(step, first["loc"])), words
     except Exception:
-        return "", f"{type(error).__name__}: {error}"
+        return "", f"{type(error).__name__}: {text_of(error)}"
 
 
 # ---- the standard library's, and numpy's -----------------------------------------------------------------------------

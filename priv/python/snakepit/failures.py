@@ -37,11 +37,15 @@ def _advice(error: BaseException) -> str:
 
 def describe(error: BaseException) -> dict[str, str]:
     """Type, message and traceback, each bounded."""
+    return {"type": type_name(type(error)), "message": text_of(error), "traceback": _render(error)}
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's own text, bounded, whatever its `__str__` does."""
     try:
-        message = str(error)
+        return cut(str(error))
     except Exception:
-        message = "<an exception whose __str__ raised>"
-    return {"type": type_name(type(error)), "message": cut(message), "traceback": _render(error)}
+        return "<an exception whose __str__ raised>"
 
 
 def cut(text: str) -> str:

@@ -27,7 +27,10 @@ def _msgpack() -> None:
         msgpack.packb  # noqa: B018
     except ModuleNotFoundError as error:
         if error.name == "msgpack":
-            _unfit("this Python lacks msgpack", "run `mix snakepit.setup` (in a release: `bin/my_app eval 'Snakepit.setup()'`), or `pip install msgpack` with it")
+            _unfit(
+                "this Python lacks msgpack",
+                "run `mix snakepit.setup` (in a release: `bin/my_app eval 'Snakepit.setup()'`), or `pip install msgpack` with it",
+            )
         _broken("msgpack", error)
     except Exception as error:
         _broken("msgpack", error)

@@ -178,6 +178,13 @@ class Tool:
                     message = f"{self.name}: {path}: {error.words}"
                     raise CallError("validation", "wrong_value", message, path=path) from None
 
+    def prepare(self, arguments: dict[str, Any], adapts: bool) -> None:
+        """All that there is to do before a tool that converts is called."""
+        self.check(arguments)
+        if adapts:
+            self.adapt(arguments)
+        self.convert(arguments)
+
     def _look_closer(self, name: str, value: Any) -> None:
         check = self.checks.get(name, self._check_of_rest)
         mismatch = check and check(value)
