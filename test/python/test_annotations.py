@@ -9,6 +9,7 @@ import enum
 import fractions
 import os
 import pathlib
+import time
 import typing
 import unittest
 import uuid
@@ -22,6 +23,7 @@ import pydantic.v1
 import typing_extensions
 
 from snakepit import tool
+from snakepit.checks import seen
 from snakepit.errors import CallError
 from snakepit.signature import BadAnnotation, Tool
 
@@ -107,6 +109,38 @@ class OwnInit:
         self.x = other
 
 
+@dataclasses.dataclass
+class Lit:
+    number: int
+
+
+@dataclasses.dataclass
+class Add:
+    left: "Expr"
+    right: "Expr"
+    tag: typing.Literal["add"] = "add"
+
+
+@dataclasses.dataclass
+class Mul:
+    left: "Expr"
+    right: "Expr"
+    tag: typing.Literal["mul"] = "mul"
+
+
+Expr = Add | Mul | Lit
+
+
+class Less(typing.TypedDict):
+    left: "Expr | Less | Least"
+    tag: typing.Literal["less"]
+
+
+class Least(typing.TypedDict):
+    left: "Expr | Less | Least"
+    tag: typing.Literal["least"]
+
+
 class Pair(typing.NamedTuple):
     left: int
     right: Color = Color.RED
@@ -171,10 +205,7 @@ def made(annotation, value, **mark):
     function.__annotations__["x"] = annotation
     checked = Tool("f", function, **mark)
     arguments = {"x": value}
-    checked.check(arguments)
-    checked.adapt(arguments)
-    if checked.converts:
-        checked.convert(arguments)
+    checked.prepare(arguments, True)
     return arguments["x"]
 
 
@@ -480,6 +511,43 @@ class Annotations(unittest.TestCase):
             Tool("f", function, unchecked=frozenset({"xs"}))
         with self.assertRaisesRegex(TypeError, "unchecked=….* needs the names of parameters"):
             tool(unchecked="x")(function)
+
+    def test_unions_inside_of_each_other_look_at_each_value_once(self):
+        def sent(depth, innermost):
+            tree = innermost
+            for _ in range(depth):
+                tree = {"left": tree, "right": {"number": 1}, "tag": "mul"}
+            return tree
+
+        started = time.monotonic()
+        got = made(Expr, sent(60, {"number": 7}))
+        for _ in range(60):
+            self.assertIs(type(got), Mul)
+            got = got.left
+        self.assertEqual(got, Lit(7))
+        self.assertEqual(path_of(Expr, sent(60, {"number": "x"})), 'args["x"]' + '["left"]' * 60 + '["number"]')
+        chain = {"left": {"number": 1}, "tag": "least"}
+        for _ in range(60):
+            chain = {"left": chain, "tag": "least"}
+        got = made(list[Least], [chain])[0]
+        for _ in range(61):
+            got = got["left"]
+        self.assertEqual(got, Lit(1))
+        self.assertLess(time.monotonic() - started, 5)
+        # Nothing of it is kept.
+        self.assertEqual(seen.found, {})
+
+    def test_the_first_of_a_union_that_fits(self):
+        for annotation, value, wanted in [
+            (Pair | Point | list[Color], {"x": 1}, Point(1)),
+            (Pair | Point | list[Color], (1, 1), Pair(1)),
+            (Pair | Point | list[Color], [1], [Color.RED]),
+            (list[int] | list[Color], ["named"], [Color.NAMED]),
+            (Color | Level, 1, Color.RED),
+            (Colors | Point, [[1]], [[Color.RED]]),
+        ]:
+            with self.subTest(annotation=annotation, value=value):
+                self.assertEqual(made(annotation, value), wanted)
 
     def test_tools_without_conversions_have_the_short_way(self):
         def plain(x: int, y: list[int], z: Movie | None = None):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .adapt import is_buffer, plain
-from .checks import BYTES, Check, Mismatch, Unmade, short
+from .checks import BYTES, Check, Mismatch, Unmade, seen, short
 from .errors import type_name
 from .fields import NothingFits, Unusable, alias_key, fields_of, parameters_of, substituted, unaliased
 from .paths import step
@@ -48,6 +48,10 @@ _ARRIVING = frozenset(
 )
 
 
+# What may have values inside that a union is inside of.
+_WITH_ITEMS = frozenset({list, tuple, dict, set})
+
+
 def check_for(annotation: Any) -> Check | None:
     """The check for an annotation; `None` where it allows everything. Raises `Unusable`."""
     builder = Builder()
@@ -66,6 +70,8 @@ class Builder:
         self._above: dict[Any, Check] = {}
         # Whether anything is made of values, anywhere inside.
         self.converts = False
+        # Whether anything is inside of itself.
+        self.recursive = False
 
     def check(self, annotation: Any) -> Check | None:
         if _is_array_like(annotation):
@@ -111,14 +117,17 @@ class Builder:
         key = alias_key(annotation)
         known = self._above.get(key)
         if known is not None:
+            self.recursive = True
             return known
         check = self._above[key] = Check(str(annotation), ())
+        check.slow = lambda value: None
         inner = self.check(value)
         del self._above[key]
         if inner is None:
             check.slow = lambda value: None
         else:
             check.name, check.kinds, check.slow = inner.name, inner.kinds, inner.slow
+            check.takes = inner.taken()
             # Set for those who have it already.
             check.convert = inner.convert
         return inner
@@ -154,25 +163,53 @@ class Builder:
     def union(self, checks: list[Check]) -> Check:
         """The first that a value fits is what it is taken for."""
         kinds = {kind for check in checks for kind in check.kinds}
-        whole = Check(" | ".join(check.name for check in checks), kinds)
+        taken = [check.taken() for check in checks]
+        takes = None if None in taken else frozenset[type]().union(*(types or () for types in taken))
+        whole = Check(" | ".join(check.name for check in checks), kinds, takes=takes)
+        # The places of those that a value of a type may fit.
+        by_type: dict[type, list[int]] = {}
+
+        def candidates(value: Any) -> list[int]:
+            kind = type(value)
+            try:
+                return by_type[kind]
+            except KeyError:
+                taken = [check.taken() for check in checks]
+                by_type[kind] = [n for n, types in enumerate(taken) if types is None or kind in types]
+                return by_type[kind]
 
         def slow(value: Any) -> Mismatch | None:
+            places = candidates(value)
+            remembers = self.recursive and len(places) > 1 and type(value) in _WITH_ITEMS
+            if remembers:
+                known = seen.found.get((id(whole), id(value)))
+                if known is not None:
+                    of_value: Mismatch | None = known[1]
+                    return of_value
             deepest = None
-            for check in checks:
-                mismatch = check(value)
+            for place in places:
+                mismatch = checks[place](value)
                 if mismatch is None:
-                    return None
+                    deepest = None
+                    break
                 if mismatch[0]:
                     deepest = deepest or mismatch
-            return deepest or whole.refuse(value)
+            else:
+                deepest = deepest or whole.refuse(value)
+            if remembers:
+                seen.found[id(whole), id(value)] = value, deepest
+            return deepest
 
         whole.slow = slow
-        made = [(check, self.later(check)) for check in checks]
-        if any(convert for _, convert in made):
+        makes = [self.later(check) for check in checks]
+        if any(makes):
 
             def convert(value: Any) -> Any:
-                for check, make in made:
-                    if check(value) is None:
+                places = candidates(value)
+                for place in places:
+                    # It passed: where one alone is left, that is the one.
+                    if len(places) == 1 or checks[place](value) is None:
+                        make = makes[place]
                         return value if make is None else make(value)
                 return value
 
@@ -183,7 +220,7 @@ class Builder:
         inner = self.check(element)
         if inner is None:
             return Check(origin.__name__, {origin})
-        whole = Check(f"{origin.__name__}[{inner.name}]", ())
+        whole = Check(f"{origin.__name__}[{inner.name}]", (), takes={origin})
         whole.slow = lambda value: items_of(value, inner) if type(value) is origin else whole.refuse(value)
         make = self.later(inner)
         if make is not None:
@@ -195,7 +232,7 @@ class Builder:
             inner = self.check(members[0])
             if inner is None:
                 return Check("tuple", {tuple})
-            whole = Check(f"tuple[{inner.name}, ...]", ())
+            whole = Check(f"tuple[{inner.name}, ...]", (), takes={tuple})
             whole.slow = lambda value: items_of(value, inner) if type(value) is tuple else whole.refuse(value)
             make = self.later(inner)
             if make is not None:
@@ -208,7 +245,7 @@ class Builder:
     def places(self, checks: list[Check | None], made: str | None = None) -> Check:
         """A tuple with a check for each place."""
         name = made or f"tuple[{', '.join('Any' if check is None else check.name for check in checks)}]"
-        whole = Check(name, ())
+        whole = Check(name, (), takes={tuple})
         makes = [self.later(check) for check in checks]
 
         def slow(value: Any) -> Mismatch | None:
@@ -237,7 +274,7 @@ class Builder:
         if keys is None and values is None:
             return Check("dict", {dict})
         name = f"dict[{keys.name if keys else 'Any'}, {values.name if values else 'Any'}]"
-        whole = Check(name, ())
+        whole = Check(name, (), takes={dict})
 
         def slow(mapping: Any) -> Mismatch | None:
             if type(mapping) is not dict:
@@ -299,8 +336,9 @@ class Builder:
 
         known = self._above.get((kind, str(fields)))
         if known is not None:
+            self.recursive = True
             return known
-        check = self._above[kind, str(fields)] = Check(kind.__name__, ())
+        check = self._above[kind, str(fields)] = Check(kind.__name__, (), takes={dict})
         try:
             checks = {name: self.check(annotation) for name, (annotation, _) in fields.items()}
         finally:

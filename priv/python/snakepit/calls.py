@@ -349,7 +349,7 @@ class Calls:
             raise python_error(error) from None
 
     def _users_part(self, tool: Tool, arguments: dict[str, Any]) -> None:
-        """Checks and converts arguments as a tool runs: by the user's code, which may be cancelled, or raise anything."""
+        """Checks and converts arguments as a tool runs: the user's code in it may be cancelled, or raise anything."""
         adapts = self._decoder.bytes_inside or bool(tool.writable)
         try:
             self._users(tool.prepare, {"arguments": arguments, "adapts": adapts})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -14,7 +15,7 @@ Slow = Callable[[Any], Mismatch | None]
 class Check:
     """How arguments of one annotation are checked, and what is made of them."""
 
-    __slots__ = ("convert", "kinds", "name", "slow")
+    __slots__ = ("convert", "kinds", "name", "slow", "takes")
 
     def __init__(
         self,
@@ -22,11 +23,20 @@ class Check:
         kinds: Iterable[type],
         slow: Slow | None = None,
         convert: Callable[[Any], Any] | None = None,
+        takes: Iterable[type] | None = None,
     ) -> None:
         self.name = name
         self.kinds = frozenset(kinds)
         self.slow = slow or self.refuse
         self.convert = convert
+        # The types of all that `slow` may let pass, where they are known.
+        self.takes = None if takes is None else frozenset(takes)
+
+    def taken(self) -> frozenset[type] | None:
+        """The types of all that may pass; `None` where it is not known."""
+        if self.takes is not None:
+            return self.kinds | self.takes
+        return self.kinds if self.slow == self.refuse else None
 
     def refuse(self, value: Any) -> Mismatch | None:
         return "", f"expected {self.name}, got {shown(value)}{self._instead(value)}"
@@ -50,6 +60,25 @@ class Unmade(Exception):
         super().__init__(words)
         self.path = path
         self.words = words
+
+
+class Seen(threading.local):
+    """What unions know of values that they looked at in the part of a call that runs.
+
+    Where classes are inside of each other by unions, each member would look at all that is below once more, and those
+    below again.
+    """
+
+    def __init__(self) -> None:
+        # By the ids of union and value, which is kept so that nothing else has its id.
+        self.found: dict[tuple[int, int], tuple[Any, Any]] = {}
+
+    def forget(self) -> None:
+        """The values must not be kept any longer than the call has them."""
+        self.found.clear()
+
+
+seen = Seen()
 
 
 # As arguments arrive, and as `adapt` leaves them.

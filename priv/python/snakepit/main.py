@@ -29,7 +29,8 @@ def _msgpack() -> None:
         if error.name == "msgpack":
             _unfit(
                 "this Python lacks msgpack",
-                "run `mix snakepit.setup` (in a release: `bin/my_app eval 'Snakepit.setup()'`), or `pip install msgpack` with it",
+                "run `mix snakepit.setup` (in a release: `bin/my_app eval 'Snakepit.setup()'`), "
+                "or `pip install msgpack` with it",
             )
         _broken("msgpack", error)
     except Exception as error:

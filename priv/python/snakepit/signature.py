@@ -11,7 +11,7 @@ from typing import Any
 from . import advice
 from .adapt import BYTES, Plan, adapt, plan_for
 from .annotations import check_for
-from .checks import Check, Unmade
+from .checks import Check, Unmade, seen
 from .errors import CallError, did_you_mean
 from .fields import Unresolved, Unusable, resolve
 from .paths import step
@@ -180,14 +180,22 @@ class Tool:
 
     def prepare(self, arguments: dict[str, Any], adapts: bool) -> None:
         """All that there is to do before a tool that converts is called."""
-        self.check(arguments)
-        if adapts:
-            self.adapt(arguments)
-        self.convert(arguments)
+        try:
+            self.check(arguments)
+            if adapts:
+                self.adapt(arguments)
+            self.convert(arguments)
+        finally:
+            if seen.found:
+                seen.forget()
 
     def _look_closer(self, name: str, value: Any) -> None:
         check = self.checks.get(name, self._check_of_rest)
-        mismatch = check and check(value)
+        try:
+            mismatch = check and check(value)
+        finally:
+            if seen.found:
+                seen.forget()
         if mismatch:
             path = f"args{step(name)}{mismatch[0]}"
             raise CallError("validation", "wrong_type", f"{self.name}: {path}: {mismatch[1]}", path=path)
