@@ -42,6 +42,12 @@ class Color(enum.Enum):
     PAIR = (1, 2)
 
 
+class Magic(enum.Enum):
+    BY = b"xy"
+    PAIR = (b"x", 1)
+    TEXT = "xy"
+
+
 class Level(enum.IntEnum):
     LOW = 1
 
@@ -234,6 +240,19 @@ TAKEN = [
         [(1, Color.RED), ("named", Color.NAMED), ((1, 2), Color.PAIR)],
         [(True, ""), (1.0, ""), ("RED", ""), ([1], "")],
     ),
+    (
+        Magic,
+        [
+            (b"xy", Magic.BY),
+            (memoryview(b"xy"), Magic.BY),
+            (memoryview(bytearray(b"xy")), Magic.BY),
+            ("xy", Magic.TEXT),
+            ((b"x", 1), Magic.PAIR),
+            ((memoryview(bytearray(b"x")), 1), Magic.PAIR),
+        ],
+        [(b"x", ""), (memoryview(b"x"), ""), ((b"y", 1), "")],
+    ),
+    (list[Magic], [([b"xy"], [Magic.BY])], [([VIEW], "[0]")]),
     (Level, [(1, Level.LOW)], [(2, ""), (True, ""), ("LOW", "")]),
     (Mode, [("fast", Mode.FAST)], [("FAST", ""), (1, "")]),
     (Access, [(3, Access.READ | Access.WRITE), (0, Access(0))], [("READ", ""), (1.0, "")]),

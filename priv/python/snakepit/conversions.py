@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from .adapt import BYTES, adapt
+from .checks import BYTES as BYTES_ARRIVING
 from .checks import Check, Mismatch, Unmade, short, shown
 from .errors import did_you_mean, type_name
 from .failures import cut, text_of
@@ -74,21 +75,25 @@ def _enum(builder: Builder, kind: Any) -> Check:
     some = " | ".join(repr(member.value) for member in members[:8]) + (" | …" if len(members) > 8 else "")
 
     def member_of(value: Any) -> Any:
+        value = _without_views(value)
         found = values.get((type(value), _hashable(value)))
         if found is None and (open_ended or type(value) not in _PLAIN) and type(value) in kinds:
             found = kind(value)
+        if found is None:
+            raise Unmade("", refused(value))
         return found
+
+    def refused(value: Any) -> str:
+        named = kind.__members__.get(value) if type(value) is str else None
+        hint = f": that is a name, send its value {named.value!r}" if named is not None else ""
+        return f"expected a value of {kind.__name__} ({some}), got {short(value)}{hint}"
 
     def slow(value: Any) -> Mismatch | None:
         try:
-            found = member_of(value)
+            member_of(value)
         except Exception:
-            found = None
-        if found is not None:
-            return None
-        named = kind.__members__.get(value) if type(value) is str else None
-        hint = f": that is a name, send its value {named.value!r}" if named is not None else ""
-        return "", f"expected a value of {kind.__name__} ({some}), got {short(value)}{hint}"
+            return "", refused(value)
+        return None
 
     return Check(kind.__name__, (), slow, builder.converting(member_of))
 
@@ -102,9 +107,14 @@ def _own(kind: type) -> set[str]:
     return {name for base in kind.__mro__ if base.__module__ != "enum" for name in vars(base)}
 
 
-def _hashable(value: Any) -> Any:
-    if type(value) is memoryview:
+def _without_views(value: Any) -> Any:
+    """The value with `bytes` where bytes arrive as views: these have no hash where the memory below can change."""
+    if type(value) in BYTES_ARRIVING:
         return bytes(value)
+    return tuple(map(_without_views, value)) if type(value) is tuple else value
+
+
+def _hashable(value: Any) -> Any:
     try:
         hash(value)
     except TypeError:
