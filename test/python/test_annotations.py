@@ -9,9 +9,12 @@ import enum
 import fractions
 import os
 import pathlib
+import sys
 import time
+import types
 import typing
 import unittest
+import unittest.mock
 import uuid
 import zoneinfo
 
@@ -476,6 +479,34 @@ class Annotations(unittest.TestCase):
         exec("@dataclasses.dataclass\nclass Late:\n    x: 'NoSuchName'\n", holder)
         with self.assertRaisesRegex(BadAnnotation, "'NoSuchName' .*of which Late has a field"):
             made(holder["Late"], {})
+
+    def test_quoted_fields_say_whether_they_are_required(self):
+        for module in ("typing", "typing_extensions"):
+            named = types.ModuleType("quoted")
+            holder = vars(named)
+            # Where its names are looked up.
+            patch = unittest.mock.patch.dict(sys.modules, quoted=named)
+            patch.start()
+            self.addCleanup(patch.stop)
+            exec(
+                "from __future__ import annotations\n"
+                f"from {module} import Annotated, NotRequired, Required, TypedDict\n"
+                "class Base(TypedDict):\n  a: int\n  b: NotRequired[int]\n"
+                "class Partial(Base, total=False):\n  c: int\n  d: Required[int]\n"
+                "class Full(Partial):\n  e: Annotated[NotRequired[int], 1]\n  f: int\n",
+                holder,
+            )
+            for kind, required, others in [("Base", "a", "b"), ("Partial", "ad", "bc"), ("Full", "adf", "bce")]:
+                with self.subTest(module=module, kind=kind):
+                    needed = dict.fromkeys(required, 1)
+                    self.assertEqual(made(holder[kind], needed), needed)
+                    everything = needed | dict.fromkeys(others, 2)
+                    self.assertEqual(made(holder[kind], everything), everything)
+                    for name in required:
+                        without = {key: 1 for key in required if key != name}
+                        self.assertIn(f"{kind} misses {name}", message_of(holder[kind], without))
+                    for name in others:
+                        self.assertEqual(path_of(holder[kind], needed | {name: "x"}), f'args["x"]["{name}"]')
 
     def test_names_of_the_module_are_known(self):
         for annotation, value, wanted in [

@@ -30,7 +30,11 @@ def fields_of(kind: Any) -> dict[str, Field] | None:
     if issubclass(kind, dict) and hasattr(kind, "__required_keys__"):
         # Also of `typing_extensions`, whose class is another.
         required = kind.__required_keys__
-        return {name: Field(hint, name in required) for name, hint in _hints(kind).items()}
+        said = {name: _said(hint) for name, hint in _hints(kind, include_extras=True).items()}
+        return {
+            name: Field(hint, name in required if said[name] is None else bool(said[name]))
+            for name, hint in _hints(kind).items()
+        }
     if is_named_tuple(kind):
         hints, defaults = _hints(kind), kind._field_defaults  # type: ignore[attr-defined]
         return {name: Field(hints.get(name, Any), name not in defaults) for name in kind._fields}  # type: ignore[attr-defined]
@@ -75,9 +79,23 @@ def _of_attrs(kind: Any) -> dict[str, Field]:
     return found
 
 
-def _hints(kind: type) -> dict[str, Any]:
+def _said(hint: Any) -> bool | None:
+    """Whether a field of a `TypedDict` must be there, if it says so. The class itself does not see what is quoted."""
+    while True:
+        origin = typing.get_origin(hint)
+        if origin is typing.Required or origin is typing.NotRequired:
+            return origin is typing.Required
+        if origin is typing.Annotated:
+            hint = hint.__origin__
+        elif getattr(origin, "_name", None) == "ReadOnly":
+            hint = typing.get_args(hint)[0]
+        else:
+            return None
+
+
+def _hints(kind: type, include_extras: bool = False) -> dict[str, Any]:
     try:
-        return typing.get_type_hints(kind)
+        return typing.get_type_hints(kind, include_extras=include_extras)
     except NameError as error:
         raise Unresolved(f"{_missing(error)}, of which {kind.__qualname__} has a field") from None
     except Exception as error:
