@@ -396,6 +396,17 @@ REFUSED = [
     dict[str, Own],
     typing.NoReturn,
     typing.Literal[Color.RED],
+    typing.Literal[1.0],
+    typing.Literal["a", (1, 2)],
+    set[Point],
+    set[Point | list[int]],
+    set[Model],
+    set[Movie],
+    frozenset[list[int]],
+    dict[Point, int],
+    collections.Counter[Point],
+    collections.abc.Set[dict],
+    collections.abc.Mapping[Point, int],
     np.dtype,
     np.generic,
     collections.defaultdict[str, int],
@@ -430,6 +441,30 @@ class Annotations(unittest.TestCase):
         sent = {"points": [{"x": 1}], "color": 1}
         made(Line, sent)
         self.assertEqual(sent, {"points": [{"x": 1}], "color": 1})
+
+    def test_what_would_be_the_same_is_not_lost(self):
+        path = pathlib.Path
+        for annotation, value in [
+            (dict[path, int], {"b": 1, "b/": 2}),
+            (set[path], {"b", "b/"}),
+            (frozenset[path], {"b", "b/"}),
+            (collections.abc.Iterable[path], {"b", "b/"}),
+            (collections.abc.Mapping[path, int], {"b": 1, "b/": 2}),
+            (collections.Counter[path], {"b": 1, "b/": 2}),
+            (set[Loose], {"a", "anything"}),
+        ]:
+            for outer, given, where in [
+                (annotation, value, ""),
+                (dict[str, list[annotation]], {"k": [value]}, '["k"][0]'),
+            ]:
+                with self.subTest(annotation=outer):
+                    with self.assertRaises(CallError) as caught:
+                        made(outer, given)
+                    self.assertEqual(
+                        (caught.exception.reason, caught.exception.path), ("key_collision", f'args["x"]{where}')
+                    )
+                    self.assertIn("would be the same", caught.exception.message)
+        self.assertEqual(made(dict[path, Color], {"a": 1, "b": 1}), {path("a"): Color.RED, path("b"): Color.RED})
 
     def test_messages_say_what_to_do(self):
         for annotation, value, words in [

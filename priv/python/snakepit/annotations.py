@@ -50,6 +50,7 @@ _ARRIVING = frozenset(
 
 # What may have values inside that a union is inside of.
 _WITH_ITEMS = frozenset({list, tuple, dict, set})
+_WITHOUT_HASH = frozenset({list, dict, set})
 
 
 def check_for(annotation: Any) -> Check | None:
@@ -220,11 +221,15 @@ class Builder:
         inner = self.check(element)
         if inner is None:
             return Check(origin.__name__, {origin})
+        if origin is set:
+            _refuse_without_hash("set", inner)
         whole = Check(f"{origin.__name__}[{inner.name}]", (), takes={origin})
         whole.slow = lambda value: items_of(value, inner) if type(value) is origin else whole.refuse(value)
         make = self.later(inner)
         if make is not None:
-            whole.convert = (lambda value: each(make, value)) if origin is list else (lambda value: {*map(make, value)})
+            whole.convert = (
+                (lambda value: each(make, value)) if origin is list else (lambda value: set_of([*map(make, value)]))
+            )
         return whole
 
     def _tuple(self, members: tuple[Any, ...]) -> Check:
@@ -271,6 +276,7 @@ class Builder:
 
     def _dict(self, origin: type, key: Any, value: Any) -> Check:
         keys, values = self.check(key), self.check(value)
+        _refuse_without_hash("dict's key", keys)
         if keys is None and values is None:
             return Check("dict", {dict})
         name = f"dict[{keys.name if keys else 'Any'}, {values.name if values else 'Any'}]"
@@ -296,12 +302,16 @@ class Builder:
         if of_keys or of_values:
 
             def convert(mapping: Any) -> Any:
-                return {
-                    made_at(step(key), of_keys, key) if of_keys else key: made_at(step(key), of_values, item)
-                    if of_values
-                    else item
-                    for key, item in mapping.items()
-                }
+                made = [made_at(step(key), of_keys, key) for key in mapping] if of_keys else list(mapping)
+                items = mapping.items()
+                new = [made_at(step(key), of_values, item) for key, item in items] if of_values else mapping.values()
+                try:
+                    found = dict(zip(made, new, strict=True))
+                except TypeError as error:
+                    raise Unmade("", f"no dict can be made of it: {error}") from None
+                if len(found) != len(made):
+                    raise _collision("two keys", made)
+                return found
 
             whole.convert = convert
         return whole
@@ -367,6 +377,8 @@ class Builder:
 
     def _of_items(self, whole: Check, inner: Check) -> Check:
         """What has items of one kind. Those of a text or an array are not looked at one by one."""
+        if whole.kinds == {set}:
+            _refuse_without_hash("set", inner)
         outer = Check(f"{whole.name}[{inner.name}]", ())
 
         def slow(value: Any) -> Mismatch | None:
@@ -380,7 +392,8 @@ class Builder:
         outer.slow = slow
         make = self.later(inner)
         if make is not None:
-            outer.convert = lambda value: type(value)(each(make, value)) if type(value) in (list, tuple, set) else value
+            of_kind: dict[type, Callable[[list[Any]], Any]] = {list: list, tuple: tuple, set: set_of}
+            outer.convert = lambda value: of_kind[type(value)](each(make, value)) if type(value) in of_kind else value
         return outer
 
 
@@ -404,7 +417,33 @@ def made_at(path: str, make: Callable[[Any], Any], value: Any) -> Any:
     try:
         return make(value)
     except Unmade as error:
-        raise Unmade(path + error.path, error.words) from None
+        raise Unmade(path + error.path, error.words, error.reason) from None
+
+
+def set_of(made: list[Any]) -> set[Any]:
+    """The set of what was made of a set's members: of two that became equal, one would be lost."""
+    try:
+        found = set(made)
+    except TypeError as error:
+        raise Unmade("", f"no set can be made of it: {error}") from None
+    if len(found) != len(made):
+        raise _collision("two members", made)
+    return found
+
+
+def _collision(what: str, made: list[Any]) -> Unmade:
+    counts: dict[Any, int] = {}
+    for one in made:
+        counts[one] = counts.get(one, 0) + 1
+    same = next((one for one, count in counts.items() if count > 1), None)
+    return Unmade("", f"{what} of it would be the same {type_name(type(same))}", "key_collision")
+
+
+def _refuse_without_hash(whole: str, inner: Check | None) -> None:
+    """Members of a set, and keys, must have a hash as they arrive."""
+    types = inner and inner.taken()
+    if types and types <= _WITHOUT_HASH:
+        raise NothingFits(f"a {' or '.join(sorted(kind.__name__ for kind in types))} cannot be in a {whole}")
 
 
 def _is_unpacked(member: Any) -> bool:
@@ -433,6 +472,9 @@ def _literal(values: tuple[Any, ...]) -> Check:
     given = {value.name: value for value in values if isinstance(value, enum.Enum)}
     if given:
         raise Unusable("members of an Enum do not arrive: annotate it with the Enum, or with the values")
+    for value in values:
+        if not isinstance(value, (str, int, bytes, types.NoneType)):
+            raise Unusable(f"a Literal has text, int, bool, bytes or None, {value!r} is none of these")
     allowed = {(type(value), value) for value in values}
     name = " | ".join(repr(value) for value in values)
 

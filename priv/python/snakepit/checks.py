@@ -56,8 +56,9 @@ class Check:
 class Unmade(Exception):
     """A value that passed its check, of which its class could not be made: where, and why."""
 
-    def __init__(self, path: str, words: str) -> None:
+    def __init__(self, path: str, words: str, reason: str = "wrong_value") -> None:
         super().__init__(words)
+        self.reason = reason
         self.path = path
         self.words = words
 

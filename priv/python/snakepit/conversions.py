@@ -158,7 +158,7 @@ def of_fields(
                 try:
                     made[field] = make(made[field])
                 except Unmade as error:
-                    raise Unmade(step(field) + error.path, error.words) from None
+                    raise Unmade(step(field) + error.path, error.words, error.reason) from None
         return made
 
     if issubclass(kind, dict):

@@ -176,7 +176,7 @@ class Tool:
                 except Unmade as error:
                     path = f"args{step(name)}{error.path}"
                     message = f"{self.name}: {path}: {error.words}"
-                    raise CallError("validation", "wrong_value", message, path=path) from None
+                    raise CallError("validation", error.reason, message, path=path) from None
 
     def prepare(self, arguments: dict[str, Any], adapts: bool) -> None:
         """All that there is to do before a tool that converts is called."""
