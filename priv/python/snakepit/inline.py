@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import linecache
 import sys
 from importlib.abc import InspectLoader
@@ -30,8 +31,11 @@ class _Loader(InspectLoader):
 
 def load(text: str, file: str) -> ModuleType:
     """Runs the source as a module. `file` is what tracebacks call it."""
-    # Without a time, the cache keeps it whatever the file system says.
-    linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
+    # As in a file, where Python leaves it out.
+    text = text.removeprefix("\ufeff")
+    # Where the compiler ends a line, which is not where `splitlines` does. Without a time, the cache keeps it whatever
+    # the file system says.
+    linecache.cache[file] = (len(text), None, io.StringIO(text, newline=None).readlines(), file)
     loader = _Loader(text, file)
     spec = ModuleSpec(NAME, loader, origin=file)
     module = module_from_spec(spec)
