@@ -3,6 +3,7 @@
 import socket
 import struct
 import sys
+import threading
 import time
 import unittest
 import unittest.mock
@@ -73,27 +74,66 @@ class LogChannelTest(unittest.TestCase):
     def test_it_waits_a_bounded_share_of_the_time(self):
         self.fill()
         waits = []
-        poll = unittest.mock.Mock(poll=lambda ms: waits.append(ms) or time.sleep(ms / 1000) or [])
-        with unittest.mock.patch.object(self.channel, "_poll", poll):
+        wait = unittest.mock.Mock(side_effect=lambda left: waits.append(left) or time.sleep(left))
+        with unittest.mock.patch.object(self.channel, "_room", wait):
             self.channel._left = [log_channel._LONGEST] * 2
             started = time.monotonic()
             while time.monotonic() - started < 0.3:
                 self.channel.send(["more"], False)
         total = time.monotonic() - started
-        self.assertLessEqual(sum(waits) / 1000, log_channel._LONGEST + total * log_channel._SHARE + 0.001)
+        self.assertLessEqual(sum(waits), log_channel._LONGEST + total * log_channel._SHARE + 0.001)
         # Those that matter more still have theirs.
         waits.clear()
-        with unittest.mock.patch.object(self.channel, "_poll", poll):
+        with unittest.mock.patch.object(self.channel, "_room", wait):
             self.channel.send(["worse"], True)
         self.assertEqual(len(waits), 1)
 
     def test_room_that_comes_in_time_is_used(self):
         self.fill()
         self.channel._left = [log_channel._LONGEST] * 2
-        poll = unittest.mock.Mock(poll=lambda ms: self.reader.messages())
-        with unittest.mock.patch.object(self.channel, "_poll", poll):
+        wait = unittest.mock.Mock(side_effect=lambda left: self.reader.messages())
+        with unittest.mock.patch.object(self.channel, "_room", wait):
             self.channel.send(["in time"], False)
         self.assertEqual(self.reader.messages(), [["dropped", 1], ["in time"]])
+
+    def test_threads_wait_at_the_same_time_and_nothing_is_lost_uncounted(self):
+        errors, came, done = [], [], threading.Event()
+
+        def log(thread):
+            try:
+                for n in range(1000):
+                    self.channel.send([thread, n, "x" * 200], True)
+            except Exception as error:
+                errors.append(error)
+
+        def read():
+            # Slowly, so that they wait. Frames may come in parts.
+            data = b""
+            self.reader.sock.settimeout(0.05)
+            while True:
+                try:
+                    data += self.reader.sock.recv(64 << 10)
+                except TimeoutError:
+                    if done.is_set():
+                        break
+                while len(data) >= 4 and len(data) >= (end := 4 + struct.unpack(">I", data[:4])[0]):
+                    came.append(unpackb(data[4:end]))
+                    data = data[end:]
+                time.sleep(0.001)
+
+        reader = threading.Thread(target=read)
+        threads = [threading.Thread(target=log, args=(n,)) for n in range(20)]
+        for thread in [reader, *threads]:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        done.set()
+        reader.join()
+        self.assertEqual(errors, [])
+        told = sum(message[1] for message in came if message[0] == "dropped")
+        records = [tuple(message[:2]) for message in came if message[0] != "dropped"]
+        self.assertEqual(len(records), len(set(records)))
+        self.assertEqual(len(records) + told + self.channel.dropped, 20_000)
 
     def test_frames_stay_whole_whoever_interrupts(self):
         """Each line of it is interrupted once, by somebody who logs as well."""
@@ -126,6 +166,9 @@ class LogChannelTest(unittest.TestCase):
         class InPart:
             def __init__(self):
                 self.calls = 0
+
+            def fileno(self):
+                return real.fileno()
 
             def send(self, data, flags):
                 self.calls += 1

@@ -38,8 +38,6 @@ class LogChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._sock = sock
-        self._poll = select.poll()
-        self._poll.register(sock, select.POLLOUT)
         fork.add(sock.fileno(), fork.DESCRIPTOR)
         # Of ordinary records, and of those that matter more: a flood of the first leaves the others some.
         self._left = [_LONGEST, _LONGEST]
@@ -85,9 +83,15 @@ class LogChannel:
         now = monotonic()
         left = min(self._left[important] + (now - self._since[important]) * _SHARE, _LONGEST)
         self._since[important] = now
-        ready = left > 0.001 and bool(self._poll.poll(left * 1000))
+        ready = left > 0.001 and self._room(left)
         self._left[important] = left - (monotonic() - now)
         return ready
+
+    def _room(self, seconds: float) -> bool:
+        """Waits until the kernel takes more. With an object of its own: one lets no two threads wait at a time."""
+        poll = select.poll()
+        poll.register(self._sock, select.POLLOUT)
+        return bool(poll.poll(seconds * 1000))
 
     def _finish(self, rest: bytes) -> None:
         """The kernel took a part of a frame. Without the rest of it nothing that follows could be read."""
@@ -95,7 +99,7 @@ class LogChannel:
         try:
             until = monotonic() + _REST
             while rest and monotonic() < until:
-                if self._poll.poll(_REST * 1000):
+                if self._room(_REST):
                     try:
                         rest = rest[self._sock.send(rest, _NOWHERE) :]
                     except BlockingIOError:
