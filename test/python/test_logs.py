@@ -105,6 +105,48 @@ class LogsTest(unittest.TestCase):
         """)
         self.assertEqual(err, "WARNING:root:first\nWARNING:root:second\n")
 
+    def test_a_record_that_cannot_be_formatted_arrives_as_it_is(self):
+        _, err = python("""
+            logs.start()
+            import logging
+            class Broken:
+                def __repr__(self):
+                    raise ValueError("no text")
+                __str__ = __repr__
+            log = logging.getLogger("a")
+            log.warning("%d items", "x", extra={"k": 1})
+            log.error("%s", Broken())
+            log.error(Broken())
+            log.info("a", "b")
+            try:
+                1 / 0
+            except ZeroDivisionError:
+                log.exception("%d", None)
+            found = came()
+            assert [m[0] for m in found] == [30, 40, 40, 20, 40], found
+            texts = [m[3].decode() for m in found]
+            for text, parts in zip(texts, [
+                ["%d items", "arguments: ('x',)", "cannot be formatted: TypeError: %d format: a real number"],
+                ["%s", "arguments: <tuple: ValueError>", "ValueError: no text"],
+                ["<Broken: ValueError>", "ValueError: no text"],
+                ["a", "('b',)", "not all arguments converted"],
+                ["%d", "(None,)", "Traceback", "ZeroDivisionError"],
+            ], strict=True):
+                for part in parts:
+                    assert part in text, (part, text)
+            assert found[0][9] == {"k": 1}
+        """)
+        self.assertEqual(err, "")
+        _, err = python("""
+            logs.start()
+            import logging
+            theirs.close()
+            logging.warning("first")
+            logging.warning("%d", "x")
+        """)
+        self.assertEqual(len(err.splitlines()), 2, err)
+        self.assertIn("WARNING:root:%d | arguments: ('x',) | cannot be formatted: TypeError", err)
+
     def test_the_level_follows_unless_the_user_set_one(self):
         python("""
             logs.start()

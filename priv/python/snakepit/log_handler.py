@@ -54,7 +54,7 @@ class LogHandler(logging.Handler):
                 if not channel.broken:
                     return
             # Printed: a child has no channel, nor has a worker whom nobody listens to.
-            sys.stderr.write(_bounded(self._line.format(record), _MESSAGE).decode() + "\n")
+            sys.stderr.write(_bounded(_formatted(self._line, record), _MESSAGE).decode() + "\n")
         except RecursionError:
             raise
         except Exception:
@@ -85,7 +85,12 @@ class LogHandler(logging.Handler):
 
     def _message(self, record: logging.LogRecord) -> list[Any]:
         has_more = record.exc_info or record.exc_text or record.stack_info
-        text = self._text.format(record) if has_more else record.getMessage()
+        try:
+            text = self._text.format(record) if has_more else record.getMessage()
+        except RecursionError:
+            raise
+        except Exception:
+            text = _formatted(self._text, record)
         caller = context.caller.get()
         correlation_id = caller[1] if isinstance(caller, list) else None
         values = vars(record)
@@ -117,6 +122,33 @@ class LogHandler(logging.Handler):
                 return False
             logger = logger.parent
         return False
+
+
+def _formatted(formatter: logging.Formatter, record: logging.LogRecord) -> str:
+    """A record's text; where its message and its arguments do not go together, both as they are, and the problem."""
+    try:
+        record.getMessage()
+    except RecursionError:
+        raise
+    except Exception as error:
+        parts = [
+            _told(str, record.msg),
+            f"arguments: {_told(repr, record.args)}",
+            f"cannot be formatted: {type(error).__name__}: {_told(str, error)}",
+        ]
+        # Other handlers have the same record: theirs stays as it is.
+        record = logging.makeLogRecord({**vars(record), "msg": " | ".join(parts), "args": None})
+    return formatter.format(record)
+
+
+def _told(tell: Callable[[Any], str], value: Any) -> str:
+    """A part of a record that is broken, perhaps by this very text."""
+    try:
+        return _bounded(tell(value), _MESSAGE // 4).decode()
+    except RecursionError:
+        raise
+    except Exception as error:
+        return f"<{type(value).__name__}: {type(error).__name__}>"
 
 
 def _prints(handler: logging.Handler) -> bool:
