@@ -403,6 +403,8 @@ REFUSED = [
     set[Model],
     set[Movie],
     frozenset[list[int]],
+    frozenset[frozenset[int]],
+    set[collections.deque],
     dict[Point, int],
     collections.Counter[Point],
     collections.abc.Set[dict],

@@ -264,7 +264,7 @@ def _container(sent: type, made: Callable[[Any], Any] | None = None) -> Callable
         inner = builder.check(annotation)
         assert inner is not None
         make = builder.later(inner)
-        whole = Check(inner.name, inner.kinds, inner.slow)
+        whole = Check(inner.name, inner.kinds, inner.slow, takes=inner.taken())
         convert = _made(kind, lambda value: kind(value if make is None else make(value)))
         whole.convert = builder.converting(convert)
         return whole
