@@ -54,7 +54,7 @@ defmodule Snakepit.Worker.LogLevelTest do
     assert message =~ "imported"
     assert levels(pool) == [:info, :info, :warning, :warning, :error, :error, :critical, :critical]
     # What is printed names its pool as well.
-    {:ok, _} = Snakepit.execute("wrong_format", %{}, pool: pool)
+    {:ok, _} = Snakepit.execute("printed", %{}, pool: pool)
 
     assert_receive {:logged, :info, "[" <> _, %{stream: :stderr, worker: _, os_pid: pid}}
                    when is_integer(pid),

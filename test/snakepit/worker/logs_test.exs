@@ -103,8 +103,9 @@ defmodule Snakepit.Worker.LogsTest do
     assert message =~ "lone \\ud800 surrogate and \0"
   end
 
-  test "a record that cannot be made is told by Python, as ever", %{pool: pool} do
-    assert {{:ok, "fine"}, _} = logged(pool, "wrong_format")
+  test "a record whose text cannot be formatted comes as it is, with the problem", %{pool: pool} do
+    assert {{:ok, "fine"}, [{:error, message, %{command: "wrong_format"}}]} = logged(pool, "wrong_format")
+    assert message =~ "%d | arguments: ('no number',) | cannot be formatted: TypeError: %d format"
   end
 
   test "Python's warnings are warnings", %{pool: pool} do

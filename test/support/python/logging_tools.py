@@ -65,6 +65,11 @@ def wrong_format() -> str:
 
 
 @tool
+def printed() -> None:
+    print("to stderr", file=sys.stderr)
+
+
+@tool
 def huge(n: int) -> None:
     log.error("%s", "<" + "é" * n + ">")
 
