@@ -3,9 +3,9 @@ defmodule Snakepit.Pool.Reload do
   # Replaces a pool's workers when a file changes that they imported. Such a pool alone has this process.
   #
   # Workers say what they import (`source`). The files and their directories are looked at twice a second; once they are
-  # quiet, one worker after the other is replaced (Worker.renew/3). If one cannot be, the others are left alone, and the
-  # next change is the next try. A pool that could not start has no worker to replace: with this process, all of the pool
-  # is started again (Pool.Supervisor is one_for_all).
+  # quiet, one worker after the other is replaced (Worker.renew/3). If one cannot be for its code, the others are left
+  # alone, and the next change is the next try. A pool that could not start has no worker to replace: with this process,
+  # all of the pool is started again (Pool.Supervisor is one_for_all).
 
   use GenServer
   alias Snakepit.{Config, Error, Pool, Python, Telemetry, Worker}
@@ -20,6 +20,9 @@ defmodule Snakepit.Pool.Reload do
   @young_ms 2_500
   # No worker makes this process look at the whole disk.
   @most_files 10_000
+  # How often a worker is started that is lost meanwhile, and after what pause.
+  @tries 3
+  @retry_ms 100
 
   @doc "Whether such a pool reloads."
   @spec wanted?(Pool.Options.t()) :: boolean()
@@ -136,15 +139,7 @@ defmodule Snakepit.Pool.Reload do
   # In a process of its own: workers say meanwhile what they import.
   defp round(handle, changed, as_of) do
     Task.async(fn ->
-      why = "#{names(changed)} changed"
-
-      result =
-        Enum.reduce_while(Pool.Supervisor.workers(handle.name), :ok, fn worker, :ok ->
-          case Worker.renew(worker, as_of, why) do
-            :ok -> {:cont, :ok}
-            stopped -> {:halt, stopped}
-          end
-        end)
+      result = replace(Pool.Supervisor.workers(handle.name), as_of, "#{names(changed)} changed")
 
       # By its answer, the pool knows of the last worker that is up: who calls from now on gets no old one.
       Pool.status(handle)
@@ -152,25 +147,88 @@ defmodule Snakepit.Pool.Reload do
     end)
   end
 
+  # A worker that is lost while it starts says nothing of the code: it is tried again, and then the others have their turn,
+  # so that chance does not leave old and new code side by side. If none is new yet, the code may well be to blame, and
+  # all keep the old one.
+  defp replace(workers, as_of, why) do
+    workers = for worker <- workers, do: {worker, with(%{index: index} <- Worker.describe(worker), do: index)}
+
+    Enum.reduce_while(workers, %{new: [], error: nil}, fn {worker, index}, done ->
+      case renew(worker, as_of, why, @tries) do
+        :ok -> {:cont, %{done | new: [index | done.new]}}
+        :gone -> {:halt, :gone}
+        {:error, error} -> failed(%{done | error: done.error || error}, error)
+      end
+    end)
+    |> case do
+      :gone ->
+        :gone
+
+      %{error: nil} ->
+        :ok
+
+      %{error: error, new: new} ->
+        all = for {_worker, index} <- workers, is_integer(index), do: index
+        new = for index <- new, is_integer(index), do: index
+        {:error, error, Enum.sort(new), Enum.sort(Enum.uniq(all -- new))}
+    end
+  end
+
+  defp failed(%{new: [_ | _]} = done, error), do: {if(chance?(error), do: :cont, else: :halt), done}
+  defp failed(done, _error), do: {:halt, done}
+
+  defp renew(worker, as_of, why, tries) do
+    answer = Worker.renew(worker, as_of, why)
+
+    if tries > 1 and match?({:error, _}, answer) and chance?(elem(answer, 1)) do
+      Process.sleep(@retry_ms)
+      renew(worker, as_of, why, tries - 1)
+    else
+      answer
+    end
+  end
+
+  # A worker that is not ready in time most likely runs new code that hangs, and each try would take as long.
+  defp chance?(%Error{category: :worker, reason: reason}), do: reason != :startup_timeout
+  defp chance?(_error), do: false
+
   # The pool is stopping.
   defp over(_handle, _changed, _took_ms, :gone), do: :ok
 
   defp over(%{name: name}, changed, took_ms, result) do
     pool = "pool #{inspect(name)}:"
+    after_change = "reloaded after a change of #{names(changed)}"
 
     case result do
       :ok ->
-        Logger.info("#{pool} reloaded after a change of #{names(changed)}")
+        Logger.info("#{pool} #{after_change}")
 
-      {:error, %Error{} = error} ->
+      {:error, error, [_ | _] = new, old} ->
         Logger.error(
-          "#{pool} not reloaded after a change of #{names(changed)}; workers that run go on with the code they have, " <>
+          "#{pool} only in part #{after_change}: #{numbered(new)} the new code, #{numbered(old)} the old, " <>
             "and the next change is the next try\n" <> Exception.message(error)
         )
+
+      {:error, error, [], _old} ->
+        not_reloaded(pool, after_change, error)
+
+      {:error, error} ->
+        not_reloaded(pool, after_change, error)
     end
 
+    result = if match?({:error, _, _, _}, result), do: {:error, elem(result, 1)}, else: result
     Telemetry.execute(@event, %{duration_ms: took_ms}, %{pool: name, files: changed, result: result})
   end
+
+  defp not_reloaded(pool, after_change, error) do
+    Logger.error(
+      "#{pool} not #{after_change}; workers that run go on with the code they have, and the next change is the next try\n" <>
+        Exception.message(error)
+    )
+  end
+
+  defp numbered([one]), do: "worker #{one} has"
+  defp numbered(several), do: "workers #{Enum.join(several, ", ")} have"
 
   defp names(files) do
     case Enum.map(files, &Path.basename/1) do

@@ -142,6 +142,52 @@ defmodule Snakepit.Pool.ReloadTest do
     for _ <- 1..10, do: assert(answer(pool) == {:ok, 2})
   end
 
+  # Kills worker 1 at its first `times` starts with this code.
+  defp lethal(context, times) do
+    """
+    import os, snakepit
+    mark = "#{context.dir}/starts"
+    if snakepit.worker().index == 1 and (not os.path.exists(mark) or os.path.getsize(mark) < #{times}):
+        with open(mark, "a") as file:
+            file.write("x")
+        os.kill(os.getpid(), 9)
+    """
+  end
+
+  test "a worker that is killed while it starts with the new code is started again", context do
+    write(context, tool("return 1"))
+    pool = reloading(context, size: 3)
+    write(context, lethal(context, 1) <> tool("return 2"))
+    assert {:ok, _} = reloaded(pool)
+    for _ <- 1..30, do: assert(answer(pool) == {:ok, 2})
+  end
+
+  test "one that is killed every time leaves the old code to itself alone, and the log says so", context do
+    number = "import snakepit\n" <> tool("return [snakepit.worker().index, VERSION]")
+    write(context, number <> "VERSION = 1\n")
+    pool = reloading(context, size: 3)
+
+    log =
+      capture_log(fn ->
+        write(context, lethal(context, 100) <> number <> "VERSION = 2\n")
+        assert {{:error, %Error{category: :worker}}, _} = reloaded(pool)
+      end)
+
+    # Which worker was first is the supervisor's affair.
+    {:ok, answers} =
+      1..60
+      |> Enum.map(fn _ -> Task.async(fn -> answer(pool) end) end)
+      |> Task.await_many()
+      |> Enum.uniq()
+      |> Enum.sort()
+      |> then(&{:ok, for({:ok, [index, version]} <- &1, do: {index, version})})
+
+    case answers do
+      [{0, 2}, {1, 1}, {2, 2}] -> assert log =~ "workers 0, 2 have the new code, worker 1 has the old"
+      all -> assert [1, 1, 1] == for({_, version} <- all, do: version)
+    end
+  end
+
   test "a module that is missing is there with the next save", context do
     write(context, tool("return 1"))
     pool = reloading(context)
