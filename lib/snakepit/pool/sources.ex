@@ -35,12 +35,16 @@ defmodule Snakepit.Pool.Sources do
       do: {path, was, content}
     )
     |> Enum.flat_map(fn
-      {dir, was, is} when is_list(was) or is_list(is) -> Enum.map(differing(was, is), &Path.join(dir, &1))
+      {dir, was, is} when is_list(was) and (is_list(is) or is == :missing) -> modules(dir, differing(was, is))
+      {dir, :missing, is} when is_list(is) -> modules(dir, is)
+      # One that was a directory in between is a file that differs.
       {file, _was, _is} -> [file]
     end)
     |> Enum.uniq()
     |> Enum.sort()
   end
+
+  defp modules(dir, names), do: Enum.map(names, &Path.join(dir, &1))
 
   defp differing(was, is) do
     {was, is} = {if(is_list(was), do: was, else: []), if(is_list(is), do: is, else: [])}

@@ -45,6 +45,19 @@ defmodule Snakepit.Pool.SourcesTest do
     assert Sources.changed(one, back) == []
   end
 
+  test "a file that was a directory in between", %{tmp_dir: dir} do
+    file = Path.join(dir, "a.py")
+    File.write!(file, "x = 1")
+    one = look([file])
+    File.rm!(file)
+    File.mkdir!(file)
+    two = look([file], one)
+    assert Sources.changed(one, two) == [file]
+    File.rmdir!(file)
+    File.write!(file, "x = 2")
+    assert Sources.changed(two, look([file], two)) == [file]
+  end
+
   test "a directory's modules, and nothing else that is in it", %{tmp_dir: dir} do
     File.write!(Path.join(dir, "a.py"), "")
     one = look([dir])
