@@ -165,6 +165,28 @@ defmodule Snakepit.Python.EnvironmentTest do
     said = setup!(dir, [requirements: "pyproject.toml[gqu]"] ++ offline(links), uv: true)
     assert said =~ "{:validation, :invalid_option, nil}"
     assert said =~ "pyproject.toml: it has neither an extra nor a group 'gqu'; there are: gpu, dev, more"
+
+    # What is no list of requirements is never given to an installer.
+    for {toml, words} <- [
+          {"[project]\ndependencies = 'notalist'", "project.dependencies is no list of strings: 'notalist'"},
+          {"[project]\ndependencies = ['--index-url=http://x']",
+           "project.dependencies: '--index-url=http://x' is no requirement"},
+          {"[project]\ndependencies = [\"a\\n-e .\"]", ~S(project.dependencies: 'a\n-e .' is no requirement)},
+          {"[project]\ndependencies = [1]", "project.dependencies: 1 is no string"},
+          {"project = 1", "project is no table"},
+          {"[project]\noptional-dependencies = {dev = 'abc'}",
+           "project.optional-dependencies.dev is no list of strings: 'abc'"},
+          {"[project]\noptional-dependencies = {dev = [' -r x']}",
+           "project.optional-dependencies.dev: ' -r x' is no requirement"},
+          {"[dependency-groups]\ndev = 'abc'", "dependency-groups.dev is no list of strings: 'abc'"},
+          {"[dependency-groups]\ndev = ['-e .']", "dependency-groups.dev: '-e .' is no requirement"},
+          {"[dependency-groups]\ndev = [{include-group = 'more'}]\nmore = [{x = 1}]",
+           "dependency-groups.more: {'x': 1} is no string"}
+        ] do
+      File.write!(Path.join(dir, "pyproject.toml"), toml)
+      said = setup!(dir, [requirements: "pyproject.toml[dev]"] ++ offline(links), uv: true)
+      assert said =~ "{:validation, :invalid_option, nil}\npyproject.toml: #{words}\n"
+    end
   end
 
   test "what cannot be installed is an error, keeps what is there, and is asked for again", %{

@@ -18,25 +18,46 @@ defmodule Snakepit.Python.Environment.Installer do
   path, wanted = sys.argv[1], [name for name in sys.argv[2].split(",") if name]
   with open(path, "rb") as file:
       text = tomllib.load(file)
-  project = text.get("project")
-  groups, extras = text.get("dependency-groups", {}), (project or {}).get("optional-dependencies", {})
+  def table(value, key):
+      if not isinstance(value, dict):
+          sys.exit(f"{key} is no table")
+      return value
+  def items(value, key):
+      if not isinstance(value, list):
+          sys.exit(f"{key} is no list of strings: {value!r}")
+      return value
+  # Nothing that stands here may be an option of the installer, nor two arguments.
+  def requirement(item, key):
+      if not isinstance(item, str):
+          sys.exit(f"{key}: {item!r} is no string")
+      if not item.strip() or item.strip().startswith("-") or not item.replace("\\t", " ").isprintable():
+          sys.exit(f"{key}: {item!r} is no requirement")
+      return item.strip()
+  project = table(text["project"], "project") if "project" in text else None
+  groups = table(text.get("dependency-groups", {}), "dependency-groups")
+  extras = table((project or {}).get("optional-dependencies", {}), "project.optional-dependencies")
   def group(name, above=()):
+      if not isinstance(name, str):
+          sys.exit(f"dependency-groups.{above[-1]}: include-group = {name!r} is no string")
       if name in above:
           sys.exit(f"its groups include each other: {' > '.join([*above, name])}")
       if name not in groups:
           sys.exit(f"it has neither an extra nor a group {name!r}; there are: {', '.join([*extras, *groups]) or 'none'}")
-      for item in groups[name]:
-          if isinstance(item, dict):
-              yield from group(item.get("include-group"), (*above, name))
+      key = f"dependency-groups.{name}"
+      for item in items(groups[name], key):
+          if isinstance(item, dict) and list(item) == ["include-group"]:
+              yield from group(item["include-group"], (*above, name))
           else:
-              yield item
+              yield requirement(item, key)
+  def listed(value, key):
+      return [requirement(item, key) for item in items(value, key)]
   if project is None and not wanted:
       sys.exit("it has no [project] table, and so no dependencies")
-  found = list((project or {}).get("dependencies", []))
-  if "dependencies" in (project or {}).get("dynamic", []):
+  found = listed((project or {}).get("dependencies", []), "project.dependencies")
+  if "dependencies" in items((project or {}).get("dynamic", []), "project.dynamic"):
       sys.exit("its dependencies are dynamic: install the project itself, as the directory it is in")
   for name in wanted:
-      found += extras[name] if name in extras else group(name)
+      found += listed(extras[name], f"project.optional-dependencies.{name}") if name in extras else group(name)
   print("\\n".join(found))
   """
 
@@ -127,8 +148,13 @@ defmodule Snakepit.Python.Environment.Installer do
     wanted = extras |> String.trim_leading("[") |> String.trim_trailing("]") |> String.replace(" ", "")
 
     case Command.run(python, ["-c", @pyproject, path, wanted]) do
-      {text, 0} -> String.split(text, "\n", trim: true)
-      {text, _} -> invalid!("#{Requirement.shown(path)}: #{Failure.last_lines(text, 1) |> String.trim()}")
+      {text, 0} ->
+        String.split(text, "\n", trim: true)
+
+      {text, _} ->
+        invalid!(
+          "#{Requirement.shown(path)}: #{text |> Failure.last_lines(1) |> String.trim() |> Requirement.scrub()}"
+        )
     end
   end
 
