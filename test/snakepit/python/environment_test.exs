@@ -14,6 +14,10 @@ defmodule Snakepit.Python.EnvironmentTest do
   with open(os.environ["UV_LOG"], "a") as log:
       log.write(" ".join(words) + "\n")
   if words[0] == "venv":
+      if hold := os.environ.get("UV_HOLD_VENV"):
+          with open(hold, "w") as file:
+              file.write(str(os.getpid()))
+          time.sleep(120)
       sys.exit(subprocess.call([words[words.index("--python") + 1], "-m", "venv", "--without-pip", words[-1]]))
   if hold := os.environ.get("UV_HOLD"):
       with open(hold, "w") as file:
@@ -247,12 +251,19 @@ defmodule Snakepit.Python.EnvironmentTest do
     tmp_dir: dir,
     links: links
   } do
-    hold = Path.join(dir, "hold")
-    port = open(dir, [with: "tiny"] ++ offline(links), [{"UV_HOLD", hold}])
-    pid = eventually(fn -> with({:ok, text} <- File.read(hold), do: text != "" && text, else: (_ -> nil)) end)
-    {:os_pid, vm} = Port.info(port, :os_pid)
-    {_, 0} = System.cmd("kill", ["-9", to_string(vm)])
-    eventually(fn -> not alive?(pid) end)
+    # While it makes the environment, and while it installs.
+    for variable <- ["UV_HOLD_VENV", "UV_HOLD"] do
+      hold = Path.join(dir, variable)
+      port = open(dir, [with: "tiny"] ++ offline(links), [{variable, hold}])
+
+      pid =
+        eventually(fn -> with({:ok, text} <- File.read(hold), do: text != "" && text, else: (_ -> nil)) end)
+
+      {:os_pid, vm} = Port.info(port, :os_pid)
+      {_, 0} = System.cmd("kill", ["-9", to_string(vm)])
+      assert eventually(fn -> not alive?(pid) end)
+    end
+
     said = setup!(dir, [with: "tiny"] ++ offline(links), uv: true)
     assert said =~ "Installing snakepit, with tiny"
     assert said =~ "answer: ok"

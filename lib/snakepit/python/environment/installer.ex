@@ -67,11 +67,14 @@ defmodule Snakepit.Python.Environment.Installer do
     File.mkdir_p!(Path.dirname(venv))
 
     if uv = uv(options) do
-      made!(venv, "uv", Command.run(uv, ["venv", "--quiet", "--python", base.path, venv]))
+      made!(venv, "uv", guarded(base.path, uv, ["venv", "--quiet", "--python", base.path, venv]))
     else
-      made!(venv, "venv", Command.run(base.path, ["-m", "venv", venv]))
+      made!(venv, "venv", guarded(base.path, base.path, ["-m", "venv", venv]))
     end
   end
+
+  # What writes into an environment must not go on beside the next setup when this VM is killed.
+  defp guarded(python, program, args), do: Command.stream(python, program, args, fn _line -> :ok end)
 
   defp made!(_venv, _tool, {_, 0}), do: :ok
 
@@ -201,7 +204,7 @@ defmodule Snakepit.Python.Environment.Installer do
       runs?(own) ->
         own
 
-      match?({_, 0}, Command.run(python, ["-m", "ensurepip"])) and runs?(own) ->
+      match?({_, 0}, guarded(python, python, ["-m", "ensurepip"])) and runs?(own) ->
         own
 
       base = base_with_pip(python) ->
