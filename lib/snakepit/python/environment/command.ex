@@ -23,7 +23,8 @@ defmodule Snakepit.Python.Environment.Command do
           except OSError: pass
           time.sleep(2)
   threading.Thread(target=end, daemon=True).start()
-  sys.exit(child.wait())
+  code = child.wait()
+  sys.exit(code if code >= 0 else 128 - code)
   """
 
   # A lock on the directory itself leaves no file behind, and ends with the process that has it.

@@ -11,7 +11,7 @@ defmodule Snakepit.Python.Environment.Contents do
   @left_out ~w(__pycache__ build dist node_modules venv env)
   @editable ~w(pyproject.toml setup.py setup.cfg)
 
-  @type seen :: %{lines: iodata(), local: [String.t()], visited: MapSet.t(Path.t())}
+  @type seen :: %{lines: iodata(), local: [String.t()], visited: MapSet.t(Path.t()), above: [Path.t()]}
 
   @doc """
   The digest, and the local packages as arguments of uv or pip, that must be installed again to have what is in them now.
@@ -20,7 +20,7 @@ defmodule Snakepit.Python.Environment.Contents do
   def read(requirements) do
     # Whatever order they were asked for in.
     sorted = Enum.sort_by(requirements, & &1.text)
-    seen = Enum.reduce(sorted, %{lines: [], local: [], visited: MapSet.new()}, &one/2)
+    seen = Enum.reduce(sorted, %{lines: [], local: [], visited: MapSet.new(), above: []}, &one/2)
     digest = :crypto.hash(:sha256, Enum.reverse(seen.lines)) |> Base.encode16(case: :lower)
     {:ok, digest, Enum.reverse(seen.local)}
   catch
@@ -43,13 +43,28 @@ defmodule Snakepit.Python.Environment.Contents do
 
   # ---- requirements files -----------------------------------------------------------------------------------------
 
-  defp listed(path, from, seen) do
-    if path in seen.visited do
-      seen
-    else
-      text = contents(path, from)
-      seen = line(%{seen | visited: MapSet.put(seen.visited, path)}, text)
-      text |> lines() |> Enum.reduce(seen, fn {line, number}, seen -> entry(line, {path, number}, seen) end)
+  defp listed(path, from, %{above: above} = seen) do
+    cond do
+      path in above ->
+        # Of which pip has but a traceback to say.
+        cycle = Enum.reverse([path | Enum.take_while(above, &(&1 != path)) ++ [path]])
+
+        throw(
+          {:unreadable,
+           "requirements files include each other: #{Enum.map_join(cycle, " > ", &Requirement.shown/1)}"}
+        )
+
+      path in seen.visited ->
+        seen
+
+      true ->
+        text = contents(path, from)
+        seen = line(%{seen | visited: MapSet.put(seen.visited, path), above: [path | above]}, text)
+
+        text
+        |> lines()
+        |> Enum.reduce(seen, fn {line, number}, seen -> entry(line, {path, number}, seen) end)
+        |> Map.put(:above, above)
     end
   end
 
@@ -72,7 +87,8 @@ defmodule Snakepit.Python.Environment.Contents do
   defp package(line, seen) do
     place = local(line)
 
-    if place && File.exists?(place),
+    # The whole of a directory that is no package, such as /, is not looked at: the installer refuses it.
+    if place && (File.regular?(place) or Requirement.project?(place)),
       do: seen |> line(tree(place)) |> Map.update!(:local, &[without_options(line) | &1]),
       else: seen
   end
@@ -149,12 +165,15 @@ defmodule Snakepit.Python.Environment.Contents do
         file(path)
 
       File.dir?(path) ->
-        for name <- Enum.sort(File.ls!(path)), used?(path, name), do: [name, 0, tree(Path.join(path, name))]
+        for name <- names(path), used?(path, name), do: [name, 0, tree(Path.join(path, name))]
 
       true ->
         ""
     end
   end
+
+  # One that may not be read is the installer's affair.
+  defp names(path), do: with({:ok, names} <- File.ls(path), do: Enum.sort(names), else: (_ -> []))
 
   defp used?(dir, name) do
     path = Path.join(dir, name)

@@ -46,10 +46,11 @@ defmodule Snakepit.Python.Environment.Failure do
     {cause, words(cause, installer, text)}
   end
 
-  @doc "As `explain/2`, as an error."
-  @spec error(String.t(), String.t()) :: Error.t()
-  def error(installer, text) do
+  @doc "As `explain/2`, as an error. The status says something where the output does not."
+  @spec error(String.t(), String.t(), non_neg_integer()) :: Error.t()
+  def error(installer, text, status) do
     {cause, message} = explain(installer, text)
+    message = if cause == :unknown, do: "#{installer} failed#{last_words(text, @tail, status)}", else: message
     category = if cause in [:bad_requirement, :not_found, :conflict], do: :validation, else: :pool
     Error.new(category, :setup_failed, message, details: %{cause: cause})
   end
@@ -167,6 +168,18 @@ defmodule Snakepit.Python.Environment.Failure do
       &(&1 =~
           ~r/To fix this you could try|^\d\. |not a problem with pip|note: This (error|is)|See above for|hint: (See above|Build failures)|^╰─>|\[end of output\]|for help visit/)
     )
+  end
+
+  @doc "What goes on from the words that something failed: the status, and the last lines, where there are some."
+  @spec last_words(String.t(), pos_integer(), non_neg_integer()) :: String.t()
+  def last_words(text, count, status) do
+    signal = if status in 129..192, do: ", killed by signal #{status - 128}", else: ""
+    ended = " with exit status #{status}#{signal}"
+
+    case text |> Requirement.scrub() |> last_lines(count) do
+      "" -> ended <> " and said nothing"
+      lines -> "#{ended}; its last lines:\n\n#{lines}"
+    end
   end
 
   @doc "The last lines of a program's output, indented, without what pip says of each of its tries."

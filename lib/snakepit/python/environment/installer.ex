@@ -78,9 +78,9 @@ defmodule Snakepit.Python.Environment.Installer do
 
   defp made!(_venv, _tool, {_, 0}), do: :ok
 
-  defp made!(venv, tool, {text, _status}) do
+  defp made!(venv, tool, {text, status}) do
     File.rm_rf(venv)
-    fail!("the environment could not be made; the last lines of #{tool}:\n\n#{Failure.last_lines(text, 12)}")
+    fail!("the environment could not be made: #{tool} failed#{Failure.last_words(text, 12, status)}")
   end
 
   @doc "Raises where no environment can be made from `base`. Debian ships Python without these, in a package of its own."
@@ -246,7 +246,7 @@ defmodule Snakepit.Python.Environment.Installer do
 
     case Command.stream(python, program, args, told) do
       {_, 0} -> :ok
-      {text, _status} -> raise Failure.error(name, text)
+      {text, status} -> raise Failure.error(name, text, status)
     end
   end
 

@@ -85,8 +85,12 @@ defmodule Snakepit.Python.Environment.Requirement do
   defp direct(text, [_, name, extras, url]) do
     case url do
       "file://" <> path ->
-        {:ok,
-         %__MODULE__{kind: :local, text: text, path: URI.decode(path), extras: extras, name: normalized(name)}}
+        path = URI.decode(path)
+
+        if File.dir?(path) and not project?(path),
+          do: {:error, no_project(path)},
+          else:
+            {:ok, %__MODULE__{kind: :local, text: text, path: path, extras: extras, name: normalized(name)}}
 
       _ ->
         {:ok, %__MODULE__{kind: :url, text: text, name: normalized(name)}}
@@ -115,10 +119,24 @@ defmodule Snakepit.Python.Environment.Requirement do
     {path, extras} = text |> String.replace_prefix("file://", "") |> place()
     flag = if kind == :editable, do: "-e ", else: ""
 
-    if File.exists?(path),
-      do: {:ok, %__MODULE__{kind: kind, text: flag <> path <> extras, path: path, extras: extras}},
-      else: {:error, "there is nothing at #{shown(path)}"}
+    with :ok <- installable(path),
+         do: {:ok, %__MODULE__{kind: kind, text: flag <> path <> extras, path: path, extras: extras}}
   end
+
+  defp installable(path) do
+    cond do
+      not File.exists?(path) -> {:error, "there is nothing at #{shown(path)}"}
+      File.dir?(path) and not project?(path) -> {:error, no_project(path)}
+      true -> :ok
+    end
+  end
+
+  defp no_project(path),
+    do: "the directory #{shown(path)} is no Python project: it has neither a pyproject.toml nor a setup.py"
+
+  @doc "Whether it is a directory that uv and pip can install."
+  @spec project?(Path.t()) :: boolean()
+  def project?(path), do: Enum.any?(~w(pyproject.toml setup.py), &File.regular?(Path.join(path, &1)))
 
   # A path, and what it has in brackets at its end.
   defp place(text) do

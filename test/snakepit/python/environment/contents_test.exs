@@ -48,7 +48,7 @@ defmodule Snakepit.Python.Environment.ContentsTest do
       """)
 
     write.("sub/more.txt", "-r deep.txt\n")
-    write.("sub/deep.txt", "a\n-r ../r.txt\n")
+    write.("sub/deep.txt", "a\n-r short.txt\n")
     write.("sub/short.txt", "")
     write.("c.txt", "")
 
@@ -65,6 +65,27 @@ defmodule Snakepit.Python.Environment.ContentsTest do
     file = write.("r.txt", "a\n\n-r none.txt\n")
     assert {:error, message} = digest([file])
     assert message =~ ~r"none.txt cannot be read: no such file or directory \(line 3 of .*r.txt\)"
+  end
+
+  test "files that include each other are named; one that is included twice is none", %{write: write} do
+    shown = fn path -> Snakepit.Terminal.Name.from_here(path) end
+    a = write.("a.txt", "-r b.txt\n")
+    b = write.("b.txt", "pandas\n-c c.txt\n")
+    c = write.("c.txt", "-r b.txt\n")
+
+    assert digest([a]) ==
+             {:error, "requirements files include each other: #{shown.(b)} > #{shown.(c)} > #{shown.(b)}"}
+
+    write.("c.txt", "-r c.txt\n")
+    assert {:error, "requirements files include each other: " <> cycle} = digest([a])
+    assert cycle == "#{shown.(c)} > #{shown.(c)}"
+    write.("a.txt", "-r b.txt\n-r c.txt\n")
+    write.("c.txt", "numpy\n")
+    assert {:ok, _, _} = digest([a])
+  end
+
+  test "a directory that is no package is not looked through", %{write: write} do
+    assert {:ok, _, []} = digest([write.("root.txt", "/\n-e /\n")])
   end
 
   test "local packages count with what is in them, and are named to be installed again", %{

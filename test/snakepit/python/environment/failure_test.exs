@@ -75,6 +75,12 @@ defmodule Snakepit.Python.Environment.FailureTest do
     end
   end
 
+  test "what says nothing has at least its exit status" do
+    assert Failure.error("pip", "\n", 3).message == "pip failed with exit status 3 and said nothing"
+    assert Failure.error("uv", "", 137).message =~ "uv failed with exit status 137, killed by signal 9"
+    assert Failure.error("pip", "odd", 1).message == "pip failed with exit status 1; its last lines:\n\n  odd"
+  end
+
   test "pip's tries are told once" do
     {_, message} =
       Failure.explain("pip", Enum.join([@refused, @refused, "ERROR: No matching distribution found"], "\n"))

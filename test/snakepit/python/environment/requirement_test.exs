@@ -27,6 +27,9 @@ defmodule Snakepit.Python.Environment.RequirementTest do
           {"two words", "write a package's name"},
           {"--pre", "give them after `--`"},
           {"./no/such/directory", "there is nothing at no/such/directory"},
+          {"/", "the directory / is no Python project: it has neither a pyproject.toml nor a setup.py"},
+          {"-e /", "the directory / is no Python project"},
+          {"x @ file:///", "the directory / is no Python project"},
           {"no-such.txt", "there is no file no-such.txt"},
           {"no.txt[x]", "there is no file"}
         ] do
@@ -40,6 +43,7 @@ defmodule Snakepit.Python.Environment.RequirementTest do
   } do
     for name <- ~w(r.txt pyproject.toml x-1-py3-none-any.whl reqs), do: File.write!(Path.join(dir, name), "")
     File.mkdir_p!(Path.join(dir, "pkg"))
+    File.write!(Path.join(dir, "pkg/setup.py"), "")
     here = &Path.relative_to_cwd(Path.join(dir, &1))
 
     for {text, kind, path, extras} <- [
