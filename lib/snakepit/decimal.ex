@@ -19,8 +19,11 @@ defmodule Snakepit.Decimal do
   @type t :: %__MODULE__{sign: 1 | -1, coef: non_neg_integer() | :NaN | :inf, exp: integer()}
 
   @number ~r/\A([+-]?)(?:(\d+)(?:\.(\d*))?|\.(\d+))(?:[eE]([+-]?\d+))?/
-  # Python's exponents have at most 18 digits.
-  @exponent 999_999_999_999_999_999
+  # As Python's: decimal.MIN_ETINY and decimal.MAX_EMAX.
+  @exponents -1_999_999_999_999_999_997..999_999_999_999_999_999
+  @exponent_digits 19
+  # As many as cross to Python. To read more takes long: the square of their number.
+  @most_digits 4_096
 
   @doc """
   A decimal of an integer, or of the text of one, which it keeps digit by digit. Raises `ArgumentError` for anything
@@ -40,7 +43,9 @@ defmodule Snakepit.Decimal do
         decimal
 
       :error ->
-        raise ArgumentError, "expected the text of a decimal, such as \"12.50\", got: #{inspect(text)}"
+        raise ArgumentError,
+              "expected the text of a decimal of at most #{@most_digits} digits, such as \"12.50\", got: " <>
+                inspect(text, printable_limit: 100)
     end
   end
 
@@ -51,7 +56,7 @@ defmodule Snakepit.Decimal do
 
   @doc """
   A decimal of its whole text: digits with an optional point and exponent, `NaN`, `Infinity` or `-Infinity`, as
-  `to_string/1` and Python write them.
+  `to_string/1` and Python write them. More digits than can cross to Python, 4096, are none.
 
       iex> Snakepit.Decimal.parse("0.10")
       {:ok, Snakepit.Decimal.new("0.10")}
@@ -71,14 +76,31 @@ defmodule Snakepit.Decimal do
   defp number(text, [text, sign, whole | rest]) do
     [fraction, only_fraction, exponent] = Enum.map(0..2, &Enum.at(rest, &1, ""))
     fraction = fraction <> only_fraction
-    exp = if(exponent == "", do: 0, else: String.to_integer(exponent)) - byte_size(fraction)
 
-    if abs(exp) > @exponent,
-      do: :error,
-      else: {:ok, made(if(sign == "-", do: -1, else: 1), String.to_integer(whole <> fraction), exp)}
+    with {:ok, coef} <- integer(whole <> fraction, @most_digits),
+         {:ok, exponent} <- signed(exponent),
+         exp = exponent - byte_size(fraction),
+         true <- exp in @exponents do
+      {:ok, made(if(sign == "-", do: -1, else: 1), coef, exp)}
+    else
+      _ -> :error
+    end
   end
 
   defp number(_text, _no_number), do: :error
+
+  defp signed("-" <> digits),
+    do: with({:ok, exponent} <- integer(digits, @exponent_digits), do: {:ok, -exponent})
+
+  defp signed(digits), do: digits |> String.trim_leading("+") |> integer(@exponent_digits)
+
+  defp integer(digits, most) do
+    case String.trim_leading(digits, "0") do
+      "" -> {:ok, 0}
+      digits when byte_size(digits) <= most -> {:ok, String.to_integer(digits)}
+      _ -> :error
+    end
+  end
 
   defp made(sign, coef, exp), do: %__MODULE__{sign: sign, coef: coef, exp: exp}
 
@@ -124,11 +146,25 @@ defmodule Snakepit.Decimal do
   end
 
   defimpl Inspect do
-    def inspect(decimal, _opts) do
-      ~s[Snakepit.Decimal.new("#{Snakepit.Decimal.to_string(decimal)}")]
+    import Inspect.Algebra
+
+    def inspect(decimal, opts) do
+      text = text(decimal)
+
+      cond do
+        # Only what new/1 takes is shown as a call of it.
+        text -> ~s[Snakepit.Decimal.new("#{text}")]
+        match?(%{sign: _, coef: _, exp: _}, decimal) -> Inspect.Any.inspect(decimal, opts)
+        true -> concat(["#Snakepit.Decimal<", to_doc(Map.delete(decimal, :__struct__), opts), ">"])
+      end
+    end
+
+    # nil of a struct of other values than it should have.
+    defp text(decimal) do
+      text = Snakepit.Decimal.to_string(decimal)
+      if Snakepit.Decimal.parse(text) == {:ok, decimal}, do: text
     rescue
-      # A struct of other fields than it should have is shown as it is.
-      FunctionClauseError -> Inspect.Any.inspect(decimal, %Inspect.Opts{})
+      _ -> nil
     end
   end
 end

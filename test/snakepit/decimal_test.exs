@@ -50,11 +50,52 @@ defmodule Snakepit.DecimalTest do
     assert_raise ArgumentError, ~r/expected an integer, or the text/, fn -> Decimal.new(1.5) end
   end
 
+  test "more digits than can cross are refused at once" do
+    most = String.duplicate("7", 4_096)
+    assert {:ok, _} = Decimal.parse(most)
+    assert {:ok, %Decimal{exp: -4_095}} = Decimal.parse("7." <> binary_part(most, 1, 4_095))
+    assert Decimal.parse(most <> "7") == :error
+    assert Decimal.parse("0." <> most <> "7") == :error
+    assert {:ok, %Decimal{coef: 1}} = Decimal.parse(String.duplicate("0", 1_000_000) <> "1")
+    million = String.duplicate("7", 1_000_000)
+
+    {us, _} =
+      :timer.tc(fn ->
+        for text <- [million, "0." <> million, "1E" <> million, "1E-" <> million],
+            do: :error = Decimal.parse(text)
+      end)
+
+    assert us < 2_000_000
+  end
+
+  test "Python's smallest exponents are read; what new/1 would refuse is shown otherwise" do
+    for text <- ~w(1E-1000000000000000000 1E-1999999999999999997 1E+999999999999999999),
+        do: assert(inspect(Decimal.new(text)) == ~s[Snakepit.Decimal.new("#{text}")])
+
+    assert Decimal.parse("1E-1999999999999999998") == :error
+    assert Decimal.parse("1E+1000000000000000000") == :error
+
+    for fields <- [
+          %{exp: -Integer.pow(10, 19)},
+          %{coef: Integer.pow(10, 4_096)},
+          %{sign: 2},
+          %{exp: :a},
+          %{coef: nil},
+          %{coef: 1.5}
+        ] do
+      shown = inspect(Map.merge(%Decimal{}, fields))
+      assert shown =~ "%Snakepit.Decimal{"
+      refute shown =~ "Inspect.Error"
+    end
+
+    assert inspect(%{__struct__: Decimal, coef: 1}) == "#Snakepit.Decimal<%{coef: 1}>"
+  end
+
   test "crosses to Python and back digit by digit" do
     pool = pool!()
     long = String.duplicate("7", 4_000)
 
-    for text <- [long, "0." <> long | @texts] do
+    for text <- [long, "0." <> long, "1E-1000000000000000000" | @texts] do
       decimal = Decimal.new(text)
       assert {:ok, ^decimal} = Snakepit.execute("identity", %{x: decimal}, pool: pool)
 
