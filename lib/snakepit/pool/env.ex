@@ -7,6 +7,8 @@ defmodule Snakepit.Pool.Env do
   alias Snakepit.Error
   alias Snakepit.Pool.Options
 
+  @own ~w(SNAKEPIT_SOCKET SNAKEPIT_TOKEN)
+
   @type variables :: %{String.t() => String.t()}
   @type t :: variables() | (index :: non_neg_integer() -> variables()) | {module(), atom()}
 
@@ -116,6 +118,10 @@ defmodule Snakepit.Pool.Env do
 
         name == "" or String.contains?(name, "=") ->
           {:error, "gave #{inspect(name)}, which cannot be the name of an environment variable"}
+
+        # With another one, a worker looks for its pool where that is not.
+        String.starts_with?(name, @own) ->
+          {:error, "gave #{inspect(name)}, which Snakepit itself sets for each worker: leave it out"}
 
         true ->
           nil

@@ -77,6 +77,13 @@ defmodule Snakepit.Pool.EnvTest do
     assert refused(fn _ -> %{"A" => 1} end) =~ ~s(gave {"A", 1}, where name and value must be strings)
     assert refused(fn _ -> %{"A" => "\0"} end) =~ "without a zero byte"
 
+    for name <- ~w(SNAKEPIT_SOCKET SNAKEPIT_TOKEN) do
+      words = "gave #{inspect(name)}, which Snakepit itself sets for each worker: leave it out"
+      assert refused(fn _ -> %{name => "x"} end) =~ words
+      assert {:error, error} = Options.new(name: :own_names, python_module: "m", env: %{name => "x"})
+      assert error.message =~ ":env " <> words
+    end
+
     assert refused(fn _ -> %{"A=B" => "c"} end) =~
              ~s(gave "A=B", which cannot be the name of an environment variable)
   end
