@@ -129,7 +129,7 @@ defmodule Snakepit.Test do
   @spec stub(atom(), String.t() | atom(), fake()) :: :ok
   def stub(pool, command, fake) do
     {pool, tools} = fake_pool!(pool)
-    command = to_string(command)
+    command = command!(command)
     declared = declared!(pool, tools, command)
 
     case Tool.new(fake) do
@@ -146,6 +146,18 @@ defmodule Snakepit.Test do
       {:error, words} ->
         raise ArgumentError, "a stub of #{inspect(command)}: #{words}"
     end
+  end
+
+  # As a call takes it.
+  defp command!(command) when is_binary(command), do: command
+
+  defp command!(command) when is_atom(command) and command not in [nil, true, false],
+    do: Atom.to_string(command)
+
+  defp command!(other) do
+    raise ArgumentError,
+          "expected a command, which is a tool's name as a string or an atom, got: " <>
+            inspect(other, printable_limit: 100)
   end
 
   defp declared!(_pool, tools, _command) when tools == %{}, do: %Tool{fun: nil}
@@ -205,7 +217,7 @@ defmodule Snakepit.Test do
   @spec watched!(String.t() | atom()) :: String.t()
   def watched!(command) do
     if Stubs.watches?(self()),
-      do: to_string(command),
+      do: command!(command),
       else:
         raise(
           ArgumentError,

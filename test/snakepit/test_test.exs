@@ -525,6 +525,14 @@ defmodule Snakepit.TestTest do
         stub(pool, "ad", add())
       end
 
+      for command <- [{1}, 1, nil, ["add"]] do
+        assert_raise ArgumentError,
+                     ~r/expected a command, which is a tool's name as a string or an atom/,
+                     fn ->
+                       stub(pool, command, add())
+                     end
+      end
+
       assert_raise ArgumentError, ~r/a stub of "add": expected a function/, fn -> stub(pool, "add", 5) end
       assert_raise Error, ~r/there is no pool :no_such_pool/, fn -> stub(:no_such_pool, "add", add()) end
       empty = fake!(tools: %{})
