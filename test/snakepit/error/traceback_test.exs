@@ -94,7 +94,7 @@ defmodule Snakepit.Error.TracebackTest do
     assert byte_size(message) < 9_000 and String.valid?(message) and message =~ "bytes left out"
     shown = inspect(error)
     assert shown =~ ~S(\u{1B}[31mred) and not String.contains?(shown, "\e")
-    assert length(String.split(shown, "\n")) < 12 and String.length(shown) < 2_000
+    assert length(String.split(shown, "\n")) < 16 and String.length(shown) < 2_000
     assert inspect({:error, error}) =~ "{:error, #Snakepit.Error<:worker, :lost\n   tool "
   end
 

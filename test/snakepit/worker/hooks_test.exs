@@ -239,7 +239,7 @@ defmodule Snakepit.Worker.HooksTest do
       call = Task.async(fn -> Snakepit.execute(tool, %{}, pool: pool) end)
       assert eventually(fn -> notes(notes) == ["waits"] end)
       :ok = Snakepit.stop_pool(pool)
-      assert {:error, %Error{category: :worker}} = Task.await(call)
+      assert {:error, %Error{category: :pool, reason: :stopping}} = Task.await(call)
       assert notes(notes) == ["waits", "cleaned up", "stop"]
     end
   end
