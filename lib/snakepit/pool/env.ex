@@ -34,8 +34,8 @@ defmodule Snakepit.Pool.Env do
     {:asked, %{pid: pid, monitor: monitor, timer: timer, options: options, index: index}}
   end
 
-  @doc "What the message says that `ask/2` announced; nil of any other."
-  @spec answer(term(), asked()) :: {:ok, Options.t()} | {:error, Error.t()} | nil
+  @doc "What the message says that `ask/2` announced."
+  @spec answer(message :: tuple(), asked()) :: {:ok, Options.t()} | {:error, Error.t()}
   def answer({:DOWN, monitor, :process, _pid, reason}, %{monitor: monitor} = asked) do
     Process.cancel_timer(asked.timer)
 
@@ -52,8 +52,6 @@ defmodule Snakepit.Pool.Env do
     Process.demonitor(asked.monitor, [:flush])
     {:error, error(asked.options, asked.index, late(asked.options.startup_timeout))}
   end
-
-  def answer(_other, _asked), do: nil
 
   defp with_variables(options, index, env) do
     case check(env) do
