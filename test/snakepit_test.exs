@@ -107,7 +107,7 @@ defmodule SnakepitTest do
     end
   end
 
-  test "a pool answers whether or not its callers and workers wait awake" do
+  test "a pool answers whether or not its callers and workers spin" do
     for us <- [0, 1, 200] do
       pool = pool!(busy_poll: us)
       {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
@@ -119,7 +119,7 @@ defmodule SnakepitTest do
       end
     end
 
-    {:error, error} = Snakepit.start_pool(name: :awake, python_module: "any", busy_poll: 501)
+    {:error, error} = Snakepit.start_pool(name: :spins, python_module: "any", busy_poll: 501)
     assert error.message =~ ":busy_poll"
   end
 

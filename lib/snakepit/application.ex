@@ -33,8 +33,8 @@ defmodule Snakepit.Application do
     # Workers notice the end of the companion's process themselves; the pools outlive it.
     serving = [
       Snakepit.Companion,
-      Snakepit.Undertaker,
-      {Task.Supervisor, name: Snakepit.Call.Settle},
+      Snakepit.ChunkReaper,
+      {Task.Supervisor, name: Snakepit.Pool.LaneRecovery},
       {Task, &Snakepit.Telemetry.await_library/0},
       supervisor(:performance, performance, max_restarts: 100, max_seconds: 1),
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}

@@ -8,9 +8,9 @@ defmodule Snakepit.Call do
   # whose state is unknown is replaced.
 
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
-  alias Snakepit.Call.{Cancellation, Exchange, Options, Settle}
+  alias Snakepit.Call.{Cancellation, Exchange, Options}
   alias Snakepit.Performance.{Decision, Explanation, Record}
-  alias Snakepit.Pool.{CommandBreaker, Counters, Handle, Retries}
+  alias Snakepit.Pool.{CommandBreaker, Counters, Handle, LaneRecovery, Retries}
   alias Snakepit.Worker.Lane
 
   defstruct [
@@ -84,9 +84,9 @@ defmodule Snakepit.Call do
   # A lane, and what is exchanged on it.
   defp once(call, exchange) do
     case checkout_unless_cancelled(call) do
-      {:ok, lane, ticket, suspect, queued} ->
-        guarded(call, lane, ticket, suspect, fn ->
-          finish(call, lane, ticket, queued, exchange.(call, lane, ticket))
+      {:ok, lane, checkout, suspect, queued} ->
+        guarded(call, lane, checkout, suspect, fn ->
+          finish(call, lane, checkout, queued, exchange.(call, lane, checkout))
         end)
         |> judged(call, suspect)
 
@@ -97,11 +97,11 @@ defmodule Snakepit.Call do
 
   defp checkout_unless_cancelled(call) do
     with {:cancelled?, false} <- {:cancelled?, Cancellation.cancelled?(call.cancellation)},
-         {:ok, _lane, ticket, suspect, queued} = out <- checkout(call) do
+         {:ok, _lane, checkout, suspect, queued} = out <- checkout(call) do
       # A lane that was handed over as the call was cancelled. Who got one at once sees it when it waits.
       if queued >= @at_once_ns and Cancellation.cancelled?(call.cancellation) do
         CommandBreaker.void(call.handle.commands, suspect)
-        Pool.checkin(ticket)
+        Pool.checkin(checkout)
         not_begun(call)
       else
         out
@@ -149,7 +149,7 @@ defmodule Snakepit.Call do
   end
 
   @typedoc "A stream that is under way, and the lane it holds."
-  @opaque stream :: {t(), Lane.t(), Native.ticket(), checked_out(), Exchange.streaming()}
+  @opaque stream :: {t(), Lane.t(), Native.checkout(), checked_out(), Exchange.streaming()}
   @typep checked_out :: {CommandBreaker.suspect() | nil, queued_ns :: non_neg_integer()}
 
   @doc """
@@ -166,13 +166,13 @@ defmodule Snakepit.Call do
       call = cancellable(%{call | returned?: returned?}, nil)
 
       case checkout_unless_cancelled(call) do
-        {:ok, lane, ticket, suspect, queued} ->
+        {:ok, lane, checkout, suspect, queued} ->
           out = {suspect, queued}
 
-          guarded(call, lane, ticket, suspect, fn ->
+          guarded(call, lane, checkout, suspect, fn ->
             case Exchange.open_stream(call, lane) do
-              {:streaming, streaming} -> {:ok, {call, lane, ticket, out, streaming}}
-              ended -> ended({call, lane, ticket, out, nil}, ended)
+              {:streaming, streaming} -> {:ok, {call, lane, checkout, out, streaming}}
+              ended -> ended({call, lane, checkout, out, nil}, ended)
             end
           end)
 
@@ -185,10 +185,10 @@ defmodule Snakepit.Call do
 
   @doc "Waits for the next item. The stream's deadline is one for the whole of it, the time between items included."
   @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, returned :: term()} | {:error, Error.t()}
-  def next_item({call, lane, ticket, {suspect, _queued} = out, streaming} = stream) do
-    guarded(call, lane, ticket, suspect, fn ->
+  def next_item({call, lane, checkout, {suspect, _queued} = out, streaming} = stream) do
+    guarded(call, lane, checkout, suspect, fn ->
       case Exchange.next_item(call, lane, streaming) do
-        {:item, item, streaming} -> {:item, item, {call, lane, ticket, out, streaming}}
+        {:item, item, streaming} -> {:item, item, {call, lane, checkout, out, streaming}}
         ended -> ended(stream, ended)
       end
     end)
@@ -196,15 +196,15 @@ defmodule Snakepit.Call do
 
   @doc "Leaves a stream before its end: its tool is cancelled. `status` is told with the event of its end."
   @spec leave(stream(), :ok | :raised) :: :ok
-  def leave({call, lane, ticket, {suspect, _queued}, streaming} = stream, status \\ :ok) do
-    guarded(call, lane, ticket, suspect, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
+  def leave({call, lane, checkout, {suspect, _queued}, streaming} = stream, status \\ :ok) do
+    guarded(call, lane, checkout, suspect, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
     :ok
   end
 
-  defp ended({call, lane, ticket, {suspect, queued}, _streaming}, ended) do
+  defp ended({call, lane, checkout, {suspect, queued}, _streaming}, ended) do
     {result, _seen} =
       call
-      |> finish(lane, ticket, queued, ended)
+      |> finish(lane, checkout, queued, ended)
       |> judged(call, suspect)
       |> unless_cancelled(call)
       |> told()
@@ -461,10 +461,10 @@ defmodule Snakepit.Call do
     before = now_ns()
 
     with {:ok, suspect} <- allowed(call, CommandBreaker.allow(handle.commands, call.command)),
-         {:ok, lane, ticket} <- lane(call, suspect),
+         {:ok, lane, checkout} <- lane(call, suspect),
          queued = now_ns() - before,
-         {:ok, suspect} <- still_allowed(call, suspect, ticket, queued) do
-      {:ok, lane, ticket, suspect, queued}
+         {:ok, suspect} <- still_allowed(call, suspect, checkout, queued) do
+      {:ok, lane, checkout, suspect, queued}
     else
       {:error, error} ->
         Counters.add(handle.counters, :errors, 1)
@@ -495,14 +495,14 @@ defmodule Snakepit.Call do
   defp queue_deadline(call), do: call.deadline
 
   # Who got a lane at once need not ask twice.
-  defp still_allowed(_call, suspect, _ticket, queued) when queued < @at_once_ns, do: {:ok, suspect}
+  defp still_allowed(_call, suspect, _checkout, queued) when queued < @at_once_ns, do: {:ok, suspect}
 
   # While this call waited, others of its command may have ended their workers.
-  defp still_allowed(%{handle: handle} = call, suspect, ticket, _queued) do
+  defp still_allowed(%{handle: handle} = call, suspect, checkout, _queued) do
     answer = CommandBreaker.allow_still(handle.commands, call.command, suspect)
 
     with {:error, _} = refused <- allowed(call, answer) do
-      Pool.checkin(ticket)
+      Pool.checkin(checkout)
       refused
     end
   end
@@ -513,21 +513,21 @@ defmodule Snakepit.Call do
   end
 
   # Whatever happens between check-out and check-in, the lane does not stay with us.
-  defp guarded(%{handle: handle} = call, lane, ticket, suspect, fun) do
+  defp guarded(%{handle: handle} = call, lane, checkout, suspect, fun) do
     fun.()
   catch
     kind, reason ->
       CommandBreaker.void(handle.commands, suspect)
-      Pool.discard(handle, ticket, lane, "a call ended abnormally")
+      Pool.discard(handle, checkout, lane, "a call ended abnormally")
       Cancellation.finish(call.cancellation)
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  defp finish(call, lane, ticket, queued, {result, lane_state, exchange}) do
+  defp finish(call, lane, checkout, queued, {result, lane_state, exchange}) do
     case lane_state do
-      :at_rest -> Pool.checkin(ticket)
-      {:running, whole?, why} -> Settle.start(call.handle, lane, ticket, whole?, why)
-      {:lost, why} -> Pool.discard(call.handle, ticket, lane, why)
+      :at_rest -> Pool.checkin(checkout)
+      {:running, whole?, why} -> LaneRecovery.start(call.handle, lane, checkout, whole?, why)
+      {:lost, why} -> Pool.discard(call.handle, checkout, lane, why)
     end
 
     result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}
@@ -617,7 +617,7 @@ defmodule Snakepit.Call do
 
     Counters.add(counters, :request_bytes, call.bytes + byte_size(call.envelope))
     Counters.add(counters, :reply_bytes, exchange.reply_bytes)
-    if brain = call.handle.brain, do: record(brain, call, exchange, queued, total, result)
+    if cost_model = call.handle.cost_model, do: record(cost_model, call, exchange, queued, total, result)
   end
 
   @stop [:snakepit, :call, :stop]
@@ -641,7 +641,7 @@ defmodule Snakepit.Call do
   end
 
   # Streams and calls that failed are not learned from.
-  defp record(brain, call, exchange, queued, total, result) do
+  defp record(cost_model, call, exchange, queued, total, result) do
     # A call that came to nothing is counted as one.
     {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
     ok? = match?({:ok, _}, result) and not call.stream?
@@ -652,7 +652,7 @@ defmodule Snakepit.Call do
 
     carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
     work = max(total - exchange.tool_ns - queued, 0)
-    Native.brain_record(brain, legs, work, carried, exchange.reply_carried)
+    Native.cost_model_record(cost_model, legs, work, carried, exchange.reply_carried)
   end
 
   defp counter(:request, :inline), do: :request_inline

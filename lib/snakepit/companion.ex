@@ -16,7 +16,7 @@ defmodule Snakepit.Companion do
   alias Snakepit.Terminal.Units
   require Logger
 
-  # Less than the callers of `run/3` have patience.
+  # Less than the callers of `run/3` wait.
   @longest_wait_ms 2_000
 
   @type id :: pos_integer()

@@ -8,10 +8,10 @@ defmodule Snakepit.Native do
 
   @type arena :: reference()
   @type worker :: reference()
-  @type desk :: reference()
-  @type brain :: reference()
+  @type queue :: reference()
+  @type cost_model :: reference()
   @type busy_poll :: reference()
-  @type ticket :: reference()
+  @type checkout :: reference()
   @type lane :: reference()
   @type frame :: binary() | [binary()]
   @type token :: non_neg_integer()
@@ -248,11 +248,11 @@ defmodule Snakepit.Native do
   @spec in_segment(binary()) :: boolean()
   def in_segment(_binary), do: stub()
 
-  @doc "How long callers of a pool wait awake for a reply, in µs (500 at most), and of which commands that was worth it."
+  @doc "How long callers of a pool spin for a reply, in µs (500 at most), and of which commands that was worth it."
   @spec busy_poll_new(non_neg_integer()) :: busy_poll()
   def busy_poll_new(_us), do: stub()
 
-  @doc "Waits awake until a descriptor is readable: whether it is by now; `nil` where replies to the like take longer."
+  @doc "Spins until a descriptor is readable: whether it is by now; `nil` where replies to the like take longer."
   @spec busy_poll(busy_poll(), fd :: integer(), command :: binary(), way :: 0..2, bytes :: non_neg_integer()) ::
           boolean() | nil
   def busy_poll(_poll, _fd, _command, _way, _bytes), do: stub()
@@ -302,87 +302,89 @@ defmodule Snakepit.Native do
   @spec cancel_calls(id :: binary()) :: {non_neg_integer(), notes :: [term()]}
   def cancel_calls(_id), do: stub()
 
-  @doc "A pool's desk: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
-  @spec desk_new(
+  @doc "A pool's queue: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
+  @spec queue_new(
           owner :: pid(),
           workers :: pos_integer(),
           per_worker :: pos_integer(),
           max_waiting :: non_neg_integer()
         ) ::
-          desk()
-  def desk_new(_owner, _workers, _per_worker, _max_waiting), do: stub()
+          queue()
+  def queue_new(_owner, _workers, _per_worker, _max_waiting), do: stub()
 
   @doc """
   A lane, or a place in line: then `{:snakepit_lane, reference, answer}` comes, where the answer is as here. `worker`
   is -1 for any; with `prefer`, another will do when that one is busy.
   """
-  @spec desk_checkout(desk(), worker :: integer(), prefer :: boolean(), reference()) ::
-          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), ticket()}
+  @spec queue_checkout(queue(), worker :: integer(), prefer :: boolean(), reference()) ::
+          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
           | {:wait, key :: non_neg_integer()}
           | :full
           | {:closed, code :: non_neg_integer()}
           | :moved
-  def desk_checkout(_desk, _worker, _prefer, _reference), do: stub()
+  def queue_checkout(_queue, _worker, _prefer, _reference), do: stub()
 
   @doc "For a waiter that was told `{:moved, key}`, since its worker left: it keeps its turn, however many wait."
-  @spec desk_checkout_again(
-          desk(),
+  @spec queue_checkout_again(
+          queue(),
           worker :: integer(),
           prefer :: boolean(),
           reference(),
           key :: non_neg_integer()
         ) ::
-          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), ticket()}
+          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
           | {:wait, key :: non_neg_integer()}
           | {:closed, code :: non_neg_integer()}
           | :moved
-  def desk_checkout_again(_desk, _worker, _prefer, _reference, _key), do: stub()
+  def queue_checkout_again(_queue, _worker, _prefer, _reference, _key), do: stub()
 
   @doc "From now on it has so many workers: the runs of those that leave get no more calls (`{:lanes_retired, epoch}`)."
-  @spec desk_resize(desk(), workers :: pos_integer()) :: :ok
-  def desk_resize(_desk, _workers), do: stub()
+  @spec queue_resize(queue(), workers :: pos_integer()) :: :ok
+  def queue_resize(_queue, _workers), do: stub()
 
   @doc "To be called by a waiter that was handed a lane, before it uses it."
-  @spec desk_take(ticket()) :: :ok
-  def desk_take(_ticket), do: stub()
+  @spec queue_take(checkout()) :: :ok
+  def queue_take(_checkout), do: stub()
 
   @doc "Leaves the line; false if a lane was handed over already, and its message is there."
-  @spec desk_cancel(desk(), key :: non_neg_integer()) :: boolean()
-  def desk_cancel(_desk, _key), do: stub()
+  @spec queue_cancel(queue(), key :: non_neg_integer()) :: boolean()
+  def queue_cancel(_queue, _key), do: stub()
 
   @doc "The lane is at rest: it goes to whoever waited longest."
-  @spec desk_checkin(ticket()) :: :ok
-  def desk_checkin(_ticket), do: stub()
+  @spec queue_checkin(checkout()) :: :ok
+  def queue_checkin(_checkout), do: stub()
 
   @doc "The lane may be in the middle of a call: it does not come back."
-  @spec desk_forget(ticket()) :: :ok
-  def desk_forget(_ticket), do: stub()
+  @spec queue_forget(checkout()) :: :ok
+  def queue_forget(_checkout), do: stub()
 
-  @spec desk_up(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
-  def desk_up(_desk, _worker, _epoch), do: stub()
+  @spec queue_up(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
+  def queue_up(_queue, _worker, _epoch), do: stub()
 
   @doc "Which lanes of a worker's run, by their number, have no call, or had none when the run went down."
-  @spec desk_without_call(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: [non_neg_integer()]
-  def desk_without_call(_desk, _worker, _epoch), do: stub()
+  @spec queue_without_call(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: [
+          non_neg_integer()
+        ]
+  def queue_without_call(_queue, _worker, _epoch), do: stub()
 
-  @spec desk_down(desk(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
-  def desk_down(_desk, _worker, _epoch), do: stub()
+  @spec queue_down(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
+  def queue_down(_queue, _worker, _epoch), do: stub()
 
   @doc "No more calls; those who wait are told the code."
-  @spec desk_close(desk(), code :: non_neg_integer()) :: :ok
-  def desk_close(_desk, _code), do: stub()
+  @spec queue_close(queue(), code :: non_neg_integer()) :: :ok
+  def queue_close(_queue, _code), do: stub()
 
   @doc "How many calls a worker's current run has served."
-  @spec desk_served(desk(), worker :: non_neg_integer()) :: non_neg_integer()
-  def desk_served(_desk, _worker), do: stub()
+  @spec queue_served(queue(), worker :: non_neg_integer()) :: non_neg_integer()
+  def queue_served(_queue, _worker), do: stub()
 
-  @doc "As `desk_close/2`, but only until a worker is up; nothing if one is."
-  @spec desk_suspend(desk(), code :: non_neg_integer()) :: :ok
-  def desk_suspend(_desk, _code), do: stub()
+  @doc "As `queue_close/2`, but only until a worker is up; nothing if one is."
+  @spec queue_suspend(queue(), code :: non_neg_integer()) :: :ok
+  def queue_suspend(_queue, _code), do: stub()
 
-  @spec desk_counts(desk()) ::
+  @spec queue_counts(queue()) ::
           {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
-  def desk_counts(_desk), do: stub()
+  def queue_counts(_queue), do: stub()
 
   @doc "Frames for the companion (native/snakepit_core/src/companion.rs)."
   @spec companion_start(
@@ -412,16 +414,16 @@ defmodule Snakepit.Native do
           | {:bad_frame, String.t()}
   def companion_event(_bytes), do: stub()
 
-  @doc "A pool's brain (native/snakepit_nif/src/brain.rs), which knows nothing yet."
-  @spec brain_new() :: brain()
-  def brain_new, do: stub()
+  @doc "A pool's cost model (native/snakepit_nif/src/cost_model.rs), which knows nothing yet."
+  @spec cost_model_new() :: cost_model()
+  def cost_model_new, do: stub()
 
   @doc """
   The user's rules, by which the table is compiled at once. Bounds are bytes, nil for none; `thresholds` and `overridden` are
   by number of the data type; `tie` and `bounded_loss` are shares of the least cost.
   """
-  @spec brain_rules(
-          brain(),
+  @spec cost_model_rules(
+          cost_model(),
           goal :: 0..3,
           allowed :: 0..7,
           minimum :: pos_integer() | nil,
@@ -432,121 +434,155 @@ defmodule Snakepit.Native do
           bounded_loss :: float(),
           exploration :: float()
         ) :: :ok
-  def brain_rules(_brain, _goal, _allowed, _minimum, _maximum, _thresholds, _overridden, _tie, _loss, _rate),
-    do: stub()
+  def cost_model_rules(
+        _cost_model,
+        _goal,
+        _allowed,
+        _minimum,
+        _maximum,
+        _thresholds,
+        _overridden,
+        _tie,
+        _loss,
+        _rate
+      ),
+      do: stub()
 
   @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason, propensity."
-  @spec brain_decide(brain(), direction :: 0..1, kind :: 0..4, warm :: boolean(), size :: non_neg_integer()) ::
+  @spec cost_model_decide(
+          cost_model(),
+          direction :: 0..1,
+          kind :: 0..4,
+          warm :: boolean(),
+          size :: non_neg_integer()
+        ) ::
           non_neg_integer()
-  def brain_decide(_brain, _direction, _kind, _warm, _size), do: stub()
+  def cost_model_decide(_cost_model, _direction, _kind, _warm, _size), do: stub()
 
   @doc "A decision and what it rests on; the threshold is in bytes."
-  @spec brain_consider(brain(), 0..1, 0..4, boolean(), non_neg_integer()) ::
+  @spec cost_model_consider(cost_model(), 0..1, 0..4, boolean(), non_neg_integer()) ::
           {decision :: non_neg_integer(), confidence :: float(), ns_by_way(), threshold :: pos_integer(),
            model_version :: non_neg_integer()}
-  def brain_consider(_brain, _direction, _kind, _warm, _size), do: stub()
+  def cost_model_consider(_cost_model, _direction, _kind, _warm, _size), do: stub()
 
   @type ns_by_way :: {pos_integer(), pos_integer(), pos_integer()}
 
   @doc "All that the table has for such a transfer under a load, nil: the present one."
-  @spec brain_cell(brain(), 0..1, 0..4, boolean(), non_neg_integer(), load :: 0..3 | nil) ::
+  @spec cost_model_cell(cost_model(), 0..1, 0..4, boolean(), non_neg_integer(), load :: 0..3 | nil) ::
           {order :: 0..5, reason :: 0..5, explorable? :: boolean(), confidence :: float(), ns_by_way()}
-  def brain_cell(_brain, _direction, _kind, _warm, _size, _load), do: stub()
+  def cost_model_cell(_cost_model, _direction, _kind, _warm, _size, _load), do: stub()
 
-  @doc "What a call took beside its tool and its wait; `legs` as brain.rs has it."
-  @spec brain_record(
-          brain(),
+  @doc "What a call took beside its tool and its wait; `legs` as cost_model.rs has it."
+  @spec cost_model_record(
+          cost_model(),
           legs :: non_neg_integer(),
           work_ns :: non_neg_integer(),
           request_bytes :: non_neg_integer(),
           reply_bytes :: non_neg_integer()
         ) :: :ok
-  def brain_record(_brain, _legs, _work, _request, _reply), do: stub()
+  def cost_model_record(_cost_model, _legs, _work, _request, _reply), do: stub()
 
-  @typedoc "A recorded call: `legs` as brain.rs has it, ns beside tool and wait, bytes carried, ns that were predicted."
+  @typedoc "A recorded call: `legs` as cost_model.rs has it, ns beside tool and wait, bytes carried, ns that were predicted."
   @type row ::
           {legs :: non_neg_integer(), ns :: non_neg_integer(), request_bytes :: non_neg_integer(),
            reply_bytes :: non_neg_integer(), predicted_ns :: non_neg_integer()}
 
   @doc "Counts what was recorded, and learns from it if wanted: how many calls, how many learned from, the latest ones."
-  @spec brain_drain(brain(), learn? :: boolean(), most_rows :: non_neg_integer()) ::
+  @spec cost_model_drain(cost_model(), learn? :: boolean(), most_rows :: non_neg_integer()) ::
           {seen :: non_neg_integer(), learned :: non_neg_integer(), [row()]}
-  def brain_drain(_brain, _learn?, _most_rows), do: stub()
+  def cost_model_drain(_cost_model, _learn?, _most_rows), do: stub()
 
   @doc "The calls of the second, minute or hour (0, 1, 2) that runs, which is over if so said; percentiles p50, p95, p99, p99.9."
-  @spec brain_window(brain(), 0..2, over? :: boolean()) ::
+  @spec cost_model_window(cost_model(), 0..2, over? :: boolean()) ::
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
            sum_bytes :: non_neg_integer(), [non_neg_integer() | nil]}
-  def brain_window(_brain, _which, _over?), do: stub()
+  def cost_model_window(_cost_model, _which, _over?), do: stub()
 
   @doc "A probe's record: it is learned from, and not counted."
-  @spec brain_probed(brain(), non_neg_integer(), non_neg_integer(), non_neg_integer(), non_neg_integer()) ::
+  @spec cost_model_probed(
+          cost_model(),
+          non_neg_integer(),
+          non_neg_integer(),
+          non_neg_integer(),
+          non_neg_integer()
+        ) ::
           :ok
-  def brain_probed(_brain, _legs, _work, _request, _reply), do: stub()
+  def cost_model_probed(_cost_model, _legs, _work, _request, _reply), do: stub()
 
   @doc "What a call of such legs is expected to take, in ns."
-  @spec brain_predict(brain(), legs :: non_neg_integer(), non_neg_integer(), non_neg_integer()) :: float()
-  def brain_predict(_brain, _legs, _request, _reply), do: stub()
+  @spec cost_model_predict(cost_model(), legs :: non_neg_integer(), non_neg_integer(), non_neg_integer()) ::
+          float()
+  def cost_model_predict(_cost_model, _legs, _request, _reply), do: stub()
 
   @doc "How many times as long as usual calls take at the moment."
-  @spec brain_mood(brain()) :: float()
-  def brain_mood(_brain), do: stub()
+  @spec cost_model_drift_factor(cost_model()) :: float()
+  def cost_model_drift_factor(_cost_model), do: stub()
 
-  @spec brain_compile(brain()) :: :ok
-  def brain_compile(_brain), do: stub()
+  @spec cost_model_compile(cost_model()) :: :ok
+  def cost_model_compile(_cost_model), do: stub()
 
   @doc "A measured call of which one direction carried `size` bytes; `base_ns`: what one takes that carries nothing."
-  @spec brain_calibrate(brain(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer(), float(), float()) ::
+  @spec cost_model_calibrate(
+          cost_model(),
+          0..1,
+          way :: 0..2,
+          0..4,
+          boolean(),
+          non_neg_integer(),
+          float(),
+          float()
+        ) ::
           :ok
-  def brain_calibrate(_brain, _direction, _way, _kind, _warm, _size, _ns, _base_ns), do: stub()
+  def cost_model_calibrate(_cost_model, _direction, _way, _kind, _warm, _size, _ns, _base_ns), do: stub()
 
-  @spec brain_calibrate_cpu(brain(), 0..1, way :: 0..2, non_neg_integer(), float()) :: :ok
-  def brain_calibrate_cpu(_brain, _direction, _way, _size, _ns), do: stub()
+  @spec cost_model_calibrate_cpu(cost_model(), 0..1, way :: 0..2, non_neg_integer(), float()) :: :ok
+  def cost_model_calibrate_cpu(_cost_model, _direction, _way, _size, _ns), do: stub()
 
   @doc "What was observed so far is where the past is forgotten to."
-  @spec brain_anchor(brain()) :: :ok
-  def brain_anchor(_brain), do: stub()
+  @spec cost_model_anchor(cost_model()) :: :ok
+  def cost_model_anchor(_cost_model), do: stub()
 
   @doc "What is scarce: bits, 1 CPU, 2 memory. Whether that is news."
-  @spec brain_load(brain(), 0..3) :: boolean()
-  def brain_load(_brain, _bits), do: stub()
+  @spec cost_model_load(cost_model(), 0..3) :: boolean()
+  def cost_model_load(_cost_model, _bits), do: stub()
 
   @doc "What each way would cost, by its number: times in ns with their 95 % interval, CPU in ns, bytes held, cost."
-  @spec brain_prices(brain(), 0..1, 0..4, boolean(), non_neg_integer(), goal :: 0..3, load :: 0..3) ::
+  @spec cost_model_prices(cost_model(), 0..1, 0..4, boolean(), non_neg_integer(), goal :: 0..3, load :: 0..3) ::
           [
             {{ns :: float(), low :: float(), high :: float(), samples :: non_neg_integer()},
              {cpu_ns :: float(), bytes_held :: float(), cost :: float(), ready :: boolean()}}
           ]
-  def brain_prices(_brain, _direction, _kind, _warm, _size, _goal, _load), do: stub()
+  def cost_model_prices(_cost_model, _direction, _kind, _warm, _size, _goal, _load), do: stub()
 
   @doc "The line of such transfers: ns, ns a byte, samples."
-  @spec brain_line(brain(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer()) ::
+  @spec cost_model_line(cost_model(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer()) ::
           {float(), float(), non_neg_integer()}
-  def brain_line(_brain, _direction, _way, _kind, _warm, _size), do: stub()
+  def cost_model_line(_cost_model, _direction, _way, _kind, _warm, _size), do: stub()
 
-  @spec brain_crossover(brain(), 0..1, 0..4, goal :: 0..3, mask :: 0..7) ::
+  @spec cost_model_crossover(cost_model(), 0..1, 0..4, goal :: 0..3, mask :: 0..7) ::
           {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
-  def brain_crossover(_brain, _direction, _kind, _goal, _mask), do: stub()
+  def cost_model_crossover(_cost_model, _direction, _kind, _goal, _mask), do: stub()
 
   @doc "The table of replies as workers read it (native/PROTOCOL.md)."
-  @spec brain_reply_table(brain()) :: binary()
-  def brain_reply_table(_brain), do: stub()
+  @spec cost_model_reply_table(cost_model()) :: binary()
+  def cost_model_reply_table(_cost_model), do: stub()
 
-  @spec brain_counts(brain()) ::
+  @spec cost_model_counts(cost_model()) ::
           {decisions :: non_neg_integer(), explored :: non_neg_integer(), recorded :: non_neg_integer(),
            dropped :: non_neg_integer(), version :: non_neg_integer(), table_bytes :: pos_integer()}
-  def brain_counts(_brain), do: stub()
+  def cost_model_counts(_cost_model), do: stub()
 
   @doc "Percentiles of latencies in ns, and of relative errors of predictions in thousandths; nil without calls."
-  @spec brain_percentiles(brain(), [float()]) :: {[non_neg_integer() | nil], [non_neg_integer() | nil]}
-  def brain_percentiles(_brain, _which), do: stub()
+  @spec cost_model_percentiles(cost_model(), [float()]) ::
+          {[non_neg_integer() | nil], [non_neg_integer() | nil]}
+  def cost_model_percentiles(_cost_model, _which), do: stub()
 
-  @spec brain_export(brain()) :: binary()
-  def brain_export(_brain), do: stub()
+  @spec cost_model_export(cost_model()) :: binary()
+  def cost_model_export(_cost_model), do: stub()
 
-  @doc "False for anything that `brain_export/1` cannot have made."
-  @spec brain_import(brain(), binary()) :: boolean()
-  def brain_import(_brain, _bytes), do: stub()
+  @doc "False for anything that `cost_model_export/1` cannot have made."
+  @spec cost_model_import(cost_model(), binary()) :: boolean()
+  def cost_model_import(_cost_model, _bytes), do: stub()
 
   @doc "CPU time of a process, in ns; nil if it is gone."
   @spec cpu_time(pos_integer()) :: non_neg_integer() | nil

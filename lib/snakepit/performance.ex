@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance do
   @moduledoc """
-  The brain: which way the bytes of a call take, learned from what calls cost on this machine.
+  The cost_model: which way the bytes of a call take, learned from what calls cost on this machine.
 
   | module | what |
   |---|---|
@@ -13,7 +13,7 @@ defmodule Snakepit.Performance do
   | `Snakepit.Performance.Policy` | what a pool wants most, and what it forbids |
   | `Snakepit.Performance.Settings` | `config :snakepit, performance_optimization: […]` |
 
-  A pool's *model* (in the library, `native/snakepit_core/src/brain`) is a line for each direction, way, kind of data and
+  A pool's *model* (in the library, `native/snakepit_core/src/cost_model`) is a line for each direction, way, kind of data and
   warmth of memory: nanoseconds = a + b · bytes, corrected at the sizes that were observed. It is seeded by a
   *calibration* when the pool starts, and follows the calls. From it a *table* is compiled, which a call reads in well under
   a microsecond; workers have it too, for their results.
@@ -51,14 +51,14 @@ defmodule Snakepit.Performance do
 
   @doc "Whether the pool measures its transfers; else the error of whoever asks for what it does not know."
   @spec enabled(Pool.Handle.t()) :: :ok | {:error, Error.t()}
-  def enabled(%{brain: nil, name: name, options: %{fake: {_module, _}}}) do
+  def enabled(%{cost_model: nil, name: name, options: %{fake: {_module, _}}}) do
     words =
       "pool #{inspect(name)} is a fake (Snakepit.Test): there is nothing to measure, and no way to choose"
 
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}
   end
 
-  def enabled(%{brain: nil, name: name}) do
+  def enabled(%{cost_model: nil, name: name}) do
     words = "pool #{inspect(name)} does not measure its transfers: performance_optimization: [enabled: false]"
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}
   end
@@ -71,10 +71,10 @@ defmodule Snakepit.Performance do
   """
   @spec crossover(Pool.Handle.t(), direction(), data_type()) ::
           {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
-  def crossover(%{brain: nil}, _direction, _type), do: nil
+  def crossover(%{cost_model: nil}, _direction, _type), do: nil
 
-  def crossover(%{brain: brain} = handle, direction, type) do
+  def crossover(%{cost_model: cost_model} = handle, direction, type) do
     mask = Snakepit.Transfer.mask(handle.options.transfers)
-    Native.brain_crossover(brain, number(direction), number(type), number(handle.policy.goal), mask)
+    Native.cost_model_crossover(cost_model, number(direction), number(type), number(handle.policy.goal), mask)
   end
 end

@@ -2,7 +2,7 @@ defmodule Snakepit.Pool do
   @moduledoc """
   A pool's lanes: who has which, who waits.
 
-  No call passes through a process. A caller checks a lane out at the pool's desk (in the library), talks to the worker
+  No call passes through a process. A caller checks a lane out at the pool's checkout queue (in the library), talks to the worker
   itself, and checks the lane in again, which hands it to whoever has waited longest. Callers wait in a bounded line,
   each until its own deadline. When a caller dies in the middle of a call, its tool is cancelled, and the lane is
   used again once that has ended.
@@ -14,16 +14,16 @@ defmodule Snakepit.Pool do
   """
 
   use GenServer
-  alias Snakepit.{Breaker, Call, Error, Native, Performance, Telemetry, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Handle, Options, Resizer, Session, Tools}
+  alias Snakepit.{Breaker, Error, Native, Performance, Telemetry, Worker}
+  alias Snakepit.Pool.{CommandBreaker, Handle, LaneRecovery, Options, Resizer, Session, Tools}
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
 
   @typep epoch :: pos_integer()
-  @type checkout :: {:ok, Lane.t(), Native.ticket()} | {:error, Error.t()}
+  @type checkout :: {:ok, Lane.t(), Native.checkout()} | {:error, Error.t()}
 
-  # Codes a closed desk gives its callers; they ask the pool's process for the words.
+  # Codes a closed checkout queue gives its callers; they ask the pool's process for the words.
   @failed 1
   @stopping 2
   @dying 3
@@ -77,11 +77,11 @@ defmodule Snakepit.Pool do
 
   # `place`: of a caller that was in line already, for a worker that left.
   @spec take(Handle.t(), want(), term()) :: checkout()
-  defp take(%Handle{desk: desk} = handle, {deadline, session, prefer?, cancellation} = want, place) do
+  defp take(%Handle{queue: queue} = handle, {deadline, session, prefer?, cancellation} = want, place) do
     # Made and received in one body, so that a long mailbox costs nothing (see Worker.LaneSocket).
     ref = make_ref()
 
-    case ask(desk, worker(session, handle), prefer?, ref, place) do
+    case ask(queue, worker(session, handle), prefer?, ref, place) do
       {:wait, key} when cancellation != nil ->
         collect_forgotten()
         since = System.monotonic_time()
@@ -109,7 +109,7 @@ defmodule Snakepit.Pool do
           end
 
         got =
-          if is_atom(got) and not Native.desk_cancel(desk, key) do
+          if is_atom(got) and not Native.queue_cancel(queue, key) do
             receive do
               {:snakepit_lane, ^ref, answer} -> {:answer, answer}
             end
@@ -142,7 +142,7 @@ defmodule Snakepit.Pool do
             handed(handle, answer, want)
         after
           wait_ms(deadline) ->
-            if Native.desk_cancel(desk, key) do
+            if Native.queue_cancel(queue, key) do
               ms = System.convert_time_unit(System.monotonic_time() - since, :native, :millisecond)
               waited(handle, :timeout, since)
               {:error, waited_in_vain(handle, ms)}
@@ -173,10 +173,10 @@ defmodule Snakepit.Pool do
   end
 
   @compile {:inline, ask: 5, worker: 2}
-  defp ask(desk, worker, prefer?, ref, nil), do: Native.desk_checkout(desk, worker, prefer?, ref)
+  defp ask(queue, worker, prefer?, ref, nil), do: Native.queue_checkout(queue, worker, prefer?, ref)
 
-  defp ask(desk, worker, prefer?, ref, place),
-    do: Native.desk_checkout_again(desk, worker, prefer?, ref, place)
+  defp ask(queue, worker, prefer?, ref, place),
+    do: Native.queue_checkout_again(queue, worker, prefer?, ref, place)
 
   defp worker(nil, _handle), do: -1
   defp worker(session, handle), do: Session.worker(session, handle.options.size)
@@ -201,28 +201,28 @@ defmodule Snakepit.Pool do
     end
   end
 
-  defp handed(handle, {:ok, _, _, ticket} = answer, want) do
-    Native.desk_take(ticket)
+  defp handed(handle, {:ok, _, _, checkout} = answer, want) do
+    Native.queue_take(checkout)
     answered(handle, answer, want)
   end
 
   defp handed(handle, {:moved, place}, want), do: moved(handle, want, place)
   defp handed(handle, answer, want), do: answered(handle, answer, want)
 
-  defp answered(handle, {:ok, id, epoch, ticket}, want) do
+  defp answered(handle, {:ok, id, epoch, checkout}, want) do
     case lane(handle, id, epoch) do
       %Lane{} = lane ->
-        {:ok, lane, ticket}
+        {:ok, lane, checkout}
 
       nil ->
         # Its worker went down in this moment.
-        Native.desk_forget(ticket)
+        Native.queue_forget(checkout)
         take(handle, want, nil)
     end
   end
 
   defp answered(handle, :full, _want) do
-    {_idle, busy, queued} = Native.desk_counts(handle.desk)
+    {_idle, busy, queued} = Native.queue_counts(handle.queue)
     Telemetry.execute([:snakepit, :pool, :saturated], %{busy: busy, queued: queued}, %{pool: handle.name})
     {:error, saturated(handle)}
   end
@@ -240,9 +240,9 @@ defmodule Snakepit.Pool do
   end
 
   # Its worker left when the pool shrank: the session has another one.
-  defp moved(%{desk: desk} = handle, want, place) do
+  defp moved(%{queue: queue} = handle, want, place) do
     case Handle.fetch(handle.name) do
-      {:ok, %{desk: ^desk} = handle} -> take(handle, want, place)
+      {:ok, %{queue: ^queue} = handle} -> take(handle, want, place)
       _another_pool -> {:error, stopping(handle)}
     end
   end
@@ -269,16 +269,16 @@ defmodule Snakepit.Pool do
   defp wait_ms(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
 
   @doc false
-  @spec checkin(Native.ticket()) :: :ok
-  def checkin(ticket), do: Native.desk_checkin(ticket)
+  @spec checkin(Native.checkout()) :: :ok
+  def checkin(checkout), do: Native.queue_checkin(checkout)
 
   @doc false
   # The lane may be in the middle of a call: it is not used again.
-  @spec discard(Handle.t(), Native.ticket(), Lane.t(), String.t() | :closed) :: :ok
-  def discard(%Handle{desk: desk}, ticket, lane, why) do
+  @spec discard(Handle.t(), Native.checkout(), Lane.t(), String.t() | :closed) :: :ok
+  def discard(%Handle{queue: queue}, checkout, lane, why) do
     # At once, so that the caller's next call does not meet the same worker.
-    Native.desk_down(desk, lane.index, lane.epoch)
-    Native.desk_forget(ticket)
+    Native.queue_down(queue, lane.index, lane.epoch)
+    Native.queue_forget(checkout)
     Worker.discard(lane, why)
   end
 
@@ -304,7 +304,7 @@ defmodule Snakepit.Pool do
   @doc false
   # No new calls, and nobody waits any more.
   @spec close(Handle.t()) :: :ok
-  def close(%Handle{desk: desk}), do: Native.desk_close(desk, @stopping)
+  def close(%Handle{queue: queue}), do: Native.queue_close(queue, @stopping)
 
   defp safely(handle, fun) do
     fun.()
@@ -427,7 +427,7 @@ defmodule Snakepit.Pool do
     Process.flag(:trap_exit, true)
     handle = options |> Resizer.resized() |> Handle.new()
     Handle.publish(handle)
-    if handle.brain, do: Performance.Learning.watch(options.name)
+    if handle.cost_model, do: Performance.Learning.watch(options.name)
 
     # up: index => epoch of the run whose lanes may be used. room: how many may be up: more than the size while it grows.
     state = %{handle: handle, up: %{}, room: handle.options.size, awaiting: [], awaiting_tools: []}
@@ -439,7 +439,7 @@ defmodule Snakepit.Pool do
 
   def handle_call({:policy, policy}, _from, %{handle: handle} = state) do
     handle = %{handle | policy: policy}
-    Performance.Tuning.set(handle.brain, handle.options.transfers, handle.settings, policy)
+    Performance.Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy)
     Handle.publish(handle)
     {:reply, :ok, %{state | handle: handle}}
   end
@@ -470,7 +470,7 @@ defmodule Snakepit.Pool do
         true -> :starting
       end
 
-    {idle, busy, queued} = Native.desk_counts(state.handle.desk)
+    {idle, busy, queued} = Native.queue_counts(state.handle.queue)
     up = map_size(state.up)
 
     {:reply,
@@ -488,7 +488,7 @@ defmodule Snakepit.Pool do
   def handle_call({:make_room, workers}, _from, %{handle: handle} = state) do
     handle = Handle.with_room(handle, workers)
     Handle.publish(handle)
-    Native.desk_resize(handle.desk, workers)
+    Native.queue_resize(handle.queue, workers)
     {:reply, :ok, %{state | handle: handle, room: workers}}
   end
 
@@ -496,7 +496,7 @@ defmodule Snakepit.Pool do
     handle = Handle.resize(handle, size)
     # First: whoever is told that its worker left looks for another by the new size.
     Handle.publish(handle)
-    Native.desk_resize(handle.desk, size)
+    Native.queue_resize(handle.queue, size)
     up = Map.filter(state.up, fn {index, _epoch} -> index < size end)
     {:reply, {:ok, handle}, answer_awaiting(%{state | handle: handle, room: size, up: up})}
   end
@@ -505,7 +505,7 @@ defmodule Snakepit.Pool do
     # A worker that leaves has no breaker any more.
     index = if index < state.room, do: index
     blamed? = state.draining == nil and over(state.handle, index, lived_ms, how_it_ended)
-    if all_dying?(state), do: Native.desk_suspend(state.handle.desk, @dying)
+    if all_dying?(state), do: Native.queue_suspend(state.handle.queue, @dying)
     {:reply, if(blamed?, do: :blamed, else: :not_blamed), if(blamed?, do: forget_later(state), else: state)}
   end
 
@@ -514,7 +514,7 @@ defmodule Snakepit.Pool do
 
   def handle_call({:drain, timeout}, from, state) do
     Process.send_after(self(), :drain_timeout, timeout)
-    Native.desk_close(state.handle.desk, @stopping)
+    Native.queue_close(state.handle.queue, @stopping)
     {:noreply, %{state | draining: from}}
   end
 
@@ -531,7 +531,7 @@ defmodule Snakepit.Pool do
     per_worker = length(lanes)
     forget_killed(state.handle.lanes, index)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
-    Native.desk_up(state.handle.desk, index, epoch)
+    Native.queue_up(state.handle.queue, index, epoch)
     :ets.delete(state.handle.trouble, :last)
     {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
   end
@@ -543,7 +543,7 @@ defmodule Snakepit.Pool do
   end
 
   def handle_cast({:worker_down, index, epoch}, state) do
-    Native.desk_down(state.handle.desk, index, epoch)
+    Native.queue_down(state.handle.queue, index, epoch)
     :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
     {:noreply, if(state.up[index] == epoch, do: %{state | up: Map.delete(state.up, index)}, else: state)}
   end
@@ -556,19 +556,25 @@ defmodule Snakepit.Pool do
   def handle_cast({:worker_failed, _index, error}, state) do
     failure = state.failure || error
     Enum.each(state.awaiting ++ state.awaiting_tools, &GenServer.reply(&1, {:error, failure}))
-    Native.desk_close(state.handle.desk, @failed)
+    Native.queue_close(state.handle.queue, @failed)
     {:noreply, %{state | failure: failure, awaiting: [], awaiting_tools: []}}
   end
 
   @impl true
   # A caller died in the middle of a call.
-  def handle_info({:lane_lost, id, epoch, ticket}, state) do
+  def handle_info({:lane_lost, id, epoch, checkout}, state) do
     case lane(state.handle, id, epoch) do
       %Lane{} = lane ->
-        Call.Settle.start(state.handle, lane, ticket, false, "its caller died in the middle of a call")
+        LaneRecovery.start(
+          state.handle,
+          lane,
+          checkout,
+          false,
+          "its caller died in the middle of a call"
+        )
 
       nil ->
-        Native.desk_forget(ticket)
+        Native.queue_forget(checkout)
     end
 
     {:noreply, state}
@@ -684,7 +690,7 @@ defmodule Snakepit.Pool do
   @doc false
   @spec waited_in_vain(Handle.t(), timeout()) :: Error.t()
   def waited_in_vain(handle, ms) do
-    {_idle, busy, queued} = Native.desk_counts(handle.desk)
+    {_idle, busy, queued} = Native.queue_counts(handle.queue)
 
     words =
       "pool #{inspect(handle.name)}: no worker was free within #{ms} ms " <>

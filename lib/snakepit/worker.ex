@@ -5,9 +5,9 @@ defmodule Snakepit.Worker do
   # hands out.
   #
   # A worker that is due for recycling starts a *successor*, a process like this one, and goes on until that is ready. The
-  # desk then gives out the successor's lanes, and when the last call here is done, this process stops.
+  # checkout queue then gives out the successor's lanes, and when the last call here is done, this process stops.
   #
-  # A worker of a pool that shrinks *leaves*: the desk gives out its lanes no more, and when the last call is done, this
+  # A worker of a pool that shrinks *leaves*: the checkout queue gives out its lanes no more, and when the last call is done, this
   # process stops. One that is not ready, or that dies meanwhile, is not started again.
 
   use GenServer
@@ -306,7 +306,7 @@ defmodule Snakepit.Worker do
   def handle_info({:look, epoch}, state),
     do: {:noreply, if(current?(state, epoch), do: look(state), else: state)}
 
-  # The desk gives out the successor's lanes, and the last call here is done.
+  # The checkout queue gives out the successor's lanes, and the last call here is done.
   def handle_info({:retired, epoch}, %{run: %Run{epoch: epoch}} = state), do: {:stop, :normal, state}
   # The successor is ready, and no run is left here.
   def handle_info(:succeeded, %{run: nil} = state), do: {:stop, :normal, state}
@@ -417,7 +417,7 @@ defmodule Snakepit.Worker do
 
   defp resized(state, _pool), do: state
 
-  # The desk says when the last call is done, and the end of a run that is ending comes by itself.
+  # The checkout queue says when the last call is done, and the end of a run that is ending comes by itself.
   defp leave(%{run: %Run{phase: phase}} = state) when phase in [:ready, :ending], do: {:noreply, state}
   defp leave(state), do: {:stop, :normal, state}
 
@@ -547,7 +547,12 @@ defmodule Snakepit.Worker do
   defp ready(%{run: run} = state) do
     Process.cancel_timer(run.timer)
     state = sent(state, Chunks.announce(run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0))))
-    state = if brain = state.pool.brain, do: send_table(state, Native.brain_reply_table(brain)), else: state
+
+    state =
+      if cost_model = state.pool.cost_model,
+        do: send_table(state, Native.cost_model_reply_table(cost_model)),
+        else: state
+
     # It may have been given up meanwhile.
     if state.run.phase == :ready, do: up(state), else: state
   end
@@ -649,7 +654,7 @@ defmodule Snakepit.Worker do
 
     %{
       age_ms: now() - run.started_at,
-      calls: Native.desk_served(state.pool.desk, state.index),
+      calls: Native.queue_served(state.pool.queue, state.index),
       pss: if(memory?, do: Machine.pss(run.control.peer.pid))
     }
   end
@@ -777,7 +782,7 @@ defmodule Snakepit.Worker do
 
   # A lane that has no call may have had one whose reply nobody read.
   defp ran(%{run: run, index: index} = state) do
-    idle = Native.desk_without_call(state.pool.desk, index, run.epoch)
+    idle = Native.queue_without_call(state.pool.queue, index, run.epoch)
 
     for {lane, command, correlation_id, ms} <- Native.worker_unanswered(run.memory),
         lane not in idle,
@@ -830,7 +835,7 @@ defmodule Snakepit.Worker do
     end
   end
 
-  # Whether it is started again without a wait: what bounds the loop is the command's breaker, or the caller's patience.
+  # Whether it is started again without a wait: what bounds the loop is the command's breaker, or the caller's deadline.
   defp counted(%{run: %Run{ready_at: nil}, was_ready: false}, _how), do: false
 
   defp counted(%{run: run} = state, how) do

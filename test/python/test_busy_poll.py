@@ -1,4 +1,4 @@
-"""A lane waits for the next request awake, as long as that is worth it."""
+"""A lane spins for the next request, as long as that is worth it."""
 
 import socket
 import unittest

@@ -11,8 +11,8 @@ defmodule Snakepit.CompanionTest do
 
   # The port program, and the process it guards.
   defp companion_os_pids do
-    guard = companion_os_pid()
-    {to_string(guard), "/proc/#{guard}/task/#{guard}/children" |> File.read!() |> String.trim()}
+    watchdog = companion_os_pid()
+    {to_string(watchdog), "/proc/#{watchdog}/task/#{watchdog}/children" |> File.read!() |> String.trim()}
   end
 
   defp python(pool, code), do: Snakepit.execute("python_value", %{code: code}, pool: pool)
@@ -40,7 +40,7 @@ defmodule Snakepit.CompanionTest do
     assert pool!() |> os_pid() |> is_integer()
   end
 
-  for which <- [:guard, :server] do
+  for which <- [:watchdog, :server] do
     test "when the companion's #{which} is killed, nothing is left that a tool started" do
       pool = pool!()
       old = os_pid(pool)
@@ -52,8 +52,8 @@ defmodule Snakepit.CompanionTest do
 
       {:ok, children} = Snakepit.execute("python_value", %{code: code}, pool: pool)
       assert Enum.all?(children, &alive?/1)
-      {guard, server} = companion_os_pids()
-      {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :guard, do: guard, else: server)])
+      {watchdog, server} = companion_os_pids()
+      {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :watchdog, do: watchdog, else: server)])
       for child <- children, do: assert(eventually(fn -> not alive?(child) end))
       serves_again(pool, old)
     end
@@ -64,11 +64,11 @@ defmodule Snakepit.CompanionTest do
     pool = pool!()
     old = os_pid(pool)
     {task, _go_on} = busy(pool, dir)
-    {guard, server} = companion_os_pids()
+    {watchdog, server} = companion_os_pids()
 
     # The server cannot do its part until it is woken; meanwhile the worker looks at memory that is not to be reused.
     {_, 0} = System.cmd("kill", ["-STOP", server])
-    {_, 0} = System.cmd("kill", ["-9", guard])
+    {_, 0} = System.cmd("kill", ["-9", watchdog])
     assert Task.yield(task, 300) == nil
     assert alive?(old)
     {_, 0} = System.cmd("kill", ["-CONT", server])
@@ -126,15 +126,15 @@ defmodule Snakepit.CompanionTest do
       test "#{signal} to all but the VM: nothing ends, calls and streams go on", %{tmp_dir: dir} do
         {:ok, pool} = source_pool(dir, @source, size: 2)
         workers = for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid
-        {guard, server} = companion_os_pids()
+        {watchdog, server} = companion_os_pids()
         {call, stream, go_on} = under_way(pool, dir)
-        signalled(unquote(signal), [guard, server | workers])
+        signalled(unquote(signal), [watchdog, server | workers])
         go_on.()
         assert Task.await(call, 20_000) == {:ok, "right"}
         assert Task.await(stream, 20_000) == [1, 2, 3]
         assert Snakepit.execute!("pid", %{}, pool: pool) in workers
         assert Enum.sort(workers) == Enum.sort(for %{os_pid: pid} <- Snakepit.list_workers(pool), do: pid)
-        assert companion_os_pids() == {guard, server}
+        assert companion_os_pids() == {watchdog, server}
       end
     end
 
@@ -269,12 +269,12 @@ defmodule Snakepit.CompanionTest do
       refute alive?(child)
     end
 
-    for which <- [:guard, :server] do
+    for which <- [:watchdog, :server] do
       test "when the companion's #{which} is killed" do
         pool = pool!()
         path = block(pool)
-        {guard, server} = companion_os_pids()
-        {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :guard, do: guard, else: server)])
+        {watchdog, server} = companion_os_pids()
+        {_, 0} = System.cmd("kill", ["-9", if(unquote(which) == :watchdog, do: watchdog, else: server)])
         removed(path)
         assert eventually(fn -> match?({:ok, _}, Snakepit.execute("pid", %{}, pool: pool)) end)
       end

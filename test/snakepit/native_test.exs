@@ -23,11 +23,11 @@ defmodule Snakepit.NativeTest do
   defp worker_with_chunk do
     arena = arena()
     {:ok, [id]} = Native.arena_ensure(arena, [100])
-    {:ok, fd, size, keeper} = Native.chunk_fd(id)
+    {:ok, fd, size, holder} = Native.chunk_fd(id)
     {worker, owner} = Native.worker_new(arena, 1_000_000_000)
     chunk = Bitwise.bsl(owner, 32) + 1
     :ok = Native.worker_adopt(worker, chunk, size, duplicate(fd))
-    %{arena: arena, worker: worker, chunk: chunk, size: size, keeper: keeper}
+    %{arena: arena, worker: worker, chunk: chunk, size: size, holder: holder}
   end
 
   # A descriptor of the same file: sent over a socket, as from a worker.
@@ -397,8 +397,8 @@ defmodule Snakepit.NativeTest do
     test "a worker's chunks are checked before they are mapped" do
       %{worker: worker, arena: arena, chunk: chunk, size: size} = worker_with_chunk()
       [{id, _}] = Native.arena_chunks(arena)
-      {:ok, fd, ^size, keeper} = Native.chunk_fd(id)
-      assert is_integer(fd) and is_reference(keeper)
+      {:ok, fd, ^size, holder} = Native.chunk_fd(id)
+      assert is_integer(fd) and is_reference(holder)
 
       for {claimed, bytes, words} <- [
             {chunk, size, "twice"},
@@ -416,7 +416,7 @@ defmodule Snakepit.NativeTest do
       :socket.close(socket)
       assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, -1)
       # Alive until here, and with it the descriptor's number.
-      assert Native.arena_chunks(arena) == [{id, size}] and is_reference(keeper)
+      assert Native.arena_chunks(arena) == [{id, size}] and is_reference(holder)
       assert Native.worker_forget(worker, chunk)
       refute Native.worker_forget(worker, chunk)
       assert Native.chunk_fd(2 ** 64 - 1) == :error
@@ -533,7 +533,7 @@ defmodule Snakepit.NativeTest do
     end
   end
 
-  describe "waiting awake" do
+  describe "spinning" do
     setup do
       {here, there} = socket_pair()
       {:ok, fd} = :socket.getopt(here, :otp, :fd)
@@ -612,32 +612,32 @@ defmodule Snakepit.NativeTest do
     end
   end
 
-  describe "the desk" do
+  describe "the queue" do
     # One worker of one lane, unless said otherwise.
-    defp desk(workers \\ 1, per_worker \\ 1, max_waiting \\ 10) do
-      desk = Native.desk_new(self(), workers, per_worker, max_waiting)
-      for w <- 0..(workers - 1), do: :ok = Native.desk_up(desk, w, 100 + w)
-      desk
+    defp queue(workers \\ 1, per_worker \\ 1, max_waiting \\ 10) do
+      queue = Native.queue_new(self(), workers, per_worker, max_waiting)
+      for w <- 0..(workers - 1), do: :ok = Native.queue_up(queue, w, 100 + w)
+      queue
     end
 
     # Whoever waits has a reference for the message, and a key to leave the line.
-    defp checkout(desk, worker, prefer) do
+    defp checkout(queue, worker, prefer) do
       ref = make_ref()
 
-      with {:wait, key} <- Native.desk_checkout(desk, worker, prefer, ref) do
+      with {:wait, key} <- Native.queue_checkout(queue, worker, prefer, ref) do
         Process.put(ref, key)
         {:wait, ref}
       end
     end
 
-    defp cancel(desk, ref), do: Native.desk_cancel(desk, Process.get(ref))
+    defp cancel(queue, ref), do: Native.queue_cancel(queue, Process.get(ref))
 
-    # A process that does what it is told with the desk, so that it can die of it.
-    defp clerk(desk) do
+    # A process that does what it is told with the checkout queue, so that it can die of it.
+    defp clerk(queue) do
       me = self()
 
       spawn(fn ->
-        answer = checkout(desk, -1, false)
+        answer = checkout(queue, -1, false)
         send(me, {self(), untold(answer)})
         clerk_loop(me, answer)
       end)
@@ -651,8 +651,8 @@ defmodule Snakepit.NativeTest do
       end
     end
 
-    # Without the ticket: a copy of it would keep it alive.
-    defp untold({:ok, id, epoch, _ticket}), do: {:ok, id, epoch}
+    # Without the checkout: a copy of it would keep it alive.
+    defp untold({:ok, id, epoch, _checkout}), do: {:ok, id, epoch}
     defp untold({:snakepit_lane, key, answer}), do: {:snakepit_lane, key, untold(answer)}
     defp untold(answer), do: answer
 
@@ -663,9 +663,9 @@ defmodule Snakepit.NativeTest do
     end
 
     test "a lane is handed out, given back, and known by its epoch" do
-      desk = desk(2, 2)
-      assert Native.desk_counts(desk) == {4, 0, 0}
-      lanes = for _ <- 1..4, do: checkout(desk, -1, false)
+      queue = queue(2, 2)
+      assert Native.queue_counts(queue) == {4, 0, 0}
+      lanes = for _ <- 1..4, do: checkout(queue, -1, false)
 
       assert Enum.sort(for {:ok, id, epoch, _} <- lanes, do: {id, epoch}) == [
                {0, 100},
@@ -674,63 +674,63 @@ defmodule Snakepit.NativeTest do
                {3, 101}
              ]
 
-      assert Native.desk_counts(desk) == {0, 4, 0}
-      for {:ok, _, _, ticket} <- lanes, do: :ok = Native.desk_checkin(ticket)
-      assert {:ok, id, 101, ticket} = checkout(desk, 1, false)
-      assert id in 2..3 and is_reference(ticket)
+      assert Native.queue_counts(queue) == {0, 4, 0}
+      for {:ok, _, _, checkout} <- lanes, do: :ok = Native.queue_checkin(checkout)
+      assert {:ok, id, 101, checkout} = checkout(queue, 1, false)
+      assert id in 2..3 and is_reference(checkout)
     end
 
     test "the lane of a holder that dies goes to the owner" do
-      desk = desk()
-      pid = clerk(desk)
+      queue = queue()
+      pid = clerk(queue)
       assert_receive {^pid, {:ok, 0, 100}}
       kill(pid)
-      assert_receive {:lane_lost, 0, 100, ticket}, 5_000
-      assert Native.desk_counts(desk) == {0, 1, 0}
-      :ok = Native.desk_checkin(ticket)
-      assert Native.desk_counts(desk) == {1, 0, 0}
+      assert_receive {:lane_lost, 0, 100, checkout}, 5_000
+      assert Native.queue_counts(queue) == {0, 1, 0}
+      :ok = Native.queue_checkin(checkout)
+      assert Native.queue_counts(queue) == {1, 0, 0}
     end
 
-    test "so does that of a ticket that is lost in a living process; without an owner it is forgotten" do
-      desk = desk()
-      lose = fn -> {:ok, _, _, _} = checkout(desk, -1, false) end
+    test "so does that of a checkout that is lost in a living process; without an owner it is forgotten" do
+      queue = queue()
+      lose = fn -> {:ok, _, _, _} = checkout(queue, -1, false) end
       spawn(fn -> lose.() && :erlang.garbage_collect() && Process.sleep(:infinity) end)
-      assert_receive {:lane_lost, 0, 100, _ticket}, 5_000
+      assert_receive {:lane_lost, 0, 100, _checkout}, 5_000
 
       owner = spawn(fn -> receive do: (:end -> :ok) end)
-      desk = Native.desk_new(owner, 1, 1, 10)
-      Native.desk_up(desk, 0, 100)
+      queue = Native.queue_new(owner, 1, 1, 10)
+      Native.queue_up(queue, 0, 100)
       kill(owner)
-      pid = clerk(desk)
+      pid = clerk(queue)
       assert_receive {^pid, {:ok, 0, 100}}
       kill(pid)
-      assert eventually(fn -> Native.desk_counts(desk) == {0, 0, 0} end)
+      assert eventually(fn -> Native.queue_counts(queue) == {0, 0, 0} end)
     end
 
     test "waiters that die do not hold up the line" do
-      desk = desk()
-      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
-      [first, second, third] = for _ <- 1..3, do: waiting(desk)
+      queue = queue()
+      {:ok, 0, 100, checkout} = checkout(queue, -1, false)
+      [first, second, third] = for _ <- 1..3, do: waiting(queue)
       kill(first)
       kill(second)
-      Native.desk_checkin(ticket)
+      Native.queue_checkin(checkout)
       assert_receive {^third, {:snakepit_lane, _, {:ok, 0, 100}}}, 5_000
       refute_received {:lane_lost, _, _}
     end
 
-    defp waiting(desk) do
-      pid = clerk(desk)
+    defp waiting(queue) do
+      pid = clerk(queue)
       assert_receive {^pid, {:wait, _key}}
       pid
     end
 
     test "one that dies with a lane it never used passes it on" do
-      desk = desk()
-      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
+      queue = queue()
+      {:ok, 0, 100, checkout} = checkout(queue, -1, false)
       # Its message lies unread, or was read and never taken.
-      [unread, untaken, last] = for _ <- 1..3, do: waiting(desk)
+      [unread, untaken, last] = for _ <- 1..3, do: waiting(queue)
       true = :erlang.suspend_process(unread)
-      Native.desk_checkin(ticket)
+      Native.queue_checkin(checkout)
       kill(unread)
       assert_receive {^untaken, {:snakepit_lane, _, {:ok, 0, 100}}}, 5_000
       kill(untaken)
@@ -739,118 +739,118 @@ defmodule Snakepit.NativeTest do
     end
 
     test "a lane goes on to a second place in line of the same process while it collects its garbage" do
-      desk = desk()
-      {:ok, 0, 100, ticket} = checkout(desk, -1, false)
-      {:wait, first} = checkout(desk, -1, false)
-      {:wait, second} = checkout(desk, -1, false)
-      Native.desk_checkin(ticket)
+      queue = queue()
+      {:ok, 0, 100, checkout} = checkout(queue, -1, false)
+      {:wait, first} = checkout(queue, -1, false)
+      {:wait, second} = checkout(queue, -1, false)
+      Native.queue_checkin(checkout)
       read = fn -> assert_receive {:snakepit_lane, ^first, {:ok, 0, 100, _}} end
       read.()
       :erlang.garbage_collect()
       assert_receive {:snakepit_lane, ^second, {:ok, 0, 100, _}}, 5_000
     end
 
-    test "a desk that shrinks tells who waits for a worker that leaves, who keeps its turn" do
-      desk = desk()
-      :ok = Native.desk_resize(desk, 3)
-      for worker <- 1..2, do: :ok = Native.desk_up(desk, worker, 100 + worker)
-      assert Native.desk_counts(desk) == {3, 0, 0}
-      [{:ok, 0, 100, first}, {:ok, 1, 101, second}] = for worker <- 0..1, do: checkout(desk, worker, false)
-      {:wait, ref} = checkout(desk, 1, false)
+    test "a checkout queue that shrinks tells who waits for a worker that leaves, who keeps its turn" do
+      queue = queue()
+      :ok = Native.queue_resize(queue, 3)
+      for worker <- 1..2, do: :ok = Native.queue_up(queue, worker, 100 + worker)
+      assert Native.queue_counts(queue) == {3, 0, 0}
+      [{:ok, 0, 100, first}, {:ok, 1, 101, second}] = for worker <- 0..1, do: checkout(queue, worker, false)
+      {:wait, ref} = checkout(queue, 1, false)
       key = Process.get(ref)
-      {:wait, _later} = checkout(desk, 0, false)
-      :ok = Native.desk_resize(desk, 1)
+      {:wait, _later} = checkout(queue, 0, false)
+      :ok = Native.queue_resize(queue, 1)
       assert_receive {:snakepit_lane, ^ref, {:moved, ^key}}
       # The idle one leaves now, the other when its call is done.
       assert_receive {:lanes_retired, 102}
       refute_received {:lanes_retired, 101}
-      assert checkout(desk, 1, false) == :moved
+      assert checkout(queue, 1, false) == :moved
       again = make_ref()
-      assert Native.desk_checkout_again(desk, 1, false, again, key) == :moved
-      assert Native.desk_checkout_again(desk, 0, false, again, key) == {:wait, key}
-      :ok = Native.desk_checkin(second)
+      assert Native.queue_checkout_again(queue, 1, false, again, key) == :moved
+      assert Native.queue_checkout_again(queue, 0, false, again, key) == {:wait, key}
+      :ok = Native.queue_checkin(second)
       assert_receive {:lanes_retired, 101}
-      :ok = Native.desk_checkin(first)
-      assert_receive {:snakepit_lane, ^again, {:ok, 0, 100, ticket}}
-      :ok = Native.desk_take(ticket)
-      assert Native.desk_cancel(desk, key) == false
-      :ok = Native.desk_close(desk, 7)
-      assert Native.desk_checkout_again(desk, 0, false, make_ref(), 99) == {:closed, 7}
+      :ok = Native.queue_checkin(first)
+      assert_receive {:snakepit_lane, ^again, {:ok, 0, 100, checkout}}
+      :ok = Native.queue_take(checkout)
+      assert Native.queue_cancel(queue, key) == false
+      :ok = Native.queue_close(queue, 7)
+      assert Native.queue_checkout_again(queue, 0, false, make_ref(), 99) == {:closed, 7}
     end
 
-    test "a ticket works once" do
-      desk = desk(1, 2)
-      {:ok, _, _, a} = checkout(desk, -1, false)
-      {:ok, _, _, b} = checkout(desk, -1, false)
-      for _ <- 1..3, do: :ok = Native.desk_checkin(a)
-      assert Native.desk_counts(desk) == {1, 1, 0}
-      :ok = Native.desk_forget(a)
-      :ok = Native.desk_take(a)
-      :ok = Native.desk_forget(a)
-      assert Native.desk_counts(desk) == {1, 1, 0}
-      for _ <- 1..3, do: :ok = Native.desk_forget(b)
-      :ok = Native.desk_checkin(b)
-      assert Native.desk_counts(desk) == {1, 0, 0}
+    test "a checkout works once" do
+      queue = queue(1, 2)
+      {:ok, _, _, a} = checkout(queue, -1, false)
+      {:ok, _, _, b} = checkout(queue, -1, false)
+      for _ <- 1..3, do: :ok = Native.queue_checkin(a)
+      assert Native.queue_counts(queue) == {1, 1, 0}
+      :ok = Native.queue_forget(a)
+      :ok = Native.queue_take(a)
+      :ok = Native.queue_forget(a)
+      assert Native.queue_counts(queue) == {1, 1, 0}
+      for _ <- 1..3, do: :ok = Native.queue_forget(b)
+      :ok = Native.queue_checkin(b)
+      assert Native.queue_counts(queue) == {1, 0, 0}
     end
 
-    test "a given back ticket that is collected gives nothing back again" do
-      desk = desk()
+    test "a given back checkout that is collected gives nothing back again" do
+      queue = queue()
 
       again = fn ->
-        {:ok, _, _, ticket} = checkout(desk, -1, false)
-        :ok = Native.desk_checkin(ticket)
-        :ok = Native.desk_take(ticket)
+        {:ok, _, _, checkout} = checkout(queue, -1, false)
+        :ok = Native.queue_checkin(checkout)
+        :ok = Native.queue_take(checkout)
       end
 
       again.()
       :erlang.garbage_collect()
-      assert Native.desk_counts(desk) == {1, 0, 0}
+      assert Native.queue_counts(queue) == {1, 0, 0}
       refute_received {:lane_lost, _, _}
     end
 
     test "the line is bounded, and those who died in it make room" do
-      desk = desk(1, 1, 2)
-      {:ok, _, _, _ticket} = checkout(desk, -1, false)
-      waiters = for _ <- 1..2, do: waiting(desk)
-      assert checkout(desk, -1, false) == :full
+      queue = queue(1, 1, 2)
+      {:ok, _, _, _checkout} = checkout(queue, -1, false)
+      waiters = for _ <- 1..2, do: waiting(queue)
+      assert checkout(queue, -1, false) == :full
       Enum.each(waiters, &kill/1)
-      assert {:wait, ref} = checkout(desk, -1, false)
-      assert Native.desk_counts(desk) == {0, 1, 1}
-      assert cancel(desk, ref)
-      refute cancel(desk, ref)
-      assert Native.desk_counts(desk) == {0, 1, 0}
+      assert {:wait, ref} = checkout(queue, -1, false)
+      assert Native.queue_counts(queue) == {0, 1, 1}
+      assert cancel(queue, ref)
+      refute cancel(queue, ref)
+      assert Native.queue_counts(queue) == {0, 1, 0}
     end
 
     test "closing tells those who wait and those who come, and says when all is at rest" do
-      desk = desk(1, 2)
-      {:ok, _, _, a} = checkout(desk, -1, false)
-      {:ok, _, _, b} = checkout(desk, -1, false)
-      {:wait, ref} = checkout(desk, -1, false)
-      :ok = Native.desk_close(desk, 7)
+      queue = queue(1, 2)
+      {:ok, _, _, a} = checkout(queue, -1, false)
+      {:ok, _, _, b} = checkout(queue, -1, false)
+      {:wait, ref} = checkout(queue, -1, false)
+      :ok = Native.queue_close(queue, 7)
       assert_received {:snakepit_lane, ^ref, {:closed, 7}}
-      refute cancel(desk, ref)
-      assert checkout(desk, -1, false) == {:closed, 7}
-      :ok = Native.desk_close(desk, 8)
-      assert checkout(desk, -1, false) == {:closed, 7}
-      Native.desk_checkin(a)
+      refute cancel(queue, ref)
+      assert checkout(queue, -1, false) == {:closed, 7}
+      :ok = Native.queue_close(queue, 8)
+      assert checkout(queue, -1, false) == {:closed, 7}
+      Native.queue_checkin(a)
       refute_received :lanes_at_rest
-      Native.desk_forget(b)
+      Native.queue_forget(b)
       assert_received :lanes_at_rest
     end
 
     test "a lane of a run that is over does not come back" do
-      desk = desk()
-      {:ok, 0, 100, old} = checkout(desk, -1, false)
-      :ok = Native.desk_down(desk, 0, 100)
-      {:wait, ref} = checkout(desk, 0, false)
-      :ok = Native.desk_checkin(old)
+      queue = queue()
+      {:ok, 0, 100, old} = checkout(queue, -1, false)
+      :ok = Native.queue_down(queue, 0, 100)
+      {:wait, ref} = checkout(queue, 0, false)
+      :ok = Native.queue_checkin(old)
       refute_received {:snakepit_lane, ^ref, _}
-      :ok = Native.desk_up(desk, 0, 200)
+      :ok = Native.queue_up(queue, 0, 200)
       assert_received {:snakepit_lane, ^ref, {:ok, 0, 200, _}}
     end
 
     test "many who come, wait, leave and die: no lane is held by two, none is lost" do
-      desk = desk(2, 2, 1000)
+      queue = queue(2, 2, 1000)
       held = :atomics.new(4, [])
       clashes = :counters.new(1, [])
 
@@ -858,44 +858,44 @@ defmodule Snakepit.NativeTest do
         for seed <- 1..16 do
           Task.async(fn ->
             :rand.seed(:exsss, seed)
-            for _ <- 1..400, do: visit(desk, held, clashes)
+            for _ <- 1..400, do: visit(queue, held, clashes)
             :ok
           end)
         end
 
       assert Enum.all?(Task.await_many(tasks, 60_000), &(&1 == :ok))
       assert :counters.get(clashes, 1) == 0
-      assert eventually(fn -> Native.desk_counts(desk) == {4, 0, 0} end)
+      assert eventually(fn -> Native.queue_counts(queue) == {4, 0, 0} end)
       refute_received {:lane_lost, _, _}
     end
 
-    defp visit(desk, held, clashes) do
+    defp visit(queue, held, clashes) do
       affinity = :rand.uniform(3) - 2
 
-      case checkout(desk, affinity, :rand.uniform(2) == 1) do
+      case checkout(queue, affinity, :rand.uniform(2) == 1) do
         {:wait, ref} ->
           receive do
-            {:snakepit_lane, ^ref, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+            {:snakepit_lane, ^ref, {:ok, id, _, checkout}} -> use_lane(id, checkout, held, clashes)
           after
             :rand.uniform(3) - 1 ->
-              unless cancel(desk, ref) do
+              unless cancel(queue, ref) do
                 receive do
-                  {:snakepit_lane, ^ref, {:ok, id, _, ticket}} -> use_lane(id, ticket, held, clashes)
+                  {:snakepit_lane, ^ref, {:ok, id, _, checkout}} -> use_lane(id, checkout, held, clashes)
                 end
               end
           end
 
-        {:ok, id, _, ticket} ->
-          use_lane(id, ticket, held, clashes)
+        {:ok, id, _, checkout} ->
+          use_lane(id, checkout, held, clashes)
       end
     end
 
-    defp use_lane(id, ticket, held, clashes) do
-      Native.desk_take(ticket)
+    defp use_lane(id, checkout, held, clashes) do
+      Native.queue_take(checkout)
       if :atomics.add_get(held, id + 1, 1) != 1, do: :counters.add(clashes, 1, 1)
       if :rand.uniform(4) == 1, do: :erlang.yield()
       :atomics.sub(held, id + 1, 1)
-      Native.desk_checkin(ticket)
+      Native.queue_checkin(checkout)
     end
   end
 end

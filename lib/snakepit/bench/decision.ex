@@ -1,7 +1,7 @@
 defmodule Snakepit.Bench.Decision do
   @moduledoc """
   What deciding and recording cost: in a call, through the public function, from many processes at once, and while the
-  processes that tend the brain are killed again and again.
+  processes that tend the cost model are killed again and again.
   """
   @behaviour Snakepit.Bench.Suite
 
@@ -81,20 +81,20 @@ defmodule Snakepit.Bench.Decision do
     max(Stats.percentile(decided, 99) - Stats.median(clock), 0)
   end
 
-  defp many(%{brain: brain}, rounds) do
+  defp many(%{cost_model: cost_model}, rounds) do
     samples =
       for _ <- 1..rounds do
-        Bench.rate(System.schedulers_online(), 300, fn -> fn -> burst(brain, 50) end end) * 50
+        Bench.rate(System.schedulers_online(), 300, fn -> fn -> burst(cost_model, 50) end end) * 50
       end
 
     [Result.new("decision.concurrent.per_second", "1/s", samples, {:at_least, 2_000_000})]
   end
 
-  defp burst(_brain, 0), do: :ok
+  defp burst(_cost_model, 0), do: :ok
 
-  defp burst(brain, n) do
-    Native.brain_decide(brain, 0, 2, true, n * 4096)
-    burst(brain, n - 1)
+  defp burst(cost_model, n) do
+    Native.cost_model_decide(cost_model, 0, 2, true, n * 4096)
+    burst(cost_model, n - 1)
   end
 
   # Decisions one by one, as for the p99 above, while the store, the threshold manager and the drain die in turn.
@@ -140,12 +140,12 @@ defmodule Snakepit.Bench.Decision do
     end
   end
 
-  defp record(%{brain: brain}, rounds) do
+  defp record(%{cost_model: cost_model}, rounds) do
     samples =
       for _ <- 1..rounds do
         started = :erlang.monotonic_time(:nanosecond)
         # No call that counts: the flag that it went well is not set.
-        Enum.each(1..@batch, fn _ -> Native.brain_record(brain, 0, 40_000, 65_536, 20) end)
+        Enum.each(1..@batch, fn _ -> Native.cost_model_record(cost_model, 0, 40_000, 65_536, 20) end)
         recorded = :erlang.monotonic_time(:nanosecond)
         Enum.each(1..@batch, fn _ -> :ok end)
         empty = :erlang.monotonic_time(:nanosecond)
@@ -155,19 +155,19 @@ defmodule Snakepit.Bench.Decision do
     [Result.new("metrics.record.p50_ns", "ns", samples, {:at_most, 60})]
   end
 
-  defp table_bytes(%{brain: brain}), do: brain |> Native.brain_counts() |> elem(5)
+  defp table_bytes(%{cost_model: cost_model}), do: cost_model |> Native.cost_model_counts() |> elem(5)
 
   # The same calls on two pools, in turn. Nothing is explored, so that both do the same.
   defp overhead(rounds, progress) do
     progress.("calls with and without")
     data = Snakepit.bytes(:binary.copy("x", 64 * @kib))
 
-    with_brain = [
+    with_cost_model = [
       size: 1,
       performance_policy: [enabled: true, exploration_rate: 0, zero_copy_threshold_mb: 0.001]
     ]
 
-    Bench.with_pool(with_brain, fn on ->
+    Bench.with_pool(with_cost_model, fn on ->
       Bench.with_pool([size: 1, performance_policy: [enabled: false]], fn off ->
         call = fn pool ->
           fn -> {:ok, {_, _, 65_536}} = Snakepit.execute("ends", %{x: data}, pool: pool) end

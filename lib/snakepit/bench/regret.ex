@@ -68,9 +68,9 @@ defmodule Snakepit.Bench.Regret do
   defp crossovers(handle) do
     [first, second] =
       for _ <- 1..2 do
-        brain = Native.brain_new()
-        {:ok, _} = Calibration.run(%{handle | brain: brain}, budget_ms: 300)
-        Performance.crossover(%{handle | brain: brain}, :request, :binary)
+        cost_model = Native.cost_model_new()
+        {:ok, _} = Calibration.run(%{handle | cost_model: cost_model}, budget_ms: 300)
+        Performance.crossover(%{handle | cost_model: cost_model}, :request, :binary)
       end
 
     for {found, n} <- [{first, 1}, {second, 2}], found != nil do
@@ -123,15 +123,15 @@ defmodule Snakepit.Bench.Regret do
       for round <- 1..rounds do
         round = ways_of(ways, round)
         Enum.each(round, call)
-        Native.brain_drain(handle.brain, true, 0)
+        Native.cost_model_drain(handle.cost_model, true, 0)
         predicted = predicted(handle, direction, type, size)
         held_out = for way <- round, do: {way, call.(way), predicted[way]}
-        Native.brain_drain(handle.brain, false, 0)
+        Native.cost_model_drain(handle.cost_model, false, 0)
         held_out
       end
       |> List.flatten()
 
-    Native.brain_compile(handle.brain)
+    Native.cost_model_compile(handle.cost_model)
     by_way = Enum.group_by(samples, &elem(&1, 0), fn {_way, ns, predicted} -> {ns, predicted} end)
 
     %{
@@ -179,7 +179,7 @@ defmodule Snakepit.Bench.Regret do
   defp predicted(handle, direction, type, size) do
     Map.new(handle.options.transfers, fn way ->
       {legs, request, reply} = Probing.record(%{direction: direction, type: type, way: way, size: size})
-      {way, Native.brain_predict(handle.brain, legs, request, reply)}
+      {way, Native.cost_model_predict(handle.cost_model, legs, request, reply)}
     end)
   end
 

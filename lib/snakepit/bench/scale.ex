@@ -178,7 +178,7 @@ defmodule Snakepit.Bench.Scale do
   defp table do
     Bench.with_pool([size: 1, performance_policy: [enabled: true], calibrated: false], fn pool ->
       {:ok, handle} = Pool.Handle.fetch(pool)
-      [Result.new("scale.decision_table", "B", [elem(Native.brain_counts(handle.brain), 5)])]
+      [Result.new("scale.decision_table", "B", [elem(Native.cost_model_counts(handle.cost_model), 5)])]
     end)
   end
 

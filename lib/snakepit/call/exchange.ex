@@ -3,7 +3,7 @@ defmodule Snakepit.Call.Exchange do
   # A prepared call and a lane: the request goes out by the first of its ways that works, the reply comes back.
   #
   # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
-  # tool still runs there, so that it has to be cancelled first (`whole?`: see Settle).
+  # tool still runs there, so that it has to be cancelled first (`whole?`: see LaneRecovery).
 
   import Bitwise, only: [&&&: 2]
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
@@ -39,7 +39,7 @@ defmodule Snakepit.Call.Exchange do
   @gone_ms 100
   @flag_forced 1
   @flag_stream 2
-  @flag_awake 4
+  @flag_spin 4
   @flag_returned 8
   # Why a lane is brought to rest.
   @cancelled "its call was cancelled"
@@ -50,10 +50,10 @@ defmodule Snakepit.Call.Exchange do
   One request, one reply. The lane of a plain reply is checked in as soon as that is read: what is left to do is
   decoding, and the next caller need not wait for it. Should the reply prove broken, its worker is ended all the same.
   """
-  @spec run(Call.t(), Lane.t(), Native.ticket()) :: {Call.result(), lane_state(), t()}
-  def run(call, lane, ticket) do
+  @spec run(Call.t(), Lane.t(), Native.checkout()) :: {Call.result(), lane_state(), t()}
+  def run(call, lane, checkout) do
     case send_request(call, lane, call.request_ways, %__MODULE__{}) do
-      {:sent, call_id, ex} -> receive_reply(call, lane, ticket, call_id, ex)
+      {:sent, call_id, ex} -> receive_reply(call, lane, checkout, call_id, ex)
       {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
     end
@@ -250,8 +250,8 @@ defmodule Snakepit.Call.Exchange do
   # {kind, way, reply mask, flags, timeout ms, lane}
   defp head(call, lane, way) do
     forced = match?([_], call.reply_ways)
-    awake = if awake?(call), do: @flag_awake, else: 0
-    flags = if(forced, do: @flag_forced, else: 0) + stream_flags(call) + awake
+    spin = if spin?(call), do: @flag_spin, else: 0
+    flags = if(forced, do: @flag_forced, else: 0) + stream_flags(call) + spin
     {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
   end
 
@@ -295,27 +295,27 @@ defmodule Snakepit.Call.Exchange do
 
   # ---- reply ------------------------------------------------------------------------------------------------------
 
-  # To wait awake is worth it where no other process wants the scheduler, and on neither side if there is no core to spare.
-  defp awake?(%{handle: %{busy_poll: nil}}), do: false
-  defp awake?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
+  # To spin is worth it where no other process wants the scheduler, and on neither side if there is no core to spare.
+  defp spin?(%{handle: %{busy_poll: nil}}), do: false
+  defp spin?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
 
   # A worker that was just sent so much has to read it first.
   defp meet(%{bytes: bytes}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
 
   defp meet(call, lane, ex) do
-    if awake?(call) do
+    if spin?(call) do
       way = Transfer.number(ex.request_way)
       Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.bytes)
     end
   end
 
-  defp receive_reply(call, lane, ticket, call_id, ex) do
+  defp receive_reply(call, lane, checkout, call_id, ex) do
     meet(call, lane, ex)
 
     case LaneSocket.recv(lane.socket, call.deadline, call.cancellation) do
       # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
       {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
-        Pool.checkin(ticket)
+        Pool.checkin(checkout)
         reply(call, lane, call_id, frame, [], ex)
 
       {:ok, frame} ->

@@ -38,11 +38,12 @@ defmodule Snakepit.Performance.Analyzer do
 
   # As of a probe whose arguments were that large: it is no call of the pool's, and counted nowhere.
   defp learn(%TransferMetrics{data_size: size} = m) when size > 0 do
-    with {:ok, %{brain: brain, policy: %{learning_enabled: true}}} when brain != nil <- Handle.fetch(m.pool) do
+    with {:ok, %{cost_model: cost_model, policy: %{learning_enabled: true}}} when cost_model != nil <-
+           Handle.fetch(m.pool) do
       {legs, request, reply} =
         Probing.record(%{direction: :request, type: m.data_type, way: m.method, size: size})
 
-      Native.brain_probed(brain, legs, m.latency_us * 1000, request, reply)
+      Native.cost_model_probed(cost_model, legs, m.latency_us * 1000, request, reply)
     end
 
     :ok
@@ -76,7 +77,7 @@ defmodule Snakepit.Performance.Analyzer do
   def get_statistics(pool, range) do
     with {:ok, from, to} <- range(range),
          {:ok, handle} <- Handle.fetch(pool) do
-      if handle.brain, do: Learning.learn_now(pool)
+      if handle.cost_model, do: Learning.learn_now(pool)
       {:ok, pool |> series(handle.settings, from, to) |> summed(pool, from, to)}
     end
   end
@@ -154,7 +155,7 @@ defmodule Snakepit.Performance.Analyzer do
   @spec detect_regressions(atom()) :: {:ok, [map()]} | {:error, Error.t()}
   def detect_regressions(pool) do
     with {:ok, handle} <- Handle.fetch(pool) do
-      if handle.brain, do: Learning.learn_now(pool)
+      if handle.cost_model, do: Learning.learn_now(pool)
 
       {:ok,
        for(

@@ -25,8 +25,8 @@ defmodule Snakepit.Performance.Calibration do
   @base_rounds 40
   @budget_ms 300
   # How long is waited, in all, for lanes that are busy with calls.
-  @patience_ms 10_000
-  # As the model has it (brain/line.rs, READY).
+  @max_wait_ms 10_000
+  # As the model has it (cost_model/line.rs, READY).
   @enough 20
 
   @type summary :: %{
@@ -39,12 +39,12 @@ defmodule Snakepit.Performance.Calibration do
 
   @doc """
   Measures, and anchors the pool's model to what was found. Options: `:budget_ms` of probes' time (#{@budget_ms}); `:ways`,
-  by default `ways/1` of the pool; `:patience_ms`, how long is waited in all
+  by default `ways/1` of the pool; `:max_wait_ms`, how long is waited in all
   for lanes that are busy; `:progress`, a function of the share done.
   """
   @spec run(Handle.t(), keyword()) ::
           {:ok, summary()} | {:error, :busy | :nothing_to_compare | Snakepit.Error.t()}
-  def run(%Handle{brain: brain} = handle, opts \\ []) when brain != nil do
+  def run(%Handle{cost_model: cost_model} = handle, opts \\ []) when cost_model != nil do
     ways = opts[:ways] || ways(handle.options.transfers)
     budget = opts[:budget_ms] || @budget_ms
 
@@ -56,7 +56,7 @@ defmodule Snakepit.Performance.Calibration do
            pids: pids,
            budget: budget * 1_000_000,
            left: budget * 1_000_000,
-           patience: opts[:patience_ms] || @patience_ms,
+           max_wait: opts[:max_wait_ms] || @max_wait_ms,
            progress: opts[:progress] || fn _share -> :ok end,
            samples: []
          },
@@ -64,11 +64,11 @@ defmodule Snakepit.Performance.Calibration do
          {:ok, state} <- measure(state, base_plan(), fn _state -> true end),
          base = base(state.samples),
          {:ok, state} <- measure(state, plan(handle, ways), &(&1.left > 0)) do
-      learn(brain, base, Enum.reverse(state.samples))
+      learn(cost_model, base, Enum.reverse(state.samples))
 
       summary = %{
         probes: length(state.samples),
-        ready?: Enum.all?(samples_of(brain, ways), &(&1 >= @enough)),
+        ready?: Enum.all?(samples_of(cost_model, ways), &(&1 >= @enough)),
         ms: div(state.budget - state.left, 1_000_000),
         base_ns: base.ns,
         crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
@@ -99,11 +99,11 @@ defmodule Snakepit.Performance.Calibration do
     Telemetry.execute([:snakepit, :performance, :calibration], measurements, metadata)
   end
 
-  defp samples_of(brain, ways) do
+  defp samples_of(cost_model, ways) do
     for direction <- [0, 1], way <- ways do
       {_, _, samples} =
-        Native.brain_line(
-          brain,
+        Native.cost_model_line(
+          cost_model,
           direction,
           Transfer.number(way),
           Performance.number(:binary),
@@ -171,14 +171,14 @@ defmodule Snakepit.Performance.Calibration do
   end
 
   defp probe(%{handle: handle} = state, probe) do
-    case Native.desk_counts(handle.desk) do
+    case Native.queue_counts(handle.queue) do
       {idle, _busy, 0} when idle > 0 ->
         measured(state, probe)
 
-      _busy when state.patience > 0 ->
+      _busy when state.max_wait > 0 ->
         receive do
         after
-          10 -> probe(%{state | patience: state.patience - 10}, probe)
+          10 -> probe(%{state | max_wait: state.max_wait - 10}, probe)
         end
 
       _busy ->
@@ -240,31 +240,36 @@ defmodule Snakepit.Performance.Calibration do
       cpu: samples |> Enum.map(& &1.cpu) |> Stats.median()
     }
 
-  defp learn(brain, base, samples) do
+  defp learn(cost_model, base, samples) do
     {empty, samples} = Enum.split_with(samples, &(&1.size == 0))
 
     # Half of it for each direction.
     for %{ns: ns} <- empty,
         direction <- [:request, :reply],
-        do: calibrate(brain, %{direction: direction, way: :inline, size: @nothing, warm: true, ns: ns}, base)
+        do:
+          calibrate(
+            cost_model,
+            %{direction: direction, way: :inline, size: @nothing, warm: true, ns: ns},
+            base
+          )
 
-    for sample <- samples, do: calibrate(brain, sample, base)
+    for sample <- samples, do: calibrate(cost_model, sample, base)
 
     warm = Enum.filter(samples, & &1.warm)
 
     for {{direction, way, size}, group} <- Enum.group_by(warm, &{&1.direction, &1.way, &1.size}) do
       cpu = Stats.median(Enum.map(group, & &1.cpu)) - base.cpu / 2
       number = Performance.number(direction)
-      Native.brain_calibrate_cpu(brain, number, Transfer.number(way), size, max(cpu * 1.0, 1.0))
+      Native.cost_model_calibrate_cpu(cost_model, number, Transfer.number(way), size, max(cpu * 1.0, 1.0))
     end
 
-    Native.brain_anchor(brain)
-    Native.brain_compile(brain)
+    Native.cost_model_anchor(cost_model)
+    Native.cost_model_compile(cost_model)
   end
 
-  defp calibrate(brain, sample, base) do
-    Native.brain_calibrate(
-      brain,
+  defp calibrate(cost_model, sample, base) do
+    Native.cost_model_calibrate(
+      cost_model,
       Performance.number(sample.direction),
       Transfer.number(sample.way),
       Performance.number(:binary),

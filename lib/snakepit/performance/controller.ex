@@ -59,13 +59,13 @@ defmodule Snakepit.Performance.Controller do
 
   defp fixed(_handle, %{bytes: 0}), do: :in_envelope
   defp fixed(_handle, %{fresh: fresh, bytes: bytes}) when fresh < bytes, do: :shared
-  defp fixed(%{brain: nil}, _size), do: :not_measured
+  defp fixed(%{cost_model: nil}, _size), do: :not_measured
   defp fixed(_handle, _size), do: nil
 
   defp considered(handle, direction, size, warm, allowed) do
     {decision, confidence, {inline, zero_copy, grpc}, threshold, version} =
-      Native.brain_consider(
-        handle.brain,
+      Native.cost_model_consider(
+        handle.cost_model,
         Performance.number(direction),
         size.kind,
         warm,
@@ -167,7 +167,7 @@ defmodule Snakepit.Performance.Controller do
   @doc """
   What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions, the
   thresholds (`current_thresholds: %{zero_copy_min: bytes}`, of bytes) and what `performance_optimization:` says of all pools
-  (`global_config`). `:mood` is how many times as long as usual calls take at the moment.
+  (`global_config`). `:drift_factor` is how many times as long as usual calls take at the moment.
 
   Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is
   |actual − predicted| / actual.
@@ -187,7 +187,7 @@ defmodule Snakepit.Performance.Controller do
          zero_copy_count: counts.request_zero_copy,
          grpc_count: counts.request_grpc
        }
-       |> Map.merge(learned(handle.brain))}
+       |> Map.merge(learned(handle.cost_model))}
     end
   end
 
@@ -208,9 +208,9 @@ defmodule Snakepit.Performance.Controller do
 
   defp learned(nil), do: %{decisions: 0}
 
-  defp learned(brain) do
-    {decisions, explored, recorded, dropped, version, bytes} = Native.brain_counts(brain)
-    {latencies, errors} = Native.brain_percentiles(brain, Keyword.values(@percentiles))
+  defp learned(cost_model) do
+    {decisions, explored, recorded, dropped, version, bytes} = Native.cost_model_counts(cost_model)
+    {latencies, errors} = Native.cost_model_percentiles(cost_model, Keyword.values(@percentiles))
 
     named = fn values, unit ->
       @percentiles |> Keyword.keys() |> Enum.zip(values) |> Map.new(fn {k, v} -> {k, v && v / unit} end)
@@ -223,7 +223,7 @@ defmodule Snakepit.Performance.Controller do
       dropped: dropped,
       model_version: version,
       table_bytes: bytes,
-      mood: Native.brain_mood(brain),
+      drift_factor: Native.cost_model_drift_factor(cost_model),
       latency_us: named.(latencies, 1000),
       prediction_error: named.(errors, 1000)
     }

@@ -36,7 +36,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   `setup_overhead_us` is what a transfer by shared memory takes whatever its size, `serialization_overhead_us` what a message
   takes for its bytes. `cleanup_overhead_us` is 0: a slot that is done with is named in the next frame. `samples` is 0 for a
-  way that was never measured, whose numbers are assumptions. Times are those of usual calls: what the machine's present mood
+  way that was never measured, whose numbers are assumptions. Times are those of usual calls: what the machine's present drift factor
   makes of them is in `Snakepit.Performance.Controller.get_statistics/1`.
 
   `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), by which the ways are weighed, and `system_load`
@@ -126,8 +126,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   defp prices(handle, f, load) do
     goal = Performance.number(handle.policy.goal)
 
-    Native.brain_prices(
-      handle.brain,
+    Native.cost_model_prices(
+      handle.cost_model,
       Performance.number(f.direction),
       Performance.number(f.type),
       f.warm,
@@ -142,8 +142,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
     {{ns, low, high, samples}, {cpu, held, cost, _ready}} = Enum.at(prices, number)
 
     {fixed, per_byte, _} =
-      Native.brain_line(
-        handle.brain,
+      Native.cost_model_line(
+        handle.cost_model,
         Performance.number(f.direction),
         number,
         Performance.number(f.type),
@@ -209,7 +209,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   # By how far half of the predictions are off.
   defp history(handle) do
-    case Native.brain_percentiles(handle.brain, [0.5]) do
+    case Native.cost_model_percentiles(handle.cost_model, [0.5]) do
       {_, [nil]} -> :unknown
       {_, [error]} when error <= 150 -> :good
       {_, [error]} when error <= 400 -> :fair

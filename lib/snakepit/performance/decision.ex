@@ -8,7 +8,7 @@ defmodule Snakepit.Performance.Decision do
   alias Snakepit.Performance.Rules
   alias Snakepit.Pool.Handle
 
-  # As the library numbers them (brain/table.rs).
+  # As the library numbers them (cost_model/table.rs).
   @orders {[:inline, :zero_copy, :grpc], [:zero_copy, :inline, :grpc], [:inline, :grpc, :zero_copy],
            [:zero_copy, :grpc, :inline], [:grpc, :inline, :zero_copy], [:grpc, :zero_copy, :inline]}
 
@@ -22,7 +22,9 @@ defmodule Snakepit.Performance.Decision do
   by the size of one buffer: what a way costs beside its bytes, it costs for each of them.
   """
   @spec ways(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], decision :: non_neg_integer() | nil}
-  def ways(%Handle{brain: nil}, size, allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+  def ways(%Handle{cost_model: nil}, size, allowed),
+    do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
+
   # Nothing to carry, or some of it lies in shared memory already: any other way would carry that too.
   def ways(_handle, %{fresh: fresh, bytes: bytes} = size, allowed) when bytes == 0 or fresh < bytes,
     do: {Transfer.plan(bytes, size.envelope, allowed), nil}
@@ -30,7 +32,7 @@ defmodule Snakepit.Performance.Decision do
   def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
 
   def ways(handle, size, allowed) do
-    decision = Native.brain_decide(handle.brain, 0, size.kind, true, each(size))
+    decision = Native.cost_model_decide(handle.cost_model, 0, size.kind, true, each(size))
     {order, decision} = by_rules(handle, size, allowed, decision)
     tell(handle, size, order, decision)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
@@ -38,9 +40,13 @@ defmodule Snakepit.Performance.Decision do
 
   @doc "As `ways/3`, but nothing is decided: it is neither counted nor told, and nothing explored."
   @spec would(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], non_neg_integer() | nil}
-  def would(%Handle{brain: brain} = handle, %{bytes: bytes, fresh: bytes} = size, [_, _ | _] = allowed)
-      when brain != nil and bytes > 0 do
-    {order, reason, _, _, _} = Native.brain_cell(brain, 0, size.kind, true, each(size), nil)
+  def would(
+        %Handle{cost_model: cost_model} = handle,
+        %{bytes: bytes, fresh: bytes} = size,
+        [_, _ | _] = allowed
+      )
+      when cost_model != nil and bytes > 0 do
+    {order, reason, _, _, _} = Native.cost_model_cell(cost_model, 0, size.kind, true, each(size), nil)
     {order, decision} = by_rules(handle, size, allowed, order ||| reason <<< 4 ||| 0xFFFF <<< 7)
     {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
   end
@@ -58,7 +64,7 @@ defmodule Snakepit.Performance.Decision do
 
   @doc "Whether shared memory that has to be made first is cheaper, too, than the other ways this call may take."
   @spec fresh?(Handle.t(), map(), [Transfer.way()]) :: boolean()
-  def fresh?(%Handle{brain: nil}, _size, _allowed), do: false
+  def fresh?(%Handle{cost_model: nil}, _size, _allowed), do: false
   # Any other way would carry what lies in shared memory already.
   def fresh?(_handle, %{fresh: fresh, bytes: bytes}, _allowed) when fresh < bytes, do: true
 
@@ -78,10 +84,10 @@ defmodule Snakepit.Performance.Decision do
   @doc "All that a pool's table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
   @spec cell(Handle.t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) ::
           cell()
-  def cell(%Handle{brain: brain}, direction, type, size, opts \\ []) do
+  def cell(%Handle{cost_model: cost_model}, direction, type, size, opts \\ []) do
     {order, reason, _explorable?, confidence, {inline, zero_copy, grpc}} =
-      Native.brain_cell(
-        brain,
+      Native.cost_model_cell(
+        cost_model,
         Performance.number(direction),
         Performance.number(type),
         Keyword.get(opts, :warm, true),

@@ -63,7 +63,7 @@ defmodule Snakepit.Performance.Explanation do
     for {size, next} <- sizes, do: handle |> cell(direction, type, size) |> Map.put(:next, next)
   end
 
-  # The next bin of sizes (brain/bins.rs).
+  # The next bin of sizes (cost_model/bins.rs).
   defp next(size), do: size + div(Bitwise.bsl(1, floor(:math.log2(size))), 4)
 
   defp cell(handle, direction, type, size) do
@@ -103,7 +103,7 @@ defmodule Snakepit.Performance.Explanation do
 
   defp line(handle, direction, way, type) do
     {direction, way} = {Performance.number(direction), Transfer.number(way)}
-    Native.brain_line(handle.brain, direction, way, Performance.number(type), true, 1024 * 1024)
+    Native.cost_model_line(handle.cost_model, direction, way, Performance.number(type), true, 1024 * 1024)
   end
 
   # Against what was measured: an assumption is no loss.

@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.Learning do
   @moduledoc false
-  # Tends the pools' brains: has each calibrated once, lets it learn from the calls of the last second, has ways probed
+  # Tends the pools' cost_models: has each calibrated once, lets it learn from the calls of the last second, has ways probed
   # that they did not take, compiles its table, and sends workers theirs. Calls do not wait for it, and go on without it;
   # what was learned is not kept here.
 
@@ -45,7 +45,7 @@ defmodule Snakepit.Performance.Learning do
   def init(_opts) do
     Process.send_after(self(), :tick, @tick_ms)
 
-    # By pool: its brain, who calibrates it, who waits for that, what was learned since the table was made, who probes
+    # By pool: its cost model, who calibrates it, who waits for that, what was learned since the table was made, who probes
     # it, what probes may cost, and since when that was not reckoned.
     {:ok, Enum.reduce(Handle.names(), %{pools: %{}}, &watched(&2, &1))}
   end
@@ -54,7 +54,9 @@ defmodule Snakepit.Performance.Learning do
   def handle_cast({:watch, name}, state), do: {:noreply, watched(state, name)}
 
   def handle_cast({:publish, name}, state) do
-    with {:ok, %{brain: brain} = handle} when brain != nil <- Handle.fetch(name), do: send_tables(handle)
+    with {:ok, %{cost_model: cost_model} = handle} when cost_model != nil <- Handle.fetch(name),
+         do: send_tables(handle)
+
     {:noreply, state}
   end
 
@@ -83,9 +85,9 @@ defmodule Snakepit.Performance.Learning do
      end)}
   end
 
-  def handle_info({:probed, name, brain, learned, ns}, state) do
+  def handle_info({:probed, name, cost_model, learned, ns}, state) do
     case state.pools do
-      %{^name => %{handle: %{brain: ^brain}} = pool} ->
+      %{^name => %{handle: %{cost_model: ^cost_model}} = pool} ->
         {:noreply, put_in(state.pools[name], %{pool | new: pool.new + learned, saved: pool.saved - ns})}
 
       _ ->
@@ -113,7 +115,7 @@ defmodule Snakepit.Performance.Learning do
 
   defp watched(state, name) do
     case Handle.fetch(name) do
-      {:ok, %{brain: nil}} ->
+      {:ok, %{cost_model: nil}} ->
         state
 
       {:ok, handle} ->
@@ -135,7 +137,7 @@ defmodule Snakepit.Performance.Learning do
 
   defp update(state, name, fun) do
     case {state.pools, Handle.fetch(name)} do
-      {%{^name => %{handle: %{brain: brain}} = pool}, {:ok, %{brain: brain} = handle}} ->
+      {%{^name => %{handle: %{cost_model: cost_model}} = pool}, {:ok, %{cost_model: cost_model} = handle}} ->
         put_in(state.pools[name], fun.(%{pool | handle: handle}))
 
       # Stopped, or another one by now, of which we were told.
@@ -144,13 +146,13 @@ defmodule Snakepit.Performance.Learning do
     end
   end
 
-  defp learn(%{handle: %{brain: brain, policy: policy} = handle} = pool, enough) do
-    {_seen, learned, rows} = Native.brain_drain(brain, policy.learning_enabled, @most_rows)
+  defp learn(%{handle: %{cost_model: cost_model, policy: policy} = handle} = pool, enough) do
+    {_seen, learned, rows} = Native.cost_model_drain(cost_model, policy.learning_enabled, @most_rows)
     MetricsStore.add(handle, rows)
     new = pool.new + learned
 
     if new >= enough and pool.task == nil do
-      Native.brain_compile(brain)
+      Native.cost_model_compile(cost_model)
       send_tables(handle)
       %{pool | new: 0, rows: rows}
     else
@@ -180,7 +182,7 @@ defmodule Snakepit.Performance.Learning do
 
   defp price(handle, probe) do
     {legs, request, reply} = Probing.record(probe)
-    Native.brain_predict(handle.brain, legs, request, reply)
+    Native.cost_model_predict(handle.cost_model, legs, request, reply)
   end
 
   defp probes(handle, probes) do
@@ -189,7 +191,7 @@ defmodule Snakepit.Performance.Learning do
       # Somebody waits, or something is wrong, which others have to find out: no more for now.
       learned = if idle?(handle), do: probed(handle, probe)
       # Whatever came of it, it is paid for, before the next one.
-      tell({:probed, handle.name, handle.brain, learned || 0, now() - started})
+      tell({:probed, handle.name, handle.cost_model, learned || 0, now() - started})
       if learned, do: {:cont, :ok}, else: {:halt, :ok}
     end)
   end
@@ -201,7 +203,7 @@ defmodule Snakepit.Performance.Learning do
     ArgumentError -> :ok
   end
 
-  defp idle?(handle), do: match?({idle, _busy, 0} when idle > 0, Native.desk_counts(handle.desk))
+  defp idle?(handle), do: match?({idle, _busy, 0} when idle > 0, Native.queue_counts(handle.queue))
 
   defp probed(handle, probe) do
     data = Probe.payload(probe.direction, probe.type, probe.size)
@@ -211,7 +213,7 @@ defmodule Snakepit.Performance.Learning do
     with {:ok, _} <- if(probe.way == :zero_copy, do: run.(), else: {:ok, nil}),
          {:ok, %{cold: false} = seen} <- run.() do
       {legs, request, reply} = Probing.record(probe)
-      Native.brain_probed(handle.brain, legs, Observation.transfer_ns(seen), request, reply)
+      Native.cost_model_probed(handle.cost_model, legs, Observation.transfer_ns(seen), request, reply)
       1
     else
       {:ok, _cold} -> 0
@@ -220,13 +222,13 @@ defmodule Snakepit.Performance.Learning do
   end
 
   defp send_tables(handle) do
-    table = Native.brain_reply_table(handle.brain)
+    table = Native.cost_model_reply_table(handle.cost_model)
     for worker <- Pool.workers_of(handle), do: Worker.table(worker, table)
   end
 
   # What was learned is not thrown away because this process died.
-  defp calibrate(%{brain: brain} = handle),
-    do: if(elem(Native.brain_counts(brain), 4) == 0, do: start_calibration(handle))
+  defp calibrate(%{cost_model: cost_model} = handle),
+    do: if(elem(Native.cost_model_counts(cost_model), 4) == 0, do: start_calibration(handle))
 
   defp start_calibration(handle),
     do: start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle) end)

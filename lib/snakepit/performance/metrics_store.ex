@@ -62,7 +62,7 @@ defmodule Snakepit.Performance.MetricsStore do
   @spec baselines(atom()) :: %{Regression.key() => Regression.t()}
   def baselines(pool) do
     case :ets.lookup(@models, {pool, :baselines}) do
-      [{_, _brain, baselines}] -> baselines
+      [{_, _cost_model, baselines}] -> baselines
       [] -> %{}
     end
   rescue
@@ -112,7 +112,7 @@ defmodule Snakepit.Performance.MetricsStore do
   def init(_opts) do
     create()
     Process.send_after(self(), :sweep, @sweep_ms)
-    # buckets: of each pool and width, the brain and the one that runs.
+    # buckets: of each pool and width, the cost model and the one that runs.
     {:ok, %{settings: Settings.get(), buckets: %{}}}
   end
 
@@ -193,7 +193,7 @@ defmodule Snakepit.Performance.MetricsStore do
         %{all | key => judged}
       end)
 
-    :ets.insert(@models, {{handle.name, :baselines}, handle.brain, judged})
+    :ets.insert(@models, {{handle.name, :baselines}, handle.cost_model, judged})
   end
 
   # A call that went well, in warm memory, with one direction that says what it costs.
@@ -201,9 +201,9 @@ defmodule Snakepit.Performance.MetricsStore do
     do: Record.ok?(row) and Record.warm?(row) and 4 * min(request, reply) <= max(max(request, reply), 256)
 
   # A pool that was started anew may be quite another.
-  defp baselines_of(%{name: name, brain: brain}) do
+  defp baselines_of(%{name: name, cost_model: cost_model}) do
     case :ets.lookup(@models, {name, :baselines}) do
-      [{_, ^brain, baselines}] -> baselines
+      [{_, ^cost_model, baselines}] -> baselines
       _ -> %{}
     end
   end
@@ -240,16 +240,16 @@ defmodule Snakepit.Performance.MetricsStore do
 
       running =
         case state.buckets[{handle.name, window}] do
-          {brain, running} when brain == handle.brain -> running
-          # A pool that was started anew has a brain whose windows are empty.
+          {cost_model, running} when cost_model == handle.cost_model -> running
+          # A pool that was started anew has a cost model whose windows are empty.
           {_another, _} -> bucket
           # This process was: what the window holds began with the latest bucket.
           nil -> latest_bucket(handle.name, seconds, bucket)
         end
 
       over? = running != bucket
-      put_aggregate(handle, seconds, running, Native.brain_window(handle.brain, window, over?))
-      put_in(state.buckets[{handle.name, window}], {handle.brain, bucket})
+      put_aggregate(handle, seconds, running, Native.cost_model_window(handle.cost_model, window, over?))
+      put_in(state.buckets[{handle.name, window}], {handle.cost_model, bucket})
     end)
   end
 
@@ -286,7 +286,7 @@ defmodule Snakepit.Performance.MetricsStore do
 
   # Where the lines cross is worked out only when they are others.
   defp model(handle) do
-    {_, _, _, _, version, _} = Native.brain_counts(handle.brain)
+    {_, _, _, _, version, _} = Native.cost_model_counts(handle.cost_model)
 
     unless match?([{_, %{version: ^version}}], :ets.lookup(@models, {handle.name, :lines})) do
       crossover = Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
@@ -304,7 +304,7 @@ defmodule Snakepit.Performance.MetricsStore do
       {number, kind} = {Performance.number(direction), Performance.number(:binary)}
 
       {{direction, way},
-       Native.brain_line(handle.brain, number, Transfer.number(way), kind, true, 1024 * 1024)}
+       Native.cost_model_line(handle.cost_model, number, Transfer.number(way), kind, true, 1024 * 1024)}
     end
   end
 

@@ -93,7 +93,7 @@ defmodule Snakepit.Performance.Policy do
     end
   end
 
-  @doc "Whether a pool of these options has a brain."
+  @doc "Whether a pool of these options has a cost model."
   @spec enabled?(map(), Settings.t()) :: boolean()
   def enabled?(%{enabled: nil}, settings), do: settings.enabled
   def enabled?(%{enabled: enabled}, _settings), do: enabled

@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.Record do
   @moduledoc false
-  # The word by which a call's record says what it was, as the library reads it (brain.rs, `brain_record`):
+  # The word by which a call's record says what it was, as the library reads it (cost_model.rs, `cost_model_record`):
   #
   #     request way | reply way << 2 | request kind << 4 | reply kind << 7 | request warm << 10 | reply warm << 11 |
   #     went well << 12 | explored << 13 | propensity << 16

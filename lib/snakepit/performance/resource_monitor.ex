@@ -4,7 +4,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
   nobody.
 
   Memory pressure begins when more than `memory_pressure_threshold` of the memory is used (of the cgroup's limit if there is
-  one), CPU pressure when the cores are busy for more than `cpu_pressure_threshold`. Every pool's brain is told at once:
+  one), CPU pressure when the cores are busy for more than `cpu_pressure_threshold`. Every pool's cost model is told at once:
   under CPU pressure it favours the way that burns less CPU, under memory pressure the one that holds less. Under memory
   pressure idle shared memory is given back, too, by the pools and by their workers.
   """
@@ -202,7 +202,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
       Pool.Arena.scarce(handle, scarce?)
       idle_ms = if scarce?, do: 0, else: handle.options.idle_chunk_ms
       for worker <- Pool.workers_of(handle), do: Worker.idle_ms(worker, idle_ms)
-      if handle.brain && Native.brain_load(handle.brain, bits), do: tell(name)
+      if handle.cost_model && Native.cost_model_load(handle.cost_model, bits), do: tell(name)
     end
   end
 

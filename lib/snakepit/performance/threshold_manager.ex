@@ -63,7 +63,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   """
   @spec adjust_threshold(atom(), map()) :: :ok | {:error, Error.t()}
   def adjust_threshold(pool, adjustment) do
-    with {:ok, handle} <- brain(pool),
+    with {:ok, handle} <- cost_model(pool),
          {:ok, adjustment} <- adjustment(adjustment) do
       types = if adjustment.data_type == :all, do: Performance.data_types(), else: [adjustment.data_type]
       call({:adjust, handle.name, types, adjustment})
@@ -73,20 +73,20 @@ defmodule Snakepit.Performance.ThresholdManager do
   @doc "Forgets what was set and tuned: back to the base."
   @spec reset_thresholds(atom()) :: :ok | {:error, Error.t()}
   def reset_thresholds(pool) do
-    with {:ok, handle} <- brain(pool), do: call({:reset, handle.name})
+    with {:ok, handle} <- cost_model(pool), do: call({:reset, handle.name})
   end
 
   @doc "Undoes the latest change that was not undone yet."
   @spec undo(atom()) :: :ok | {:error, Error.t()}
   def undo(pool) do
-    with {:ok, handle} <- brain(pool), do: call({:undo, handle.name})
+    with {:ok, handle} <- cost_model(pool), do: call({:undo, handle.name})
   end
 
   @doc "A pool's changes since it was started, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
   @spec changes(atom()) :: [GuardedChange.t()]
   def changes(pool) do
-    with {:ok, %{brain: brain}} <- Handle.fetch(pool),
-         [{_, ^brain, changes}] <- :ets.lookup(@table, {:changes, pool}) do
+    with {:ok, %{cost_model: cost_model}} <- Handle.fetch(pool),
+         [{_, ^cost_model, changes}] <- :ets.lookup(@table, {:changes, pool}) do
       changes
     else
       _ -> []
@@ -107,7 +107,7 @@ defmodule Snakepit.Performance.ThresholdManager do
       {:error, Error.new(:pool, :stopped, "the threshold manager is being started again: try once more")}
   end
 
-  defp brain(pool) do
+  defp cost_model(pool) do
     with {:ok, handle} <- Handle.fetch(pool), :ok <- Performance.enabled(handle), do: {:ok, handle}
   end
 
@@ -160,7 +160,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   # What was tuned, and what somebody set.
   defp state_of(handle, type) do
     case :ets.lookup(@table, {handle.name, type}) do
-      [{_, brain, tuned, set}] when brain == handle.brain -> {tuned, set}
+      [{_, cost_model, tuned, set}] when cost_model == handle.cost_model -> {tuned, set}
       _ -> {fresh(handle), nil}
     end
   rescue
@@ -239,7 +239,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     Process.send_after(self(), :tick, @tick_ms)
 
     for name <- Handle.names(),
-        {:ok, %{brain: brain} = handle} when brain != nil <- [Handle.fetch(name)],
+        {:ok, %{cost_model: cost_model} = handle} when cost_model != nil <- [Handle.fetch(name)],
         do: tick(handle, now())
 
     forget_stopped()
@@ -259,16 +259,16 @@ defmodule Snakepit.Performance.ThresholdManager do
     end
   end
 
-  # Thresholds of brains that are no more, which the rows would keep alive.
+  # Thresholds of cost models that are no more, which the rows would keep alive.
   defp forget_stopped do
     for row <- :ets.tab2list(@table),
-        {name, brain} = whose(row),
-        not match?({:ok, %{brain: ^brain}}, Handle.fetch(name)),
+        {name, cost_model} = whose(row),
+        not match?({:ok, %{cost_model: ^cost_model}}, Handle.fetch(name)),
         do: :ets.delete(@table, elem(row, 0))
   end
 
-  defp whose({{kind, name}, brain, _}) when kind in [:changes, :logged], do: {name, brain}
-  defp whose({{name, _type}, brain, _tuned, _set}), do: {name, brain}
+  defp whose({{kind, name}, cost_model, _}) when kind in [:changes, :logged], do: {name, cost_model}
+  defp whose({{name, _type}, cost_model, _tuned, _set}), do: {name, cost_model}
 
   # ---- tuning -----------------------------------------------------------------------------------------------------
 
@@ -348,12 +348,12 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp put(handle, type, {tuned, set}),
-    do: :ets.insert(@table, {{handle.name, type}, handle.brain, tuned, set})
+    do: :ets.insert(@table, {{handle.name, type}, handle.cost_model, tuned, set})
 
   defp replace(handle, old, new),
     do: keep(handle, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
 
-  defp keep(handle, changes), do: :ets.insert(@table, {{:changes, handle.name}, handle.brain, changes})
+  defp keep(handle, changes), do: :ets.insert(@table, {{:changes, handle.name}, handle.cost_model, changes})
 
   defp tell(handle, change) do
     {:threshold, type} = change.knob
@@ -383,13 +383,13 @@ defmodule Snakepit.Performance.ThresholdManager do
     words = Enum.map_join(moved, ", ", fn {type, old, new} -> "#{type} #{old} → #{new}" end)
     Logger.info("pool #{inspect(handle.name)}: thresholds in bytes: #{words}: #{reason}")
     now = Map.merge(logged(handle), Map.new(moved, fn {type, _old, new} -> {type, new} end))
-    :ets.insert(@table, {{:logged, handle.name}, handle.brain, now})
+    :ets.insert(@table, {{:logged, handle.name}, handle.cost_model, now})
   end
 
   # By type, what the log says last.
-  defp logged(%{name: name, brain: brain}) do
+  defp logged(%{name: name, cost_model: cost_model}) do
     case :ets.lookup(@table, {:logged, name}) do
-      [{_, ^brain, logged}] -> logged
+      [{_, ^cost_model, logged}] -> logged
       _ -> %{}
     end
   end
@@ -405,13 +405,13 @@ defmodule Snakepit.Performance.ThresholdManager do
     })
   end
 
-  # The brain's table, by all of the pool's thresholds.
+  # The cost model's table, by all of the pool's thresholds.
   defp apply_all(handle) do
     states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
     thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
     set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
     policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
-    Tuning.set(handle.brain, handle.options.transfers, handle.settings, policy, thresholds)
+    Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy, thresholds)
     Learning.publish(handle.name)
   end
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.Tuning do
   @moduledoc false
-  # A brain, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
+  # A cost model, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
 
   alias Snakepit.{Native, Performance, Transfer}
   alias Snakepit.Performance.{Policy, Settings, Thresholds}
@@ -10,19 +10,19 @@ defmodule Snakepit.Performance.Tuning do
   # What exploring may cost, as a share of the best way's cost.
   @bounded_loss 0.25
 
-  @doc "A brain that knows nothing yet, of a pool that has these ways."
-  @spec brain([Transfer.way()], Settings.t(), Policy.t()) :: Native.brain()
-  def brain(transfers, settings, policy) do
-    brain = Native.brain_new()
-    :ok = set(brain, transfers, settings, policy)
-    brain
+  @doc "A cost model that knows nothing yet, of a pool that has these ways."
+  @spec cost_model([Transfer.way()], Settings.t(), Policy.t()) :: Native.cost_model()
+  def cost_model(transfers, settings, policy) do
+    cost_model = Native.cost_model_new()
+    :ok = set(cost_model, transfers, settings, policy)
+    cost_model
   end
 
-  @doc "Compiles the brain's table by these; `thresholds`, in bytes by type, for as long as nothing was measured."
-  @spec set(Native.brain(), [Transfer.way()], Settings.t(), Policy.t(), %{
+  @doc "Compiles the cost model's table by these; `thresholds`, in bytes by type, for as long as nothing was measured."
+  @spec set(Native.cost_model(), [Transfer.way()], Settings.t(), Policy.t(), %{
           Performance.data_type() => pos_integer()
         }) :: :ok
-  def set(brain, transfers, settings, policy, thresholds \\ %{}) do
+  def set(cost_model, transfers, settings, policy, thresholds \\ %{}) do
     overrides = policy.threshold_overrides
 
     {minimum, maximum} =
@@ -31,8 +31,8 @@ defmodule Snakepit.Performance.Tuning do
     base = settings |> Settings.base_threshold() |> Thresholds.new() |> Thresholds.bytes(minimum, maximum)
     types = Performance.data_types()
 
-    Native.brain_rules(
-      brain,
+    Native.cost_model_rules(
+      cost_model,
       Performance.number(policy.goal),
       Transfer.mask(transfers),
       minimum,

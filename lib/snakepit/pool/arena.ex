@@ -19,20 +19,21 @@ defmodule Snakepit.Pool.Arena do
   to the breaker of shared memory, whose `probe` the call may have had.
   """
   @spec warm(Handle.t(), [non_neg_integer()], Breaker.probe() | nil) :: :ok
-  def warm(%Handle{arena_keeper: keeper}, lengths, probe),
-    do: GenServer.cast(keeper, {:warm, lengths, probe})
+  def warm(%Handle{arena_maintenance: maintenance}, lengths, probe),
+    do: GenServer.cast(maintenance, {:warm, lengths, probe})
 
   @doc "Memory is scarce, or no longer: while it is, idle chunks are given back at once, and none is made ahead."
   @spec scarce(Handle.t(), boolean()) :: :ok
-  def scarce(%Handle{arena_keeper: keeper}, scarce?), do: GenServer.cast(keeper, {:scarce, scarce?})
+  def scarce(%Handle{arena_maintenance: maintenance}, scarce?),
+    do: GenServer.cast(maintenance, {:scarce, scarce?})
 
   @doc "Gives idle chunks back now, so that the next call finds none: to measure what fresh memory costs."
   @spec drop_idle(Handle.t()) :: :ok
-  def drop_idle(%Handle{arena_keeper: keeper}), do: GenServer.call(keeper, :drop_idle)
+  def drop_idle(%Handle{arena_maintenance: maintenance}), do: GenServer.call(maintenance, :drop_idle)
 
   @doc "A worker had no room for a reply: whoever holds most is made to collect."
   @spec starved(Handle.t()) :: :ok
-  def starved(%Handle{arena_keeper: keeper}), do: GenServer.cast(keeper, :starved)
+  def starved(%Handle{arena_maintenance: maintenance}), do: GenServer.cast(maintenance, :starved)
 
   @doc "The same bytes, living in the pool's arena. The caller pays for memory that is not there yet."
   @spec share(Handle.t(), binary()) :: {:ok, binary()} | {:error, Error.t()}

@@ -11,11 +11,11 @@ defmodule Snakepit.Pool.Handle do
                     :commands,
                     :trouble,
                     :tools,
-                    :desk,
+                    :queue,
                     :lanes,
                     :pool,
-                    :arena_keeper,
-                    :brain,
+                    :arena_maintenance,
+                    :cost_model,
                     :policy,
                     :settings,
                     :busy_poll
@@ -34,17 +34,17 @@ defmodule Snakepit.Pool.Handle do
           commands: Pool.CommandBreaker.t(),
           trouble: :ets.table(),
           tools: :ets.table(),
-          desk: Native.desk(),
+          queue: Native.queue(),
           lanes: :ets.table(),
           pool: GenServer.name(),
-          arena_keeper: GenServer.name(),
-          brain: Native.brain() | nil,
+          arena_maintenance: GenServer.name(),
+          cost_model: Native.cost_model() | nil,
           policy: Performance.Policy.t(),
           settings: Performance.Settings.t(),
           busy_poll: Native.busy_poll() | nil
         }
 
-  # By the pool's process: it owns the desk and the table of lanes.
+  # By the pool's process: it owns the checkout queue and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
   def new(%Pool.Options{} = options) do
     quota = options.memory_quota || max(div(Snakepit.Machine.memory(), 4), 4 * options.chunk_size)
@@ -66,12 +66,12 @@ defmodule Snakepit.Pool.Handle do
       # {:last, why a worker ended or did not start}, for what is told while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),
       tools: Pool.Tools.new(),
-      desk: Native.desk_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
+      queue: Native.queue_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
       # {{lane id, epoch}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
       pool: name(:pool, options.name),
-      arena_keeper: name(:arena, options.name),
-      brain: brain(options, settings, policy),
+      arena_maintenance: name(:arena, options.name),
+      cost_model: cost_model(options, settings, policy),
       policy: policy,
       settings: settings,
       busy_poll: if((us = Pool.Options.busy_poll(options)) > 0, do: Native.busy_poll_new(us))
@@ -93,9 +93,9 @@ defmodule Snakepit.Pool.Handle do
   def with_room(%__MODULE__{} = handle, workers),
     do: %{handle | workers_breaker: Breaker.retarget(handle.workers_breaker, Enum.to_list(0..(workers - 1)))}
 
-  defp brain(options, settings, policy) do
+  defp cost_model(options, settings, policy) do
     if Performance.Policy.enabled?(options.performance_policy, settings),
-      do: Performance.Tuning.brain(options.transfers, settings, policy)
+      do: Performance.Tuning.cost_model(options.transfers, settings, policy)
   end
 
   @doc "The registered name of one of a pool's processes."
@@ -126,8 +126,8 @@ defmodule Snakepit.Pool.Handle do
 
   @doc "Whether it is still the pool of its name that runs: not one that was stopped, or another one since."
   @spec current?(t()) :: boolean()
-  def current?(%__MODULE__{name: name, desk: desk}),
-    do: match?(%{desk: ^desk}, :persistent_term.get({__MODULE__, {:pool, name}}, nil))
+  def current?(%__MODULE__{name: name, queue: queue}),
+    do: match?(%{queue: ^queue}, :persistent_term.get({__MODULE__, {:pool, name}}, nil))
 
   @doc "While `fun` runs, the pool is known to be started again; for the process that calls."
   @spec restarting(atom(), (() -> result)) :: result when result: term()

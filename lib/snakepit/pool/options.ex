@@ -200,7 +200,7 @@ defmodule Snakepit.Pool.Options do
       type: {:range, 0, 500},
       default: 300,
       doc:
-        "How many microseconds a caller and a worker wait for each other awake, by polling, before they sleep: small calls " <>
+        "How many microseconds a caller and a worker spin for each other, by polling, before they sleep: small calls " <>
           "take half as long. It is left out where other processes are waiting to run, of commands that take longer, and on " <>
           "a single core. 0 never does it: for a quota of CPU time, or to save energy."
     ],
@@ -456,7 +456,7 @@ defmodule Snakepit.Pool.Options do
 
   defp pool_name(given), do: if(name = name(given), do: inspect(name), else: "without a name")
 
-  @doc "How long to wait awake, in microseconds. On a single core, who waits awake keeps the other one from answering."
+  @doc "How long to spin, in microseconds. On a single core, who spins keeps the other one from answering."
   @spec busy_poll(t()) :: non_neg_integer()
   def busy_poll(%__MODULE__{busy_poll: us} = options) do
     if min(Machine.cores_by_quota(), cores(options)) > 1, do: us, else: 0

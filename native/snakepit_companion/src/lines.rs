@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 const SILENCE: Duration = Duration::from_millis(250);
 
 /// Or when it began so long ago, and bytes of it keep coming.
-const PATIENCE: Duration = Duration::from_secs(1);
+const MAX_DELAY: Duration = Duration::from_secs(1);
 
 /// At most one overwritten or unfinished line in so long: a progress bar may draw itself thousands of times a second.
 const PACE: Duration = Duration::from_millis(250);
@@ -87,7 +87,7 @@ impl Lines {
 
     fn text_due(&self) -> Option<Instant> {
         let (first, last) = self.came?;
-        self.next.max(Some((last + SILENCE).min(first + PATIENCE)))
+        self.next.max(Some((last + SILENCE).min(first + MAX_DELAY)))
     }
 
     fn add(&mut self, text: &[u8], now: Instant) {

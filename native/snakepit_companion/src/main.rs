@@ -1,12 +1,11 @@
 //! The companion: a port program of the BEAM that owns the Python workers.
 //!
 //! It speaks the messages of [`snakepit_core::companion`] in `{packet, 4}` frames on stdin and stdout. A process that
-//! [`guard`] watches does everything, in one thread: `PR_SET_PDEATHSIG` fires when the *thread* that forked dies, so it
+//! [`watchdog`] watches does everything, in one thread: `PR_SET_PDEATHSIG` fires when the *thread* that forked dies, so it
 //! must live as long as the process, and a single one cannot disagree with itself about which process ids are still
 //! ours.
 
 mod cgroup;
-mod guard;
 mod inbox;
 mod limits;
 mod lines;
@@ -15,6 +14,7 @@ mod outbox;
 mod reaper;
 mod spawn;
 mod supervisor;
+mod watchdog;
 mod worker;
 
 use std::io::IsTerminal;
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         eprintln!("{USAGE}");
         return ExitCode::from(2);
     }
-    match guard::run(supervisor::run) {
+    match watchdog::run(supervisor::run) {
         Ok(status) => ExitCode::from(status),
         Err(error) => {
             eprintln!("snakepit_companion: {error}");

@@ -1,8 +1,8 @@
 //! Starts one process that owns nothing of ours and cannot outlive us.
 
 use crate::cgroup::Cgroup;
-use crate::guard::FOR_THE_VM;
 use crate::limits::{self, Prepared};
+use crate::watchdog::FOR_THE_VM;
 use nix::sys::signal::{SigSet, SigmaskHow, sigprocmask};
 use nix::unistd::{getpid, getppid, setsid};
 use snakepit_core::companion::Limits;

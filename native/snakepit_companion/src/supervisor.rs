@@ -1,11 +1,11 @@
 //! The loop: waits for requests, output, ends of processes and deadlines, and deals with each.
 
-use crate::guard::signals;
 use crate::inbox::{Inbox, TooLong};
 use crate::memory::Kills;
 use crate::outbox::Outbox;
 use crate::reaper;
 use crate::spawn::{Program, spawn};
+use crate::watchdog::signals;
 use crate::worker::Worker;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -30,7 +30,7 @@ enum Source {
 
 /// Why the loop ended.
 enum End {
-    /// The VM is gone or closed the port, or the guard is gone.
+    /// The VM is gone or closed the port, or the watchdog is gone.
     Quiet,
     /// What comes from the VM can no longer be understood.
     LostFraming,
@@ -42,11 +42,11 @@ struct Supervisor {
     workers: HashMap<u64, Worker>,
     ids: HashMap<Pid, u64>,
     kills: Kills,
-    guard: Pid,
+    watchdog: Pid,
 }
 
 /// Serves the VM until it is gone, then ends every process. Returns the exit status.
-pub fn run(guard: Pid) -> io::Result<u8> {
+pub fn run(watchdog: Pid) -> io::Result<u8> {
     let signals = prepare()?;
     let mut supervisor = Supervisor {
         inbox: Inbox::default(),
@@ -54,7 +54,7 @@ pub fn run(guard: Pid) -> io::Result<u8> {
         workers: HashMap::new(),
         ids: HashMap::new(),
         kills: Kills::new(),
-        guard,
+        watchdog,
     };
     let end = supervisor.serve(&signals);
     // At once, all of them, before anything that could take time.
@@ -218,7 +218,7 @@ impl Supervisor {
     /// True if it is time to go.
     fn read_signals(&mut self, signals: &SignalFd) -> io::Result<bool> {
         while signals.read_signal()?.is_some() {}
-        if getppid() != self.guard {
+        if getppid() != self.watchdog {
             return Ok(true);
         }
         while let Some((pid, status)) = reaper::next_zombie() {

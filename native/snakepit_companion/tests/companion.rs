@@ -128,7 +128,7 @@ impl Companion {
         })
     }
 
-    /// To the process that the companion is for its parent, which is the guard.
+    /// To the process that the companion is for its parent, which is the watchdog.
     fn signal(&self, signal: i32) {
         // SAFETY: the companion is our child and was not waited for.
         assert_eq!(unsafe { libc::kill(self.child.id() as i32, signal) }, 0);
@@ -136,8 +136,8 @@ impl Companion {
 
     /// The process that does everything.
     fn server(&self) -> Process {
-        let guard = self.child.id();
-        Process::named(&fs::read_to_string(format!("/proc/{guard}/task/{guard}/children")).unwrap())
+        let watchdog = self.child.id();
+        Process::named(&fs::read_to_string(format!("/proc/{watchdog}/task/{watchdog}/children")).unwrap())
     }
 
     fn close(&mut self) -> ExitStatus {
@@ -500,7 +500,7 @@ fn what_a_leader_leaves_has_a_moment_to_clean_up() {
 fn what_is_left_has_a_moment_to_clean_up_when_all_ends() {
     // Nobody reads their output any more.
     let dir = std::env::temp_dir().join(format!("snakepit_cleaners_{}", std::process::id()));
-    for killed in ["none", "guard", "server"] {
+    for killed in ["none", "watchdog", "server"] {
         fs::create_dir_all(&dir).unwrap();
         let files = WITH_CLEANERS.replace("echo cleaned ", &format!("touch {}/", dir.display()));
         let mut companion = Companion::start();
@@ -508,7 +508,7 @@ fn what_is_left_has_a_moment_to_clean_up_when_all_ends() {
         assert_eq!([companion.line(1), companion.line(1)], ["ready", "ready"]);
         let server = companion.server();
         match killed {
-            "guard" => companion.signal(libc::SIGKILL),
+            "watchdog" => companion.signal(libc::SIGKILL),
             "server" => server.signal(libc::SIGKILL),
             _ => companion.stdin = None,
         }
@@ -578,7 +578,7 @@ fn what_is_sent_to_all_is_for_the_vm() {
             process.signal(signal);
         }
     }
-    // What tells the server that the guard is gone does not say so by itself.
+    // What tells the server that the watchdog is gone does not say so by itself.
     server.signal(libc::SIGCHLD);
     companion.passes(2);
     assert!(process.is_alive());

@@ -31,8 +31,8 @@ pub const MAX_BUFFERS: usize = 65_536;
 pub const FLAG_FORCED: u8 = 1;
 /// Request flag: the caller takes a stream.
 pub const FLAG_STREAM: u8 = 2;
-/// Request flag: the next call may come at once; the worker does well to wait for it awake.
-pub const FLAG_AWAKE: u8 = 4;
+/// Request flag: the next call may come at once; the worker does well to spin for it.
+pub const FLAG_SPIN: u8 = 4;
 
 /// Where a buffer lies in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

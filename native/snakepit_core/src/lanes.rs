@@ -16,7 +16,7 @@ pub struct Lane {
 
 /// The answer to a request for a lane.
 #[derive(Debug, PartialEq, Eq)]
-pub enum Checkout {
+pub enum CheckoutAnswer {
     Lane(Lane),
     /// The caller is in line under this key.
     Waiting(u64),
@@ -101,22 +101,22 @@ impl<W> Lanes<W> {
     }
 
     /// A lane, or a place in line; `waiter` is given its key.
-    pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> Checkout {
+    pub fn checkout(&mut self, want: Want, waiter: impl FnOnce(u64) -> W) -> CheckoutAnswer {
         if let Some(answer) = self.at_once(want) {
             return answer;
         }
         if self.waiting.len() >= self.max_waiting {
-            return Checkout::Full;
+            return CheckoutAnswer::Full;
         }
         let key = self.next_key;
         self.next_key += 1;
         self.line(want).push_back(key);
         self.waiting.insert(key, waiter(key));
-        Checkout::Waiting(key)
+        CheckoutAnswer::Waiting(key)
     }
 
     /// The same for a waiter whose worker left: it keeps its key, and so its turn, however many wait.
-    pub fn checkout_again(&mut self, want: Want, key: u64, waiter: W) -> Checkout {
+    pub fn checkout_again(&mut self, want: Want, key: u64, waiter: W) -> CheckoutAnswer {
         if let Some(answer) = self.at_once(want) {
             return answer;
         }
@@ -124,23 +124,23 @@ impl<W> Lanes<W> {
         let at = line.partition_point(|other| *other < key);
         line.insert(at, key);
         self.waiting.insert(key, waiter);
-        Checkout::Waiting(key)
+        CheckoutAnswer::Waiting(key)
     }
 
     /// The answer to a request for a lane that need not wait.
-    fn at_once(&mut self, want: Want) -> Option<Checkout> {
+    fn at_once(&mut self, want: Want) -> Option<CheckoutAnswer> {
         if let Some(code) = self.closed.or(self.suspended) {
-            return Some(Checkout::Closed(code));
+            return Some(CheckoutAnswer::Closed(code));
         }
         let own = |this: &Self, w: u32| this.idle.iter().rposition(|l| this.worker(*l) == w as usize);
         let found = match want {
-            Want::Only(w) if w as usize >= self.workers => return Some(Checkout::Moved),
+            Want::Only(w) if w as usize >= self.workers => return Some(CheckoutAnswer::Moved),
             Want::Any => self.idle.len().checked_sub(1),
             Want::Only(w) => own(self, w),
             Want::Rather(w) => own(self, w).or(self.idle.len().checked_sub(1)),
         }?;
         self.busy += 1;
-        Some(Checkout::Lane(self.idle.remove(found)))
+        Some(CheckoutAnswer::Lane(self.idle.remove(found)))
     }
 
     fn line(&mut self, want: Want) -> &mut VecDeque<u64> {
@@ -344,9 +344,9 @@ mod tests {
         }
     }
 
-    fn lane(answer: Checkout) -> Lane {
+    fn lane(answer: CheckoutAnswer) -> Lane {
         match answer {
-            Checkout::Lane(lane) => lane,
+            CheckoutAnswer::Lane(lane) => lane,
             other => panic!("{other:?}"),
         }
     }
@@ -358,9 +358,9 @@ mod tests {
         up(&mut lanes, 1, 101);
         let (a, b) = (lane(lanes.checkout(Want::Any, |_| 0)), lane(lanes.checkout(Want::Any, |_| 0)));
         assert_eq!((a.id, b.id), (1, 0));
-        assert_eq!(lanes.checkout(Want::Any, |_| 1), Checkout::Waiting(0));
-        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), Checkout::Waiting(1));
-        assert_eq!(lanes.checkout(Want::Rather(0), |_| 3), Checkout::Waiting(2));
+        assert_eq!(lanes.checkout(Want::Any, |_| 1), CheckoutAnswer::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), CheckoutAnswer::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Rather(0), |_| 3), CheckoutAnswer::Waiting(2));
         assert_eq!(lanes.checkin(b), Some(1));
         assert_eq!(lanes.checkin(a), Some(3), "worker 1 does not serve the session of worker 0");
         assert_eq!(lanes.checkin(b), Some(2));
@@ -371,15 +371,15 @@ mod tests {
     #[test]
     fn full_cancelled_closed() {
         let mut lanes: Lanes<u32> = Lanes::new(1, 2, 2);
-        assert_eq!(lanes.checkout(Want::Any, |_| 1), Checkout::Waiting(0));
-        assert_eq!(lanes.checkout(Want::Any, |_| 2), Checkout::Waiting(1));
-        assert_eq!(lanes.checkout(Want::Any, |_| 3), Checkout::Full);
+        assert_eq!(lanes.checkout(Want::Any, |_| 1), CheckoutAnswer::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Any, |_| 2), CheckoutAnswer::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Any, |_| 3), CheckoutAnswer::Full);
         lanes.purge(|w| *w == 1);
         assert!(!lanes.cancel(0));
-        assert_eq!(lanes.checkout(Want::Any, |_| 4), Checkout::Waiting(2));
+        assert_eq!(lanes.checkout(Want::Any, |_| 4), CheckoutAnswer::Waiting(2));
         assert!(lanes.cancel(1) && !lanes.cancel(1));
         assert_eq!(lanes.close(7), [4]);
-        assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Closed(7));
+        assert_eq!(lanes.checkout(Want::Any, |_| 5), CheckoutAnswer::Closed(7));
         assert!(lanes.at_rest());
     }
 
@@ -389,10 +389,10 @@ mod tests {
         up(&mut lanes, 1, 1);
         assert_eq!(lanes.suspend(3), [], "one is up");
         assert_eq!(lane(lanes.checkout(Want::Any, |_| 0)).epoch, 1);
-        assert_eq!(lanes.checkout(Want::Any, |_| 7), Checkout::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Any, |_| 7), CheckoutAnswer::Waiting(0));
         lanes.down(1, 1);
         assert_eq!(lanes.suspend(3), [7]);
-        assert_eq!(lanes.checkout(Want::Any, |_| 8), Checkout::Closed(3));
+        assert_eq!(lanes.checkout(Want::Any, |_| 8), CheckoutAnswer::Closed(3));
         lanes.forget(Lane { id: 0, epoch: 1 });
         assert!(!lanes.at_rest(), "it is not closed");
         up(&mut lanes, 0, 2);
@@ -400,7 +400,7 @@ mod tests {
         lanes.down(0, 2);
         assert_eq!(lanes.suspend(3), []);
         assert_eq!(lanes.close(7), []);
-        assert_eq!(lanes.checkout(Want::Any, |_| 9), Checkout::Closed(7), "closed for good");
+        assert_eq!(lanes.checkout(Want::Any, |_| 9), CheckoutAnswer::Closed(7), "closed for good");
     }
 
     #[test]
@@ -464,19 +464,19 @@ mod tests {
             up(&mut lanes, worker, 100 + u64::from(worker));
         }
         let held: Vec<_> = (0..3).map(|w| lane(lanes.checkout(Want::Only(w), |_| 0))).collect();
-        assert_eq!(lanes.checkout(Want::Only(2), |_| 1), Checkout::Waiting(0));
-        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), Checkout::Waiting(1));
-        assert_eq!(lanes.checkout(Want::Any, |_| 3), Checkout::Waiting(2));
+        assert_eq!(lanes.checkout(Want::Only(2), |_| 1), CheckoutAnswer::Waiting(0));
+        assert_eq!(lanes.checkout(Want::Only(0), |_| 2), CheckoutAnswer::Waiting(1));
+        assert_eq!(lanes.checkout(Want::Any, |_| 3), CheckoutAnswer::Waiting(2));
         assert_eq!(lanes.checkin(lane_of(&held, 1)), Some(3));
         let again = lane_of(&held, 1);
         assert_eq!(lanes.resize(1), [(0, 1)], "who waits for one that stays is left alone");
         assert_eq!(lanes.emptied(), None);
-        assert_eq!(lanes.checkout(Want::Only(1), |_| 4), Checkout::Moved);
-        assert_eq!(lanes.checkout(Want::Any, |_| 5), Checkout::Waiting(3));
-        assert_eq!(lanes.checkout(Want::Rather(2), |_| 6), Checkout::Waiting(4));
-        assert_eq!(lanes.checkout(Want::Any, |_| 7), Checkout::Full);
+        assert_eq!(lanes.checkout(Want::Only(1), |_| 4), CheckoutAnswer::Moved);
+        assert_eq!(lanes.checkout(Want::Any, |_| 5), CheckoutAnswer::Waiting(3));
+        assert_eq!(lanes.checkout(Want::Rather(2), |_| 6), CheckoutAnswer::Waiting(4));
+        assert_eq!(lanes.checkout(Want::Any, |_| 7), CheckoutAnswer::Full);
         // It was in line already, and before the others.
-        assert_eq!(lanes.checkout_again(Want::Only(0), 0, 1), Checkout::Waiting(0));
+        assert_eq!(lanes.checkout_again(Want::Only(0), 0, 1), CheckoutAnswer::Waiting(0));
         assert_eq!(lanes.checkin(again), None);
         assert_eq!(lanes.emptied(), Some(101));
         lanes.forget(lane_of(&held, 2));
@@ -512,7 +512,7 @@ mod tests {
                         let want = [Want::Any, Want::Only(w), Want::Rather(w)][step as usize];
                         next += 1;
                         match lanes.checkout(want, |_| (next, want)) {
-                            Checkout::Lane(lane) => {
+                            CheckoutAnswer::Lane(lane) => {
                                 prop_assert!(!held.contains(&lane));
                                 prop_assert_eq!(alive[(lane.id / 2) as usize], Some(lane.epoch));
                                 if let Want::Only(w) = want {
@@ -520,10 +520,10 @@ mod tests {
                                 }
                                 held.push(lane);
                             }
-                            Checkout::Waiting(_) => waiting.push((next, want)),
-                            Checkout::Full => prop_assert_eq!(waiting.len(), 8),
-                            Checkout::Closed(_) => prop_assert!(false),
-                            Checkout::Moved => prop_assert!(matches!(want, Want::Only(w) if w >= size)),
+                            CheckoutAnswer::Waiting(_) => waiting.push((next, want)),
+                            CheckoutAnswer::Full => prop_assert_eq!(waiting.len(), 8),
+                            CheckoutAnswer::Closed(_) => prop_assert!(false),
+                            CheckoutAnswer::Moved => prop_assert!(matches!(want, Want::Only(w) if w >= size)),
                         }
                     }
                     3 if !held.is_empty() => {
@@ -559,8 +559,8 @@ mod tests {
                             let at = waiting.iter().position(|x| *x == waiter).unwrap();
                             waiting[at].1 = Want::Only(left % size);
                             match lanes.checkout_again(Want::Only(left % size), key, waiting[at]) {
-                                Checkout::Waiting(same) => prop_assert_eq!(same, key),
-                                Checkout::Lane(lane) => {
+                                CheckoutAnswer::Waiting(same) => prop_assert_eq!(same, key),
+                                CheckoutAnswer::Lane(lane) => {
                                     prop_assert!(!held.contains(&lane));
                                     waiting.remove(at);
                                     held.push(lane);

@@ -4,18 +4,18 @@
 //! models. `native/PROTOCOL.md` is the contract these modules implement.
 
 pub mod arena;
-pub mod brain;
 pub mod call;
 pub mod class;
 pub mod companion;
 pub mod copy;
+pub mod cost_model;
 pub mod frame;
 pub mod free_list;
 pub mod holds;
 pub mod lanes;
-pub mod patience;
 pub mod reader;
 pub mod room;
+pub mod spin;
 mod sync;
 pub mod writer;
 

@@ -1,14 +1,14 @@
-//! Waiting for a reply awake: the scheduler that runs the caller polls the lane for some microseconds.
+//! Spinning for a reply: the scheduler that runs the caller polls the lane for some microseconds.
 
 use rustler::{Binary, Env, Resource, ResourceArc};
-use snakepit_core::patience::{Key, Patience};
+use snakepit_core::spin::{Key, Spin};
 use std::time::{Duration, Instant};
 
-/// One pool's: how long its callers wait awake at most, and of which commands that was worth it.
+/// One pool's: how long its callers spin at most, and of which commands that was worth it.
 pub struct BusyPoll {
     made: Instant,
     limit: Duration,
-    patience: Patience,
+    spin: Spin,
 }
 
 #[rustler::resource_impl]
@@ -21,7 +21,7 @@ const MOST: u64 = 500;
 #[rustler::nif]
 fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
     let limit = Duration::from_micros(us.min(MOST));
-    ResourceArc::new(BusyPoll { made: Instant::now(), limit, patience: Patience::default() })
+    ResourceArc::new(BusyPoll { made: Instant::now(), limit, spin: Spin::default() })
 }
 
 /// Waits until `fd` has something to read, or the limit has passed: `true` or `false`; `nil` where it is not tried.
@@ -32,7 +32,7 @@ fn busy_poll_new(us: u64) -> ResourceArc<BusyPoll> {
 fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary, way: u8, bytes: u64) -> Option<bool> {
     let start = Instant::now();
     let key = Key::new(&command, way, bytes);
-    if !poll.patience.pays(key, nanoseconds(start - poll.made)) {
+    if !poll.spin.pays(key, nanoseconds(start - poll.made)) {
         return None;
     }
     let met = loop {
@@ -48,7 +48,7 @@ fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary, wa
     let waited = start.elapsed();
     // It came, but after somebody else had the core: that took as long.
     if !met || waited > poll.limit {
-        poll.patience.in_vain(key, nanoseconds(start + waited - poll.made), nanoseconds(waited));
+        poll.spin.in_vain(key, nanoseconds(start + waited - poll.made), nanoseconds(waited));
     }
     // Of the millisecond or so that a process may run on end.
     rustler::schedule::consume_timeslice(env, (waited.as_micros() / 10).clamp(1, 100) as i32);

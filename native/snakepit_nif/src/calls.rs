@@ -1,14 +1,14 @@
 //! The functions a call goes through: a term becomes a frame, a frame becomes a term.
 
+use crate::arenas::refused;
 use crate::atoms;
 use crate::chunk::{self, Chunk};
 use crate::decode::{Decoder, Failure};
 use crate::encode::{Encoder as TermEncoder, Refusal};
 use crate::memory::{Outbound, OutboundArc, Piece, Worker, WorkerArc};
-use crate::segments::refused;
 use crate::slot::{self, Collection, End, Slot};
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
-use snakepit_core::brain::Kind as What;
+use snakepit_core::cost_model::Kind as What;
 use snakepit_core::frame::{self, Kind, Place, Reply, Request, Table, Way};
 use std::sync::atomic::{AtomicU64, Ordering};
 

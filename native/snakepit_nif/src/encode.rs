@@ -5,7 +5,7 @@ use crate::chunk::Chunk;
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
 use rustler::{Atom, Binary, Env, ListIterator, Term, TermType};
-use snakepit_core::brain::Kind;
+use snakepit_core::cost_model::Kind;
 use snakepit_core::writer::{OpenExt, Writer, ext};
 use snakepit_core::{MAX_DEPTH, MAX_DIMS, MAX_VALUES};
 use std::collections::HashSet;

@@ -47,7 +47,7 @@ fn cold(from: &[u8]) -> NifResult<u64> {
 }
 
 /// One thread wakes another and sleeps until that one wakes it (`futex(2)`): nanoseconds of each round trip. What handing a
-/// call to another process costs at least, where neither side burns a core by waiting awake.
+/// call to another process costs at least, where neither side burns a core by spinning.
 #[rustler::nif(schedule = "DirtyIo")]
 fn floor_futex(rounds: u16) -> Vec<u64> {
     let turn = AtomicU32::new(0);

@@ -5,20 +5,20 @@
 //! more than a millisecond either runs on a dirty scheduler or answers `:dirty`, upon which `Snakepit.Native` calls its
 //! dirty twin. The Elixir side of every function, with its contract, is in `lib/snakepit/native.ex`.
 
+mod arenas;
 mod atoms;
-mod brain;
 mod busy_poll;
 mod calls;
 mod cancel;
+mod checkout_queue;
 mod chunk;
 mod companion;
+mod cost_model;
 mod decode;
-mod desk;
 mod encode;
 mod floors;
 mod lane;
 mod memory;
-mod segments;
 mod slot;
 
 rustler::init!("Elixir.Snakepit.Native", load = load);

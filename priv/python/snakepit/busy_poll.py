@@ -1,4 +1,4 @@
-"""Waiting for the next request awake, where it comes soon: to sleep and be woken costs more than a small call takes."""
+"""Spinning for the next request, where it comes soon: to sleep and be woken costs more than a small call takes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _REST = 20
 
 
 class BusyPoll:
-    """One lane's. As `native/snakepit_core/src/patience.rs` has it."""
+    """One lane's. As `native/snakepit_core/src/spin.rs` has it."""
 
     def __init__(self, sock: socket.socket, microseconds: int) -> None:
         self._receive = sock.recv_into

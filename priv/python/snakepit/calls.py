@@ -87,7 +87,7 @@ class Service:
         self.inline_limit = inline_limit
         self.max_result = max_result
         self.lend_to_numpy = lend_to_numpy
-        # How long lanes wait for a request awake, in microseconds.
+        # How long lanes spin for a request, in microseconds.
         self.busy_poll = busy_poll
         self.stopping = False
 

@@ -14,7 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import FrameType
 
-# As `FOR_THE_VM` in native/snakepit_companion/src/guard.rs.
+# As `FOR_THE_VM` in native/snakepit_companion/src/watchdog.rs.
 FOR_THE_BEAM = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 # One that neither Python nor libraries use; the one above it is `cancel.SIGNAL`.
 STOP = signal.SIGRTMAX - 4

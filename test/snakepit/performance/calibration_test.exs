@@ -17,12 +17,12 @@ defmodule Snakepit.Performance.CalibrationTest do
     assert probes > 40 and base > 0
 
     for direction <- [0, 1], way <- [0, 1] do
-      assert {a, b, samples} = Native.brain_line(handle.brain, direction, way, 0, true, 65_536)
+      assert {a, b, samples} = Native.cost_model_line(handle.cost_model, direction, way, 0, true, 65_536)
       assert a >= 0 and b >= 0 and samples > 0
     end
 
     # gRPC was not started for it.
-    assert {_, _, 0} = Native.brain_line(handle.brain, 0, 2, 0, true, 65_536)
+    assert {_, _, 0} = Native.cost_model_line(handle.cost_model, 0, 2, 0, true, 65_536)
     assert {:ok, %{calls: 0, request_bytes: 0}} = Snakepit.get_stats(handle.name)
     assert [%{tools: tools}] = Snakepit.list_workers(handle.name)
     assert tools != []
@@ -34,14 +34,14 @@ defmodule Snakepit.Performance.CalibrationTest do
   test "shared memory that has to be made is measured apart" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 20_000)
-    assert {_, _, cold} = Native.brain_line(handle.brain, 0, 1, 0, false, 1_048_576)
+    assert {_, _, cold} = Native.cost_model_line(handle.cost_model, 0, 1, 0, false, 1_048_576)
     assert cold in 6..9
   end
 
   test "gRPC on request" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 5_000, ways: [:inline, :grpc])
-    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 2, 0, true, 65_536)
+    assert {_, _, samples} = Native.cost_model_line(handle.cost_model, 0, 2, 0, true, 65_536)
     assert samples > 0
   end
 
@@ -49,7 +49,7 @@ defmodule Snakepit.Performance.CalibrationTest do
   test "gives up where no lane is idle", %{tmp_dir: dir} do
     handle = handle()
     {task, go_on} = busy(handle.name, dir)
-    assert {:error, :busy} = Calibration.run(handle, patience_ms: 50)
+    assert {:error, :busy} = Calibration.run(handle, max_wait_ms: 50)
     go_on.()
     Task.await(task)
   end
@@ -61,12 +61,12 @@ defmodule Snakepit.Performance.CalibrationTest do
   end
 
   test "a model's bytes are checked" do
-    brain = Native.brain_new()
-    model = Native.brain_export(brain)
-    assert Native.brain_import(brain, model)
+    cost_model = Native.cost_model_new()
+    model = Native.cost_model_export(cost_model)
+    assert Native.cost_model_import(cost_model, model)
 
     for bytes <- ["", <<0>>, :binary.copy(<<255>>, 10_000), model <> <<0>>],
-        do: refute(Native.brain_import(brain, bytes))
+        do: refute(Native.cost_model_import(cost_model, bytes))
   end
 
   test "a pool that starts is waited for" do

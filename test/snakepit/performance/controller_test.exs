@@ -23,10 +23,19 @@ defmodule Snakepit.Performance.ControllerTest do
       size = 2 ** (10 + rem(n, 16))
 
       :ok =
-        Native.brain_calibrate(handle.brain, direction, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+        Native.cost_model_calibrate(
+          handle.cost_model,
+          direction,
+          way,
+          0,
+          true,
+          size,
+          a + b * size + 10_000.0,
+          20_000.0
+        )
     end
 
-    :ok = Native.brain_compile(handle.brain)
+    :ok = Native.cost_model_compile(handle.cost_model)
   end
 
   defp bytes(size), do: %Bytes{data: :binary.copy(<<7>>, size)}
@@ -146,10 +155,19 @@ defmodule Snakepit.Performance.ControllerTest do
       size = 2 ** (10 + rem(n, 16))
 
       :ok =
-        Native.brain_calibrate(handle.brain, direction, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+        Native.cost_model_calibrate(
+          handle.cost_model,
+          direction,
+          way,
+          0,
+          true,
+          size,
+          a + b * size + 10_000.0,
+          20_000.0
+        )
     end
 
-    :ok = Native.brain_compile(handle.brain)
+    :ok = Native.cost_model_compile(handle.cost_model)
     Learning.publish(pool)
     warm(pool, @mib)
     assert {:grpc, %{reason: :cheapest}} = Controller.decide_transfer_method(bytes(20_000), pool: pool)
@@ -252,7 +270,7 @@ defmodule Snakepit.Performance.ControllerTest do
 
     assert stats.latency_us.p50 > 0 and stats.latency_us.p50 <= stats.latency_us.p99
     assert stats.prediction_error.p50 >= 0
-    assert {_, _, samples} = Native.brain_line(handle.brain, 0, 1, 0, true, 65_536)
+    assert {_, _, samples} = Native.cost_model_line(handle.cost_model, 0, 1, 0, true, 65_536)
     assert samples == 400 + 31
     assert {:error, %Error{reason: :unknown_pool}} = Controller.get_statistics(:no_such_pool)
   end
@@ -269,10 +287,20 @@ defmodule Snakepit.Performance.ControllerTest do
     # What is cold costs as little as what is warm here, which nobody assumes.
     cold = fn handle ->
       for n <- 1..40, size = 2 ** (16 + rem(n, 8)) do
-        :ok = Native.brain_calibrate(handle.brain, 0, 1, 0, false, size, 37_000.0 + 0.1 * size, 20_000.0)
+        :ok =
+          Native.cost_model_calibrate(
+            handle.cost_model,
+            0,
+            1,
+            0,
+            false,
+            size,
+            37_000.0 + 0.1 * size,
+            20_000.0
+          )
       end
 
-      :ok = Native.brain_compile(handle.brain)
+      :ok = Native.cost_model_compile(handle.cost_model)
     end
 
     {pool, handle} = pool()
@@ -350,9 +378,9 @@ defmodule Snakepit.Performance.ControllerTest do
     assert m == methods.inline
 
     # Under a load that is not the machine's: shared memory shall burn a second of CPU here.
-    Native.brain_calibrate_cpu(handle.brain, 0, 1, @mib, 1.0e9)
-    Native.brain_calibrate_cpu(handle.brain, 0, 0, @mib, 1.0e3)
-    Native.brain_compile(handle.brain)
+    Native.cost_model_calibrate_cpu(handle.cost_model, 0, 1, @mib, 1.0e9)
+    Native.cost_model_calibrate_cpu(handle.cost_model, 0, 0, @mib, 1.0e3)
+    Native.cost_model_compile(handle.cost_model)
     calm = %{cpu_pressure: false, memory_pressure: false}
     assert {:ok, %{recommendation: :zero_copy}} = CostBenefitAnalyzer.analyze(data, calm)
     assert {:ok, %{recommendation: :inline}} = CostBenefitAnalyzer.analyze(data, %{calm | cpu_pressure: true})

@@ -26,10 +26,10 @@ defmodule Snakepit.Performance.LearningTest do
     answers = callers |> Task.await_many(60_000) |> List.flatten()
     assert Enum.all?(answers, &(&1 == {:ok, 100_000})) and length(answers) == 1_200
     :ok = Learning.learn_now(pool)
-    {_, _, recorded, _, version, _} = Native.brain_counts(handle.brain)
+    {_, _, recorded, _, version, _} = Native.cost_model_counts(handle.cost_model)
     assert recorded == 1_200
     assert version > 0
-    assert handle.brain == elem(Handle.fetch(pool), 1).brain
+    assert handle.cost_model == elem(Handle.fetch(pool), 1).cost_model
   end
 
   test "ways that calls do not take are probed, by nobody's call" do
@@ -37,7 +37,7 @@ defmodule Snakepit.Performance.LearningTest do
     {:ok, handle} = Handle.fetch(pool)
     # By the threshold these go inline, so that nothing else would ever tell what shared memory takes.
     data = Snakepit.bytes(:binary.copy("x", 50_000))
-    samples = fn -> elem(Native.brain_line(handle.brain, 0, 1, 0, true, 50_000), 2) end
+    samples = fn -> elem(Native.cost_model_line(handle.cost_model, 0, 1, 0, true, 50_000), 2) end
     assert samples.() == 0
 
     made = :counters.new(1, [])
@@ -56,9 +56,9 @@ defmodule Snakepit.Performance.LearningTest do
   test "with learning off, calls change nothing" do
     pool = pool!(performance_policy: [enabled: true, learning_enabled: false])
     {:ok, handle} = Handle.fetch(pool)
-    before = Native.brain_export(handle.brain)
+    before = Native.cost_model_export(handle.cost_model)
     for n <- 1..50, do: {:ok, _} = Snakepit.execute("add", %{a: n, b: 1}, pool: pool)
     :ok = Learning.learn_now(pool)
-    assert Native.brain_export(handle.brain) == before
+    assert Native.cost_model_export(handle.cost_model) == before
   end
 end

@@ -144,7 +144,7 @@ defmodule Snakepit.Performance.MetricsStoreTest do
     {:ok, handle} = Handle.fetch(pool)
     given = %{pool: pool, method: :zero_copy, data_size: 1_048_576, latency_us: 150, data_type: :tensor}
     for n <- 1..25, do: Controller.record_transfer_metrics("t#{n}", given)
-    assert {_, _, 25} = Native.brain_line(handle.brain, 0, 1, 2, true, 1_048_576)
+    assert {_, _, 25} = Native.cost_model_line(handle.cost_model, 0, 1, 2, true, 1_048_576)
     assert {:ok, %{recorded: 0}} = Controller.get_statistics(pool)
   end
 

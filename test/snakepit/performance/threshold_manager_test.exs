@@ -13,7 +13,18 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
 
     for n <- 1..400, {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
       size = 2 ** (10 + rem(n, 16))
-      :ok = Native.brain_calibrate(handle.brain, 0, way, 0, true, size, a + b * size + 10_000.0, 20_000.0)
+
+      :ok =
+        Native.cost_model_calibrate(
+          handle.cost_model,
+          0,
+          way,
+          0,
+          true,
+          size,
+          a + b * size + 10_000.0,
+          20_000.0
+        )
     end
   end
 

@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
 
   defp segfault(pool, opts \\ []), do: Snakepit.execute("segfaults", %{}, [pool: pool] ++ opts)
   defp pid(pool, opts \\ []), do: Snakepit.execute("pid", %{}, [pool: pool] ++ opts)
-  defp zoo!(options \\ []), do: pool!([python_module: "zoo"] ++ options)
+  defp misbehaving_workers!(options \\ []), do: pool!([python_module: "misbehaving_workers"] ++ options)
 
   defp commands(pool) do
     {:ok, %{breakers: %{commands: commands}}} = Snakepit.get_stats(pool)
@@ -130,7 +130,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "a tool that segfaults again and again: no call of another command is refused" do
-    pool = zoo!(size: 2)
+    pool = misbehaving_workers!(size: 2)
 
     {bad, good} =
       Enum.unzip(
@@ -153,7 +153,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "callers that wait for a lane when the breaker opens cost no worker" do
-    pool = zoo!()
+    pool = misbehaving_workers!()
     tasks = for _ <- 1..12, do: Task.async(fn -> segfault(pool, timeout: 60_000) end)
     reasons = for {:error, error} <- Task.await_many(tasks, 60_000), do: error.reason
     %{failed_probes: trials, deaths: deaths} = commands(pool)["segfaults"]
@@ -162,7 +162,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "a retry of a call whose breaker just opened does not burn another worker" do
-    pool = zoo!()
+    pool = misbehaving_workers!()
     assert {:error, %Error{reason: reason}} = segfault(pool, idempotent: true)
     %{failed_probes: trials, deaths: deaths} = commands(pool)["segfaults"]
     assert deaths == 3 + trials
@@ -171,7 +171,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "streams, sessions and calls by gRPC count as well" do
-    pool = zoo!(size: 2)
+    pool = misbehaving_workers!(size: 2)
     assert {:error, %Error{reason: :lost}} = segfault(pool, session_id: "s")
     assert commands(pool)["segfaults"].deaths == 1
     assert {:error, %Error{reason: :lost}} = segfault(pool, transfer: :grpc)
@@ -243,7 +243,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "reset by hand, and by a restart of the pool" do
-    pool = zoo!()
+    pool = misbehaving_workers!()
     for _ <- 1..3, do: segfault(pool)
     assert until_refused(fn -> segfault(pool) end)
     assert :ok = Snakepit.reset_command(pool, :segfaults)
@@ -275,7 +275,13 @@ defmodule Snakepit.Pool.CommandBreakerTest do
   end
 
   test "several calls in one worker: each that ran is told of in the log, by name" do
-    pool = zoo!(worker_profile: :thread, threads_per_worker: 2, heartbeat_interval: 100, heartbeat_grace: 300)
+    pool =
+      misbehaving_workers!(
+        worker_profile: :thread,
+        threads_per_worker: 2,
+        heartbeat_interval: 100,
+        heartbeat_grace: 300
+      )
 
     log =
       capture_log(fn ->

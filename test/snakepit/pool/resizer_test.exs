@@ -89,7 +89,7 @@ defmodule Snakepit.Pool.ResizerTest do
     end
 
     {:ok, handle} = Handle.fetch(pool)
-    assert Snakepit.Native.desk_counts(handle.desk) == {3, 0, 0}
+    assert Snakepit.Native.queue_counts(handle.queue) == {3, 0, 0}
     assert Map.keys(stats(pool).breakers.workers) == [0, 1, 2]
   end
 
@@ -183,15 +183,15 @@ defmodule Snakepit.Pool.ResizerTest do
     waiter = fn name, session ->
       task =
         Task.async(fn ->
-          {:ok, lane, ticket} = Snakepit.Pool.checkout(handle, :infinity, session, false)
+          {:ok, lane, checkout} = Snakepit.Pool.checkout(handle, :infinity, session, false)
           send(me, {name, lane.index})
-          Snakepit.Pool.checkin(ticket)
+          Snakepit.Pool.checkin(checkout)
         end)
 
       task
     end
 
-    waiting = fn n -> eventually(fn -> match?({_, _, ^n}, Snakepit.Native.desk_counts(handle.desk)) end) end
+    waiting = fn n -> eventually(fn -> match?({_, _, ^n}, Snakepit.Native.queue_counts(handle.queue)) end) end
     early = waiter.(:early, second)
     waiting.(1)
     late = waiter.(:late, nil)
@@ -206,8 +206,8 @@ defmodule Snakepit.Pool.ResizerTest do
     Snakepit.Pool.checkin(of_first)
     Task.await_many([early, late])
     assert {:messages, [{:early, 0}, {:late, 0}]} = Process.info(self(), :messages)
-    assert {:ok, %{index: 0}, ticket} = Snakepit.Pool.checkout(handle, :infinity, second, false)
-    Snakepit.Pool.checkin(ticket)
+    assert {:ok, %{index: 0}, checkout} = Snakepit.Pool.checkout(handle, :infinity, second, false)
+    Snakepit.Pool.checkin(checkout)
   end
 
   test "a session keeps its dict unless its worker leaves; then it begins anew on another" do

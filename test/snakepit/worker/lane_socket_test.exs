@@ -212,7 +212,7 @@ defmodule Snakepit.Worker.LaneSocketTest do
           Snakepit.Call,
           Snakepit.Call.Exchange,
           Snakepit.Call.Reply,
-          Snakepit.Call.Settle,
+          Snakepit.Pool.LaneRecovery,
           Snakepit.Pool.Arena,
           Enumerable.Snakepit.Stream
         ],

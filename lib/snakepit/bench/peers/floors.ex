@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Peers.Floors do
   @moduledoc """
-  No peers, but plain operations to hold them against, measured beside them. What waits awake, or copies by streaming stores,
+  No peers, but plain operations to hold them against, measured beside them. What spins, or copies by streaming stores,
   may take less:
 
   - `futex`: another thread is woken, and wakes this one (`futex(2)`), whatever the size;

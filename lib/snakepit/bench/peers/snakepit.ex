@@ -11,7 +11,7 @@ defmodule Snakepit.Bench.Peers.Snakepit do
   def peers do
     [
       {"snakepit", "Snakepit.execute/3, ways chosen freely"},
-      {"snakepit_asleep", "the same, nobody waiting awake"}
+      {"snakepit_asleep", "the same, nobody spinning"}
     ]
   end
 

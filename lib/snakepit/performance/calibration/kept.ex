@@ -44,7 +44,7 @@ defmodule Snakepit.Performance.Calibration.Kept do
 
     # Whole or not at all, whoever else writes it now.
     with :ok <- File.mkdir_p(Path.dirname(path)),
-         model = Native.brain_export(handle.brain),
+         model = Native.cost_model_export(handle.cost_model),
          sum = :crypto.hash(:sha256, [fingerprint, model]),
          :ok <- File.write(part, [@magic, fingerprint, sum, model]),
          :ok <- File.rename(part, path) do
@@ -61,7 +61,7 @@ defmodule Snakepit.Performance.Calibration.Kept do
          {:ok, <<@magic, ^fingerprint::binary-size(32), sum::binary-size(32), model::binary>>} <-
            File.read(path),
          ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
-         true <- Native.brain_import(handle.brain, model) do
+         true <- Native.cost_model_import(handle.cost_model, model) do
       Calibration.tell(handle, :loaded, %{})
       :ok
     else

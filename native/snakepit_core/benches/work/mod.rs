@@ -2,12 +2,12 @@
 //! (`benches/core.rs`) and the counts of instructions (`examples/count.rs`) are of these.
 
 use snakepit_core::arena::Arena;
-use snakepit_core::brain::cost::Goal;
-use snakepit_core::brain::histogram::Histogram;
-use snakepit_core::brain::model::{Leg, Model};
-use snakepit_core::brain::ring::Ring;
-use snakepit_core::brain::table::{Rules, Table};
-use snakepit_core::brain::{Direction, INLINE, Kind, ZERO_COPY};
+use snakepit_core::cost_model::cost::Goal;
+use snakepit_core::cost_model::histogram::Histogram;
+use snakepit_core::cost_model::model::{Leg, Model};
+use snakepit_core::cost_model::ring::Ring;
+use snakepit_core::cost_model::table::{Rules, Table};
+use snakepit_core::cost_model::{Direction, INLINE, Kind, ZERO_COPY};
 use snakepit_core::frame::{Place, Reply, Request, Way};
 use snakepit_core::free_list::FreeList;
 use snakepit_core::lanes::{Lanes, Want};
@@ -101,8 +101,8 @@ fn lane() -> Operation {
         }
     }
     Box::new(move |_| {
-        use snakepit_core::lanes::Checkout;
-        if let Checkout::Lane(lane) = lanes.checkout(Want::Any, |key| key) {
+        use snakepit_core::lanes::CheckoutAnswer;
+        if let CheckoutAnswer::Lane(lane) = lanes.checkout(Want::Any, |key| key) {
             black_box(lanes.checkin(lane));
         }
     })

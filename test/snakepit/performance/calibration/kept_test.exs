@@ -18,17 +18,17 @@ defmodule Snakepit.Performance.Calibration.KeptTest do
     {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
     assert {:ok, path} = Kept.store(handle, settings)
     assert File.ls!(dir) == [Path.basename(path)]
-    model = Native.brain_export(handle.brain)
+    model = Native.cost_model_export(handle.cost_model)
 
     again = handle()
     assert :ok = Kept.load(again, settings)
-    assert Native.brain_export(again.brain) == model
+    assert Native.cost_model_export(again.cost_model) == model
     # Another pool's calls are others.
     assert :none = Kept.load(handle(inline_limit: 100), settings)
 
     # Whatever stands in the file.
     whole = File.read!(path)
-    fresh = Native.brain_export(Native.brain_new())
+    fresh = Native.cost_model_export(Native.cost_model_new())
 
     for broken <- [
           "",
@@ -40,7 +40,7 @@ defmodule Snakepit.Performance.Calibration.KeptTest do
       File.write!(path, broken)
       other = handle()
       assert :none = Kept.load(other, settings)
-      assert Native.brain_export(other.brain) == fresh
+      assert Native.cost_model_export(other.cost_model) == fresh
     end
   end
 

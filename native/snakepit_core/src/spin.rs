@@ -1,4 +1,4 @@
-//! When to wait awake for an answer.
+//! When to spin for an answer.
 //!
 //! To sleep and be woken costs more than a small call takes, the more so where waking another core is the hypervisor's work.
 //! To poll instead burns the core, and that is lost where the answer takes longer: after a wait in vain there is none for
@@ -26,19 +26,19 @@ impl Key {
 
 /// What was learned, by a key's hash. Shared by all callers; keys of one slot, and callers at the same time, share its rest.
 #[derive(Debug)]
-pub struct Patience {
-    // When to wait awake again, in nanoseconds of the caller's clock.
+pub struct Spin {
+    // When to spin again, in nanoseconds of the caller's clock.
     not_before: [AtomicU64; SLOTS],
 }
 
-impl Default for Patience {
+impl Default for Spin {
     fn default() -> Self {
         Self { not_before: [const { AtomicU64::new(0) }; SLOTS] }
     }
 }
 
-impl Patience {
-    /// Whether to wait awake now.
+impl Spin {
+    /// Whether to spin now.
     pub fn pays(&self, key: Key, now: u64) -> bool {
         self.slot(key).load(Ordering::Relaxed) <= now
     }
@@ -64,12 +64,12 @@ mod tests {
         Key::new(b"add", 0, 0)
     }
 
-    /// The share of its time that a caller waits awake in vain, of calls that take so many nanoseconds each.
+    /// The share of its time that a caller spins in vain, of calls that take so many nanoseconds each.
     fn wasted(takes: u64) -> f64 {
-        let (patience, mut now, mut wasted) = (Patience::default(), 1, 0);
+        let (spin, mut now, mut wasted) = (Spin::default(), 1, 0);
         for _ in 0..10_000 {
-            if takes > LIMIT && patience.pays(add(), now) {
-                patience.in_vain(add(), now + LIMIT, LIMIT);
+            if takes > LIMIT && spin.pays(add(), now) {
+                spin.in_vain(add(), now + LIMIT, LIMIT);
                 wasted += LIMIT;
             }
             now += takes;
@@ -87,27 +87,27 @@ mod tests {
 
     #[test]
     fn it_is_tried_again_after_a_rest() {
-        let patience = Patience::default();
-        assert!(patience.pays(add(), 0));
-        patience.in_vain(add(), 1_000, 100);
-        assert!(!patience.pays(add(), 2_999));
-        assert!(patience.pays(add(), 3_000));
+        let spin = Spin::default();
+        assert!(spin.pays(add(), 0));
+        spin.in_vain(add(), 1_000, 100);
+        assert!(!spin.pays(add(), 2_999));
+        assert!(spin.pays(add(), 3_000));
     }
 
     #[test]
     fn other_commands_ways_and_sizes_are_their_own_matter() {
-        let patience = Patience::default();
+        let spin = Spin::default();
         let key = Key::new(b"add", 0, 1_000);
-        patience.in_vain(key, 1_000, u64::MAX);
+        spin.in_vain(key, 1_000, u64::MAX);
         for same in [key, Key::new(b"add", 0, 513), Key::new(b"add", 0, 1_023)] {
-            assert!(!patience.pays(same, u64::MAX - 1));
+            assert!(!spin.pays(same, u64::MAX - 1));
         }
         for other in [Key::new(b"sub", 0, 1_000), Key::new(b"add", 1, 1_000), Key::new(b"add", 0, 2_000)] {
-            assert!(patience.pays(other, 1_000));
+            assert!(spin.pays(other, 1_000));
         }
         // The ends of what there is.
         for bytes in [0, u64::MAX] {
-            assert!(patience.pays(Key::new(b"", 255, bytes), 1));
+            assert!(spin.pays(Key::new(b"", 255, bytes), 1));
         }
     }
 }

@@ -1,4 +1,4 @@
-defmodule Snakepit.Undertaker do
+defmodule Snakepit.ChunkReaper do
   @moduledoc false
   # Unmaps chunks whose last reference went: a destructor must not, for it takes milliseconds. Pools do so when they ask
   # for memory; this process does when no pool asks any more.

@@ -1,7 +1,7 @@
 //! The companion is two processes, so that whichever of them is killed, the other ends everything.
 //!
 //! Workers die with the one that starts them (`PDEATHSIG`), but not the children of their tools. These are inherited
-//! by the nearest subreaper that still lives: the guard, which does nothing but wait for that.
+//! by the nearest subreaper that still lives: the watchdog, which does nothing but wait for that.
 
 use crate::{cgroup, reaper};
 use nix::sys::signal::{SigHandler, SigSet, Signal, signal};
@@ -26,7 +26,7 @@ pub fn signals() -> SigSet {
 
 /// Runs `serve` in a process of its own and ends what it leaves behind. Returns its exit status, in both processes.
 ///
-/// `serve` is given the guard's process id. When its parent is another, the guard is gone; `SIGCHLD` wakes it then.
+/// `serve` is given the watchdog's process id. When its parent is another, the watchdog is gone; `SIGCHLD` wakes it then.
 pub fn run(serve: fn(Pid) -> io::Result<u8>) -> io::Result<u8> {
     for number in FOR_THE_VM.into_iter().chain(FOR_NOBODY) {
         // SAFETY: SIG_IGN installs no handler.
@@ -35,23 +35,23 @@ pub fn run(serve: fn(Pid) -> io::Result<u8>) -> io::Result<u8> {
     nix::sys::prctl::set_child_subreaper(true)?;
     // Before the fork, so that neither can miss one.
     signals().thread_block()?;
-    let guard = getpid();
+    let watchdog = getpid();
     // SAFETY: there is one thread, so nothing is locked or half done in the copy.
     match unsafe { fork() }? {
         ForkResult::Parent { child } => watch(child),
         ForkResult::Child => {
             // One that nobody else's signal can be mistaken for: it only makes the server look at its parent.
             nix::sys::prctl::set_pdeathsig(Signal::SIGCHLD)?;
-            if getppid() != guard {
+            if getppid() != watchdog {
                 return Ok(0);
             }
-            serve(guard)
+            serve(watchdog)
         }
     }
 }
 
 fn watch(child: Pid) -> io::Result<u8> {
-    let _ = nix::sys::prctl::set_name(c"snakepit_guard");
+    let _ = nix::sys::prctl::set_name(c"snakepit_watch");
     loop {
         signals().wait()?;
         while let Some((pid, exit)) = reaper::next_zombie() {

@@ -20,7 +20,7 @@ const MEMORY: f64 = 500.0;
 const PRIOR: f64 = 25.0;
 /// One at every power of two, up to 2^41.
 const NODES: usize = 42;
-/// A node's memory, and how many samples it takes to be half believed. Measured: machines have moods that last for some
+/// A node's memory, and how many samples it takes to be half believed. Measured: machines have drifts that last for some
 /// dozens of calls; a longer memory predicts worse, a shorter one no better.
 const NODE_MEMORY: f64 = 10.0;
 const NODE_DOUBT: f64 = 1.0;

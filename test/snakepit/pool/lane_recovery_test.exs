@@ -1,4 +1,4 @@
-defmodule Snakepit.Call.SettleTest do
+defmodule Snakepit.Pool.LaneRecoveryTest do
   use Snakepit.Case, async: true
   alias Snakepit.Error
 
@@ -194,7 +194,9 @@ defmodule Snakepit.Call.SettleTest do
       {:ok, tensor} = Snakepit.execute("ones", %{n: 100_000}, pool: pool, transfer: :zero_copy)
       # As a call does, and no further.
       {caller, monitor} =
-        spawn_monitor(fn -> {:ok, _lane, _ticket} = Snakepit.Pool.checkout(handle, :infinity, nil, false) end)
+        spawn_monitor(fn ->
+          {:ok, _lane, _checkout} = Snakepit.Pool.checkout(handle, :infinity, nil, false)
+        end)
 
       assert_receive {:DOWN, ^monitor, _, ^caller, :normal}
       assert pid(pool) == before

@@ -1,13 +1,13 @@
-//! The desk of a pool: where callers get a lane and give it back, without a process in between.
+//! The checkout queue of a pool: where callers get a lane and give it back, without a process in between.
 //!
-//! A caller that waits is woken by the one who frees the lane, with a message. A lane is held by way of a *ticket*; if
-//! its process dies, the ticket is collected with its heap, and its destructor says so.
+//! A caller that waits is woken by the one who frees the lane, with a message. A lane is held by way of a *checkout*; if
+//! its process dies, the checkout is collected with its heap, and its destructor says so.
 
 use crate::atoms;
 use rustler::env::SavedTerm;
 use rustler::sys::enif_send;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Reference, Resource, ResourceArc, Term};
-use snakepit_core::lanes::{Checkout, Lane, Lanes, Want};
+use snakepit_core::lanes::{CheckoutAnswer, Lane, Lanes, Want};
 use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -33,53 +33,53 @@ impl Waiter {
     }
 }
 
-/// One pool's desk. `owner` is told of lanes whose holder died, and when a closed desk comes to rest.
-pub struct Desk {
+/// One pool's checkout queue. `owner` is told of lanes whose holder died, and when a closed checkout queue comes to rest.
+pub struct CheckoutQueue {
     lanes: Mutex<Lanes<Waiter>>,
     owner: LocalPid,
 }
 
 #[rustler::resource_impl]
-impl Resource for Desk {}
+impl Resource for CheckoutQueue {}
 
 /// Handed to a waiter that may be dead before it reads the message.
 const HANDED: u8 = 0;
 /// In use: the lane may be in the middle of a call.
 const TAKEN: u8 = 1;
 /// Given back.
-const SETTLED: u8 = 2;
+const RETURNED: u8 = 2;
 
 /// The right to use a lane, once.
-pub struct Ticket {
-    desk: ResourceArc<Desk>,
+pub struct Checkout {
+    queue: ResourceArc<CheckoutQueue>,
     lane: Lane,
     state: AtomicU8,
 }
 
 #[rustler::resource_impl]
-impl Resource for Ticket {
+impl Resource for Checkout {
     const IMPLEMENTS_DESTRUCTOR: bool = true;
 
     fn destructor(self, env: Env<'_>) {
         match self.state.load(Ordering::Acquire) {
             HANDED => {
-                let next = self.desk.lock().offer(self.lane);
-                self.desk.pass_on(env, self.lane, &self.desk, next);
+                let next = self.queue.lock().offer(self.lane);
+                self.queue.pass_on(env, self.lane, &self.queue, next);
             }
-            TAKEN => self.desk.lost(env, self.lane, &self.desk),
+            TAKEN => self.queue.lost(env, self.lane, &self.queue),
             _ => {}
         }
     }
 }
 
-impl Desk {
+impl CheckoutQueue {
     /// Bookkeeping only under this lock. Every operation leaves the books whole, so that a poisoned lock still serves.
     fn lock(&self) -> MutexGuard<'_, Lanes<Waiter>> {
         self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn ticket(this: &ResourceArc<Self>, lane: Lane, state: u8) -> ResourceArc<Ticket> {
-        ResourceArc::new(Ticket { desk: this.clone(), lane, state: AtomicU8::new(state) })
+    fn checkout(this: &ResourceArc<Self>, lane: Lane, state: u8) -> ResourceArc<Checkout> {
+        ResourceArc::new(Checkout { queue: this.clone(), lane, state: AtomicU8::new(state) })
     }
 
     /// A call is done: whoever waited longest gets its lane.
@@ -91,12 +91,12 @@ impl Desk {
     /// Gives the lane to the waiter whose turn it is and who is still alive.
     fn pass_on(&self, env: Env, lane: Lane, this: &ResourceArc<Self>, mut next: Option<Waiter>) {
         while let Some(waiter) = next {
-            let ticket = Self::ticket(this, lane, HANDED);
-            if hand_over(env, &waiter, lane, &ticket) {
+            let checkout = Self::checkout(this, lane, HANDED);
+            if hand_over(env, &waiter, lane, &checkout) {
                 return;
             }
-            // Nobody got it: this ticket must not give the lane back a second time.
-            ticket.state.store(SETTLED, Ordering::Release);
+            // Nobody got it: this checkout must not give the lane back a second time.
+            checkout.state.store(RETURNED, Ordering::Release);
             next = self.lock().offer(lane);
         }
         self.tell_if_at_rest(env);
@@ -109,10 +109,10 @@ impl Desk {
 
     /// Its holder died in the middle of a call: the owner holds it from now on, to see to it.
     fn lost(&self, env: Env, lane: Lane, this: &ResourceArc<Self>) {
-        let ticket = Self::ticket(this, lane, TAKEN);
-        let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.epoch, &ticket).encode(own));
-        // The owner is dead, and the pool with it. The ticket must not come here again.
-        if !sent && ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
+        let checkout = Self::checkout(this, lane, TAKEN);
+        let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.epoch, &checkout).encode(own));
+        // The owner is dead, and the pool with it. The checkout must not come here again.
+        if !sent && checkout.state.swap(RETURNED, Ordering::AcqRel) != RETURNED {
             self.forget(env, lane);
         }
     }
@@ -133,12 +133,12 @@ impl Desk {
     }
 }
 
-/// Sends the lane and its ticket; false if the waiter is dead.
+/// Sends the lane and its checkout; false if the waiter is dead.
 ///
 /// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
-/// lane, where it would keep the ticket alive, and so the lane of a dead holder busy, until that process collects.
-fn hand_over(env: Env, waiter: &Waiter, lane: Lane, ticket: &ResourceArc<Ticket>) -> bool {
-    waiter.tell(env, (atoms::ok(), lane.id, lane.epoch, ticket))
+/// lane, where it would keep the checkout alive, and so the lane of a dead holder busy, until that process collects.
+fn hand_over(env: Env, waiter: &Waiter, lane: Lane, checkout: &ResourceArc<Checkout>) -> bool {
+    waiter.tell(env, (atoms::ok(), lane.id, lane.epoch, checkout))
 }
 
 fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -> bool {
@@ -151,15 +151,15 @@ fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -
 }
 
 #[rustler::nif]
-fn desk_new(owner: LocalPid, workers: u32, per_worker: u32, max_waiting: usize) -> ResourceArc<Desk> {
-    ResourceArc::new(Desk { lanes: Mutex::new(Lanes::new(workers, per_worker, max_waiting)), owner })
+fn queue_new(owner: LocalPid, workers: u32, per_worker: u32, max_waiting: usize) -> ResourceArc<CheckoutQueue> {
+    ResourceArc::new(CheckoutQueue { lanes: Mutex::new(Lanes::new(workers, per_worker, max_waiting)), owner })
 }
 
 /// `worker`: -1 for any.
 #[rustler::nif]
-fn desk_checkout<'a>(
+fn queue_checkout<'a>(
     env: Env<'a>,
-    desk: ResourceArc<Desk>,
+    queue: ResourceArc<CheckoutQueue>,
     worker: i64,
     prefer: bool,
     reference: Reference<'a>,
@@ -167,9 +167,9 @@ fn desk_checkout<'a>(
     let want = wanted(worker, prefer);
     let pid = env.pid();
     let answer = {
-        let mut lanes = desk.lock();
+        let mut lanes = queue.lock();
         match lanes.checkout(want, |_key| Waiter::new(pid, reference)) {
-            Checkout::Full => {
+            CheckoutAnswer::Full => {
                 // Callers that were killed while they waited still stand in line.
                 lanes.purge(|w| !env.is_process_alive(w.pid));
                 lanes.checkout(want, |_key| Waiter::new(pid, reference))
@@ -177,22 +177,22 @@ fn desk_checkout<'a>(
             answer => answer,
         }
     };
-    answered(env, &desk, answer)
+    answered(env, &queue, answer)
 }
 
 /// For a waiter that was told that its worker left: it keeps its turn.
 #[rustler::nif]
-fn desk_checkout_again<'a>(
+fn queue_checkout_again<'a>(
     env: Env<'a>,
-    desk: ResourceArc<Desk>,
+    queue: ResourceArc<CheckoutQueue>,
     worker: i64,
     prefer: bool,
     reference: Reference<'a>,
     key: u64,
 ) -> Term<'a> {
     let waiter = Waiter::new(env.pid(), reference);
-    let answer = desk.lock().checkout_again(wanted(worker, prefer), key, waiter);
-    answered(env, &desk, answer)
+    let answer = queue.lock().checkout_again(wanted(worker, prefer), key, waiter);
+    answered(env, &queue, answer)
 }
 
 fn wanted(worker: i64, prefer: bool) -> Want {
@@ -203,103 +203,105 @@ fn wanted(worker: i64, prefer: bool) -> Want {
     }
 }
 
-fn answered<'a>(env: Env<'a>, desk: &ResourceArc<Desk>, answer: Checkout) -> Term<'a> {
+fn answered<'a>(env: Env<'a>, queue: &ResourceArc<CheckoutQueue>, answer: CheckoutAnswer) -> Term<'a> {
     match answer {
-        Checkout::Lane(lane) => (atoms::ok(), lane.id, lane.epoch, Desk::ticket(desk, lane, TAKEN)).encode(env),
-        Checkout::Waiting(key) => (atoms::wait(), key).encode(env),
-        Checkout::Full => atoms::full().encode(env),
-        Checkout::Closed(code) => (atoms::closed(), code).encode(env),
-        Checkout::Moved => atoms::moved().encode(env),
+        CheckoutAnswer::Lane(lane) => {
+            (atoms::ok(), lane.id, lane.epoch, CheckoutQueue::checkout(queue, lane, TAKEN)).encode(env)
+        }
+        CheckoutAnswer::Waiting(key) => (atoms::wait(), key).encode(env),
+        CheckoutAnswer::Full => atoms::full().encode(env),
+        CheckoutAnswer::Closed(code) => (atoms::closed(), code).encode(env),
+        CheckoutAnswer::Moved => atoms::moved().encode(env),
     }
 }
 
 /// From now on the pool has so many workers. Those who wait for one that leaves are told, with their key.
 #[rustler::nif]
-fn desk_resize(env: Env, desk: ResourceArc<Desk>, workers: u32) -> rustler::Atom {
-    let moved = desk.lock().resize(workers);
+fn queue_resize(env: Env, queue: ResourceArc<CheckoutQueue>, workers: u32) -> rustler::Atom {
+    let moved = queue.lock().resize(workers);
     for (key, waiter) in moved {
         // One that is dead has left the line.
         waiter.tell(env, (atoms::moved(), key));
     }
-    desk.tell_if_at_rest(env);
+    queue.tell_if_at_rest(env);
     atoms::ok()
 }
 
 /// A waiter read its message: the lane is in use from now on.
 #[rustler::nif]
-fn desk_take(ticket: ResourceArc<Ticket>) -> rustler::Atom {
-    // A ticket that was given back stays given back.
-    let _ = ticket.state.compare_exchange(HANDED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
+fn queue_take(checkout: ResourceArc<Checkout>) -> rustler::Atom {
+    // A checkout that was given back stays given back.
+    let _ = checkout.state.compare_exchange(HANDED, TAKEN, Ordering::AcqRel, Ordering::Acquire);
     atoms::ok()
 }
 
 /// False if a lane was handed over already: then its message is there.
 #[rustler::nif]
-fn desk_cancel(desk: ResourceArc<Desk>, key: u64) -> bool {
-    desk.lock().cancel(key)
+fn queue_cancel(queue: ResourceArc<CheckoutQueue>, key: u64) -> bool {
+    queue.lock().cancel(key)
 }
 
 /// The lane is at rest.
 #[rustler::nif]
-fn desk_checkin(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
-    if ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
-        ticket.desk.checkin(env, ticket.lane, &ticket.desk);
+fn queue_checkin(env: Env, checkout: ResourceArc<Checkout>) -> rustler::Atom {
+    if checkout.state.swap(RETURNED, Ordering::AcqRel) != RETURNED {
+        checkout.queue.checkin(env, checkout.lane, &checkout.queue);
     }
     atoms::ok()
 }
 
 /// The lane may be in the middle of something: it does not come back.
 #[rustler::nif]
-fn desk_forget(env: Env, ticket: ResourceArc<Ticket>) -> rustler::Atom {
-    if ticket.state.swap(SETTLED, Ordering::AcqRel) != SETTLED {
-        ticket.desk.forget(env, ticket.lane);
+fn queue_forget(env: Env, checkout: ResourceArc<Checkout>) -> rustler::Atom {
+    if checkout.state.swap(RETURNED, Ordering::AcqRel) != RETURNED {
+        checkout.queue.forget(env, checkout.lane);
     }
     atoms::ok()
 }
 
 #[rustler::nif]
-fn desk_up(env: Env, desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
-    let lanes = desk.lock().up(worker, epoch);
+fn queue_up(env: Env, queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rustler::Atom {
+    let lanes = queue.lock().up(worker, epoch);
     for lane in lanes {
-        let next = desk.lock().offer(lane);
-        desk.pass_on(env, lane, &desk, next);
+        let next = queue.lock().offer(lane);
+        queue.pass_on(env, lane, &queue, next);
     }
-    desk.tell_if_at_rest(env);
+    queue.tell_if_at_rest(env);
     atoms::ok()
 }
 
 /// How many calls a worker's current run has served.
 #[rustler::nif]
-fn desk_served(desk: ResourceArc<Desk>, worker: u32) -> u64 {
-    desk.lock().served(worker)
+fn queue_served(queue: ResourceArc<CheckoutQueue>, worker: u32) -> u64 {
+    queue.lock().served(worker)
 }
 
 /// The numbers, within their worker, of a run's lanes that have no call, or had none when it went down.
 #[rustler::nif]
-fn desk_without_call(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> Vec<u32> {
-    let lanes = desk.lock();
+fn queue_without_call(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> Vec<u32> {
+    let lanes = queue.lock();
     lanes.without_call(worker, epoch).into_iter().map(|id| lanes.number(id)).collect()
 }
 
 #[rustler::nif]
-fn desk_down(desk: ResourceArc<Desk>, worker: u32, epoch: u64) -> rustler::Atom {
-    desk.lock().down(worker, epoch);
+fn queue_down(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rustler::Atom {
+    queue.lock().down(worker, epoch);
     atoms::ok()
 }
 
 /// No more calls: those who wait, and all who come, are told `code`.
 #[rustler::nif]
-fn desk_close(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
-    let waiters = desk.lock().close(code);
+fn queue_close(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustler::Atom {
+    let waiters = queue.lock().close(code);
     send_away(env, waiters, code);
-    desk.tell_if_at_rest(env);
+    queue.tell_if_at_rest(env);
     atoms::ok()
 }
 
-/// As `desk_close`, but only while no worker is up.
+/// As `queue_close`, but only while no worker is up.
 #[rustler::nif]
-fn desk_suspend(env: Env, desk: ResourceArc<Desk>, code: u32) -> rustler::Atom {
-    let waiters = desk.lock().suspend(code);
+fn queue_suspend(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustler::Atom {
+    let waiters = queue.lock().suspend(code);
     send_away(env, waiters, code);
     atoms::ok()
 }
@@ -312,6 +314,6 @@ fn send_away(env: Env, waiters: Vec<Waiter>, code: u32) {
 
 /// `{idle, busy, waiting}`
 #[rustler::nif]
-fn desk_counts(desk: ResourceArc<Desk>) -> (usize, usize, usize) {
-    desk.lock().counts()
+fn queue_counts(queue: ResourceArc<CheckoutQueue>) -> (usize, usize, usize) {
+    queue.lock().counts()
 }

@@ -13,11 +13,11 @@ const POOLED: usize = Kind::COUNT;
 const ASSUMED: [(f64, f64); WAYS] = [(15_000.0, 0.25), (17_000.0, 0.08), (150_000.0, 2.0)];
 /// As `READY`, of fresh memory: each of these takes milliseconds, and differs by them from the others.
 const READY_COLD: u64 = 6;
-/// How fast the mood follows, and how much of it is left after one more call.
-const MOOD: f64 = 0.1;
-const MOOD_LEFT: f64 = 0.98;
-/// No mood is worse than three times as long.
-const MOST_MOOD: f64 = 1.1;
+/// How fast the drift factor follows, and how much of it is left after one more call.
+const DRIFT_RATE: f64 = 0.1;
+const DRIFT_DECAY: f64 = 0.98;
+/// No drift factor is worse than three times as long.
+const MAX_DRIFT: f64 = 1.1;
 /// Fresh pages.
 const ASSUMED_COLD: (f64, f64) = (40_000.0, 1.0);
 
@@ -56,10 +56,10 @@ pub struct Model {
     lines: Vec<Line>,
     /// CPU time of both sides, by direction and way. Only calibration measures it.
     cpu: Vec<Line>,
-    /// The logarithm of what calls take lately over what the lines say: the mood of the machine. All ways share it, so that
+    /// The logarithm of what calls take lately over what the lines say: the drift factor of the machine. All ways share it, so that
     /// it changes no choice, and the lines do not learn it.
     #[serde(skip)]
-    mood: f64,
+    drift_factor: f64,
     /// How often it was changed.
     pub version: u64,
 }
@@ -75,7 +75,7 @@ impl Default for Model {
                 }
             }
         }
-        Self { lines, cpu: vec![Line::default(); 2 * WAYS], mood: 0.0, version: 0 }
+        Self { lines, cpu: vec![Line::default(); 2 * WAYS], drift_factor: 0.0, version: 0 }
     }
 }
 
@@ -120,7 +120,7 @@ impl Model {
 
     /// What a call is expected to take beside its tool and its wait for a lane.
     pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
-        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.mood()
+        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.drift_factor()
     }
 
     /// A call took `ns` beside its tool and its wait. Only the sum is known: each direction gets its expected share.
@@ -130,9 +130,9 @@ impl Model {
         if !(ns.is_finite() && ns >= 1.0) {
             return;
         }
-        let missed = (ns / ((there + back) * self.mood())).ln().clamp(-0.7, 0.7);
-        let ns = ns / self.mood();
-        self.mood = ((self.mood + MOOD * missed) * MOOD_LEFT).clamp(-MOST_MOOD, MOST_MOOD);
+        let missed = (ns / ((there + back) * self.drift_factor())).ln().clamp(-0.7, 0.7);
+        let ns = ns / self.drift_factor();
+        self.drift_factor = ((self.drift_factor + DRIFT_RATE * missed) * DRIFT_DECAY).clamp(-MAX_DRIFT, MAX_DRIFT);
         self.observe(Direction::Request, request, ns * share);
         self.observe(Direction::Reply, reply, ns * (1.0 - share));
         self.version += 1;
@@ -150,15 +150,15 @@ impl Model {
         self.cpu[direction as usize * WAYS + way].observe(size, ns);
     }
 
-    /// The end of a calibration, which was made in the machine's present mood.
+    /// The end of a calibration, which was made in the machine's present drift factor.
     pub fn anchor(&mut self) {
         self.lines.iter_mut().for_each(Line::anchor);
-        self.mood = 0.0;
+        self.drift_factor = 0.0;
     }
 
     /// How many times as long as the lines say calls take at the moment.
-    pub fn mood(&self) -> f64 {
-        self.mood.exp()
+    pub fn drift_factor(&self) -> f64 {
+        self.drift_factor.exp()
     }
 
     /// What a way costs for one goal, under one load.
@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn a_mood_of_the_machine_is_followed_and_does_not_change_choices() {
+    fn a_drift_of_all_ways_is_followed_and_does_not_change_choices() {
         let mut model = calibrated();
         let before = model.crossover(Direction::Request, Kind::Binary, Goal::MinimizeLatency, 0b011).unwrap();
         // Everything takes half as long again, and only inline is observed.

@@ -1,16 +1,16 @@
-//! A pool's brain: its table of decisions, read without a lock, and what it learns from, behind one.
+//! A pool's cost_model: its table of decisions, read without a lock, and what it learns from, behind one.
 //!
-//! Calls decide and record; both are a few loads and stores. Everything else is for the processes that tend the brain, and
+//! Calls decide and record; both are a few loads and stores. Everything else is for the processes that tend the cost model, and
 //! runs on dirty schedulers, where it may wait for the lock.
 
 use crate::atoms;
 use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Resource, ResourceArc, Term};
-use snakepit_core::brain::cost::{Goal, Weights};
-use snakepit_core::brain::histogram::Histogram;
-use snakepit_core::brain::model::{Leg, Model};
-use snakepit_core::brain::ring::Ring;
-use snakepit_core::brain::table::{Cell, Rules, Table};
-use snakepit_core::brain::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
+use snakepit_core::cost_model::cost::{Goal, Weights};
+use snakepit_core::cost_model::histogram::Histogram;
+use snakepit_core::cost_model::model::{Leg, Model};
+use snakepit_core::cost_model::ring::Ring;
+use snakepit_core::cost_model::table::{Cell, Rules, Table};
+use snakepit_core::cost_model::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use std::cell::Cell as ThreadCell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -57,7 +57,7 @@ impl Window {
     }
 }
 
-pub struct Brain {
+pub struct CostModel {
     table: Table,
     ring: Ring,
     /// Bits of `cost::CPU_PRESSURE` and its like.
@@ -76,11 +76,11 @@ pub struct Brain {
 }
 
 #[rustler::resource_impl]
-impl Resource for Brain {}
+impl Resource for CostModel {}
 
-type BrainArc = ResourceArc<Brain>;
+type CostModelArc = ResourceArc<CostModel>;
 
-impl Brain {
+impl CostModel {
     /// Not held on the way of a call.
     fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
@@ -127,7 +127,7 @@ fn way(n: u8) -> NifResult<usize> {
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_new() -> BrainArc {
+fn cost_model_new() -> CostModelArc {
     let model = Model::default();
     let rules = Rules {
         goal: Goal::Balanced,
@@ -141,7 +141,7 @@ fn brain_new() -> BrainArc {
     };
     let table = Table::new(&model, &rules);
     let (latencies, errors) = (Histogram::default(), Histogram::default());
-    ResourceArc::new(Brain {
+    ResourceArc::new(CostModel {
         table,
         ring: Ring::new(RING),
         load: AtomicU8::new(0),
@@ -174,40 +174,40 @@ fn random() -> u32 {
     })
 }
 
-/// The decision of a call: see `Brain::decide`.
+/// The decision of a call: see `CostModel::decide`.
 #[rustler::nif]
-fn brain_decide(brain: &Brain, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
-    Ok(brain.decide(brain.cell(to, what, warm, size, None)?))
+fn cost_model_decide(cost_model: &CostModel, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
+    Ok(cost_model.decide(cost_model.cell(to, what, warm, size, None)?))
 }
 
 /// A decision, and what it rests on: `{decision, confidence, {ns, ns, ns}, threshold, model version}`.
 #[rustler::nif]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
-fn brain_consider(
-    brain: &Brain,
+fn cost_model_consider(
+    cost_model: &CostModel,
     to: u8,
     what: u8,
     warm: bool,
     size: u64,
 ) -> NifResult<(u64, f64, (u64, u64, u64), u64, u64)> {
-    let cell = brain.cell(to, what, warm, size, None)?;
+    let cell = cost_model.cell(to, what, warm, size, None)?;
     let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
-    let threshold = brain.thresholds[what as usize].load(Ordering::Relaxed);
-    Ok((brain.decide(cell), cell.confidence(), latencies, threshold, brain.version.load(Ordering::Relaxed)))
+    let threshold = cost_model.thresholds[what as usize].load(Ordering::Relaxed);
+    Ok((cost_model.decide(cell), cell.confidence(), latencies, threshold, cost_model.version.load(Ordering::Relaxed)))
 }
 
 /// All a cell says, under a load (the present one without): `{order, reason, explorable?, confidence, {ns, ns, ns}}`.
 #[rustler::nif]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
-fn brain_cell(
-    brain: &Brain,
+fn cost_model_cell(
+    cost_model: &CostModel,
     to: u8,
     what: u8,
     warm: bool,
     size: u64,
     load: Option<u8>,
 ) -> NifResult<(u64, u64, bool, f64, (u64, u64, u64))> {
-    let cell = brain.cell(to, what, warm, size, load)?;
+    let cell = cost_model.cell(to, what, warm, size, load)?;
     let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
     Ok((cell.0 & 7, cell.0 >> 3 & 7, cell.explorable(), cell.confidence(), latencies))
 }
@@ -218,8 +218,8 @@ const OK: u64 = 1 << 12;
 /// reply kind << 7 | request warm << 10 | reply warm << 11 | ok << 12 | explored << 13 | propensity << 16`, the last two as
 /// its decision has them; sizes are of what was carried: nothing, where it lay in shared memory already.
 #[rustler::nif]
-fn brain_record(brain: &Brain, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
-    brain.ring.add([legs, work_ns, request_bytes, reply_bytes]);
+fn cost_model_record(cost_model: &CostModel, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
+    cost_model.ring.add([legs, work_ns, request_bytes, reply_bytes]);
     atoms::ok()
 }
 
@@ -237,13 +237,13 @@ type Row = (u64, u64, u64, u64, u64);
 /// Counts the calls recorded since the last time, and learns from them if that is wanted: how many there were, how many of
 /// them were learned from, and the latest of them.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_drain(brain: BrainArc, learn: bool, most_rows: usize) -> (u64, u64, Vec<Row>) {
-    let mut slow = brain.slow();
+fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> (u64, u64, Vec<Row>) {
+    let mut slow = cost_model.slow();
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
     let mut rows = std::collections::VecDeque::new();
     let mut drained = Window::default();
-    slow.taken = brain.ring.take(slow.taken, |[word, work, request_bytes, reply_bytes]| {
+    slow.taken = cost_model.ring.take(slow.taken, |[word, work, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
         let predicted = slow.model.predict(request, reply);
@@ -276,8 +276,8 @@ type Summary = (u64, u64, u64, u64, Vec<Option<u64>>);
 /// The calls of a window (0: second, 1: minute, 2: hour): `{count, failed, sum of ns, sum of bytes, [p50, p95, p99, p99.9]}`.
 /// With `over`, the next window begins.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<Summary> {
-    let mut slow = brain.slow();
+fn cost_model_window(cost_model: CostModelArc, which: usize, over: bool) -> NifResult<Summary> {
+    let mut slow = cost_model.slow();
     let window = slow.windows.get_mut(which).ok_or(Error::BadArg)?;
     let percentiles = [0.5, 0.95, 0.99, 0.999].map(|p| window.latencies.percentile(p)).to_vec();
     let said = (window.latencies.total(), window.failed, window.sum_ns, window.sum_bytes, percentiles);
@@ -289,37 +289,43 @@ fn brain_window(brain: BrainArc, which: usize, over: bool) -> NifResult<Summary>
 
 /// Learns from a probe, which is nobody's call: it is not counted.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_probed(brain: BrainArc, word: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<Atom> {
+fn cost_model_probed(
+    cost_model: CostModelArc,
+    word: u64,
+    work_ns: u64,
+    request_bytes: u64,
+    reply_bytes: u64,
+) -> NifResult<Atom> {
     let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
-    brain.slow().model.learn(request, reply, work_ns as f64);
+    cost_model.slow().model.learn(request, reply, work_ns as f64);
     Ok(atoms::ok())
 }
 
 /// What calls of such legs are expected to take beside tool and wait, in nanoseconds.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_predict(brain: BrainArc, word: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<f64> {
+fn cost_model_predict(cost_model: CostModelArc, word: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<f64> {
     let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
-    Ok(brain.slow().model.predict(request, reply))
+    Ok(cost_model.slow().model.predict(request, reply))
 }
 
 /// How many times as long as usual calls take at the moment.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_mood(brain: BrainArc) -> f64 {
-    brain.slow().model.mood()
+fn cost_model_drift_factor(cost_model: CostModelArc) -> f64 {
+    cost_model.slow().model.drift_factor()
 }
 
 /// Compiles the table anew from what was learned.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_compile(brain: BrainArc) -> Atom {
-    brain.compile(&brain.slow());
+fn cost_model_compile(cost_model: CostModelArc) -> Atom {
+    cost_model.compile(&cost_model.slow());
     atoms::ok()
 }
 
 /// What the user has to say; the table is compiled with it.
 #[rustler::nif(schedule = "DirtyCpu")]
 #[allow(clippy::too_many_arguments, reason = "one for each field of `Rules`")]
-fn brain_rules(
-    brain: BrainArc,
+fn cost_model_rules(
+    cost_model: CostModelArc,
     aim: u8,
     allowed: u8,
     minimum: Option<u64>,
@@ -332,22 +338,22 @@ fn brain_rules(
 ) -> NifResult<Atom> {
     let thresholds: [u64; Kind::COUNT] = thresholds.try_into().map_err(|_| Error::BadArg)?;
     let overridden: [bool; Kind::COUNT] = overridden.try_into().map_err(|_| Error::BadArg)?;
-    let mut slow = brain.slow();
+    let mut slow = cost_model.slow();
     slow.rules = Rules { goal: goal(aim)?, allowed, minimum, maximum, thresholds, overridden, tie, bounded_loss };
-    for (shown, threshold) in brain.thresholds.iter().zip(thresholds) {
+    for (shown, threshold) in cost_model.thresholds.iter().zip(thresholds) {
         shown.store(threshold, Ordering::Relaxed);
     }
-    brain.allowed.store(allowed, Ordering::Relaxed);
-    brain.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
-    brain.compile(&slow);
+    cost_model.allowed.store(allowed, Ordering::Relaxed);
+    cost_model.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
+    cost_model.compile(&slow);
     Ok(atoms::ok())
 }
 
 /// One measured call of which one direction carried `size` bytes, and the other next to nothing.
 #[rustler::nif(schedule = "DirtyCpu")]
 #[allow(clippy::too_many_arguments, reason = "a leg and its times")]
-fn brain_calibrate(
-    brain: BrainArc,
+fn cost_model_calibrate(
+    cost_model: CostModelArc,
     to: u8,
     by: u8,
     what: u8,
@@ -357,34 +363,34 @@ fn brain_calibrate(
     base_ns: f64,
 ) -> NifResult<Atom> {
     let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
-    brain.slow().model.calibrate(direction(to)?, leg, ns, base_ns);
+    cost_model.slow().model.calibrate(direction(to)?, leg, ns, base_ns);
     Ok(atoms::ok())
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_calibrate_cpu(brain: BrainArc, to: u8, by: u8, size: u64, ns: f64) -> NifResult<Atom> {
-    brain.slow().model.calibrate_cpu(direction(to)?, way(by)?, size, ns);
+fn cost_model_calibrate_cpu(cost_model: CostModelArc, to: u8, by: u8, size: u64, ns: f64) -> NifResult<Atom> {
+    cost_model.slow().model.calibrate_cpu(direction(to)?, way(by)?, size, ns);
     Ok(atoms::ok())
 }
 
 /// The end of a calibration: to this the past is forgotten.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_anchor(brain: BrainArc) -> Atom {
-    brain.slow().model.anchor();
+fn cost_model_anchor(cost_model: CostModelArc) -> Atom {
+    cost_model.slow().model.anchor();
     atoms::ok()
 }
 
 /// Bits: 1 CPU, 2 memory is scarce. Whether they are others than before.
 #[rustler::nif]
-fn brain_load(brain: &Brain, bits: u8) -> bool {
-    brain.load.swap(bits, Ordering::Relaxed) != bits
+fn cost_model_load(cost_model: &CostModel, bits: u8) -> bool {
+    cost_model.load.swap(bits, Ordering::Relaxed) != bits
 }
 
 /// What each way usually costs: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
 #[rustler::nif(schedule = "DirtyCpu")]
 #[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
-fn brain_prices(
-    brain: BrainArc,
+fn cost_model_prices(
+    cost_model: CostModelArc,
     to: u8,
     what: u8,
     warm: bool,
@@ -393,7 +399,7 @@ fn brain_prices(
     load: u8,
 ) -> NifResult<Vec<((f64, f64, f64, u64), (f64, f64, f64, bool))>> {
     let (to, what, weights) = (direction(to)?, kind(what)?, Weights::of(goal(aim)?).under(load));
-    let slow = brain.slow();
+    let slow = cost_model.slow();
     Ok((0..WAYS)
         .map(|way| {
             let p = slow.model.price(to, Leg { way, kind: what, warm, size }, &weights);
@@ -405,9 +411,16 @@ fn brain_prices(
 
 /// Nanoseconds, and nanoseconds a byte, and samples of the line by which such transfers are judged.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_line(brain: BrainArc, to: u8, by: u8, what: u8, warm: bool, size: u64) -> NifResult<(f64, f64, u64)> {
+fn cost_model_line(
+    cost_model: CostModelArc,
+    to: u8,
+    by: u8,
+    what: u8,
+    warm: bool,
+    size: u64,
+) -> NifResult<(f64, f64, u64)> {
     let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
-    let slow = brain.slow();
+    let slow = cost_model.slow();
     let line = slow.model.line(direction(to)?, leg);
     let (a, b) = line.coefficients();
     Ok((a, b, line.samples()))
@@ -415,21 +428,27 @@ fn brain_line(brain: BrainArc, to: u8, by: u8, what: u8, warm: bool, size: u64) 
 
 /// From which size on shared memory is the cheapest of the ways in `mask`: `{size, low, high}`, or nil.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_crossover(brain: BrainArc, to: u8, what: u8, aim: u8, mask: u8) -> NifResult<Option<(u64, u64, u64)>> {
-    let found = brain.slow().model.crossover(direction(to)?, kind(what)?, goal(aim)?, mask);
+fn cost_model_crossover(
+    cost_model: CostModelArc,
+    to: u8,
+    what: u8,
+    aim: u8,
+    mask: u8,
+) -> NifResult<Option<(u64, u64, u64)>> {
+    let found = cost_model.slow().model.crossover(direction(to)?, kind(what)?, goal(aim)?, mask);
     Ok(found.map(|c| (c.size, c.low, c.high)))
 }
 
 /// The table of replies as a worker reads it: for each kind a byte per bin, 1 where shared memory that is warm comes
 /// before the frame, or before gRPC where the frame is not allowed.
 #[rustler::nif]
-fn brain_reply_table<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
-    let load = brain.load.load(Ordering::Relaxed);
-    let other = if brain.allowed.load(Ordering::Relaxed) & (1 << INLINE) != 0 { INLINE } else { GRPC };
+fn cost_model_reply_table<'a>(env: Env<'a>, cost_model: CostModelArc) -> Binary<'a> {
+    let load = cost_model.load.load(Ordering::Relaxed);
+    let other = if cost_model.allowed.load(Ordering::Relaxed) & (1 << INLINE) != 0 { INLINE } else { GRPC };
     let mut out = NewBinary::new(env, Kind::COUNT * bins::COUNT);
     for (i, byte) in out.as_mut_slice().iter_mut().enumerate() {
         let (what, bin) = (Kind::ALL[i / bins::COUNT], i % bins::COUNT);
-        let order = brain.table.look_up(Direction::Reply, what, true, load, bins::start(bin)).order();
+        let order = cost_model.table.look_up(Direction::Reply, what, true, load, bins::start(bin)).order();
         let place = |way: usize| order.iter().position(|w| *w == way);
         *byte = u8::from(place(ZERO_COPY) < place(other));
     }
@@ -438,37 +457,37 @@ fn brain_reply_table<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
 
 /// `{decisions, explored, recorded, dropped, model version, table bytes}`
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_counts(brain: BrainArc) -> (u64, u64, u64, u64, u64, usize) {
-    let (recorded, dropped) = brain.ring.counts();
-    let version = brain.slow().model.version;
+fn cost_model_counts(cost_model: CostModelArc) -> (u64, u64, u64, u64, u64, usize) {
+    let (recorded, dropped) = cost_model.ring.counts();
+    let version = cost_model.slow().model.version;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    (count(&brain.decisions), count(&brain.explored), recorded, dropped, version, brain.table.bytes())
+    (count(&cost_model.decisions), count(&cost_model.explored), recorded, dropped, version, cost_model.table.bytes())
 }
 
 /// Percentiles (0..1) of latencies in nanoseconds, and of the relative errors of predictions, in thousandths.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_percentiles(brain: BrainArc, which: Vec<f64>) -> (Vec<Option<u64>>, Vec<Option<u64>>) {
-    let slow = brain.slow();
+fn cost_model_percentiles(cost_model: CostModelArc, which: Vec<f64>) -> (Vec<Option<u64>>, Vec<Option<u64>>) {
+    let slow = cost_model.slow();
     let of = |histogram: &Histogram| which.iter().map(|p| histogram.percentile(*p)).collect();
     (of(&slow.latencies), of(&slow.errors))
 }
 
 /// What was learned, for a file.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_export<'a>(env: Env<'a>, brain: BrainArc) -> Binary<'a> {
-    let bytes = brain.slow().model.to_bytes();
+fn cost_model_export<'a>(env: Env<'a>, cost_model: CostModelArc) -> Binary<'a> {
+    let bytes = cost_model.slow().model.to_bytes();
     let mut out = NewBinary::new(env, bytes.len());
     out.as_mut_slice().copy_from_slice(&bytes);
     out.into()
 }
 
-/// False for what `brain_export` cannot have made: nothing is changed then.
+/// False for what `cost_model_export` cannot have made: nothing is changed then.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn brain_import(brain: BrainArc, bytes: Binary) -> bool {
+fn cost_model_import(cost_model: CostModelArc, bytes: Binary) -> bool {
     let Some(model) = Model::from_bytes(bytes.as_slice()) else { return false };
-    let mut slow = brain.slow();
+    let mut slow = cost_model.slow();
     slow.model = model;
-    brain.compile(&slow);
+    cost_model.compile(&slow);
     true
 }
 

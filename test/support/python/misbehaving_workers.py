@@ -1,4 +1,4 @@
-"""Tools that misbehave as real ones do, named by their fault. Those that lie on the wire are in liar.py."""
+"""Tools that misbehave as real ones do, named by their fault. Those that lie on the wire are in malicious_worker.py."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import snakepit
 from snakepit import tool
 
 # At the start: a module that imports for long, and one whose import never returns to Python.
-if os.environ.get("ZOO") == "slow_start":
+if os.environ.get("MISBEHAVING") == "slow_start":
     time.sleep(20)
-elif os.environ.get("ZOO") == "stops_at_start":
+elif os.environ.get("MISBEHAVING") == "stops_at_start":
     os.kill(os.getpid(), signal.SIGSTOP)
-elif os.environ.get("ZOO") == "exits_at_start":
+elif os.environ.get("MISBEHAVING") == "exits_at_start":
     os._exit(5)
 
 

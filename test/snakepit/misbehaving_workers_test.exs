@@ -1,5 +1,5 @@
-defmodule Snakepit.ZooTest do
-  # Bad workers, each named by its fault (test/support/python/zoo.py, liar.py): what the caller gets, that the pool is
+defmodule Snakepit.MisbehavingWorkersTest do
+  # Bad workers, each named by its fault (test/support/python/misbehaving_workers.py, malicious_worker.py): what the caller gets, that the pool is
   # whole again, and that nothing is left in the system. That is counted in /proc, so nothing else runs meanwhile.
   use Snakepit.Case, async: false
   alias Snakepit.Bench.Footprint
@@ -20,7 +20,7 @@ defmodule Snakepit.ZooTest do
   end
 
   setup %{tmp_dir: dir} do
-    mark = "zoo-#{System.unique_integer([:positive])}-#{System.pid()}"
+    mark = "misbehaving_workers-#{System.unique_integer([:positive])}-#{System.pid()}"
     before = settled(mark)
 
     on_exit(fn ->
@@ -45,20 +45,24 @@ defmodule Snakepit.ZooTest do
     {env, options} = Keyword.pop(options, :env, %{})
 
     Keyword.merge(
-      [python_module: "zoo", env: Map.put(env, "ZOO_MARK", mark), shutdown_timeout: 100],
+      [
+        python_module: "misbehaving_workers",
+        env: Map.put(env, "MISBEHAVING_MARK", mark),
+        shutdown_timeout: 100
+      ],
       options
     )
   end
 
-  defp zoo!(context, options \\ []), do: context |> options(options) |> pool!()
+  defp misbehaving_workers!(context, options \\ []), do: context |> options(options) |> pool!()
 
-  # The liar takes the interpreter's place.
-  defp liar(context, options \\ []) do
-    program = Path.join(context.dir, "liar")
-    script = Path.expand("../support/python/liar.py", __DIR__)
+  # The malicious_worker takes the interpreter's place.
+  defp malicious_worker(context, options \\ []) do
+    program = Path.join(context.dir, "malicious_worker")
+    script = Path.expand("../support/python/malicious_worker.py", __DIR__)
     File.write!(program, "#!/bin/sh\nexec '#{Snakepit.Python.venv_python()}' '#{script}'\n")
     File.chmod!(program, 0o755)
-    env = options |> Keyword.get(:env, %{}) |> Map.put("ZOO_VERSION", Mix.Project.config()[:version])
+    env = options |> Keyword.get(:env, %{}) |> Map.put("MISBEHAVING_VERSION", Mix.Project.config()[:version])
     options(context, Keyword.merge(options, python: program, env: env))
   end
 
@@ -86,7 +90,7 @@ defmodule Snakepit.ZooTest do
         closes_every_descriptor: ""
       ] do
     test "#{beast}", context do
-      pool = zoo!(context)
+      pool = misbehaving_workers!(context)
       old = os_pid(pool)
       assert {:error, %Error{} = error} = Snakepit.execute(unquote(to_string(beast)), %{}, pool: pool)
       assert {error.category, error.reason} == {:worker, :lost}
@@ -97,7 +101,7 @@ defmodule Snakepit.ZooTest do
 
   for {beast, args} <- @silent do
     test "#{beast}", context do
-      pool = zoo!(context, heartbeat_interval: 100, heartbeat_grace: 500)
+      pool = misbehaving_workers!(context, heartbeat_interval: 100, heartbeat_grace: 500)
       old = os_pid(pool)
       args = unquote(Macro.escape(args))
 
@@ -110,14 +114,14 @@ defmodule Snakepit.ZooTest do
   end
 
   test "floods_stdout: nobody waits for its words, and they are no text", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
     assert {:ok, 8} = Snakepit.execute("floods_stdout", %{mib: 8}, pool: pool)
     unharmed(pool, old)
   end
 
   test "allocates_until_its_limit: the tool's own error", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
 
     assert {:error, %Error{category: :python_error, python_type: "MemoryError"}} =
@@ -127,7 +131,7 @@ defmodule Snakepit.ZooTest do
   end
 
   test "answers_twice_by_forking: the child does not answer", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
 
     for _ <- 1..5 do
@@ -143,7 +147,7 @@ defmodule Snakepit.ZooTest do
   # ---- when they are to end ---------------------------------------------------------------------------------------
 
   test "ignores_stop: is killed", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     pid = os_pid(pool)
     started = Path.join(context.dir, "started")
     task = Task.async(fn -> Snakepit.execute("ignores_stop", %{started: started}, pool: pool) end)
@@ -155,7 +159,7 @@ defmodule Snakepit.ZooTest do
   end
 
   test "forks_stubborn_children: they go with the worker that dies, and with the pool that stops", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
     {:ok, children} = Snakepit.execute("forks_stubborn_children", %{n: 3}, pool: pool)
     assert Enum.all?(children, &alive?/1)
@@ -187,27 +191,27 @@ defmodule Snakepit.ZooTest do
   end
 
   for {beast, said} <- [
-        slow_start: "it was importing zoo",
-        stops_at_start: "it was importing zoo, and is stopped (SIGSTOP)"
+        slow_start: "it was importing misbehaving_workers",
+        stops_at_start: "it was importing misbehaving_workers, and is stopped (SIGSTOP)"
       ] do
     test "#{beast}", context do
-      options = options(context, name: :zoo_start, env: %{"ZOO" => unquote(to_string(beast))})
-      assert %Error{details: %{module: "zoo"}} = too_slow(options, unquote(said))
+      options = options(context, name: :misbehaving_start, env: %{"MISBEHAVING" => unquote(to_string(beast))})
+      assert %Error{details: %{module: "misbehaving_workers"}} = too_slow(options, unquote(said))
     end
   end
 
   test "exits_at_start", context do
-    options = options(context, name: :zoo_start, env: %{"ZOO" => "exits_at_start"})
+    options = options(context, name: :misbehaving_start, env: %{"MISBEHAVING" => "exits_at_start"})
     assert {:error, %Error{} = error} = options |> pool_options() |> Snakepit.start_pool()
-    assert {error.category, error.reason, error.pool} == {:worker, :exited, :zoo_start}
+    assert {error.category, error.reason, error.pool} == {:worker, :exited, :misbehaving_start}
     assert error.message =~ "status 5"
-    assert Snakepit.Pool.Supervisor.workers(:zoo_start) == []
+    assert Snakepit.Pool.Supervisor.workers(:misbehaving_start) == []
   end
 
   # ---- memory -----------------------------------------------------------------------------------------------------
 
   test "writes_to_what_it_was_sent: the mapping forbids it, the VM's copy stays", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
     {:ok, data} = Snakepit.share(:binary.copy(<<1>>, 100_000), pool: pool)
     tensor = %Tensor{type: {:u, 8}, shape: {100_000}, data: data}
@@ -221,7 +225,7 @@ defmodule Snakepit.ZooTest do
   end
 
   test "writes_to_what_it_sent: a result that was copied stays as it is", context do
-    pool = zoo!(context)
+    pool = misbehaving_workers!(context)
     old = os_pid(pool)
 
     for copy <- [true, false] do
@@ -301,7 +305,7 @@ defmodule Snakepit.ZooTest do
         {"closes_its_control_socket", @timeout, ""}
       ] do
     test lie, context do
-      pool = context |> liar() |> pool!()
+      pool = context |> malicious_worker() |> pool!()
       old = os_pid(pool)
       # A buffer in shared memory, so that there is a token to return.
       args = %{x: Snakepit.bytes(:binary.copy("x", 10_000))}
@@ -324,7 +328,7 @@ defmodule Snakepit.ZooTest do
   end
 
   test "error_without_a_map", context do
-    pool = context |> liar() |> pool!()
+    pool = context |> malicious_worker() |> pool!()
     old = os_pid(pool)
 
     assert {:error, %Error{category: :worker, reason: :protocol}} =
@@ -334,7 +338,7 @@ defmodule Snakepit.ZooTest do
   end
 
   test "answers_twice: the next caller is not given the answer to another's call", context do
-    pool = context |> liar() |> pool!()
+    pool = context |> malicious_worker() |> pool!()
     old = os_pid(pool)
     assert {:ok, "once"} = Snakepit.execute("answers_twice", %{}, pool: pool)
 
@@ -364,13 +368,19 @@ defmodule Snakepit.ZooTest do
         {"fails_without_words", "said \"failed\""}
       ] do
     test "#{lie}, at the start", context do
-      options = liar(context, name: :zoo_liar, startup_timeout: 20_000, env: %{"ZOO" => unquote(lie)})
-      on_exit(fn -> Snakepit.stop_pool(:zoo_liar) end)
+      options =
+        malicious_worker(context,
+          name: :misbehaving_malicious,
+          startup_timeout: 20_000,
+          env: %{"MISBEHAVING" => unquote(lie)}
+        )
+
+      on_exit(fn -> Snakepit.stop_pool(:misbehaving_malicious) end)
       assert {:error, %Error{} = error} = options |> pool_options() |> Snakepit.start_pool()
       assert error.message =~ unquote(said)
       assert error.category in [:worker, :python_error]
-      assert error.pool == :zoo_liar
-      assert Snakepit.Pool.Supervisor.workers(:zoo_liar) == []
+      assert error.pool == :misbehaving_malicious
+      assert Snakepit.Pool.Supervisor.workers(:misbehaving_malicious) == []
     end
   end
 
@@ -384,8 +394,8 @@ defmodule Snakepit.ZooTest do
     test "#{lie}: what was good is logged, and the worker goes on", context do
       pool = :"zoo_#{System.unique_integer([:positive])}"
       Snakepit.LogCatcher.start(pool)
-      ^pool = context |> liar(name: pool, env: %{"ZOO" => unquote(lie)}) |> pool!()
-      assert_receive {:logged, :error, "[" <> message, %{python_logger: "liar"}}, 10_000
+      ^pool = context |> malicious_worker(name: pool, env: %{"MISBEHAVING" => unquote(lie)}) |> pool!()
+      assert_receive {:logged, :error, "[" <> message, %{python_logger: "malicious_worker"}}, 10_000
       assert message =~ "a good record"
 
       if unquote(complains?) do
@@ -407,8 +417,8 @@ defmodule Snakepit.ZooTest do
         {"never_ready", "it had not begun to import its modules"}
       ] do
     test "#{lie}, at the start", context do
-      on_exit(fn -> Snakepit.stop_pool(:zoo_liar) end)
-      options = liar(context, name: :zoo_liar, env: %{"ZOO" => unquote(lie)})
+      on_exit(fn -> Snakepit.stop_pool(:misbehaving_malicious) end)
+      options = malicious_worker(context, name: :misbehaving_malicious, env: %{"MISBEHAVING" => unquote(lie)})
       assert too_slow(options, unquote(said))
     end
   end

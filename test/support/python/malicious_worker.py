@@ -1,7 +1,7 @@
 """A worker written by hand, straight from native/PROTOCOL.md, that breaks one rule of it when it is asked to.
 
 It is started in place of the interpreter. A command that names a lie is answered by it, `pid` truly; lies of the
-handshake are named by the environment variable ZOO.
+handshake are named by the environment variable MISBEHAVING.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEALS = 0x2 | 0x4 | 0x10
 MIB = 1 << 20
 TRUTHS = {
     "protocol": 1,
-    "version": os.environ["ZOO_VERSION"],
+    "version": os.environ["MISBEHAVING_VERSION"],
     "pid": os.getpid(),
     "python": sys.version.split()[0],
     "capabilities": ["inline", "zero_copy"],
@@ -44,7 +44,7 @@ def chunk_of(size: int, allocated: bool = True, seals: int = SEALS) -> int:
     return fd
 
 
-class Liar:
+class MaliciousWorker:
     def __init__(self) -> None:
         self.control = socket.socket(socket.AF_UNIX)
         self.control.connect(os.environ["SNAKEPIT_SOCKET"])
@@ -194,17 +194,17 @@ LIES = {
     # ---- the frame ----
     "lies_about_length": lambda w: w.reply(envelope_length=1 << 30),
     "says_less_than_it_sends": lambda w: w.reply(tail=b"more"),
-    "dies_mid_frame": Liar.dies_mid_frame,
-    "never_ends_its_frame": Liar.never_ends_its_frame,
-    "announces_a_giant_frame": Liar.announces_a_giant_frame,
-    "announces_a_large_frame": Liar.announces_a_large_frame,
+    "dies_mid_frame": MaliciousWorker.dies_mid_frame,
+    "never_ends_its_frame": MaliciousWorker.never_ends_its_frame,
+    "announces_a_giant_frame": MaliciousWorker.announces_a_giant_frame,
+    "announces_a_large_frame": MaliciousWorker.announces_a_large_frame,
     "sends_an_empty_frame": lambda w: w.lane.sendall(bytes(4)),
     "unknown_kind": lambda w: w.reply(kind=77),
     "unknown_way": lambda w: w.reply(way=9),
     "streams_unasked": lambda w: w.reply(kind=3),
     "answers_another_call": lambda w: w.reply(call=w.call + 1),
-    "answers_twice": Liar.answers_twice,
-    "closes_its_lane": Liar.closes_its_lane,
+    "answers_twice": MaliciousWorker.answers_twice,
+    "closes_its_lane": MaliciousWorker.closes_its_lane,
     "giant_count_of_buffers": lambda w: w.reply(count=0xFFFFFFFF),
     "giant_count_of_tokens": lambda w: w.reply(token_count=0xFFFFFFFF),
     # ---- the envelope ----
@@ -222,7 +222,7 @@ LIES = {
     "length_overflows": lambda w: w.lies_beside_a_chunk(64, U64),
     "lies_about_chunk": lambda w: w.reply(way=1, places=(place((w.owner << 32) + 7, 0, 64),)),
     "chunk_of_another": lambda w: w.reply(way=1, places=(place(1 << 32, 0, 64),)),
-    "chunk_it_dropped": Liar.stale_chunk,
+    "chunk_it_dropped": MaliciousWorker.stale_chunk,
     "lies_about_seals": lambda w: w.chunk(fd=chunk_of(MIB, seals=0)),
     "may_still_shrink": lambda w: w.chunk(fd=chunk_of(MIB, seals=SEALS & ~0x2)),
     "too_small_a_chunk": lambda w: w.chunk(fd=chunk_of(4096)),
@@ -230,12 +230,12 @@ LIES = {
     "chunk_that_is_a_device": lambda w: w.chunk(fd=os.open("/dev/zero", os.O_RDWR)),
     "chunk_that_is_a_file": lambda w: w.chunk(fd=os.open(__file__, os.O_RDONLY)),
     "chunk_without_descriptor": lambda w: w.tell("chunk", w.owner << 32, MIB),
-    "announces_a_chunk_twice": Liar.announces_a_chunk_twice,
+    "announces_a_chunk_twice": MaliciousWorker.announces_a_chunk_twice,
     "announces_for_another": lambda w: w.tell("chunk", 1 << 32, MIB, fds=(chunk_of(MIB),)),
     "negative_chunk": lambda w: w.tell("chunk", -1, MIB, fds=(chunk_of(MIB),)),
     "chunk_of_negative_size": lambda w: w.tell("chunk", w.owner << 32, -MIB, fds=(chunk_of(MIB),)),
     "drops_a_negative_chunk": lambda w: w.tell("drop", -1),
-    "floods_with_chunks": Liar.floods_with_chunks,
+    "floods_with_chunks": MaliciousWorker.floods_with_chunks,
     # ---- tokens ----
     "unknown_token": lambda w: w.reply(tokens=(U64,)),
     "returns_a_token_twice": lambda w: w.reply(tokens=(w.tokens[0], w.tokens[0])),
@@ -243,13 +243,13 @@ LIES = {
     "negative_token": lambda w: w.tell("released", [-1]),
     "token_that_is_no_number": lambda w: w.tell("released", ["x"]),
     # ---- the control socket ----
-    "floods_the_control_socket": Liar.floods_the_control_socket,
-    "floods_with_descriptors": Liar.floods_with_descriptors,
+    "floods_the_control_socket": MaliciousWorker.floods_the_control_socket,
+    "floods_with_descriptors": MaliciousWorker.floods_with_descriptors,
     "giant_control_frame": lambda w: w.control.sendall(b"\xff\xff\xff\xff"),
     "giant_control_array": lambda w: w.control.sendall(struct.pack(">I", 5) + b"\xdd\xff\xff\xff\xff"),
     "control_frame_that_is_no_message": lambda w: w.control.sendall(struct.pack(">I", 1) + b"\xc0"),
-    "greets_again": Liar.hello,
-    "ready_again": Liar.ready,
+    "greets_again": MaliciousWorker.hello,
+    "ready_again": MaliciousWorker.ready,
     "more_lanes": lambda w: w.lanes(3),
     "closes_its_control_socket": lambda w: w.control.shutdown(socket.SHUT_RDWR),
 }
@@ -263,7 +263,7 @@ def introduce(lie: str) -> None:
             time.sleep(60)
         os.setsid()
         signal.alarm(60)
-    worker = Liar()
+    worker = MaliciousWorker()
     if lie == "says_nothing":
         time.sleep(60)
     worker.hello(
@@ -294,7 +294,7 @@ def introduce(lie: str) -> None:
         worker.logs()
     if lie.startswith("log_record_"):
         logs = worker.logs()
-        good = packb([40, 1_700_000_000_000_000, b"liar", b"a good record", b"f.py", 1, b"f", None, None, None])
+        good = packb([40, 1_700_000_000_000_000, b"malicious_worker", b"a good record", b"f.py", 1, b"f", None, None, None])
         bad = {
             "log_record_too_long": struct.pack(">I", 1 << 30) + b"x" * 100_000,
             "log_record_of_garbage": struct.pack(">I", 4) + b"\xc1\xff\xff\xff",
@@ -315,4 +315,4 @@ def introduce(lie: str) -> None:
     worker.serve()
 
 
-introduce(os.environ.get("ZOO", ""))
+introduce(os.environ.get("MISBEHAVING", ""))

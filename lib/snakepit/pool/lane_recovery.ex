@@ -1,4 +1,4 @@
-defmodule Snakepit.Call.Settle do
+defmodule Snakepit.Pool.LaneRecovery do
   @moduledoc false
   # What becomes of a lane whose caller went away in the middle of a call: its tool is cancelled, and the worker asked
   # to *synchronize*: its answer comes once nothing runs on the lane any more, which then may be used again. If none
@@ -9,7 +9,7 @@ defmodule Snakepit.Call.Settle do
   alias Snakepit.Pool.Handle
   alias Snakepit.Worker.{Lane, LaneSocket}
 
-  @enforce_keys [:handle, :lane, :ticket, :whole?, :why, :until]
+  @enforce_keys [:handle, :lane, :checkout, :whole?, :why, :until]
   defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]
 
   # Told again, for the tool may not have begun when it was told first.
@@ -21,18 +21,18 @@ defmodule Snakepit.Call.Settle do
   Takes over the lane. `whole?`: every reply that was sent so far was read, and those to come will be read here; else one
   may be lost, with what it grants of the worker's memory. `why`: in case that the worker must be replaced.
   """
-  @spec start(Handle.t(), Lane.t(), Native.ticket(), whole? :: boolean(), String.t()) :: :ok
-  def start(%Handle{} = handle, %Lane{} = lane, ticket, whole?, why) do
+  @spec start(Handle.t(), Lane.t(), Native.checkout(), whole? :: boolean(), String.t()) :: :ok
+  def start(%Handle{} = handle, %Lane{} = lane, checkout, whole?, why) do
     until = now() + handle.options.cancel_grace
-    s = %__MODULE__{handle: handle, lane: lane, ticket: ticket, whole?: whole?, why: why, until: until}
+    s = %__MODULE__{handle: handle, lane: lane, checkout: checkout, whole?: whole?, why: why, until: until}
 
     case Task.Supervisor.start_child(__MODULE__, fn -> s |> prepared() |> begin() end) do
       {:ok, _pid} -> :ok
-      _ -> Pool.discard(handle, ticket, lane, why)
+      _ -> Pool.discard(handle, checkout, lane, why)
     end
   catch
     # The application is stopping.
-    :exit, _ -> Pool.discard(handle, ticket, lane, why)
+    :exit, _ -> Pool.discard(handle, checkout, lane, why)
   end
 
   # `last` is as the caller left it: what is read here changes it.
@@ -124,8 +124,8 @@ defmodule Snakepit.Call.Settle do
 
   # Every call before the synchronization; those that follow on the lane have greater ids.
   defp cancel(s), do: Worker.cancel(s.lane, s.sync)
-  defp checkin(s), do: Pool.checkin(s.ticket)
-  defp discard(s, why), do: Pool.discard(s.handle, s.ticket, s.lane, why)
+  defp checkin(s), do: Pool.checkin(s.checkout)
+  defp discard(s, why), do: Pool.discard(s.handle, s.checkout, s.lane, why)
 
   defp now, do: System.monotonic_time(:millisecond)
 end
