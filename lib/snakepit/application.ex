@@ -25,7 +25,7 @@ defmodule Snakepit.Application do
     performance = [
       {Task.Supervisor, name: Performance.Tasks},
       Performance.MetricsStore,
-      Performance.Learning,
+      Performance.Model.Learning,
       Performance.ThresholdManager,
       Performance.ResourceMonitor
     ]

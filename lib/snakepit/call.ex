@@ -9,7 +9,8 @@ defmodule Snakepit.Call do
 
   alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Cancellation, Exchange, Options}
-  alias Snakepit.Performance.{Decision, Explanation, Record}
+  alias Snakepit.Performance.Explanation
+  alias Snakepit.Performance.Model.{Decision, Record}
   alias Snakepit.Pool.{CommandBreaker, Counters, Handle, LaneRecovery, Retries}
   alias Snakepit.Worker.Lane
 
@@ -38,7 +39,7 @@ defmodule Snakepit.Call do
   @reason_ms 100
   # To be handed a lane by another process takes longer.
   @at_once_ns 2_000
-  @probe Snakepit.Performance.Probe.command()
+  @probe Snakepit.Performance.Model.Probe.command()
 
   @type t :: %__MODULE__{}
   @type result :: {:ok, term()} | {:error, Error.t()}
@@ -281,7 +282,7 @@ defmodule Snakepit.Call do
 
     with {:ok, options} <- Options.new(opts),
          :ok <- only_of_streams(options, stream?),
-         {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
+         {:ok, handle} <- Handle.fetch(options.pool || Handle.default()),
          {:error, error} <- prepared(command, args, options, handle, stream?, started, decide) do
       {:error, error |> named(%{options: options, handle: handle}) |> Error.of_command(command)}
     else
@@ -356,7 +357,7 @@ defmodule Snakepit.Call do
         encoded
 
       :convert ->
-        encode(command, Snakepit.Call.Convert.term(args), options, handle)
+        encode(command, Transfer.Convert.term(args), options, handle)
 
       {:error, path, :unsupported_type, what} ->
         error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"

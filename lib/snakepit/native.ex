@@ -448,7 +448,7 @@ defmodule Snakepit.Native do
       ),
       do: stub()
 
-  @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason, propensity."
+  @doc "A call's decision, to be read by `Snakepit.Performance.Model.Decision`: order, explored, reason, propensity."
   @spec cost_model_decide(
           cost_model(),
           direction :: 0..1,

@@ -427,7 +427,7 @@ defmodule Snakepit.Pool do
     Process.flag(:trap_exit, true)
     handle = options |> Resizer.resized() |> Handle.new()
     Handle.publish(handle)
-    if handle.cost_model, do: Performance.Learning.watch(options.name)
+    if handle.cost_model, do: Performance.Model.Learning.watch(options.name)
 
     # up: index => epoch of the run whose lanes may be used. room: how many may be up: more than the size while it grows.
     state = %{handle: handle, up: %{}, room: handle.options.size, awaiting: [], awaiting_tools: []}
@@ -439,7 +439,7 @@ defmodule Snakepit.Pool do
 
   def handle_call({:policy, policy}, _from, %{handle: handle} = state) do
     handle = %{handle | policy: policy}
-    Performance.Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy)
+    Performance.Model.Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy)
     Handle.publish(handle)
     {:reply, :ok, %{state | handle: handle}}
   end
@@ -625,7 +625,7 @@ defmodule Snakepit.Pool do
 
   defp over(handle, index, lived_ms, {:died, commands, how}) do
     # Probes run no tool.
-    commands = Enum.reject(commands, &(&1 == Performance.Probe.command()))
+    commands = Enum.reject(commands, &(&1 == Performance.Model.Probe.command()))
 
     case commands != [] and CommandBreaker.died(handle.commands, commands, how) do
       {[_ | _], opened} ->

@@ -2,7 +2,8 @@ defmodule Snakepit.TelemetryTest do
   use Snakepit.Case, async: true
   import Bitwise
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Analyzer, Calibration, Controller, Learning, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.{Analyzer, Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.Model.{Calibration, Learning}
   alias Snakepit.Pool.Handle
   alias Snakepit.Telemetry
 

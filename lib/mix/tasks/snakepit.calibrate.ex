@@ -20,7 +20,8 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
   """
   use Mix.Task
 
-  alias Snakepit.Performance.{Calibration, Explanation, Learning}
+  alias Snakepit.Performance.Explanation
+  alias Snakepit.Performance.Model.{Calibration, Learning}
   alias Snakepit.Terminal.{Progress, Units}
 
   @requirements ["app.config"]

@@ -7,7 +7,8 @@ defmodule Snakepit.Bench.Decision do
 
   alias Snakepit.{Bench, Native, Stats}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Controller, Decision, Learning, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.Model.{Decision, Learning}
 
   @batch 1_000
   @kib 1024

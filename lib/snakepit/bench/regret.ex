@@ -18,7 +18,8 @@ defmodule Snakepit.Bench.Regret do
 
   alias Snakepit.{Bench, Native, Observation, Performance, Pool, Stats}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Calibration, Controller, Decision, Probe, Probing}
+  alias Snakepit.Performance.Controller
+  alias Snakepit.Performance.Model.{Calibration, Decision, Probe, Probing}
 
   @kib 1024
   @mib 1024 * 1024

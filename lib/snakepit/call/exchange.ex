@@ -7,7 +7,7 @@ defmodule Snakepit.Call.Exchange do
 
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Cancellation
-  alias Snakepit.Performance.Decision
+  alias Snakepit.Performance.Model.Decision
   alias Snakepit.Terminal.Units
   alias Snakepit.Wire.{Frame, Reply}
   alias Snakepit.Worker.{Lane, LaneSocket}

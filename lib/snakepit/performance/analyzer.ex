@@ -5,7 +5,8 @@ defmodule Snakepit.Performance.Analyzer do
   """
 
   alias Snakepit.{Error, Native, Observation, Stats, Transfer}
-  alias Snakepit.Performance.{Learning, MetricsStore, Probe, Probing, Regression, TransferMetrics}
+  alias Snakepit.Performance.{MetricsStore, Regression, TransferMetrics}
+  alias Snakepit.Performance.Model.{Learning, Probe, Probing}
   alias Snakepit.Pool.Handle
   require Logger
 

@@ -5,8 +5,9 @@ defmodule Snakepit.Performance.Controller do
   """
 
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Call.Convert
-  alias Snakepit.Performance.{Decision, Learning, Policy, Settings, ThresholdManager}
+  alias Snakepit.Transfer.Convert
+  alias Snakepit.Performance.{Policy, Settings, ThresholdManager}
+  alias Snakepit.Performance.Model.{Decision, Learning}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -35,7 +36,7 @@ defmodule Snakepit.Performance.Controller do
   def decide_transfer_method(data, opts \\ %{}) do
     opts = Map.new(opts)
 
-    with {:ok, handle} <- Handle.fetch(opts[:pool] || Snakepit.default_pool()),
+    with {:ok, handle} <- Handle.fetch(opts[:pool] || Handle.default()),
          direction = opts[:direction] || :request,
          true <- direction in [:request, :reply] || {:error, {:unknown_direction, direction}},
          {:ok, size} <- size(data, opts, handle),

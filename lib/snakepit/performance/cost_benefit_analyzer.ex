@@ -7,7 +7,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   """
 
   alias Snakepit.{Error, Native, Performance, Transfer}
-  alias Snakepit.Performance.{Decision, ResourceMonitor}
+  alias Snakepit.Performance.ResourceMonitor
+  alias Snakepit.Performance.Model.Decision
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.Units
 
@@ -101,7 +102,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
     type = Map.get(data, :data_type, :binary)
     direction = Map.get(data, :direction, :request)
 
-    with {:ok, handle} <- Handle.fetch(data[:pool] || Snakepit.default_pool()) do
+    with {:ok, handle} <- Handle.fetch(data[:pool] || Handle.default()) do
       cond do
         type not in Performance.data_types() ->
           refuse("expected :data_type to be one of #{list(Performance.data_types())}, got: #{inspect(type)}")

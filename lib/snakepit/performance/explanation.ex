@@ -14,7 +14,7 @@ defmodule Snakepit.Performance.Explanation do
   """
 
   alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.Decision
+  alias Snakepit.Performance.Model.Decision
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
 

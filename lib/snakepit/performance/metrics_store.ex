@@ -12,7 +12,7 @@ defmodule Snakepit.Performance.MetricsStore do
   aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
   `propensity` is how likely the way was that was chosen for the call's arguments, as exploration draws it.
 
-  Nothing is written on the way of a call: once a second `Snakepit.Performance.Learning` hands over what it drained. The
+  Nothing is written on the way of a call: once a second `Snakepit.Performance.Model.Learning` hands over what it drained. The
   tables belong to the application, so that they outlive this process. Rows go by age (seconds after an hour,
   single calls after a day, all others after `metrics_retention_hours`), and the oldest single calls when these take more than
   20 MiB.
@@ -20,7 +20,8 @@ defmodule Snakepit.Performance.MetricsStore do
 
   use GenServer
   alias Snakepit.{Native, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.{Record, Regression, ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.Performance.{Regression, ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.Performance.Model.Record
   alias Snakepit.Pool.Handle
   require Logger
 

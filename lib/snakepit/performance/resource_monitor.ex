@@ -11,7 +11,8 @@ defmodule Snakepit.Performance.ResourceMonitor do
 
   use GenServer
   alias Snakepit.{Machine, Native, Pool, Worker}
-  alias Snakepit.Performance.{Pressure, Settings}
+  alias Snakepit.Performance.Settings
+  alias Snakepit.Performance.Model.Pressure
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -210,7 +211,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
   defp tell(pool) do
     Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
       refresh(pool, 20)
-      Snakepit.Performance.Learning.publish(pool)
+      Snakepit.Performance.Model.Learning.publish(pool)
     end)
   catch
     :exit, _stopping -> :ok

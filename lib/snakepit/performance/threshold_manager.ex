@@ -17,15 +17,8 @@ defmodule Snakepit.Performance.ThresholdManager do
   use GenServer
   alias Snakepit.{Error, Performance, Telemetry}
 
-  alias Snakepit.Performance.{
-    GuardedChange,
-    Learning,
-    MetricsStore,
-    ResourceMonitor,
-    Settings,
-    Thresholds,
-    Tuning
-  }
+  alias Snakepit.Performance.{GuardedChange, MetricsStore, ResourceMonitor, Settings}
+  alias Snakepit.Performance.Model.{Learning, Thresholds, Tuning}
 
   alias Snakepit.Pool.Handle
   require Logger

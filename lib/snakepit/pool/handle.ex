@@ -95,7 +95,7 @@ defmodule Snakepit.Pool.Handle do
 
   defp cost_model(options, settings, policy) do
     if Performance.Policy.enabled?(options.performance_policy, settings),
-      do: Performance.Tuning.cost_model(options.transfers, settings, policy)
+      do: Performance.Model.Tuning.cost_model(options.transfers, settings, policy)
   end
 
   @doc "The registered name of one of a pool's processes."

@@ -4,8 +4,9 @@ defmodule Snakepit.Test.Frame do
   # request is read as if it were a reply, for both are laid out alike behind their headers, and a result is encoded as if
   # it were a request's arguments. So a fake tool gets what a real one would, and its caller what a real one would return.
 
-  alias Snakepit.{Call, Native}
+  alias Snakepit.Native
   alias Snakepit.Test.{Kinds, Words}
+  alias Snakepit.Transfer.Convert
   alias Snakepit.Wire.Frame
 
   @align 64
@@ -173,7 +174,7 @@ defmodule Snakepit.Test.Frame do
         {:ok, binary_part(rest, 0, byte_size(rest) - 1)}
 
       :convert ->
-        value |> Call.Convert.term() |> encode(root, again?)
+        value |> Convert.term() |> encode(root, again?)
 
       # Python's bytes come back as binaries, and so a binary that is no text is bytes.
       {:error, _path, :not_utf8, _what} when not again? ->

@@ -1,7 +1,8 @@
 defmodule Snakepit.Performance.ControllerTest do
   use Snakepit.Case, async: true
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Controller, CostBenefitAnalyzer, Learning}
+  alias Snakepit.Performance.{Controller, CostBenefitAnalyzer}
+  alias Snakepit.Performance.Model.Learning
   alias Snakepit.Pool.Handle
   alias Snakepit.{Bytes, Native}
 
@@ -262,7 +263,7 @@ defmodule Snakepit.Performance.ControllerTest do
     warm(pool, @mib)
     for _ <- 1..30, do: way(pool, @mib)
     # What a killed test left behind would be counted too.
-    :ok = Snakepit.Performance.Learning.learn_now(pool)
+    :ok = Snakepit.Performance.Model.Learning.learn_now(pool)
     assert {:ok, stats} = Controller.get_statistics(pool)
 
     assert %{decisions: 30, explored: 0, recorded: 31, dropped: 0, zero_copy_count: 31, inline_count: 0} =
@@ -340,7 +341,7 @@ defmodule Snakepit.Performance.ControllerTest do
     assert far.propensity == 1.0
 
     for _ <- 1..50, do: way(pool, 30_000)
-    :ok = Snakepit.Performance.Learning.learn_now(pool)
+    :ok = Snakepit.Performance.Model.Learning.learn_now(pool)
 
     kept =
       for {{_, ^pool, _}, %{explored?: explored?, propensity: p, metrics: %{data_size: 30_000}}} <-

@@ -4,7 +4,8 @@ defmodule Snakepit.Performance.MetricsStoreTest do
   import ExUnit.CaptureLog
   alias Snakepit.Native
   alias Snakepit.Pool.Handle
-  alias Snakepit.Performance.{Analyzer, Controller, Learning, MetricsStore, Settings, TransferMetrics}
+  alias Snakepit.Performance.{Analyzer, Controller, MetricsStore, Settings, TransferMetrics}
+  alias Snakepit.Performance.Model.Learning
 
   @given %{pool: :elsewhere, method: :zero_copy, data_size: 104_857_600, latency_us: 15_000}
 

@@ -7,7 +7,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
   alias Snakepit.Bench.Faults.Control
   alias Snakepit.Bench.Footprint
   alias Snakepit.{Error, Pool}
-  alias Snakepit.Performance.Calibration.Kept
+  alias Snakepit.Performance.Model.Calibration.Kept
 
   @deadline 6_000
   # A machine that is busy with something else may take its time.

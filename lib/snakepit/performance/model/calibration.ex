@@ -1,10 +1,10 @@
-defmodule Snakepit.Performance.Calibration do
+defmodule Snakepit.Performance.Model.Calibration do
   @moduledoc false
   # Measures the ways of a pool on this machine: a command that does nothing, with payloads of a few sizes, in both
   # directions, by each way in turn, on lanes that nobody waits for; and shared memory that has to be made first.
 
   alias Snakepit.{Native, Observation, Performance, Pool, Stats, Telemetry, Transfer, Worker}
-  alias Snakepit.Performance.Probe
+  alias Snakepit.Performance.Model.Probe
   alias Snakepit.Pool.Handle
 
   @kib 1024

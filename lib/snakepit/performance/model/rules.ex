@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Rules do
+defmodule Snakepit.Performance.Model.Rules do
   @moduledoc false
   # Asks a policy's custom rules. One that raises, or returns what is no way, is reported once and passed over.
 

@@ -1,11 +1,11 @@
-defmodule Snakepit.Performance.Decision do
+defmodule Snakepit.Performance.Model.Decision do
   @moduledoc false
   # The decision as a call makes it: the ways its arguments may take, best first. No process is asked, no model
   # evaluated.
 
   import Bitwise
   alias Snakepit.{Native, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.Rules
+  alias Snakepit.Performance.Model.Rules
   alias Snakepit.Pool.Handle
 
   # As the library numbers them (cost_model/table.rs).

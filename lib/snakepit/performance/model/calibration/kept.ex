@@ -1,10 +1,10 @@
-defmodule Snakepit.Performance.Calibration.Kept do
+defmodule Snakepit.Performance.Model.Calibration.Kept do
   @moduledoc false
   # Calibrations in files, for the next start: each of one machine, one Python and one kind of pool. A file of another,
   # or one that is broken, is passed over.
 
   alias Snakepit.{Machine, Native, Performance}
-  alias Snakepit.Performance.Calibration
+  alias Snakepit.Performance.Model.Calibration
   alias Snakepit.Pool.Handle
 
   # Raised whenever the model means something else by its numbers.

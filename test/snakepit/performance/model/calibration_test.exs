@@ -1,7 +1,7 @@
-defmodule Snakepit.Performance.CalibrationTest do
+defmodule Snakepit.Performance.Model.CalibrationTest do
   use Snakepit.Case, async: true
   alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Learning, Probe}
+  alias Snakepit.Performance.Model.{Calibration, Learning, Probe}
   alias Snakepit.Pool.Handle
 
   @enabled [performance_policy: [enabled: true]]

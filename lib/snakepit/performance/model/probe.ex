@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Probe do
+defmodule Snakepit.Performance.Model.Probe do
   @moduledoc false
   # A call of the command that does nothing (priv/python/snakepit/probe.py), for measuring's sake: it takes a payload, or
   # returns one.

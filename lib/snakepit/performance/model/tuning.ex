@@ -1,9 +1,10 @@
-defmodule Snakepit.Performance.Tuning do
+defmodule Snakepit.Performance.Model.Tuning do
   @moduledoc false
   # A cost model, and the rules it compiles its table by: settings, a policy and thresholds as the library takes them.
 
   alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.{Policy, Settings, Thresholds}
+  alias Snakepit.Performance.{Policy, Settings}
+  alias Snakepit.Performance.Model.Thresholds
 
   # A way that is cheaper by less than this share is no reason to leave the simpler one.
   @tie 0.05

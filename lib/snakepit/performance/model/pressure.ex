@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Pressure do
+defmodule Snakepit.Performance.Model.Pressure do
   @moduledoc false
   # Whether memory or CPU is scarce, from samples of how much of it is used. Pure. It begins at a threshold and ends
   # somewhat below it, so that a share that trembles around the threshold does not switch it to and fro; the CPU's share

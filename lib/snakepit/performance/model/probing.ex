@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Probing do
+defmodule Snakepit.Performance.Model.Probing do
   @moduledoc false
   # Which probes keep a pool's model true about the ways its calls do not take. Pure.
   #
@@ -6,13 +6,13 @@ defmodule Snakepit.Performance.Probing do
   # probe: no user's tool runs for it. What probes may cost is a share of the workers' time, saved up while none is made.
 
   alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.Record
+  alias Snakepit.Performance.Model.Record
 
   @share 0.005
   # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
   @most_saved_ns 250_000_000
   @at_once 8
-  # What probes can carry (`Snakepit.Performance.Probe.payload/3`), and the largest one.
+  # What probes can carry (`Snakepit.Performance.Model.Probe.payload/3`), and the largest one.
   @types [:binary, :string, :tensor]
   @largest 64 * 1024 * 1024
   # Bytes of an answer that carries nothing, and its type.

@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Learning do
+defmodule Snakepit.Performance.Model.Learning do
   @moduledoc false
   # Tends the pools' cost_models: has each calibrated once, lets it learn from the calls of the last second, has ways probed
   # that they did not take, compiles its table, and sends workers theirs. Calls do not wait for it, and go on without it;
@@ -6,7 +6,8 @@ defmodule Snakepit.Performance.Learning do
 
   use GenServer
   alias Snakepit.{Native, Observation, Pool, Worker}
-  alias Snakepit.Performance.{Calibration, MetricsStore, Probe, Probing, ResourceMonitor}
+  alias Snakepit.Performance.{MetricsStore, ResourceMonitor}
+  alias Snakepit.Performance.Model.{Calibration, Probe, Probing}
   alias Snakepit.Pool.Handle
   require Logger
 

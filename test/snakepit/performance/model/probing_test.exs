@@ -1,7 +1,7 @@
-defmodule Snakepit.Performance.ProbingTest do
+defmodule Snakepit.Performance.Model.ProbingTest do
   use ExUnit.Case, async: true
   import Bitwise
-  alias Snakepit.Performance.Probing
+  alias Snakepit.Performance.Model.Probing
 
   @ways [:inline, :zero_copy]
 

@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Record do
+defmodule Snakepit.Performance.Model.Record do
   @moduledoc false
   # The word by which a call's record says what it was, as the library reads it (cost_model.rs, `cost_model_record`):
   #

@@ -1,7 +1,7 @@
-defmodule Snakepit.Performance.LearningTest do
+defmodule Snakepit.Performance.Model.LearningTest do
   # Kills a process that all pools share.
   use Snakepit.Case, async: false
-  alias Snakepit.Performance.Learning
+  alias Snakepit.Performance.Model.Learning
   alias Snakepit.Pool.Handle
   alias Snakepit.Native
 

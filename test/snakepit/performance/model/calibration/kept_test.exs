@@ -1,8 +1,9 @@
-defmodule Snakepit.Performance.Calibration.KeptTest do
+defmodule Snakepit.Performance.Model.Calibration.KeptTest do
   use Snakepit.Case, async: true
   alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Settings}
-  alias Snakepit.Performance.Calibration.Kept
+  alias Snakepit.Performance.Settings
+  alias Snakepit.Performance.Model.Calibration
+  alias Snakepit.Performance.Model.Calibration.Kept
   alias Snakepit.Pool.Handle
 
   defp handle(options \\ []) do
