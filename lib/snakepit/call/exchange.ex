@@ -7,8 +7,8 @@ defmodule Snakepit.Call.Exchange do
 
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Cancellation
-  alias Snakepit.Performance.Model.Decision
   alias Snakepit.Terminal.Units
+  alias Snakepit.Transfer.Plan
   alias Snakepit.Wire.{Frame, Reply}
   alias Snakepit.Worker.{Lane, LaneSocket}
 
@@ -37,7 +37,7 @@ defmodule Snakepit.Call.Exchange do
   """
   @spec run(Call.t(), Lane.t(), Native.checkout()) :: {Call.result(), lane_state(), t()}
   def run(call, lane, checkout) do
-    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+    case send_request(call, lane) do
       {:sent, call_id, ex} -> receive_reply(call, lane, checkout, call_id, ex)
       {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
@@ -52,7 +52,7 @@ defmodule Snakepit.Call.Exchange do
   @doc "Sends the request of a stream."
   @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
   def open_stream(call, lane) do
-    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+    case send_request(call, lane) do
       {:sent, call_id, ex} -> streaming(call, lane, call_id, :lane, ex)
       {:streaming, call_id, source, ex} -> streaming(call, lane, call_id, source, ex)
       {:error, error, state, ex} -> judged({{:error, error}, state, ex}, call)
@@ -99,6 +99,9 @@ defmodule Snakepit.Call.Exchange do
     do: judged({{status, nil}, left(source, "a stream was left before its end"), ex}, call)
 
   # ---- request ----------------------------------------------------------------------------------------------------
+
+  defp send_request(%{plan: plan} = call, lane),
+    do: send_request(call, lane, plan.request, %__MODULE__{fallback: Plan.diverted?(plan)})
 
   defp send_request(call, lane, [way | others], ex) do
     case allow(call, way) do
@@ -151,7 +154,7 @@ defmodule Snakepit.Call.Exchange do
   defp attempt(:zero_copy, call, lane, others?, guard) do
     case by_memory(call, lane) do
       {:cold, lengths} when others? ->
-        if Decision.fresh?(call.handle, call.size, call.request_ways),
+        if call.plan.make_memory?,
           do: make_or_pass(call, lane, lengths, guard),
           else: pass(call, lengths, guard)
 
@@ -240,20 +243,12 @@ defmodule Snakepit.Call.Exchange do
     Frame.head(:call, way, reply_mask(call, lane), flags, remaining(call), lane.number)
   end
 
-  # Ways that this worker lacks are left out, unless it has none of them: then its answer says what is missing.
-  defp reply_mask(%{reply_ways: ways} = call, lane) do
-    case Enum.filter(ways, &answers?(&1, ways, call, lane)) do
-      [] -> Transfer.mask(ways)
-      able -> Transfer.mask(able)
-    end
-  end
-
-  defp answers?(:inline, _ways, _call, _lane), do: true
-  defp answers?(:zero_copy, _ways, _call, lane), do: lane.zero_copy
-  defp answers?(:grpc, _ways, _call, %Lane{grpc: false}), do: false
-
   # A lane can answer by gRPC only once the worker serves it. Where it may answer inline, gRPC is a last resort.
-  defp answers?(:grpc, ways, call, lane), do: :inline in ways or match?({:ok, _}, channel(call, lane))
+  defp reply_mask(%{plan: %{reply: ways}} = call, lane) do
+    if :inline in ways or :grpc not in ways or match?({:ok, _}, channel(call, lane)) or ways == [:grpc],
+      do: Transfer.mask(ways),
+      else: Transfer.mask(ways -- [:grpc])
+  end
 
   defp send_frame(call, lane, call_id, frame, copied) do
     # A worker that does not read does not hold the caller beyond its deadline.
@@ -281,12 +276,12 @@ defmodule Snakepit.Call.Exchange do
   defp spin?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
 
   # A worker that was just sent so much has to read it first.
-  defp meet(%{bytes: bytes}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
+  defp meet(%{payload: %{bytes: bytes}}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
 
   defp meet(call, lane, ex) do
     if spin?(call) do
       way = Transfer.number(ex.request_way)
-      Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.bytes)
+      Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.payload.bytes)
     end
   end
 
@@ -405,7 +400,7 @@ defmodule Snakepit.Call.Exchange do
   defp fault(_call, %{category: :grpc_error}), do: :failure
 
   defp fault(call, %{category: :transfer, reason: :quota}),
-    do: if(call.bytes <= div(call.handle.quota, 2), do: :failure, else: :void)
+    do: if(call.payload.bytes <= div(call.handle.quota, 2), do: :failure, else: :void)
 
   defp fault(_call, %{category: :transfer, reason: reason}) when reason in [:unavailable, :no_memory],
     do: :failure

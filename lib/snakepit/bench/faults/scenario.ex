@@ -174,7 +174,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
 
   defp keep do
     with {:ok, handle} <- Pool.Handle.fetch(@pool) do
-      settings = Snakepit.Performance.Settings.get()
+      settings = handle.performance.settings
 
       case Kept.store(handle, settings) do
         {:ok, _path} ->

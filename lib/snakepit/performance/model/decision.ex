@@ -1,173 +1,168 @@
 defmodule Snakepit.Performance.Model.Decision do
   @moduledoc false
-  # The decision as a call makes it: the ways its arguments may take, best first. No process is asked, no model
-  # evaluated.
+  # Makes the plan of a call. No process is asked, and no model evaluated: a decision reads the pool's table.
+  #
+  #   1. masks: what the caller, the pool, the lane's worker and the breakers allow
+  #   2. nothing to decide: no large part, a part that lies in shared memory already, a single way, a pool without a model
+  #   3. the policy's custom rules
+  #   4. the table, which may explore between its two best ways, if both are allowed
 
-  import Bitwise
-  alias Snakepit.{Native, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.Model.Rules
-  alias Snakepit.Pool.Handle
+  alias Snakepit.{Breaker, Telemetry, Transfer}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.CustomRules
+  alias Snakepit.Pool.{Counters, Handle}
+  alias Snakepit.Transfer.{Payload, Plan}
+  alias Snakepit.Worker.Lane
 
-  # As the library numbers them (cost_model/table.rs).
-  @orders {[:inline, :zero_copy, :grpc], [:zero_copy, :inline, :grpc], [:inline, :grpc, :zero_copy],
-           [:zero_copy, :grpc, :inline], [:grpc, :inline, :zero_copy], [:grpc, :zero_copy, :inline]}
-
-  @types List.to_tuple(Performance.data_types())
-  @event [:snakepit, :performance, :decision]
-
-  @reasons {:rule, :below_minimum, :above_maximum, :override, :cheapest, :tie}
+  @decided [:snakepit, :performance, :decision]
+  @failed [:snakepit, :performance, :decision_failed]
 
   @doc """
-  The ways of a request with `count` buffers of `bytes` in all, of which `fresh` do not lie in shared memory yet. Decided is
-  by the size of one buffer: what a way costs beside its bytes, it costs for each of them.
+  The plan of a call on `lane`, or on any (nil), whose request may take the ways of `request` and whose reply those of
+  `reply`. If the decision fails, the ways are those of a pool that does not measure.
   """
-  @spec ways(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], decision :: non_neg_integer() | nil}
-  def ways(%Handle{cost_model: nil}, size, allowed),
-    do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
-
-  # Nothing to carry, or some of it lies in shared memory already: any other way would carry that too.
-  def ways(_handle, %{fresh: fresh, bytes: bytes} = size, allowed) when bytes == 0 or fresh < bytes,
-    do: {Transfer.plan(bytes, size.envelope, allowed), nil}
-
-  def ways(_handle, size, [_forced] = allowed), do: {Transfer.plan(size.bytes, size.envelope, allowed), nil}
-
-  def ways(handle, size, allowed) do
-    decision = Native.cost_model_decide(handle.cost_model, 0, size.kind, true, each(size))
-    {order, decision} = by_rules(handle, size, allowed, decision)
-    tell(handle, size, order, decision)
-    {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
+  @spec plan(
+          Handle.t(),
+          Lane.t() | nil,
+          Payload.t(),
+          [Transfer.way(), ...],
+          [Transfer.way(), ...],
+          Model.mode()
+        ) ::
+          Plan.t()
+  def plan(handle, lane, payload, request, reply, mode) do
+    plan!(handle, lane, payload, request, reply, mode)
+  catch
+    kind, reason ->
+      failed(handle, :model, Exception.format_banner(kind, reason, __STACKTRACE__))
+      fixed(:undecided, handle, lane, payload, request, reply)
   end
 
-  @doc "As `ways/3`, but nothing is decided: it is neither counted nor told, and nothing explored."
-  @spec would(Handle.t(), map(), [Transfer.way()]) :: {[Transfer.way()], non_neg_integer() | nil}
-  def would(
-        %Handle{cost_model: cost_model} = handle,
-        %{bytes: bytes, fresh: bytes} = size,
-        [_, _ | _] = allowed
-      )
-      when cost_model != nil and bytes > 0 do
-    {order, reason, _, _, _} = Native.cost_model_cell(cost_model, 0, size.kind, true, each(size), nil)
-    {order, decision} = by_rules(handle, size, allowed, order ||| reason <<< 4 ||| 0xFFFF <<< 7)
-    {Transfer.among(order, allowed, size.bytes, size.envelope), decision}
-  end
+  @doc "As `plan/6`, but raises if the decision fails."
+  @spec plan!(
+          Handle.t(),
+          Lane.t() | nil,
+          Payload.t(),
+          [Transfer.way(), ...],
+          [Transfer.way(), ...],
+          Model.mode()
+        ) ::
+          Plan.t()
+  def plan!(handle, lane, %{bytes: 0} = payload, request, reply, _mode),
+    do: fixed(:in_envelope, handle, lane, payload, request, reply)
 
-  def would(handle, size, allowed), do: ways(handle, size, allowed)
-
-  @doc "The order as the user's rules have it, and the decision as it counts then."
-  @spec by_rules(Handle.t(), map(), [Transfer.way()], non_neg_integer()) ::
-          {[Transfer.way()], non_neg_integer()}
-  def by_rules(handle, size, allowed, decision) do
-    type = elem(@types, size.kind)
-    order = decision |> in_order() |> Rules.reorder(handle, type, size.bytes)
-    {order, settled(decision, order, allowed)}
-  end
-
-  @doc "Whether shared memory that has to be made first is cheaper, too, than the other ways this call may take."
-  @spec fresh?(Handle.t(), map(), [Transfer.way()]) :: boolean()
-  def fresh?(%Handle{cost_model: nil}, _size, _allowed), do: false
   # Any other way would carry what lies in shared memory already.
-  def fresh?(_handle, %{fresh: fresh, bytes: bytes}, _allowed) when fresh < bytes, do: true
+  def plan!(handle, lane, %{bytes: bytes, fresh: fresh} = payload, request, reply, _mode) when fresh < bytes,
+    do: %{fixed(:shared, handle, lane, payload, request, reply) | make_memory?: true}
 
-  def fresh?(handle, size, allowed) do
-    cell = cell(handle, :request, elem(@types, size.kind), each(size), warm: false)
-    cell.reason in [:cheapest, :tie] and Enum.find(cell.order, &(&1 in allowed)) == :zero_copy
+  def plan!(handle, lane, payload, [_only] = request, reply, _mode),
+    do: fixed(:only_way, handle, lane, payload, request, reply)
+
+  def plan!(%{performance: %Model{ref: ref} = model} = handle, lane, payload, request, reply, mode)
+      when ref != nil,
+      do: decided(model, handle, lane, payload, request, reply, mode)
+
+  def plan!(handle, lane, payload, request, reply, _mode),
+    do: fixed(:not_measured, handle, lane, payload, request, reply)
+
+  defp fixed(reason, handle, lane, payload, request, reply) do
+    [wanted | _] = ways = Transfer.plan(payload.bytes, payload.envelope, request)
+    # Inline always works: what comes after it does not matter.
+    ways = if wanted == :inline, do: ways, else: usable(ways, handle, lane)
+    %Plan{request: ways, reply: able(reply, lane), reason: reason, wanted: wanted}
   end
 
-  @typedoc "What the table says of a size: `ns` is what each way usually takes there."
-  @type cell :: %{
-          order: [Transfer.way()],
-          reason: atom(),
-          confidence: float(),
-          ns: %{Transfer.way() => pos_integer()}
-        }
+  defp decided(model, handle, lane, payload, request, reply, mode) do
+    usable = usable(request, handle, lane)
+    preferred = CustomRules.preferred(handle, model.policy, payload)
 
-  @doc "All that a pool's table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
-  @spec cell(Handle.t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) ::
-          cell()
-  def cell(%Handle{cost_model: cost_model}, direction, type, size, opts \\ []) do
-    {order, reason, _explorable?, confidence, {inline, zero_copy, grpc}} =
-      Native.cost_model_cell(
-        cost_model,
-        Performance.number(direction),
-        Performance.number(type),
-        Keyword.get(opts, :warm, true),
-        size,
-        opts[:load]
-      )
+    {ways, reason, explored?, propensity, predicted, confidence, threshold, version, make_memory?} =
+      decide(model, payload, usable, preferred, mode)
 
-    %{
-      order: in_order(order),
-      reason: elem(@reasons, reason),
+    %Plan{
+      request: ways,
+      reply: able(reply, lane),
+      reason: reason,
+      wanted: if(usable == request, do: hd(ways), else: wanted(model, payload, request, preferred)),
+      predicted: predicted,
+      threshold: threshold,
       confidence: confidence,
-      ns: %{inline: inline, zero_copy: zero_copy, grpc: grpc}
+      version: version,
+      explored?: explored?,
+      propensity: propensity,
+      make_memory?: make_memory?
     }
   end
 
-  @doc "Bytes of one of a call's buffers: what a way costs beside its bytes, it costs for each of them."
-  @spec each(map()) :: non_neg_integer()
-  def each(%{count: count, fresh: fresh}) when count > 1, do: div(fresh, count)
-  def each(%{fresh: fresh}), do: fresh
+  defp decide(model, %{direction: direction, type: type, warm?: warm?} = payload, ways, preferred, mode),
+    do:
+      Model.decide(model, direction, type, warm?, Payload.each(payload), Transfer.mask(ways), preferred, mode)
 
-  @doc """
-  The decision as it counts: where a rule of the user's decided, or the ways that are allowed leave no choice between the
-  two, nothing was explored, and nothing left to chance.
-  """
-  @spec settled(non_neg_integer(), [Transfer.way()], [Transfer.way()]) :: non_neg_integer()
-  def settled(decision, _order, _allowed) when decision >>> 7 == 0xFFFF, do: decision
+  defp wanted(model, payload, request, preferred),
+    do: model |> decide(payload, request, preferred, :look) |> elem(0) |> hd()
 
-  def settled(decision, order, allowed) do
-    first = Enum.find(order, &(&1 in allowed))
-    otherwise = decision |> bxor(8) |> in_order() |> Enum.find(&(&1 in allowed))
+  # ---- masks ------------------------------------------------------------------------------------------------------
 
-    if order == in_order(decision) and first != otherwise,
-      do: decision,
-      else: (decision &&& 0x77) ||| 0xFFFF <<< 7
+  # The ways that the lane's worker has and no breaker refuses. If that leaves none, all of them: trying says why it fails.
+  defp usable(ways, handle, lane) do
+    case for(way <- ways, usable?(way, handle.breaker, lane), do: way) do
+      [] -> ways
+      usable -> usable
+    end
   end
 
-  @doc "Tells whoever listens."
-  @spec tell(Handle.t(), map(), [Transfer.way()], non_neg_integer()) :: :ok
-  def tell(handle, size, order, decision) do
-    if Telemetry.listened_to?(@event) do
-      Telemetry.execute(@event, %{data_size: size.bytes}, %{
+  defp usable?(:inline, _breaker, _lane), do: true
+  defp usable?(:zero_copy, _breaker, %Lane{zero_copy: false}), do: false
+  defp usable?(:grpc, _breaker, %Lane{grpc: false}), do: false
+  defp usable?(way, breaker, _lane), do: not Breaker.refuses?(breaker, way)
+
+  # The ways that the lane's worker can answer by; if it has none of them, its answer says what is missing.
+  defp able(ways, nil), do: ways
+  defp able(ways, %Lane{zero_copy: true, grpc: true}), do: ways
+
+  defp able(ways, lane) do
+    case for(way <- ways, able?(way, lane), do: way) do
+      [] -> ways
+      able -> able
+    end
+  end
+
+  defp able?(:zero_copy, lane), do: lane.zero_copy
+  defp able?(:grpc, lane), do: lane.grpc
+  defp able?(:inline, _lane), do: true
+
+  # ---- events -----------------------------------------------------------------------------------------------------
+
+  @doc "Emits a decision, and the way that was taken in the end; nothing where nothing was decided."
+  @spec emit(Handle.t(), Payload.t(), Plan.t(), taken :: Transfer.way()) :: :ok
+  def emit(_handle, _payload, %Plan{predicted: nil}, _taken), do: :ok
+
+  def emit(handle, payload, plan, taken) do
+    if Telemetry.listened_to?(@decided) do
+      {explored?, propensity} = Plan.choice(plan, taken)
+
+      Telemetry.execute(@decided, %{data_size: payload.bytes}, %{
         pool: handle.name,
-        method: hd(order),
-        reason: reason(decision),
-        explored?: explored?(decision),
-        propensity: propensity(decision),
-        data_type: elem(@types, size.kind)
+        method: taken,
+        planned: hd(plan.request),
+        reason: plan.reason,
+        explored?: explored?,
+        propensity: propensity,
+        data_type: payload.type
       })
     end
 
     :ok
   end
 
-  @doc "The ways in a decision, best first."
-  @spec in_order(non_neg_integer()) :: [Transfer.way()]
-  def in_order(decision) when (decision &&& 8) == 0, do: elem(@orders, decision &&& 7)
+  @doc "Counts a decision, or a custom rule, that failed, and emits why."
+  @spec failed(Handle.t(), :model | :custom_rule, String.t()) :: :ok
+  def failed(handle, what, why) do
+    Counters.add(handle.counters, :failed_decisions, 1)
 
-  def in_order(decision) do
-    [first, second | rest] = elem(@orders, decision &&& 7)
-    [second, first | rest]
+    if Telemetry.listened_to?(@failed),
+      do: Telemetry.execute(@failed, %{}, %{pool: handle.name, what: what, why: why})
+
+    :ok
   end
-
-  @doc "Whether the second best way is tried, to learn."
-  @spec explored?(non_neg_integer()) :: boolean()
-  def explored?(decision), do: (decision &&& 8) != 0
-
-  @doc "Why the best way is the best."
-  @spec reason(non_neg_integer()) :: atom()
-  def reason(decision), do: elem(@reasons, decision >>> 4 &&& 7)
-
-  @doc "A reason for people."
-  @spec words(atom()) :: String.t()
-  def words(:rule), do: "not measured: the threshold"
-  def words(:below_minimum), do: "below :minimum_threshold_mb"
-  def words(:above_maximum), do: "from :maximum_threshold_mb on"
-  def words(:override), do: "a threshold of the policy"
-  def words(:cheapest), do: "costs least"
-  def words(:tie), do: "about the same, and simplest"
-
-  @doc "How likely this order was when it was decided, explored or not: what weighs it in statistics (in 0..1)."
-  @spec propensity(non_neg_integer()) :: float()
-  def propensity(decision), do: (decision >>> 7 &&& 0xFFFF) / 0xFFFF
 end

@@ -39,7 +39,7 @@ defmodule Snakepit.Performance.Model.Pressure do
   defp pressed?(true, share, threshold), do: share > threshold - @hysteresis
   defp pressed?(false, share, threshold), do: share > threshold
 
-  @doc "As a cost model takes it: 1 for CPU, 2 for memory."
+  @doc "As one number: 1 for CPU, 2 for memory."
   @spec bits(t()) :: 0..3
   def bits(p), do: if(p.cpu?, do: 1, else: 0) + if(p.memory?, do: 2, else: 0)
 end
