@@ -231,7 +231,7 @@ defmodule Snakepit do
   """
   @spec start_pool(map() | keyword() | {module(), map() | keyword()}) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
-    with {:ok, options} <- Pool.Options.new(options),
+    with {:ok, options} <- Snakepit.Config.pool(options),
          {:ok, pid} <- start_or_replace(options) do
       case Pool.await_ready(options.name, :infinity) do
         :ok ->
@@ -286,7 +286,7 @@ defmodule Snakepit do
   end
 
   defp start_supervised(options) do
-    case DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options)) do
+    case DynamicSupervisor.start_child(Snakepit.Pools, Snakepit.Application.pool(options)) do
       {:ok, pid} ->
         {:ok, pid}
 

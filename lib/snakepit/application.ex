@@ -1,7 +1,7 @@
 defmodule Snakepit.Application do
   @moduledoc false
   use Application
-  alias Snakepit.{Config, Performance, Pool}
+  alias Snakepit.{Call, Config, Performance, Pool}
   require Logger
 
   @impl true
@@ -15,7 +15,8 @@ defmodule Snakepit.Application do
   end
 
   defp start(config) do
-    warn(Performance.Settings.without_effect(config.performance_optimization))
+    settings = config.performance_optimization
+    warn(Performance.Settings.without_effect(settings))
     Snakepit.Telemetry.start()
     Performance.MetricsStore.create()
     Performance.ThresholdManager.create()
@@ -24,10 +25,10 @@ defmodule Snakepit.Application do
     # However often these die, calls go on without them: they must not use up the restarts of those that calls need.
     performance = [
       {Task.Supervisor, name: Performance.Tasks},
-      Performance.MetricsStore,
-      Performance.Learning,
+      {Performance.MetricsStore, settings: settings},
+      Performance.Model.Learning,
       Performance.ThresholdManager,
-      Performance.ResourceMonitor
+      {Performance.ResourceMonitor, settings: settings}
     ]
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
@@ -43,6 +44,7 @@ defmodule Snakepit.Application do
     # rest_for_one: nothing is found any more without the registry.
     children = [
       {Registry, keys: :unique, name: Snakepit.Registry},
+      Pool.Events,
       supervisor(:serving, serving, [])
     ]
 
@@ -65,9 +67,23 @@ defmodule Snakepit.Application do
     %{id: id, type: :supervisor, start: start}
   end
 
+  @doc false
+  # The specification of a pool as a child of `Snakepit.Pools`: its calls are measured, by calls of this application.
+  @spec pool(Pool.Options.t()) :: Supervisor.child_spec()
+  def pool(%Pool.Options{} = options),
+    do: Pool.Supervisor.child_spec(%{options | performance: &__MODULE__.performance/1})
+
+  @doc false
+  # Runs in the pool's process, whenever that starts.
+  @spec performance(Pool.Options.t()) :: Performance.Model.t()
+  def performance(options) do
+    settings = Performance.Settings.from(Config.get(:performance_optimization))
+    Performance.Model.new(options, settings, &Call.run/3)
+  end
+
   # A pool that cannot start does not keep the application from starting: its calls say why. It is logged once.
   defp start_pool(options) do
-    {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, Pool.Supervisor.child_spec(options))
+    {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, pool(options))
 
     Task.start(fn ->
       # A pool that was stopped while it started is nobody's fault.

@@ -3,7 +3,7 @@ defmodule Snakepit.Bench do
   # What suites share: pools, timing, callers.
 
   alias Snakepit.Bench
-  alias Snakepit.Performance.Learning
+  alias Snakepit.Performance.Model.Learning
 
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]

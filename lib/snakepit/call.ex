@@ -7,10 +7,12 @@ defmodule Snakepit.Call do
   # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
   # whose state is unknown is replaced.
 
-  alias Snakepit.{Breaker, Error, Native, Observation, Pool, Telemetry, Transfer, Worker}
+  alias Snakepit.{Breaker, Error, Native, Observation, Performance, Pool, Telemetry, Transfer, Worker}
   alias Snakepit.Call.{Cancellation, Exchange, Options}
-  alias Snakepit.Performance.{Decision, Explanation, Record}
+  alias Snakepit.Performance.{Explanation, Model}
+  alias Snakepit.Performance.Model.Decision
   alias Snakepit.Pool.{CommandBreaker, Counters, Handle, LaneRecovery, Retries}
+  alias Snakepit.Transfer.{Payload, Plan}
   alias Snakepit.Worker.Lane
 
   defstruct [
@@ -20,11 +22,11 @@ defmodule Snakepit.Call do
     :deadline,
     :envelope,
     :buffers,
-    :bytes,
-    :size,
+    :payload,
+    # The ways that the pool and the caller allow; the plan is made once the lane is known.
     :request_ways,
     :reply_ways,
-    :decision,
+    :plan,
     :started,
     # What `Snakepit.cancel/1` finds; nil of a call without a correlation id.
     :cancellation,
@@ -38,7 +40,7 @@ defmodule Snakepit.Call do
   @reason_ms 100
   # To be handed a lane by another process takes longer.
   @at_once_ns 2_000
-  @probe Snakepit.Performance.Probe.command()
+  @probe Transfer.probe_command()
 
   @type t :: %__MODULE__{}
   @type result :: {:ok, term()} | {:error, Error.t()}
@@ -86,6 +88,7 @@ defmodule Snakepit.Call do
     case checkout_unless_cancelled(call) do
       {:ok, lane, checkout, suspect, queued} ->
         guarded(call, lane, checkout, suspect, fn ->
+          call = planned(call, lane)
           finish(call, lane, checkout, queued, exchange.(call, lane, checkout))
         end)
         |> judged(call, suspect)
@@ -170,6 +173,8 @@ defmodule Snakepit.Call do
           out = {suspect, queued}
 
           guarded(call, lane, checkout, suspect, fn ->
+            call = planned(call, lane)
+
             case Exchange.open_stream(call, lane) do
               {:streaming, streaming} -> {:ok, {call, lane, checkout, out, streaming}}
               ended -> ended({call, lane, checkout, out, nil}, ended)
@@ -255,34 +260,25 @@ defmodule Snakepit.Call do
   @doc "Which ways a call would take, and why; nothing is sent."
   @spec explain(String.t() | atom(), map(), keyword()) :: {:ok, Explanation.t()} | {:error, Error.t()}
   def explain(command, args, opts) do
-    with {:ok, %{handle: handle, size: size} = call} <- prepare(command, args, opts, false, &Decision.would/3) do
-      type = Enum.at(Snakepit.Performance.data_types(), size.kind)
-
-      facts =
-        size
-        |> Map.take([:bytes, :fresh, :count, :envelope])
-        |> Map.merge(%{command: call.command, data_type: type})
-
-      case Snakepit.Performance.enabled(handle) do
-        :ok ->
-          explanation = Explanation.call(handle, facts, call.request_ways, call.decision)
-          {:ok, Explanation.new(handle, type, explanation)}
-
-        {:error, error} ->
-          {:error, error |> named(call) |> Error.of_command(call.command)}
-      end
+    with {:ok, %{handle: handle, payload: payload} = call} <- prepare(command, args, opts, false),
+         {:enabled, _call, :ok} <- {:enabled, call, Performance.enabled(handle)} do
+      plan = Decision.plan(handle, nil, payload, call.request_ways, call.reply_ways, :look)
+      {:ok, Explanation.new(handle, payload.type, Explanation.call(handle, call.command, payload, plan))}
+    else
+      {:enabled, call, {:error, error}} -> {:error, error |> named(call) |> Error.of_command(call.command)}
+      {:error, error} -> {:error, error}
     end
   end
 
   # ---- before a lane ----------------------------------------------------------------------------------------------
 
-  defp prepare(command, args, opts, stream?, decide \\ &Decision.ways/3) do
+  defp prepare(command, args, opts, stream?) do
     started = now_ns()
 
     with {:ok, options} <- Options.new(opts),
          :ok <- only_of_streams(options, stream?),
-         {:ok, handle} <- Handle.fetch(options.pool || Snakepit.default_pool()),
-         {:error, error} <- prepared(command, args, options, handle, stream?, started, decide) do
+         {:ok, handle} <- Handle.fetch(options.pool || Handle.default()),
+         {:error, error} <- prepared(command, args, options, handle, stream?, started) do
       {:error, error |> named(%{options: options, handle: handle}) |> Error.of_command(command)}
     else
       {:ok, call} -> {:ok, call}
@@ -290,7 +286,7 @@ defmodule Snakepit.Call do
     end
   end
 
-  defp prepared(command, args, options, handle, stream?, started, decide) do
+  defp prepared(command, args, options, handle, stream?, started) do
     with {:ok, command} <- command(command, handle),
          :ok <- arguments(args, handle),
          {:ok, envelope, buffers, {bytes, fresh, kind}} <- encode(command, args, options, handle) do
@@ -302,13 +298,18 @@ defmodule Snakepit.Call do
         item_timeout: if(stream?, do: item_timeout(options, handle), else: :infinity),
         envelope: envelope,
         buffers: buffers,
-        bytes: bytes,
-        size: %{bytes: bytes, fresh: fresh, kind: kind, count: length(buffers), envelope: byte_size(envelope)},
+        payload: %Payload{
+          bytes: bytes,
+          fresh: fresh,
+          type: Performance.data_type(kind),
+          count: length(buffers),
+          envelope: byte_size(envelope)
+        },
         started: started,
         stream?: stream?
       }
 
-      ways(call, decide)
+      ways(call)
     end
   end
 
@@ -356,7 +357,7 @@ defmodule Snakepit.Call do
         encoded
 
       :convert ->
-        encode(command, Snakepit.Call.Convert.term(args), options, handle)
+        encode(command, Transfer.Convert.term(args), options, handle)
 
       {:error, path, :unsupported_type, what} ->
         error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"
@@ -384,7 +385,7 @@ defmodule Snakepit.Call do
   defp hint(_what), do: ""
 
   # What a forced way, the pool and `zero_copy: false` leave.
-  defp ways(%{options: options, handle: handle} = call, decide) do
+  defp ways(%{options: options, handle: handle, payload: payload} = call) do
     allowed =
       if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
 
@@ -394,23 +395,24 @@ defmodule Snakepit.Call do
          {:ok, for_request} <- without(for_request, isolated, handle),
          {:ok, for_reply} <- without(for_reply, isolated, handle),
          :ok <- reply_open(for_reply, options, handle) do
-      case decide.(handle, call.size, for_request) do
-        {[], _} ->
-          size = call.bytes + byte_size(call.envelope)
-
-          {:error,
-           Error.new(
-             :transfer,
-             :too_large,
-             "the arguments have #{size} bytes; by #{Enum.join(for_request, " or ")} a message has at most #{Transfer.largest_message()}",
-             pool: handle.name
-           )}
-
-        {ways, decision} ->
-          {:ok, %{call | request_ways: ways, reply_ways: for_reply, decision: decision}}
+      case Transfer.among(for_request, for_request, payload.bytes, payload.envelope) do
+        [] -> {:error, too_large(payload, for_request, handle)}
+        able -> {:ok, %{call | request_ways: able, reply_ways: for_reply}}
       end
     end
   end
+
+  defp too_large(%{bytes: bytes, envelope: envelope}, ways, handle) do
+    Error.new(
+      :transfer,
+      :too_large,
+      "the arguments have #{bytes + envelope} bytes; by #{Enum.join(ways, " or ")} a message has at most #{Transfer.largest_message()}",
+      pool: handle.name
+    )
+  end
+
+  defp planned(%{handle: handle, payload: payload} = call, lane),
+    do: %{call | plan: Decision.plan(handle, lane, payload, call.request_ways, call.reply_ways, :call)}
 
   defp choice(:auto, [], handle) do
     invalid(:no_way, "pool #{inspect(handle.name)} allows zero_copy alone, and the call forbids it")
@@ -586,7 +588,7 @@ defmodule Snakepit.Call do
       correlation_id: call.options.correlation_id,
       request_way: exchange.request_way,
       reply_way: exchange.reply_way,
-      request_bytes: call.bytes,
+      request_bytes: call.payload.bytes,
       reply_bytes: exchange.reply_bytes,
       copied_bytes: exchange.copied,
       queue_ns: queued,
@@ -615,9 +617,10 @@ defmodule Snakepit.Call do
       way -> Counters.add(counters, counter(:reply, way), 1)
     end
 
-    Counters.add(counters, :request_bytes, call.bytes + byte_size(call.envelope))
+    Counters.add(counters, :request_bytes, call.payload.bytes + call.payload.envelope)
     Counters.add(counters, :reply_bytes, exchange.reply_bytes)
-    if cost_model = call.handle.cost_model, do: record(cost_model, call, exchange, queued, total, result)
+    record(call.handle.performance, call, exchange, queued, total, result)
+    Decision.emit(call.handle, call.payload, call.plan, exchange.request_way || hd(call.plan.request))
   end
 
   @stop [:snakepit, :call, :stop]
@@ -640,19 +643,29 @@ defmodule Snakepit.Call do
     end
   end
 
-  # Streams and calls that failed are not learned from.
-  defp record(cost_model, call, exchange, queued, total, result) do
+  # A model that could not decide does not learn from the call.
+  defp record(_failed, %{plan: %{reason: :undecided}}, _exchange, _queued, _total, _result), do: :ok
+
+  defp record(%Model{ref: ref} = model, %{payload: payload} = call, exchange, queued, total, result)
+       when ref != nil do
     # A call that came to nothing is counted as one.
     {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
-    ok? = match?({:ok, _}, result) and not call.stream?
-    decision = if exchange.fallback, do: nil, else: call.decision
-
-    legs =
-      there |> Record.word(back, call.size.kind, not exchange.cold, ok?) |> Record.with_decision(decision)
-
-    carried = if there == :zero_copy, do: exchange.copied, else: call.bytes
+    # Streams and calls that failed are not learned from.
+    learn? = match?({:ok, _}, result) and not call.stream?
+    carried = if there == :zero_copy, do: exchange.copied, else: payload.bytes
     work = max(total - exchange.tool_ns - queued, 0)
-    Native.cost_model_record(cost_model, legs, work, carried, exchange.reply_carried)
+    about = {there, back, payload.type, not exchange.cold, learn?}
+    Model.record(model, about, explored(call.plan, payload, there), work, carried, exchange.reply_carried)
+  end
+
+  defp record(_not_measured, _call, _exchange, _queued, _total, _result), do: :ok
+
+  defp explored(%{predicted: nil}, _payload, _way), do: nil
+
+  defp explored(plan, payload, way) do
+    {explored?, propensity} = Plan.choice(plan, way)
+    # What was predicted is for one buffer.
+    {explored?, propensity, if(payload.count == 1, do: Plan.predicted(plan, way))}
   end
 
   defp counter(:request, :inline), do: :request_inline

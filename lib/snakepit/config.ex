@@ -11,6 +11,7 @@ defmodule Snakepit.Config do
   """
 
   alias Snakepit.{Error, Options, Pool}
+  alias Snakepit.Performance.{Policy, Settings}
 
   @schema [
     pools: [type: :any, default: [], doc: "Pools started with the application."],
@@ -42,7 +43,7 @@ defmodule Snakepit.Config do
           "or a list of requirements, such as `[\"pandas>=2,<3\", \"./my_package\", \"-r more.txt\"]`."
     ],
     performance_optimization: [
-      type: {:options, Snakepit.Performance.Settings.schema()},
+      type: {:options, Settings.schema()},
       default: [],
       doc: "How ways are chosen: see `Snakepit.Performance.Settings`."
     ],
@@ -63,7 +64,7 @@ defmodule Snakepit.Config do
           venv: Path.t() | {atom(), Path.t()},
           reload: boolean() | nil,
           requirements: nil | Path.t() | {atom(), Path.t()} | [String.t() | {atom(), Path.t()}],
-          performance_optimization: Snakepit.Performance.Settings.t(),
+          performance_optimization: Settings.t(),
           default_pool: atom() | nil
         }
 
@@ -90,10 +91,30 @@ defmodule Snakepit.Config do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 
+  @doc "Checks the options of a pool, its `:performance_policy` too; an error names the pool and the key."
+  @spec pool(map() | keyword() | {module(), map() | keyword()}) ::
+          {:ok, Pool.Options.t()} | {:error, Error.t()}
+  def pool(given) do
+    with {:ok, options} <- Pool.Options.new(given),
+         {:policy, _name, {:ok, _policy}} <-
+           {:policy, options.name, Policy.new(options.performance_policy, Settings.default())} do
+      {:ok, options}
+    else
+      {:policy, name, {:error, key, message}} ->
+        where = if key, do: "in :performance_policy: ", else: ":performance_policy: "
+        words = "pool #{inspect(name)}: #{where}#{message}"
+        details = %{key: :performance_policy}
+        {:error, Error.new(:validation, :invalid_option, words, details: details, pool: name)}
+
+      error ->
+        error
+    end
+  end
+
   defp own(env) do
     with {:ok, config} <- Options.validate(env, @schema),
          {:there, true} <- {:there, Snakepit.Python.expandable?(config.venv)},
-         {:ok, settings} <- Snakepit.Performance.Settings.new(config.performance_optimization) do
+         {:ok, settings} <- Settings.new(config.performance_optimization) do
       {:ok, %{config | performance_optimization: settings}}
     else
       {:there, false} ->
@@ -132,6 +153,6 @@ defmodule Snakepit.Config do
   defp each([], done), do: {:ok, Enum.reverse(done)}
 
   defp each([pool | rest], done) do
-    with {:ok, options} <- Pool.Options.new(pool), do: each(rest, [options | done])
+    with {:ok, options} <- pool(pool), do: each(rest, [options | done])
   end
 end

@@ -414,165 +414,128 @@ defmodule Snakepit.Native do
           | {:bad_frame, String.t()}
   def companion_event(_bytes), do: stub()
 
-  @doc "A pool's cost model (native/snakepit_nif/src/cost_model.rs), which knows nothing yet."
-  @spec cost_model_new() :: cost_model()
-  def cost_model_new, do: stub()
+  # The cost model (native/snakepit_nif/src/cost_model.rs). `Snakepit.Performance.Model` says what each of these is.
 
-  @doc """
-  The user's rules, by which the table is compiled at once. Bounds are bytes, nil for none; `thresholds` and `overridden` are
-  by number of the data type; `tie` and `bounded_loss` are shares of the least cost.
+  @type direction :: :request | :reply
+  @type way :: :inline | :zero_copy | :grpc
+  @type data_type :: :binary | :string | :tensor | :dataframe | :mixed
+  @type goal :: :minimize_latency | :maximize_throughput | :minimize_memory | :balanced
+  @type load :: {cpu? :: boolean(), memory? :: boolean()}
+  @type transfer :: {direction(), way(), data_type(), warm :: boolean(), size :: non_neg_integer()}
+  @type probe :: {direction(), way(), data_type(), size :: non_neg_integer()}
+  @type ns_by_way :: {inline :: pos_integer(), zero_copy :: pos_integer(), grpc :: pos_integer()}
+
+  @spec cost_model_new(rules :: struct()) :: cost_model()
+  def cost_model_new(_rules), do: stub()
+
+  @spec cost_model_rules(cost_model(), rules :: struct()) :: :ok
+  def cost_model_rules(_cost_model, _rules), do: stub()
+
+  @typedoc """
+  The ways, best first, and why; whether the second best is tried, and how likely that was; what each way is expected to
+  take; how certain the order is; the type's threshold in bytes; the model's version; whether shared memory is the
+  cheapest even if it has to be made first.
   """
-  @spec cost_model_rules(
-          cost_model(),
-          goal :: 0..3,
-          allowed :: 0..7,
-          minimum :: pos_integer() | nil,
-          maximum :: pos_integer() | nil,
-          thresholds :: [non_neg_integer()],
-          overridden :: [boolean()],
-          tie :: float(),
-          bounded_loss :: float(),
-          exploration :: float()
-        ) :: :ok
-  def cost_model_rules(
-        _cost_model,
-        _goal,
-        _allowed,
-        _minimum,
-        _maximum,
-        _thresholds,
-        _overridden,
-        _tie,
-        _loss,
-        _rate
-      ),
-      do: stub()
+  @type decision ::
+          {[way()], reason :: atom(), explored? :: boolean(), propensity :: float(), ns_by_way(),
+           confidence :: float(), threshold :: pos_integer(), version :: non_neg_integer(),
+           make_memory? :: boolean()}
 
-  @doc "A call's decision, to be read by `Snakepit.Performance.Decision`: order, explored, reason, propensity."
   @spec cost_model_decide(
           cost_model(),
-          direction :: 0..1,
-          kind :: 0..4,
+          direction(),
+          data_type(),
           warm :: boolean(),
-          size :: non_neg_integer()
-        ) ::
-          non_neg_integer()
-  def cost_model_decide(_cost_model, _direction, _kind, _warm, _size), do: stub()
+          size :: non_neg_integer(),
+          allowed :: 0..7,
+          preferred :: way() | nil,
+          mode :: :call | :ask | :look
+        ) :: decision()
+  def cost_model_decide(_cost_model, _direction, _type, _warm, _size, _allowed, _preferred, _mode), do: stub()
 
-  @doc "A decision and what it rests on; the threshold is in bytes."
-  @spec cost_model_consider(cost_model(), 0..1, 0..4, boolean(), non_neg_integer()) ::
-          {decision :: non_neg_integer(), confidence :: float(), ns_by_way(), threshold :: pos_integer(),
-           model_version :: non_neg_integer()}
-  def cost_model_consider(_cost_model, _direction, _kind, _warm, _size), do: stub()
+  @spec cost_model_cell(cost_model(), direction(), data_type(), boolean(), non_neg_integer(), load() | nil) ::
+          struct()
+  def cost_model_cell(_cost_model, _direction, _type, _warm, _size, _load), do: stub()
 
-  @type ns_by_way :: {pos_integer(), pos_integer(), pos_integer()}
+  @spec cost_model_bins(pos_integer(), pos_integer()) :: [{pos_integer(), pos_integer()}]
+  def cost_model_bins(_first, _last), do: stub()
 
-  @doc "All that the table has for such a transfer under a load, nil: the present one."
-  @spec cost_model_cell(cost_model(), 0..1, 0..4, boolean(), non_neg_integer(), load :: 0..3 | nil) ::
-          {order :: 0..5, reason :: 0..5, explorable? :: boolean(), confidence :: float(), ns_by_way()}
-  def cost_model_cell(_cost_model, _direction, _kind, _warm, _size, _load), do: stub()
+  @doc "The types of data, in the order of their numbers."
+  @spec cost_model_types() :: [data_type()]
+  def cost_model_types, do: stub()
 
-  @doc "What a call took beside its tool and its wait; `legs` as cost_model.rs has it."
   @spec cost_model_record(
           cost_model(),
-          legs :: non_neg_integer(),
+          {way(), way(), data_type(), warm :: boolean(), learn? :: boolean()},
+          {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil} | nil,
           work_ns :: non_neg_integer(),
           request_bytes :: non_neg_integer(),
           reply_bytes :: non_neg_integer()
         ) :: :ok
-  def cost_model_record(_cost_model, _legs, _work, _request, _reply), do: stub()
+  def cost_model_record(_cost_model, _call, _choice, _work, _request, _reply), do: stub()
 
-  @typedoc "A recorded call: `legs` as cost_model.rs has it, ns beside tool and wait, bytes carried, ns that were predicted."
-  @type row ::
-          {legs :: non_neg_integer(), ns :: non_neg_integer(), request_bytes :: non_neg_integer(),
-           reply_bytes :: non_neg_integer(), predicted_ns :: non_neg_integer()}
-
-  @doc "Counts what was recorded, and learns from it if wanted: how many calls, how many learned from, the latest ones."
   @spec cost_model_drain(cost_model(), learn? :: boolean(), most_rows :: non_neg_integer()) ::
-          {seen :: non_neg_integer(), learned :: non_neg_integer(), [row()]}
+          {seen :: non_neg_integer(), learned :: non_neg_integer(), rows :: [struct()]}
   def cost_model_drain(_cost_model, _learn?, _most_rows), do: stub()
 
-  @doc "The calls of the second, minute or hour (0, 1, 2) that runs, which is over if so said; percentiles p50, p95, p99, p99.9."
+  @doc "The calls of the second, minute or hour (0, 1, 2) that runs; percentiles p50, p95, p99, p99.9."
   @spec cost_model_window(cost_model(), 0..2, over? :: boolean()) ::
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
            sum_bytes :: non_neg_integer(), [non_neg_integer() | nil]}
   def cost_model_window(_cost_model, _which, _over?), do: stub()
 
-  @doc "A probe's record: it is learned from, and not counted."
-  @spec cost_model_probed(
-          cost_model(),
-          non_neg_integer(),
-          non_neg_integer(),
-          non_neg_integer(),
-          non_neg_integer()
-        ) ::
-          :ok
-  def cost_model_probed(_cost_model, _legs, _work, _request, _reply), do: stub()
+  @spec cost_model_probed(cost_model(), probe(), work_ns :: non_neg_integer()) :: :ok
+  def cost_model_probed(_cost_model, _probe, _work), do: stub()
 
-  @doc "What a call of such legs is expected to take, in ns."
-  @spec cost_model_predict(cost_model(), legs :: non_neg_integer(), non_neg_integer(), non_neg_integer()) ::
-          float()
-  def cost_model_predict(_cost_model, _legs, _request, _reply), do: stub()
+  @spec cost_model_predict(cost_model(), probe()) :: float()
+  def cost_model_predict(_cost_model, _probe), do: stub()
 
-  @doc "How many times as long as usual calls take at the moment."
   @spec cost_model_drift_factor(cost_model()) :: float()
   def cost_model_drift_factor(_cost_model), do: stub()
 
   @spec cost_model_compile(cost_model()) :: :ok
   def cost_model_compile(_cost_model), do: stub()
 
-  @doc "A measured call of which one direction carried `size` bytes; `base_ns`: what one takes that carries nothing."
-  @spec cost_model_calibrate(
-          cost_model(),
-          0..1,
-          way :: 0..2,
-          0..4,
-          boolean(),
-          non_neg_integer(),
-          float(),
-          float()
-        ) ::
-          :ok
-  def cost_model_calibrate(_cost_model, _direction, _way, _kind, _warm, _size, _ns, _base_ns), do: stub()
+  @spec cost_model_calibrate(cost_model(), transfer(), ns :: float(), base_ns :: float()) :: :ok
+  def cost_model_calibrate(_cost_model, _transfer, _ns, _base_ns), do: stub()
 
-  @spec cost_model_calibrate_cpu(cost_model(), 0..1, way :: 0..2, non_neg_integer(), float()) :: :ok
+  @spec cost_model_calibrate_empty(cost_model(), ns :: float(), base_ns :: float()) :: :ok
+  def cost_model_calibrate_empty(_cost_model, _ns, _base_ns), do: stub()
+
+  @spec cost_model_calibrate_cpu(cost_model(), direction(), way(), non_neg_integer(), float()) :: :ok
   def cost_model_calibrate_cpu(_cost_model, _direction, _way, _size, _ns), do: stub()
 
-  @doc "What was observed so far is where the past is forgotten to."
   @spec cost_model_anchor(cost_model()) :: :ok
   def cost_model_anchor(_cost_model), do: stub()
 
-  @doc "What is scarce: bits, 1 CPU, 2 memory. Whether that is news."
-  @spec cost_model_load(cost_model(), 0..3) :: boolean()
-  def cost_model_load(_cost_model, _bits), do: stub()
+  @spec cost_model_load(cost_model(), load()) :: news? :: boolean()
+  def cost_model_load(_cost_model, _load), do: stub()
 
-  @doc "What each way would cost, by its number: times in ns with their 95 % interval, CPU in ns, bytes held, cost."
-  @spec cost_model_prices(cost_model(), 0..1, 0..4, boolean(), non_neg_integer(), goal :: 0..3, load :: 0..3) ::
-          [
-            {{ns :: float(), low :: float(), high :: float(), samples :: non_neg_integer()},
-             {cpu_ns :: float(), bytes_held :: float(), cost :: float(), ready :: boolean()}}
-          ]
-  def cost_model_prices(_cost_model, _direction, _kind, _warm, _size, _goal, _load), do: stub()
+  @spec cost_model_prices(
+          cost_model(),
+          direction(),
+          data_type(),
+          boolean(),
+          non_neg_integer(),
+          goal(),
+          load()
+        ) ::
+          [{way(), struct()}]
+  def cost_model_prices(_cost_model, _direction, _type, _warm, _size, _goal, _load), do: stub()
 
-  @doc "The line of such transfers: ns, ns a byte, samples."
-  @spec cost_model_line(cost_model(), 0..1, way :: 0..2, 0..4, boolean(), non_neg_integer()) ::
-          {float(), float(), non_neg_integer()}
-  def cost_model_line(_cost_model, _direction, _way, _kind, _warm, _size), do: stub()
+  @spec cost_model_line(cost_model(), transfer()) :: struct()
+  def cost_model_line(_cost_model, _transfer), do: stub()
 
-  @spec cost_model_crossover(cost_model(), 0..1, 0..4, goal :: 0..3, mask :: 0..7) ::
+  @spec cost_model_crossover(cost_model(), direction(), data_type(), goal(), allowed :: 0..7) ::
           {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
-  def cost_model_crossover(_cost_model, _direction, _kind, _goal, _mask), do: stub()
+  def cost_model_crossover(_cost_model, _direction, _type, _goal, _allowed), do: stub()
 
-  @doc "The table of replies as workers read it (native/PROTOCOL.md)."
   @spec cost_model_reply_table(cost_model()) :: binary()
   def cost_model_reply_table(_cost_model), do: stub()
 
-  @spec cost_model_counts(cost_model()) ::
-          {decisions :: non_neg_integer(), explored :: non_neg_integer(), recorded :: non_neg_integer(),
-           dropped :: non_neg_integer(), version :: non_neg_integer(), table_bytes :: pos_integer()}
+  @spec cost_model_counts(cost_model()) :: struct()
   def cost_model_counts(_cost_model), do: stub()
 
-  @doc "Percentiles of latencies in ns, and of relative errors of predictions in thousandths; nil without calls."
   @spec cost_model_percentiles(cost_model(), [float()]) ::
           {[non_neg_integer() | nil], [non_neg_integer() | nil]}
   def cost_model_percentiles(_cost_model, _which), do: stub()
@@ -580,7 +543,6 @@ defmodule Snakepit.Native do
   @spec cost_model_export(cost_model()) :: binary()
   def cost_model_export(_cost_model), do: stub()
 
-  @doc "False for anything that `cost_model_export/1` cannot have made."
   @spec cost_model_import(cost_model(), binary()) :: boolean()
   def cost_model_import(_cost_model, _bytes), do: stub()
 

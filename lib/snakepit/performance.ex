@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance do
   @moduledoc """
-  The cost_model: which way the bytes of a call take, learned from what calls cost on this machine.
+  The cost model: which way the bytes of a call take, learned from what calls cost on this machine.
 
   | module | what |
   |---|---|
@@ -19,7 +19,8 @@ defmodule Snakepit.Performance do
   a microsecond; workers have it too, for their results.
   """
 
-  alias Snakepit.{Error, Native, Pool}
+  alias Snakepit.{Error, Pool}
+  alias Snakepit.Performance.Model
 
   @typedoc "What the bytes are."
   @type data_type :: :binary | :string | :tensor | :dataframe | :mixed
@@ -38,9 +39,10 @@ defmodule Snakepit.Performance do
   def goals, do: @goals
 
   @doc false
-  @spec number(data_type() | goal() | direction()) :: non_neg_integer()
-  for {name, number} <- Enum.with_index(@data_types) ++ Enum.with_index(@goals) ++ [request: 0, reply: 1] do
-    def number(unquote(name)), do: unquote(number)
+  # The encoder's numbers.
+  @spec data_type(0..4) :: data_type()
+  for {type, number} <- Enum.with_index(@data_types) do
+    def data_type(unquote(number)), do: unquote(type)
   end
 
   @doc "The format that spec/003 names for data of this type."
@@ -49,21 +51,22 @@ defmodule Snakepit.Performance do
   def format(:dataframe), do: :arrow
   def format(_raw), do: :raw
 
-  @doc "Whether the pool measures its transfers; else the error of whoever asks for what it does not know."
+  @doc "Whether the pool measures its transfers; else the error of a request for what it does not know."
   @spec enabled(Pool.Handle.t()) :: :ok | {:error, Error.t()}
-  def enabled(%{cost_model: nil, name: name, options: %{fake: {_module, _}}}) do
+  def enabled(%{performance: model} = handle),
+    do: if(Model.enabled?(model), do: :ok, else: not_enabled(handle))
+
+  defp not_enabled(%{name: name, options: %{fake: {_module, _}}}) do
     words =
       "pool #{inspect(name)} is a fake (Snakepit.Test): there is nothing to measure, and no way to choose"
 
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}
   end
 
-  def enabled(%{cost_model: nil, name: name}) do
+  defp not_enabled(%{name: name}) do
     words = "pool #{inspect(name)} does not measure its transfers: performance_optimization: [enabled: false]"
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}
   end
-
-  def enabled(_handle), do: :ok
 
   @doc """
   From which size on shared memory is the cheapest way, in bytes with its 95 % interval; `nil` when nothing is known, or
@@ -71,10 +74,5 @@ defmodule Snakepit.Performance do
   """
   @spec crossover(Pool.Handle.t(), direction(), data_type()) ::
           {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
-  def crossover(%{cost_model: nil}, _direction, _type), do: nil
-
-  def crossover(%{cost_model: cost_model} = handle, direction, type) do
-    mask = Snakepit.Transfer.mask(handle.options.transfers)
-    Native.cost_model_crossover(cost_model, number(direction), number(type), number(handle.policy.goal), mask)
-  end
+  def crossover(%{performance: model}, direction, type), do: Model.crossover(model, direction, type)
 end

@@ -14,8 +14,8 @@ defmodule Snakepit.Pool do
   """
 
   use GenServer
-  alias Snakepit.{Breaker, Error, Native, Performance, Telemetry, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Handle, LaneRecovery, Options, Resizer, Session, Tools}
+  alias Snakepit.{Breaker, Error, Native, Telemetry, Transfer, Worker}
+  alias Snakepit.Pool.{CommandBreaker, Events, Handle, LaneRecovery, Options, Resizer, Session, Tools}
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
@@ -317,9 +317,10 @@ defmodule Snakepit.Pool do
   end
 
   @doc false
-  @spec set_policy(Handle.t(), Performance.Policy.t()) :: :ok | {:error, Error.t()}
-  def set_policy(%Handle{} = handle, policy),
-    do: safely(handle, fn -> GenServer.call(handle.pool, {:policy, policy}) end)
+  # `fun` runs in the pool's process, with what measures its calls, and answers what does so from now on.
+  @spec set_performance(Handle.t(), (term() -> term())) :: :ok | {:error, Error.t()}
+  def set_performance(%Handle{} = handle, fun),
+    do: safely(handle, fn -> GenServer.call(handle.pool, {:performance, fun}) end)
 
   @doc false
   # Whether it may be resized: it did start, or is about to.
@@ -427,7 +428,7 @@ defmodule Snakepit.Pool do
     Process.flag(:trap_exit, true)
     handle = options |> Resizer.resized() |> Handle.new()
     Handle.publish(handle)
-    if handle.cost_model, do: Performance.Learning.watch(options.name)
+    Events.emit({:pool_started, options.name})
 
     # up: index => epoch of the run whose lanes may be used. room: how many may be up: more than the size while it grows.
     state = %{handle: handle, up: %{}, room: handle.options.size, awaiting: [], awaiting_tools: []}
@@ -437,9 +438,8 @@ defmodule Snakepit.Pool do
   @impl true
   def handle_call(:failure, _from, state), do: {:reply, state.failure, state}
 
-  def handle_call({:policy, policy}, _from, %{handle: handle} = state) do
-    handle = %{handle | policy: policy}
-    Performance.Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy)
+  def handle_call({:performance, fun}, _from, %{handle: handle} = state) do
+    handle = %{handle | performance: fun.(handle.performance)}
     Handle.publish(handle)
     {:reply, :ok, %{state | handle: handle}}
   end
@@ -598,7 +598,10 @@ defmodule Snakepit.Pool do
   def handle_info(_other, state), do: {:noreply, state}
 
   @impl true
-  def terminate(_reason, state), do: Handle.withdraw(state.handle.name)
+  def terminate(_reason, state) do
+    Handle.withdraw(state.handle.name)
+    Events.emit({:pool_stopped, state.handle.name})
+  end
 
   # A worker's process that was killed could not say that its run is over.
   defp forget_killed(lanes, index) do
@@ -625,7 +628,7 @@ defmodule Snakepit.Pool do
 
   defp over(handle, index, lived_ms, {:died, commands, how}) do
     # Probes run no tool.
-    commands = Enum.reject(commands, &(&1 == Performance.Probe.command()))
+    commands = Enum.reject(commands, &(&1 == Transfer.probe_command()))
 
     case commands != [] and CommandBreaker.died(handle.commands, commands, how) do
       {[_ | _], opened} ->

@@ -1,10 +1,9 @@
 defmodule Snakepit.Transfer do
   @moduledoc """
-  Which ways a call's bytes may take, in the order they are tried. Pure.
+  The ways a call's bytes may take, and the order in which they are tried where no measurements decide. Pure.
 
-  The rule, where no measurements decide (`Snakepit.Performance`): what has no large part goes inline; the rest goes by
-  shared memory, else inline, else by gRPC. A way that fails gives its turn to the next, unless it was forced. One that failed too often
-  (`Snakepit.Breaker`) is passed over for a while.
+  A call with no large part goes inline; others go by shared memory, else inline, else by gRPC. If a way fails, the next one is
+  tried, unless the caller forced it. A way that failed too often (`Snakepit.Breaker`) is passed over for a while.
   """
 
   import Bitwise
@@ -15,6 +14,9 @@ defmodule Snakepit.Transfer do
   @numbers %{inline: 0, zero_copy: 1, grpc: 2}
   # A lane's frame length and gRPC's message length are signed 32-bit numbers.
   @largest_message 0x7FFFFFFF
+  # Left for header, tokens, and of up to 65,536 buffers each an entry in the table (32 bytes) or its length and the
+  # gap before it (71).
+  @room 0x800000
 
   @doc "Every way."
   @spec ways() :: [way()]
@@ -33,12 +35,12 @@ defmodule Snakepit.Transfer do
 
   @doc "Of the ways in `order`, those that are `allowed` and can carry so much."
   @spec among([way()], [way()], bytes :: non_neg_integer(), envelope :: non_neg_integer()) :: [way()]
+  # All three, each once.
+  def among([_, _, _] = order, [_, _, _], bytes, envelope) when bytes + envelope < @largest_message - @room,
+    do: order
+
   def among(order, allowed, bytes, envelope),
     do: for(way <- order, way in allowed, carries?(way, bytes, envelope), do: way)
-
-  # Left for header, tokens, and of up to 65,536 buffers each an entry in the table (32 bytes) or its length and the
-  # gap before it (71).
-  @room 0x800000
 
   defp carries?(:zero_copy, _bytes, envelope), do: envelope < @largest_message - @room
   defp carries?(_message, bytes, envelope), do: bytes + envelope < @largest_message - @room
@@ -49,7 +51,9 @@ defmodule Snakepit.Transfer do
 
   @doc "The number of a way on the wire."
   @spec number(way()) :: 0..2
-  def number(way), do: Map.fetch!(@numbers, way)
+  for {way, number} <- @numbers do
+    def number(unquote(way)), do: unquote(number)
+  end
 
   @doc "The way with this number."
   @spec from_number(0..2) :: way()
@@ -59,5 +63,17 @@ defmodule Snakepit.Transfer do
 
   @doc "The ways as a mask: bit `n` is way number `n`."
   @spec mask([way()]) :: 0..7
-  def mask(ways), do: Enum.reduce(ways, 0, &(&2 ||| 1 <<< number(&1)))
+  # Read on the way of every call: a clause for each order of each subset is faster than a loop.
+  ways = Map.keys(@numbers)
+  pairs = for a <- ways, b <- ways -- [a], do: [a, b]
+  triples = for [a, b] <- pairs, do: [a, b | ways -- [a, b]]
+
+  for order <- [[]] ++ Enum.map(ways, &[&1]) ++ pairs ++ triples do
+    mask = Enum.reduce(order, 0, &(&2 ||| 1 <<< @numbers[&1]))
+    def mask(unquote(order)), do: unquote(mask)
+  end
+
+  @doc "The command that does nothing, for measuring's sake. No counter counts its calls, and no event has them."
+  @spec probe_command() :: String.t()
+  def probe_command, do: "snakepit.probe"
 end

@@ -548,11 +548,6 @@ defmodule Snakepit.Worker do
     Process.cancel_timer(run.timer)
     state = sent(state, Chunks.announce(run, Enum.map(Native.arena_chunks(state.pool.arena), &elem(&1, 0))))
 
-    state =
-      if cost_model = state.pool.cost_model,
-        do: send_table(state, Native.cost_model_reply_table(cost_model)),
-        else: state
-
     # It may have been given up meanwhile.
     if state.run.phase == :ready, do: up(state), else: state
   end

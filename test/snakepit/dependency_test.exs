@@ -52,7 +52,8 @@ defmodule Snakepit.DependencyTest do
 
   @app ~S"""
   defmodule MyApp do
-    alias Snakepit.Performance.{Calibration, Controller, Learning, ThresholdManager}
+    alias Snakepit.Performance.{Controller, ThresholdManager}
+    alias Snakepit.Performance.Model.{Calibration, Learning}
 
     def first_pool do
       {:ok, _} = Application.ensure_all_started(:snakepit)

@@ -1,8 +1,8 @@
 defmodule Snakepit.TelemetryTest do
   use Snakepit.Case, async: true
-  import Bitwise
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Analyzer, Calibration, Controller, Learning, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.{Analyzer, Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.Model.{Calibration, Learning, Row}
   alias Snakepit.Pool.Handle
   alias Snakepit.Telemetry
 
@@ -44,7 +44,11 @@ defmodule Snakepit.TelemetryTest do
                      %{pool: ^pool, request_way: :inline}}
 
     assert_received {[:snakepit, :performance, :decision], %{data_size: 20_000_000},
-                     %{pool: ^pool, method: :zero_copy, reason: :rule, explored?: false, data_type: :binary}}
+                     %{pool: ^pool} = decision}
+
+    assert %{planned: :zero_copy, reason: :rule, explored?: false, data_type: :binary} = decision
+    # The way that was taken, not the one that was chosen.
+    assert decision.method == :inline
 
     assert_received {[:snakepit, :performance, :policy], _,
                      %{pool: ^pool, old: %{goal: :balanced}, new: %{goal: :minimize_memory}}}
@@ -116,7 +120,9 @@ defmodule Snakepit.TelemetryTest do
     {:ok, handle} = Handle.fetch(pool)
     # As the library hands records over: calls that went well, with 100 KB inline, of so many microseconds.
     add = fn us, count ->
-      :ok = MetricsStore.add(handle, for(_ <- 1..count, do: {0b111 <<< 10, us * 1000, 100_000, 20, 0}))
+      row = %Row{direction: :request, way: :inline, data_type: :binary, size: 100_000, ns: us * 1000}
+      row = %{row | predicted_ns: 0, request_bytes: 100_000, reply_bytes: 20}
+      :ok = MetricsStore.add(handle, List.duplicate(row, count))
       :ok = MetricsStore.flush()
     end
 

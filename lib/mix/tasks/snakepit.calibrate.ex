@@ -20,7 +20,8 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
   """
   use Mix.Task
 
-  alias Snakepit.Performance.{Calibration, Explanation, Learning}
+  alias Snakepit.Performance.Explanation
+  alias Snakepit.Performance.Model.{Calibration, Learning}
   alias Snakepit.Terminal.{Progress, Units}
 
   @requirements ["app.config"]
@@ -69,7 +70,7 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
       "#{Units.counted(summary.probes, "probe")} in #{summary.ms} ms; an empty call takes #{Units.time(summary.base_ns)}."
     )
 
-    case Calibration.Kept.store(handle, handle.settings) do
+    case Calibration.Kept.store(handle, handle.performance.settings) do
       {:ok, path} -> Mix.shell().info("Kept in #{path}.\n")
       {:error, reason} -> Mix.shell().error("It cannot be kept: #{:file.format_error(reason)}\n")
     end

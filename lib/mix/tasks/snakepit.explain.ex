@@ -20,7 +20,8 @@ defmodule Mix.Tasks.Snakepit.Explain do
   """
   use Mix.Task
 
-  alias Snakepit.Performance.{CostBenefitAnalyzer, Explanation, Learning}
+  alias Snakepit.Performance.{CostBenefitAnalyzer, Explanation}
+  alias Snakepit.Performance.Model.Learning
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
 

@@ -5,9 +5,12 @@ defmodule Snakepit.Bench.Decision do
   """
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.{Bench, Native, Stats}
+  alias Snakepit.{Bench, Performance, Stats}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Controller, Decision, Learning, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.{Decision, Learning}
+  alias Snakepit.Transfer.Payload
 
   @batch 1_000
   @kib 1024
@@ -40,12 +43,18 @@ defmodule Snakepit.Bench.Decision do
 
   # Sizes of every order of magnitude, so that the table is read all over.
   defp sizes,
-    do: for(k <- 12..28, do: %{bytes: 2 ** k + 7, fresh: 2 ** k + 7, kind: rem(k, 5), count: 1, envelope: 40})
+    do:
+      for(
+        k <- 12..28,
+        bytes = 2 ** k + 7,
+        type = Performance.data_type(rem(k, 5)),
+        do: %Payload{bytes: bytes, fresh: bytes, type: type, count: 1, envelope: 40}
+      )
 
   defp one(handle, rounds) do
     ways = handle.options.transfers
     sizes = sizes()
-    decide = fn -> Enum.each(sizes, &Decision.ways(handle, &1, ways)) end
+    decide = fn -> Enum.each(sizes, &Decision.plan(handle, nil, &1, ways, ways, :call)) end
     nothing = fn -> Enum.each(sizes, &nothing/1) end
     data = Snakepit.bytes(:binary.copy("x", 64 * @kib))
     public = fn -> Controller.decide_transfer_method(data, pool: handle.name) end
@@ -76,25 +85,25 @@ defmodule Snakepit.Bench.Decision do
 
   # One by one, less what reading the clock twice takes at the median.
   defp single(handle, size, ways) do
-    decided = Bench.times(100_000, fn -> Decision.ways(handle, size, ways) end)
+    decided = Bench.times(100_000, fn -> Decision.plan(handle, nil, size, ways, ways, :call) end)
     clock = Bench.times(100_000, fn -> :ok end)
     max(Stats.percentile(decided, 99) - Stats.median(clock), 0)
   end
 
-  defp many(%{cost_model: cost_model}, rounds) do
+  defp many(%{performance: model}, rounds) do
     samples =
       for _ <- 1..rounds do
-        Bench.rate(System.schedulers_online(), 300, fn -> fn -> burst(cost_model, 50) end end) * 50
+        Bench.rate(System.schedulers_online(), 300, fn -> fn -> burst(model, 50) end end) * 50
       end
 
     [Result.new("decision.concurrent.per_second", "1/s", samples, {:at_least, 2_000_000})]
   end
 
-  defp burst(_cost_model, 0), do: :ok
+  defp burst(_model, 0), do: :ok
 
-  defp burst(cost_model, n) do
-    Native.cost_model_decide(cost_model, 0, 2, true, n * 4096)
-    burst(cost_model, n - 1)
+  defp burst(model, n) do
+    Model.decide(model, :request, :tensor, true, n * 4096, 7, nil, :call)
+    burst(model, n - 1)
   end
 
   # Decisions one by one, as for the p99 above, while the store, the threshold manager and the drain die in turn.
@@ -104,7 +113,7 @@ defmodule Snakepit.Bench.Decision do
     clock = 100_000 |> Bench.times(fn -> :ok end) |> Stats.median()
 
     p99 = fn ->
-      times = Bench.times(50_000, fn -> Decision.ways(handle, size, ways) end)
+      times = Bench.times(50_000, fn -> Decision.plan(handle, nil, size, ways, ways, :call) end)
       max(Stats.percentile(times, 99) - clock, 0)
     end
 
@@ -140,12 +149,13 @@ defmodule Snakepit.Bench.Decision do
     end
   end
 
-  defp record(%{cost_model: cost_model}, rounds) do
+  defp record(%{performance: model}, rounds) do
     samples =
       for _ <- 1..rounds do
         started = :erlang.monotonic_time(:nanosecond)
-        # No call that counts: the flag that it went well is not set.
-        Enum.each(1..@batch, fn _ -> Native.cost_model_record(cost_model, 0, 40_000, 65_536, 20) end)
+        # No call that is learned from.
+        call = {:inline, :inline, :binary, true, false}
+        Enum.each(1..@batch, fn _ -> Model.record(model, call, {false, 1.0, 40_000}, 40_000, 65_536, 20) end)
         recorded = :erlang.monotonic_time(:nanosecond)
         Enum.each(1..@batch, fn _ -> :ok end)
         empty = :erlang.monotonic_time(:nanosecond)
@@ -155,7 +165,7 @@ defmodule Snakepit.Bench.Decision do
     [Result.new("metrics.record.p50_ns", "ns", samples, {:at_most, 60})]
   end
 
-  defp table_bytes(%{cost_model: cost_model}), do: cost_model |> Native.cost_model_counts() |> elem(5)
+  defp table_bytes(%{performance: model}), do: Model.counts(model).table_bytes
 
   # The same calls on two pools, in turn. Nothing is explored, so that both do the same.
   defp overhead(rounds, progress) do

@@ -16,9 +16,11 @@ defmodule Snakepit.Bench.Regret do
   """
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.{Bench, Native, Observation, Performance, Pool, Stats}
+  alias Snakepit.{Bench, Observation, Performance, Pool, Stats}
   alias Snakepit.Bench.Result
-  alias Snakepit.Performance.{Calibration, Controller, Decision, Probe, Probing}
+  alias Snakepit.Performance.Controller
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.{Calibration, Probe}
 
   @kib 1024
   @mib 1024 * 1024
@@ -68,9 +70,9 @@ defmodule Snakepit.Bench.Regret do
   defp crossovers(handle) do
     [first, second] =
       for _ <- 1..2 do
-        cost_model = Native.cost_model_new()
-        {:ok, _} = Calibration.run(%{handle | cost_model: cost_model}, budget_ms: 300)
-        Performance.crossover(%{handle | cost_model: cost_model}, :request, :binary)
+        fresh = %{handle | performance: Model.blank(handle.performance)}
+        {:ok, _} = Calibration.run(fresh, budget_ms: 300)
+        Performance.crossover(fresh, :request, :binary)
       end
 
     for {found, n} <- [{first, 1}, {second, 2}], found != nil do
@@ -123,15 +125,15 @@ defmodule Snakepit.Bench.Regret do
       for round <- 1..rounds do
         round = ways_of(ways, round)
         Enum.each(round, call)
-        Native.cost_model_drain(handle.cost_model, true, 0)
+        Model.drain(handle.performance, 0, true)
         predicted = predicted(handle, direction, type, size)
         held_out = for way <- round, do: {way, call.(way), predicted[way]}
-        Native.cost_model_drain(handle.cost_model, false, 0)
+        Model.drain(handle.performance, 0, false)
         held_out
       end
       |> List.flatten()
 
-    Native.cost_model_compile(handle.cost_model)
+    Model.compile(handle.performance)
     by_way = Enum.group_by(samples, &elem(&1, 0), fn {_way, ns, predicted} -> {ns, predicted} end)
 
     %{
@@ -173,13 +175,13 @@ defmodule Snakepit.Bench.Regret do
   defp chosen(%{options: %{inline_limit: limit}}, _direction, _type, size) when size < limit, do: :inline
 
   defp chosen(handle, direction, type, size),
-    do: hd(Decision.cell(handle, direction, type, size).order)
+    do: hd(Model.cell(handle.performance, direction, type, size).order)
 
   # Of a call that carries so much one way, and nothing the other.
   defp predicted(handle, direction, type, size) do
     Map.new(handle.options.transfers, fn way ->
-      {legs, request, reply} = Probing.record(%{direction: direction, type: type, way: way, size: size})
-      {way, Native.cost_model_predict(handle.cost_model, legs, request, reply)}
+      probe = %{direction: direction, type: type, way: way, size: size}
+      {way, Model.predict(handle.performance, probe)}
     end)
   end
 

@@ -178,7 +178,12 @@ defmodule Snakepit.Bench.Scale do
   defp table do
     Bench.with_pool([size: 1, performance_policy: [enabled: true], calibrated: false], fn pool ->
       {:ok, handle} = Pool.Handle.fetch(pool)
-      [Result.new("scale.decision_table", "B", [elem(Native.cost_model_counts(handle.cost_model), 5)])]
+
+      [
+        Result.new("scale.decision_table", "B", [
+          Snakepit.Performance.Model.counts(handle.performance).table_bytes
+        ])
+      ]
     end)
   end
 

@@ -5,11 +5,11 @@ defmodule Snakepit.Call.Exchange do
   # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
   # tool still runs there, so that it has to be cancelled first (`whole?`: see LaneRecovery).
 
-  import Bitwise, only: [&&&: 2]
   alias Snakepit.{Breaker, Call, Error, Grpc, Native, Pool, Transfer, Worker}
-  alias Snakepit.Call.{Cancellation, Reply}
-  alias Snakepit.Performance.Decision
+  alias Snakepit.Call.Cancellation
   alias Snakepit.Terminal.Units
+  alias Snakepit.Transfer.Plan
+  alias Snakepit.Wire.{Frame, Reply}
   alias Snakepit.Worker.{Lane, LaneSocket}
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
@@ -22,25 +22,10 @@ defmodule Snakepit.Call.Exchange do
           :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}
   @type t :: %__MODULE__{}
 
-  # Kinds of requests, and of replies.
-  @call 1
-  @fetch 2
-  @result 1
-  @error 2
-  # Flags of replies, and of requests.
-  @starved 1
-  @in_place 2
-  # Set by the library: the caller was lent so much that its garbage may keep a good part of the worker's memory.
-  @collect_minor 4
-  @collect_major 8
   # Messages that a garbage collection may have to read.
   @short_mailbox 200
   # How long after its gRPC connection a dead worker's lane may still look open.
   @gone_ms 100
-  @flag_forced 1
-  @flag_stream 2
-  @flag_spin 4
-  @flag_returned 8
   # Why a lane is brought to rest.
   @cancelled "its call was cancelled"
   # A larger frame may not fit the socket's buffer.
@@ -52,7 +37,7 @@ defmodule Snakepit.Call.Exchange do
   """
   @spec run(Call.t(), Lane.t(), Native.checkout()) :: {Call.result(), lane_state(), t()}
   def run(call, lane, checkout) do
-    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+    case send_request(call, lane) do
       {:sent, call_id, ex} -> receive_reply(call, lane, checkout, call_id, ex)
       {:replied, call_id, frame, beside, ex} -> reply(call, lane, call_id, frame, beside, ex)
       {:error, error, state, ex} -> {{:error, error}, state, ex}
@@ -67,7 +52,7 @@ defmodule Snakepit.Call.Exchange do
   @doc "Sends the request of a stream."
   @spec open_stream(Call.t(), Lane.t()) :: {:streaming, streaming()} | stream_end()
   def open_stream(call, lane) do
-    case send_request(call, lane, call.request_ways, %__MODULE__{}) do
+    case send_request(call, lane) do
       {:sent, call_id, ex} -> streaming(call, lane, call_id, :lane, ex)
       {:streaming, call_id, source, ex} -> streaming(call, lane, call_id, source, ex)
       {:error, error, state, ex} -> judged({{:error, error}, state, ex}, call)
@@ -84,7 +69,7 @@ defmodule Snakepit.Call.Exchange do
   def next_item(call, lane, {call_id, source, ex, items}) do
     case next_frame(call, lane, source) do
       {:ok, frame, beside} ->
-        decoded = Reply.read(lane, call_id, frame, beside, call.options.copy)
+        decoded = read(call, lane, call_id, frame, beside)
         item(call, call_id, ex, items, source, decoded)
 
       :done ->
@@ -114,6 +99,9 @@ defmodule Snakepit.Call.Exchange do
     do: judged({{status, nil}, left(source, "a stream was left before its end"), ex}, call)
 
   # ---- request ----------------------------------------------------------------------------------------------------
+
+  defp send_request(%{plan: plan} = call, lane),
+    do: send_request(call, lane, plan.request, %__MODULE__{fallback: Plan.diverted?(plan)})
 
   defp send_request(call, lane, [way | others], ex) do
     case allow(call, way) do
@@ -166,7 +154,7 @@ defmodule Snakepit.Call.Exchange do
   defp attempt(:zero_copy, call, lane, others?, guard) do
     case by_memory(call, lane) do
       {:cold, lengths} when others? ->
-        if Decision.fresh?(call.handle, call.size, call.request_ways),
+        if call.plan.make_memory?,
           do: make_or_pass(call, lane, lengths, guard),
           else: pass(call, lengths, guard)
 
@@ -247,32 +235,20 @@ defmodule Snakepit.Call.Exchange do
   defp no_room(call, lengths, why),
     do: {:error, Pool.Arena.no_room(call.handle, Enum.sum(lengths), why), :at_rest}
 
-  # {kind, way, reply mask, flags, timeout ms, lane}
   defp head(call, lane, way) do
-    forced = match?([_], call.reply_ways)
-    spin = if spin?(call), do: @flag_spin, else: 0
-    flags = if(forced, do: @flag_forced, else: 0) + stream_flags(call) + spin
-    {@call, Transfer.number(way), reply_mask(call, lane), flags, remaining_or_zero(call), lane.number}
+    flags =
+      Frame.flag(match?([_], call.reply_ways), :forced) + Frame.flag(spin?(call), :spin) +
+        Frame.flag(call.stream?, :stream) + Frame.flag(call.returned?, :returned)
+
+    Frame.head(:call, way, reply_mask(call, lane), flags, remaining(call), lane.number)
   end
-
-  defp stream_flags(%{stream?: false}), do: 0
-  defp stream_flags(%{returned?: false}), do: @flag_stream
-  defp stream_flags(_call), do: @flag_stream + @flag_returned
-
-  # Ways that this worker lacks are left out, unless it has none of them: then its answer says what is missing.
-  defp reply_mask(%{reply_ways: ways} = call, lane) do
-    case Enum.filter(ways, &answers?(&1, ways, call, lane)) do
-      [] -> Transfer.mask(ways)
-      able -> Transfer.mask(able)
-    end
-  end
-
-  defp answers?(:inline, _ways, _call, _lane), do: true
-  defp answers?(:zero_copy, _ways, _call, lane), do: lane.zero_copy
-  defp answers?(:grpc, _ways, _call, %Lane{grpc: false}), do: false
 
   # A lane can answer by gRPC only once the worker serves it. Where it may answer inline, gRPC is a last resort.
-  defp answers?(:grpc, ways, call, lane), do: :inline in ways or match?({:ok, _}, channel(call, lane))
+  defp reply_mask(%{plan: %{reply: ways}} = call, lane) do
+    if :inline in ways or :grpc not in ways or match?({:ok, _}, channel(call, lane)) or ways == [:grpc],
+      do: Transfer.mask(ways),
+      else: Transfer.mask(ways -- [:grpc])
+  end
 
   defp send_frame(call, lane, call_id, frame, copied) do
     # A worker that does not read does not hold the caller beyond its deadline.
@@ -300,12 +276,12 @@ defmodule Snakepit.Call.Exchange do
   defp spin?(_call), do: :erlang.statistics(:total_run_queue_lengths) == 0
 
   # A worker that was just sent so much has to read it first.
-  defp meet(%{bytes: bytes}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
+  defp meet(%{payload: %{bytes: bytes}}, _lane, %{request_way: :inline}) when bytes > @small_frame, do: :ok
 
   defp meet(call, lane, ex) do
     if spin?(call) do
       way = Transfer.number(ex.request_way)
-      Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.bytes)
+      Native.busy_poll(call.handle.busy_poll, lane.fd, call.command, way, call.payload.bytes)
     end
   end
 
@@ -313,12 +289,9 @@ defmodule Snakepit.Call.Exchange do
     meet(call, lane, ex)
 
     case LaneSocket.recv(lane.socket, call.deadline, call.cancellation) do
-      # Kind, way inline, and no released tokens: should this process die now, nothing is lost with the frame.
-      {:ok, <<kind, 0, _::binary-size(26), 0::32, _::binary>> = frame} when kind in [@result, @error] ->
-        Pool.checkin(checkout)
-        reply(call, lane, call_id, frame, [], ex)
-
       {:ok, frame} ->
+        # Should this process die now, nothing is lost with such a frame.
+        if Frame.self_contained?(frame), do: Pool.checkin(checkout)
         reply(call, lane, call_id, frame, [], ex)
 
       {:error, reason} ->
@@ -336,7 +309,7 @@ defmodule Snakepit.Call.Exchange do
   defp no_reply(_call, what, ex), do: {{:error, gone()}, {:lost, "its lane failed: #{what}"}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
-    case Reply.read(lane, call_id, frame, beside, call.options.copy) do
+    case read(call, lane, call_id, frame, beside) do
       {:ok, :result, term, meta} -> {{:ok, term}, :at_rest, costs(call, ex, meta)}
       {:ok, :error, error, meta} -> {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
       {:ok, :fetch, _, _} -> fetch(call, lane, call_id, arrived(call, ex, nil))
@@ -346,16 +319,15 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
+  defp read(call, lane, call_id, frame, beside),
+    do: Reply.read(lane.memory, call_id, frame, beside, call.options.copy, &Worker.await_chunk/2, lane)
+
   # The reply waits in the worker, and comes by gRPC.
   defp fetch(call, lane, call_id, ex) do
-    head =
-      {@fetch, Transfer.number(:grpc), Transfer.mask([:grpc]), @flag_forced, remaining_or_zero(call),
-       lane.number}
-
+    flags = Frame.flag(true, :forced)
+    head = Frame.head(:fetch, :grpc, Transfer.mask([:grpc]), flags, remaining(call), lane.number)
     {:ok, _own_id, frame, [], 0} = Native.request(lane.memory, call.handle.arena, head, "", [])
-    # A fetch names the call whose reply it wants (native/PROTOCOL.md).
-    <<before::binary-size(8), _id::64, rest::binary>> = frame
-    frame = <<before::binary, call_id::64-little, rest::binary>>
+    frame = Frame.with_id(frame, call_id)
 
     # It waits there in any case: an open breaker has no say.
     guard = with :open <- allow(call, :grpc), do: nil
@@ -428,7 +400,7 @@ defmodule Snakepit.Call.Exchange do
   defp fault(_call, %{category: :grpc_error}), do: :failure
 
   defp fault(call, %{category: :transfer, reason: :quota}),
-    do: if(call.bytes <= div(call.handle.quota, 2), do: :failure, else: :void)
+    do: if(call.payload.bytes <= div(call.handle.quota, 2), do: :failure, else: :void)
 
   defp fault(_call, %{category: :transfer, reason: reason}) when reason in [:unavailable, :no_memory],
     do: :failure
@@ -574,7 +546,7 @@ defmodule Snakepit.Call.Exchange do
   # ---- helpers ----------------------------------------------------------------------------------------------------
 
   defp costs(call, ex, {way, bytes, tool_ns, flags}) do
-    starved = (flags &&& @starved) != 0
+    starved = Frame.starved?(flags)
     if starved, do: Pool.Arena.starved(call.handle)
     ex = arrived(call, ex, tool_ns)
     way = Transfer.from_number(way)
@@ -583,16 +555,12 @@ defmodule Snakepit.Call.Exchange do
       ex
       | reply_way: way,
         reply_bytes: ex.reply_bytes + bytes,
-        reply_carried: ex.reply_carried + if((flags &&& @in_place) == 0, do: bytes, else: 0),
+        reply_carried: ex.reply_carried + if(Frame.in_place?(flags), do: 0, else: bytes),
         tool_ns: ex.tool_ns + tool_ns,
         fallback: ex.fallback or starved,
-        collect: wanted_collection(flags) || ex.collect
+        collect: Frame.collection(flags) || ex.collect
     }
   end
-
-  defp wanted_collection(flags) when (flags &&& @collect_major) != 0, do: :major
-  defp wanted_collection(flags) when (flags &&& @collect_minor) != 0, do: :minor
-  defp wanted_collection(_flags), do: nil
 
   @doc """
   Collects the caller's garbage if so many results lie in shared memory that it should, once the call is over and measured.
@@ -656,12 +624,4 @@ defmodule Snakepit.Call.Exchange do
 
   defp left_until(:infinity), do: :infinity
   defp left_until(deadline), do: max(deadline - System.monotonic_time(:millisecond), 0)
-
-  # On the wire, 0 is for ever.
-  defp remaining_or_zero(call) do
-    case remaining(call) do
-      :infinity -> 0
-      ms -> ms |> max(1) |> min(0xFFFFFFFF)
-    end
-  end
 end

@@ -4,8 +4,9 @@ defmodule Snakepit.Performance.Analyzer do
   live pools.
   """
 
-  alias Snakepit.{Error, Native, Observation, Stats, Transfer}
-  alias Snakepit.Performance.{Learning, MetricsStore, Probe, Probing, Regression, TransferMetrics}
+  alias Snakepit.{Error, Observation, Stats, Transfer}
+  alias Snakepit.Performance.{MetricsStore, Model, Regression, TransferMetrics}
+  alias Snakepit.Performance.Model.{Learning, Probe}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -38,12 +39,10 @@ defmodule Snakepit.Performance.Analyzer do
 
   # As of a probe whose arguments were that large: it is no call of the pool's, and counted nowhere.
   defp learn(%TransferMetrics{data_size: size} = m) when size > 0 do
-    with {:ok, %{cost_model: cost_model, policy: %{learning_enabled: true}}} when cost_model != nil <-
+    with {:ok, %{performance: %Model{ref: ref, policy: %{learning_enabled: true}} = model}} when ref != nil <-
            Handle.fetch(m.pool) do
-      {legs, request, reply} =
-        Probing.record(%{direction: :request, type: m.data_type, way: m.method, size: size})
-
-      Native.cost_model_probed(cost_model, legs, m.latency_us * 1000, request, reply)
+      probe = %{direction: :request, type: m.data_type, way: m.method, size: size}
+      Model.probed(model, probe, m.latency_us * 1000)
     end
 
     :ok
@@ -77,8 +76,8 @@ defmodule Snakepit.Performance.Analyzer do
   def get_statistics(pool, range) do
     with {:ok, from, to} <- range(range),
          {:ok, handle} <- Handle.fetch(pool) do
-      if handle.cost_model, do: Learning.learn_now(pool)
-      {:ok, pool |> series(handle.settings, from, to) |> summed(pool, from, to)}
+      if Model.enabled?(handle.performance), do: Learning.learn_now(pool)
+      {:ok, pool |> series(handle.performance.settings, from, to) |> summed(pool, from, to)}
     end
   end
 
@@ -155,7 +154,7 @@ defmodule Snakepit.Performance.Analyzer do
   @spec detect_regressions(atom()) :: {:ok, [map()]} | {:error, Error.t()}
   def detect_regressions(pool) do
     with {:ok, handle} <- Handle.fetch(pool) do
-      if handle.cost_model, do: Learning.learn_now(pool)
+      if Model.enabled?(handle.performance), do: Learning.learn_now(pool)
 
       {:ok,
        for(

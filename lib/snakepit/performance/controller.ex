@@ -5,9 +5,10 @@ defmodule Snakepit.Performance.Controller do
   """
 
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Call.Convert
-  alias Snakepit.Performance.{Decision, Learning, Policy, Settings, ThresholdManager}
+  alias Snakepit.Performance.{Model, Policy, Settings, ThresholdManager}
+  alias Snakepit.Performance.Model.{Decision, Learning}
   alias Snakepit.Pool.Handle
+  alias Snakepit.Transfer.{Convert, Payload, Plan}
   require Logger
 
   @doc """
@@ -30,17 +31,18 @@ defmodule Snakepit.Performance.Controller do
   | `:in_envelope` | smaller than the pool's `:inline_limit`, it never leaves the envelope |
   | `:shared` | some of it lies in shared memory already, which any other way would carry |
   | `:not_measured` | the pool does not measure its transfers: everything else goes by shared memory |
+  | `:custom_rule` | a custom rule of the policy wants it |
+  | `:only_way` | the pool allows no other |
   """
   @spec decide_transfer_method(term(), map() | keyword()) :: {Transfer.way(), map()}
   def decide_transfer_method(data, opts \\ %{}) do
     opts = Map.new(opts)
 
-    with {:ok, handle} <- Handle.fetch(opts[:pool] || Snakepit.default_pool()),
+    with {:ok, handle} <- Handle.fetch(opts[:pool] || Handle.default()),
          direction = opts[:direction] || :request,
          true <- direction in [:request, :reply] || {:error, {:unknown_direction, direction}},
-         {:ok, size} <- size(data, opts, handle),
-         {:ok, way, meta} <- decide(handle, direction, size, Map.get(opts, :warm, true)) do
-      {way, meta}
+         {:ok, payload} <- payload(data, opts, handle) do
+      decide(handle, %{payload | direction: direction, warm?: Map.get(opts, :warm, true)})
     else
       {:error, reason} -> fall_back(reason)
     end
@@ -48,87 +50,70 @@ defmodule Snakepit.Performance.Controller do
     error -> fall_back(error)
   end
 
-  defp decide(handle, direction, size, warm) do
+  defp decide(handle, payload) do
     allowed = handle.options.transfers -- Breaker.isolated(handle.breaker)
 
-    case fixed(handle, size) do
-      nil -> considered(handle, direction, size, warm, allowed)
-      reason -> chosen(Transfer.plan(size.bytes, size.envelope, allowed), meta(reason, size, handle))
+    case Transfer.among(allowed, allowed, payload.bytes, payload.envelope) do
+      [] ->
+        fall_back({:too_large, data_size(payload)})
+
+      able ->
+        plan = Decision.plan!(handle, nil, payload, able, able, :ask)
+        [way | _] = plan.request
+        Decision.emit(handle, payload, plan, way)
+        {way, meta(plan, way, payload, handle)}
     end
   end
 
-  defp fixed(_handle, %{bytes: 0}), do: :in_envelope
-  defp fixed(_handle, %{fresh: fresh, bytes: bytes}) when fresh < bytes, do: :shared
-  defp fixed(%{cost_model: nil}, _size), do: :not_measured
-  defp fixed(_handle, _size), do: nil
-
-  defp considered(handle, direction, size, warm, allowed) do
-    {decision, confidence, {inline, zero_copy, grpc}, threshold, version} =
-      Native.cost_model_consider(
-        handle.cost_model,
-        Performance.number(direction),
-        size.kind,
-        warm,
-        Decision.each(size)
-      )
-
-    # Rules are asked of arguments: a worker, which decides for results, knows none.
-    {order, decision} =
-      if direction == :request,
-        do: Decision.by_rules(handle, size, allowed, decision),
-        else: {Decision.in_order(decision), Decision.settled(decision, Decision.in_order(decision), allowed)}
-
-    Decision.tell(handle, size, order, decision)
-
-    order
-    |> Transfer.among(allowed, size.bytes, size.envelope)
-    |> chosen(%{
-      meta(Decision.reason(decision), size, handle)
-      | threshold: threshold,
-        predicted_latency_us: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000},
-        confidence: confidence,
-        model_version: version,
-        explored?: Decision.explored?(decision),
-        propensity: Decision.propensity(decision)
-    })
-  end
-
-  defp chosen([way | _], meta), do: {:ok, way, %{meta | method: way}}
-  defp chosen([], meta), do: {:error, {:too_large, meta.data_size}}
-
-  defp meta(reason, size, handle) do
+  defp meta(%Plan{} = plan, way, payload, handle) do
     %{
       transfer_id: Integer.to_string(:erlang.unique_integer([:positive]), 36),
-      method: nil,
-      reason: reason,
-      data_size: max(size.bytes, size.envelope),
-      threshold: handle.options.inline_limit,
-      predicted_latency_us: %{},
-      confidence: 0.0,
-      model_version: 0,
-      explored?: false,
-      propensity: 1.0
+      method: way,
+      reason: plan.reason,
+      data_size: data_size(payload),
+      threshold: plan.threshold || handle.options.inline_limit,
+      predicted_latency_us: microseconds(plan.predicted),
+      confidence: plan.confidence,
+      model_version: plan.version,
+      explored?: plan.explored?,
+      propensity: plan.propensity
     }
   end
 
-  # As a call has it: bytes beside the envelope, those of them that are not in shared memory yet, their kind and number.
-  defp size(_data, %{data_size: bytes} = opts, handle) when is_integer(bytes) and bytes >= 0,
+  defp data_size(payload), do: max(payload.bytes, payload.envelope)
+
+  defp microseconds(nil), do: %{}
+
+  defp microseconds({inline, zero_copy, grpc}),
+    do: %{inline: inline / 1000, zero_copy: zero_copy / 1000, grpc: grpc / 1000}
+
+  # As a call has it.
+  defp payload(_data, %{data_size: bytes} = opts, handle) when is_integer(bytes) and bytes >= 0,
     do: one(Map.get(opts, :data_type, :binary), bytes, handle)
 
-  defp size(data, opts, handle) when is_binary(data),
+  defp payload(data, opts, handle) when is_binary(data),
     do: one(opts[:data_type] || :string, byte_size(data), handle)
 
-  defp size(%Bytes{data: data}, opts, handle), do: one(opts[:data_type] || :binary, byte_size(data), handle)
-  defp size(%Tensor{data: data}, opts, handle), do: one(opts[:data_type] || :tensor, byte_size(data), handle)
+  defp payload(%Bytes{data: data}, opts, handle),
+    do: one(opts[:data_type] || :binary, byte_size(data), handle)
 
-  defp size(data, opts, handle) do
+  defp payload(%Tensor{data: data}, opts, handle),
+    do: one(opts[:data_type] || :tensor, byte_size(data), handle)
+
+  defp payload(data, opts, handle) do
     case Native.encode("", data, nil, handle.options.inline_limit) do
       {:ok, envelope, buffers, {bytes, fresh, kind}} ->
         {:ok,
-         %{bytes: bytes, fresh: fresh, kind: kind, count: length(buffers), envelope: byte_size(envelope)}}
+         %Payload{
+           bytes: bytes,
+           fresh: fresh,
+           type: Performance.data_type(kind),
+           count: length(buffers),
+           envelope: byte_size(envelope)
+         }}
 
       :convert ->
-        size(Convert.term(data), opts, handle)
+        payload(Convert.term(data), opts, handle)
 
       {:error, path, reason, what} ->
         {:error, {reason, path, what}}
@@ -141,10 +126,10 @@ defmodule Snakepit.Performance.Controller do
         {:error, {:unknown_data_type, type}}
 
       bytes < handle.options.inline_limit ->
-        {:ok, %{bytes: 0, fresh: 0, kind: Performance.number(type), count: 0, envelope: bytes}}
+        {:ok, %Payload{bytes: 0, fresh: 0, type: type, count: 0, envelope: bytes}}
 
       true ->
-        {:ok, %{bytes: bytes, fresh: bytes, kind: Performance.number(type), count: 1, envelope: 0}}
+        {:ok, %Payload{bytes: bytes, fresh: bytes, type: type, count: 1, envelope: 0}}
     end
   end
 
@@ -176,18 +161,19 @@ defmodule Snakepit.Performance.Controller do
   def get_statistics(pool) do
     with {:ok, handle} <- Handle.fetch(pool) do
       counts = Pool.Counters.all(handle.counters)
+      model = handle.performance
 
       {:ok,
        %{
          pool: pool,
-         policy: handle.policy,
+         policy: model.policy,
          current_thresholds: thresholds(handle),
-         global_config: global(handle.settings),
+         global_config: global(model.settings),
          inline_count: counts.request_inline,
          zero_copy_count: counts.request_zero_copy,
          grpc_count: counts.request_grpc
        }
-       |> Map.merge(learned(handle.cost_model))}
+       |> Map.merge(learned(model))}
     end
   end
 
@@ -206,24 +192,24 @@ defmodule Snakepit.Performance.Controller do
 
   @percentiles [p50: 0.5, p95: 0.95, p99: 0.99, p999: 0.999]
 
-  defp learned(nil), do: %{decisions: 0}
+  defp learned(%Model{ref: nil}), do: %{decisions: 0}
 
-  defp learned(cost_model) do
-    {decisions, explored, recorded, dropped, version, bytes} = Native.cost_model_counts(cost_model)
-    {latencies, errors} = Native.cost_model_percentiles(cost_model, Keyword.values(@percentiles))
+  defp learned(model) do
+    counts = Model.counts(model)
+    {latencies, errors} = Model.percentiles(model, Keyword.values(@percentiles))
 
     named = fn values, unit ->
       @percentiles |> Keyword.keys() |> Enum.zip(values) |> Map.new(fn {k, v} -> {k, v && v / unit} end)
     end
 
     %{
-      decisions: decisions,
-      explored: explored,
-      recorded: recorded,
-      dropped: dropped,
-      model_version: version,
-      table_bytes: bytes,
-      drift_factor: Native.cost_model_drift_factor(cost_model),
+      decisions: counts.decisions,
+      explored: counts.explored,
+      recorded: counts.recorded,
+      dropped: counts.dropped,
+      model_version: counts.version,
+      table_bytes: counts.table_bytes,
+      drift_factor: Model.drift_factor(model),
       latency_us: named.(latencies, 1000),
       prediction_error: named.(errors, 1000)
     }
@@ -238,9 +224,9 @@ defmodule Snakepit.Performance.Controller do
     with {:ok, handle} <- Handle.fetch(pool),
          :ok <- Performance.enabled(handle),
          :ok <- running(policy),
-         {:ok, policy} <- Policy.new(policy, handle.settings) do
+         {:ok, policy} <- Policy.new(policy, handle.performance.settings) do
       # By the pool's own process: it may have been started anew meanwhile.
-      with :ok <- Pool.set_policy(handle, policy), do: changed(pool, handle, policy)
+      with :ok <- Pool.set_performance(handle, &change(&1, policy)), do: changed(pool, handle, policy)
     else
       {:error, _key, message} ->
         {:error,
@@ -261,14 +247,22 @@ defmodule Snakepit.Performance.Controller do
 
   defp running(_neither), do: :ok
 
+  # Runs in the pool's process.
+  defp change(model, policy) do
+    model = %{model | policy: policy}
+    :ok = Model.set_rules(model)
+    model
+  end
+
   defp changed(pool, handle, policy) do
+    old = handle.performance.policy
     ThresholdManager.refresh(pool)
     Learning.publish(pool)
-    Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(handle.policy)}")
+    Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(old)}")
 
     Telemetry.execute([:snakepit, :performance, :policy], %{}, %{
       pool: pool,
-      old: handle.policy,
+      old: old,
       new: policy
     })
 

@@ -6,10 +6,11 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   time both sides burn and the memory held meanwhile, each counted once; it is compared, and means nothing by itself.
   """
 
-  alias Snakepit.{Error, Native, Performance, Transfer}
-  alias Snakepit.Performance.{Decision, ResourceMonitor}
+  alias Snakepit.{Error, Performance, Transfer}
+  alias Snakepit.Performance.{Model, ResourceMonitor}
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.Units
+  alias Snakepit.Transfer.Plan
 
   @typedoc """
   `data_size` is required. `data_type` (`:binary`), `direction` (`:request`), `warm` (whether shared memory is at hand;
@@ -50,7 +51,8 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
       load = load(system_state)
       prices = prices(handle, facts, load)
-      cell = Decision.cell(handle, facts.direction, facts.type, facts.size, warm: facts.warm, load: load)
+      options = [warm: facts.warm, load: load]
+      cell = Model.cell(handle.performance, facts.direction, facts.type, facts.size, options)
       first = Enum.find(cell.order, &(&1 in handle.options.transfers))
       methods = Map.new(handle.options.transfers, &{&1, method(&1, prices, handle, facts)})
 
@@ -59,7 +61,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
          recommendation: first,
          confidence: cell.confidence,
          methods: methods,
-         rationale: rationale(first, cell.reason, methods, facts, handle.policy.goal),
+         rationale: rationale(first, cell.reason, methods, facts, handle.performance.policy.goal),
          factors: %{
            data_size: facts.size,
            system_load: system_state[:system_load],
@@ -70,8 +72,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
     end
   end
 
-  defp load(state),
-    do: if(state[:cpu_pressure], do: 1, else: 0) + if(state[:memory_pressure], do: 2, else: 0)
+  defp load(state), do: {state[:cpu_pressure] == true, state[:memory_pressure] == true}
 
   defp present do
     now = ResourceMonitor.now()
@@ -101,7 +102,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
     type = Map.get(data, :data_type, :binary)
     direction = Map.get(data, :direction, :request)
 
-    with {:ok, handle} <- Handle.fetch(data[:pool] || Snakepit.default_pool()) do
+    with {:ok, handle} <- Handle.fetch(data[:pool] || Handle.default()) do
       cond do
         type not in Performance.data_types() ->
           refuse("expected :data_type to be one of #{list(Performance.data_types())}, got: #{inspect(type)}")
@@ -123,46 +124,25 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   defp refuse(words), do: {:error, Error.new(:validation, :invalid_option, words)}
   defp list(names), do: Enum.map_join(names, ", ", &inspect/1)
 
-  defp prices(handle, f, load) do
-    goal = Performance.number(handle.policy.goal)
-
-    Native.cost_model_prices(
-      handle.cost_model,
-      Performance.number(f.direction),
-      Performance.number(f.type),
-      f.warm,
-      f.size,
-      goal,
-      load
-    )
-  end
+  defp prices(handle, f, load),
+    do: Model.prices(handle.performance, f.direction, f.type, f.size, f.warm, load)
 
   defp method(way, prices, handle, f) do
-    number = Transfer.number(way)
-    {{ns, low, high, samples}, {cpu, held, cost, _ready}} = Enum.at(prices, number)
-
-    {fixed, per_byte, _} =
-      Native.cost_model_line(
-        handle.cost_model,
-        Performance.number(f.direction),
-        number,
-        Performance.number(f.type),
-        f.warm,
-        f.size
-      )
+    %{^way => price} = prices
+    line = Model.line(handle.performance, Map.put(f, :way, way))
 
     %{
-      estimated_latency_us: us(ns),
-      latency_interval_us: {us(low), us(high)},
-      estimated_memory: round(held),
-      estimated_cpu_us: us(cpu),
-      total_cost: us(cost),
-      samples: samples
+      estimated_latency_us: us(price.ns),
+      latency_interval_us: {us(price.low), us(price.high)},
+      estimated_memory: round(price.bytes_held),
+      estimated_cpu_us: us(price.cpu_ns),
+      total_cost: us(price.cost),
+      samples: price.samples
     }
     |> Map.merge(
       if way == :zero_copy,
-        do: %{setup_overhead_us: us(fixed), cleanup_overhead_us: 0.0},
-        else: %{serialization_overhead_us: us(per_byte * f.size)}
+        do: %{setup_overhead_us: us(line.fixed_ns), cleanup_overhead_us: 0.0},
+        else: %{serialization_overhead_us: us(line.ns_per_byte * f.size)}
     )
   end
 
@@ -178,7 +158,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
         "#{first} is the only way this pool allows."
 
       {other, theirs} ->
-        "#{first}: #{Decision.words(reason)}. For #{size} of #{f.type} it takes #{time(mine)}, #{other} #{time(theirs)}: " <>
+        "#{first}: #{Plan.words(reason)}. For #{size} of #{f.type} it takes #{time(mine)}, #{other} #{time(theirs)}: " <>
           "#{ratio(theirs.estimated_latency_us / max(mine.estimated_latency_us, 0.01))}." <>
           weighed(goal, first, methods)
     end
@@ -209,7 +189,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
 
   # By how far half of the predictions are off.
   defp history(handle) do
-    case Native.cost_model_percentiles(handle.cost_model, [0.5]) do
+    case Model.percentiles(handle.performance, [0.5]) do
       {_, [nil]} -> :unknown
       {_, [error]} when error <= 150 -> :good
       {_, [error]} when error <= 400 -> :fair

@@ -13,10 +13,11 @@ defmodule Snakepit.Performance.Explanation do
   `to_string/1` gives a table.
   """
 
-  alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.Decision
+  alias Snakepit.Performance
+  alias Snakepit.Performance.Model
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
+  alias Snakepit.Transfer.{Payload, Plan}
 
   defstruct [:pool, :goal, :data_type, :call, request: [], reply: [], crossover: %{}, bound_cost: []]
 
@@ -25,13 +26,14 @@ defmodule Snakepit.Performance.Explanation do
   # The sizes that are looked at: four to a doubling, as the table has them.
   @first 1024
   @last 1024 * 1024 * 1024
+  @mib 1024 * 1024
 
   @doc false
   @spec new(Handle.t(), Performance.data_type(), map() | nil) :: t()
   def new(%Handle{} = handle, type, call) do
     %__MODULE__{
       pool: handle.name,
-      goal: handle.policy.goal,
+      goal: handle.performance.policy.goal,
       data_type: type,
       call: call,
       request: ranges(handle, :request, type),
@@ -59,15 +61,12 @@ defmodule Snakepit.Performance.Explanation do
   end
 
   defp cells(handle, direction, type) do
-    sizes = Stream.unfold(@first, fn size -> if size < @last, do: {{size, next(size)}, next(size)} end)
-    for {size, next} <- sizes, do: handle |> cell(direction, type, size) |> Map.put(:next, next)
+    for {size, next} <- Model.bins(@first, @last),
+        do: handle |> cell(direction, type, size) |> Map.put(:next, next)
   end
 
-  # The next bin of sizes (cost_model/bins.rs).
-  defp next(size), do: size + div(Bitwise.bsl(1, floor(:math.log2(size))), 4)
-
   defp cell(handle, direction, type, size) do
-    cell = Decision.cell(handle, direction, type, size)
+    cell = Model.cell(handle.performance, direction, type, size)
     ways = Enum.filter(cell.order, &(&1 in handle.options.transfers))
 
     %{
@@ -86,8 +85,8 @@ defmodule Snakepit.Performance.Explanation do
   defp bound_cost(handle, direction, type) do
     measured =
       for way <- handle.options.transfers,
-          {_, _, samples} = line(handle, direction, way, type),
-          samples > 0,
+          line = %{direction: direction, way: way, type: type, size: @mib},
+          Model.line(handle.performance, line).samples > 0,
           do: way
 
     handle
@@ -99,11 +98,6 @@ defmodule Snakepit.Performance.Explanation do
       %{hd(chunk) | to: List.last(chunk).to, factor: chunk |> Enum.map(& &1.factor) |> Enum.max()}
       |> Map.put(:direction, direction)
     end)
-  end
-
-  defp line(handle, direction, way, type) do
-    {direction, way} = {Performance.number(direction), Transfer.number(way)}
-    Native.cost_model_line(handle.cost_model, direction, way, Performance.number(type), true, 1024 * 1024)
   end
 
   # Against what was measured: an assumption is no loss.
@@ -175,7 +169,7 @@ defmodule Snakepit.Performance.Explanation do
           span(low, high),
           to_string(second),
           span(s_low, s_high),
-          Decision.words(r.reason)
+          Plan.words(r.reason)
         ]
       end
 
@@ -220,25 +214,28 @@ defmodule Snakepit.Performance.Explanation do
   end
 
   @doc false
-  @spec call(Handle.t(), map(), [Transfer.way()], non_neg_integer() | nil) :: map()
-  def call(handle, call, ways, decision),
-    do: Map.merge(call, %{ways: ways, reason: reason(handle, call, decision)})
+  # A call's plan, for `new/3`.
+  @spec call(Handle.t(), String.t(), Payload.t(), Plan.t()) :: map()
+  def call(handle, command, payload, plan) do
+    %{
+      command: command,
+      data_type: payload.type,
+      bytes: payload.bytes,
+      fresh: payload.fresh,
+      count: payload.count,
+      envelope: payload.envelope,
+      ways: plan.request,
+      reason: reason(handle, payload, plan)
+    }
+  end
 
-  defp reason(_handle, %{bytes: 0}, nil), do: "it carries nothing large, and the frame is the simplest way."
+  defp reason(_handle, _payload, %Plan{predicted: nil} = plan), do: Plan.words(plan.reason) <> "."
 
-  defp reason(_handle, %{fresh: fresh, bytes: bytes}, nil) when fresh < bytes,
-    do: "what lies in shared memory already is not copied, and would be by any other way."
+  defp reason(handle, payload, plan) do
+    times = Enum.map_join(handle.options.transfers, ", ", &"#{&1} #{Units.time(Plan.predicted(plan, &1))}")
 
-  defp reason(_handle, _call, nil),
-    do: "it is the only way this call may take, or the pool does not measure its transfers."
-
-  defp reason(handle, call, decision) do
-    %{us: us, way: way} = cell(handle, :request, call.data_type, div(call.fresh, call.count))
-    times = Enum.map_join(handle.options.transfers, ", ", &"#{&1} #{Units.time(us[&1] * 1000)}")
-    why = decision |> Decision.reason() |> Decision.words()
-    tried = if Decision.explored?(decision), do: " (another way than #{way} is tried, to learn)", else: ""
-    each = if call.count == 1, do: "", else: " for each of #{call.count} of this size"
-    "#{why}#{tried}. Expected#{each}: #{times}."
+    each = if payload.count == 1, do: "", else: " for each of #{payload.count} of this size"
+    "#{Plan.words(plan.reason)}. Expected#{each}: #{times}."
   end
 
   defimpl String.Chars do

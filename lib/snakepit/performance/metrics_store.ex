@@ -12,15 +12,16 @@ defmodule Snakepit.Performance.MetricsStore do
   aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
   `propensity` is how likely the way was that was chosen for the call's arguments, as exploration draws it.
 
-  Nothing is written on the way of a call: once a second `Snakepit.Performance.Learning` hands over what it drained. The
+  Nothing is written on the way of a call: once a second `Snakepit.Performance.Model.Learning` hands over what it drained. The
   tables belong to the application, so that they outlive this process. Rows go by age (seconds after an hour,
   single calls after a day, all others after `metrics_retention_hours`), and the oldest single calls when these take more than
   20 MiB.
   """
 
   use GenServer
-  alias Snakepit.{Native, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.{Record, Regression, ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.{Performance, Telemetry, Transfer}
+  alias Snakepit.Performance.{Model, Regression, ResourceMonitor, Settings, TransferMetrics}
+  alias Snakepit.Performance.Model.Row
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -48,7 +49,7 @@ defmodule Snakepit.Performance.MetricsStore do
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
   @doc "The calls of a pool that were drained just now."
-  @spec add(Handle.t(), [Native.row()]) :: :ok
+  @spec add(Handle.t(), [Row.t()]) :: :ok
   def add(%Handle{} = handle, rows), do: GenServer.cast(__MODULE__, {:add, handle, rows})
 
   @doc "One transfer's metrics, that somebody else measured."
@@ -109,18 +110,18 @@ defmodule Snakepit.Performance.MetricsStore do
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
-  def init(_opts) do
+  def init(opts) do
     create()
     Process.send_after(self(), :sweep, @sweep_ms)
     # buckets: of each pool and width, the cost model and the one that runs.
-    {:ok, %{settings: Settings.get(), buckets: %{}}}
+    {:ok, %{settings: opts[:settings] || Settings.default(), buckets: %{}}}
   end
 
   @impl true
   def handle_cast({:add, handle, rows}, state) do
     now = System.os_time(:microsecond)
     machine = ResourceMonitor.now()
-    for row <- rows, do: row |> metrics(handle, now, machine) |> insert(Record.choice(row))
+    for row <- rows, do: row |> metrics(handle, now, machine) |> insert({row.explored, row.propensity})
     if rows != [] and state.settings.regression_detection_enabled, do: compare(rows, handle, state.settings)
     state = aggregate(state, handle, div(now, 1_000_000))
     model(handle)
@@ -147,10 +148,10 @@ defmodule Snakepit.Performance.MetricsStore do
     :ets.insert(@metrics, {{us, pool, :erlang.unique_integer([:monotonic])}, row})
   end
 
-  defp microseconds({_legs, ns, _request, _reply, _predicted}), do: max(div(ns, 1000), 1)
+  defp microseconds(%Row{ns: ns}), do: max(div(ns, 1000), 1)
 
-  defp metrics({_legs, ns, _request, _reply, predicted} = row, handle, now, machine) do
-    {_direction, way, type, size} = Record.larger(row)
+  defp metrics(%Row{ns: ns, predicted_ns: predicted} = row, handle, now, machine) do
+    %{way: way, data_type: type, size: size} = row
     us = microseconds(row)
 
     %TransferMetrics{
@@ -180,8 +181,7 @@ defmodule Snakepit.Performance.MetricsStore do
       rows
       |> Enum.filter(&comparable?/1)
       |> Enum.reduce({baselines_of(handle), MapSet.new()}, fn row, {all, changed} ->
-        {direction, way, type, size} = Record.larger(row)
-        key = Regression.key(direction, way, type, size)
+        key = Regression.key(row.direction, row.way, row.data_type, row.size)
         add = &Regression.add(&1, microseconds(row))
         {Map.update(all, key, add.(Regression.new()), add), MapSet.put(changed, key)}
       end)
@@ -193,17 +193,17 @@ defmodule Snakepit.Performance.MetricsStore do
         %{all | key => judged}
       end)
 
-    :ets.insert(@models, {{handle.name, :baselines}, handle.cost_model, judged})
+    :ets.insert(@models, {{handle.name, :baselines}, handle.performance.ref, judged})
   end
 
   # A call that went well, in warm memory, with one direction that says what it costs.
-  defp comparable?({_legs, _ns, request, reply, _predicted} = row),
-    do: Record.ok?(row) and Record.warm?(row) and 4 * min(request, reply) <= max(max(request, reply), 256)
+  defp comparable?(%Row{request_bytes: request, reply_bytes: reply} = row),
+    do: row.ok and row.warm and 4 * min(request, reply) <= max(max(request, reply), 256)
 
   # A pool that was started anew may be quite another.
-  defp baselines_of(%{name: name, cost_model: cost_model}) do
+  defp baselines_of(%{name: name, performance: %{ref: ref}}) do
     case :ets.lookup(@models, {name, :baselines}) do
-      [{_, ^cost_model, baselines}] -> baselines
+      [{_, ^ref, baselines}] -> baselines
       _ -> %{}
     end
   end
@@ -240,7 +240,7 @@ defmodule Snakepit.Performance.MetricsStore do
 
       running =
         case state.buckets[{handle.name, window}] do
-          {cost_model, running} when cost_model == handle.cost_model -> running
+          {cost_model, running} when cost_model == handle.performance.ref -> running
           # A pool that was started anew has a cost model whose windows are empty.
           {_another, _} -> bucket
           # This process was: what the window holds began with the latest bucket.
@@ -248,8 +248,8 @@ defmodule Snakepit.Performance.MetricsStore do
         end
 
       over? = running != bucket
-      put_aggregate(handle, seconds, running, Native.cost_model_window(handle.cost_model, window, over?))
-      put_in(state.buckets[{handle.name, window}], {handle.cost_model, bucket})
+      put_aggregate(handle, seconds, running, Model.window(handle.performance, window, over?))
+      put_in(state.buckets[{handle.name, window}], {handle.performance.ref, bucket})
     end)
   end
 
@@ -286,7 +286,7 @@ defmodule Snakepit.Performance.MetricsStore do
 
   # Where the lines cross is worked out only when they are others.
   defp model(handle) do
-    {_, _, _, _, version, _} = Native.cost_model_counts(handle.cost_model)
+    %{version: version} = Model.counts(handle.performance)
 
     unless match?([{_, %{version: ^version}}], :ets.lookup(@models, {handle.name, :lines})) do
       crossover = Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
@@ -301,10 +301,9 @@ defmodule Snakepit.Performance.MetricsStore do
 
   defp lines(handle) do
     for direction <- [:request, :reply], way <- Transfer.ways(), into: %{} do
-      {number, kind} = {Performance.number(direction), Performance.number(:binary)}
-
-      {{direction, way},
-       Native.cost_model_line(handle.cost_model, number, Transfer.number(way), kind, true, 1024 * 1024)}
+      transfer = %{direction: direction, way: way, type: :binary, size: 1024 * 1024}
+      line = Model.line(handle.performance, transfer)
+      {{direction, way}, {line.fixed_ns, line.ns_per_byte, line.samples}}
     end
   end
 

@@ -64,13 +64,8 @@ defmodule Snakepit.Performance.Policy do
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 
-  @doc "The option set, for `Snakepit.Pool.Options`."
-  @spec schema() :: Options.schema()
-  def schema, do: @schema
-
   @doc "A policy of these options, or a message that names the key."
   @spec new(map() | keyword(), Settings.t()) :: {:ok, t()} | {:error, atom() | nil, String.t()}
-  def new(given, settings \\ Settings.get())
   def new(%__MODULE__{} = policy, settings), do: policy |> Map.from_struct() |> new(settings)
 
   def new(given, settings) do
@@ -94,9 +89,13 @@ defmodule Snakepit.Performance.Policy do
   end
 
   @doc "Whether a pool of these options has a cost model."
-  @spec enabled?(map(), Settings.t()) :: boolean()
-  def enabled?(%{enabled: nil}, settings), do: settings.enabled
-  def enabled?(%{enabled: enabled}, _settings), do: enabled
+  @spec enabled?(map() | keyword(), Settings.t()) :: boolean()
+  def enabled?(given, settings) do
+    case Access.get(given, :enabled) do
+      nil -> settings.enabled
+      enabled -> enabled
+    end
+  end
 
   defp rules(rules) when is_list(rules) do
     case Enum.find(rules, &(not rule?(&1))) do

@@ -11,7 +11,8 @@ defmodule Snakepit.Performance.ResourceMonitor do
 
   use GenServer
   alias Snakepit.{Machine, Native, Pool, Worker}
-  alias Snakepit.Performance.{Pressure, Settings}
+  alias Snakepit.Performance.{Model, Settings}
+  alias Snakepit.Performance.Model.Pressure
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -83,8 +84,8 @@ defmodule Snakepit.Performance.ResourceMonitor do
       run_queue: get.(:run_queue),
       worker_pss: get.(:worker_pss),
       arena_bytes: get.(:arena_bytes),
-      memory_pressure?: Bitwise.band(bits, 2) != 0,
-      cpu_pressure?: Bitwise.band(bits, 1) != 0
+      memory_pressure?: memory?(bits),
+      cpu_pressure?: cpu?(bits)
     }
   end
 
@@ -97,7 +98,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
 
   @impl true
   def init(opts) do
-    settings = opts[:settings] || Settings.get()
+    settings = opts[:settings] || Settings.default()
     ref = :atomics.new(length(@fields), signed: true)
     for i <- 1..length(@fields), do: :atomics.put(ref, i, @unknown)
     # Whoever read the last one's atomics goes on reading them until the next look.
@@ -179,7 +180,12 @@ defmodule Snakepit.Performance.ResourceMonitor do
   # Beside the tick: the kernel may take milliseconds for each process.
   defp slow(ref) do
     Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
-      pids = for %{os_pid: pid} <- Snakepit.list_workers(), is_integer(pid), do: pid
+      pids =
+        for pool <- Handle.names(),
+            %{os_pid: pid} <- Pool.Supervisor.described(pool),
+            is_integer(pid),
+            do: pid
+
       put(ref, :worker_pss, pids |> Enum.map(&(Machine.pss(&1) || 0)) |> Enum.sum())
 
       held =
@@ -196,21 +202,23 @@ defmodule Snakepit.Performance.ResourceMonitor do
   # ---- what is done about it --------------------------------------------------------------------------------------
 
   defp act(bits) do
-    scarce? = Bitwise.band(bits, 2) != 0
+    scarce? = memory?(bits)
 
     for name <- Handle.names(), {:ok, handle} <- [Handle.fetch(name)] do
       Pool.Arena.scarce(handle, scarce?)
       idle_ms = if scarce?, do: 0, else: handle.options.idle_chunk_ms
       for worker <- Pool.workers_of(handle), do: Worker.idle_ms(worker, idle_ms)
-      if handle.cost_model && Native.cost_model_load(handle.cost_model, bits), do: tell(name)
+
+      if Model.enabled?(handle.performance) and Model.set_load(handle.performance, cpu?(bits), memory?(bits)),
+        do: refresh(name)
     end
   end
 
   # Both may be busy, and this process has to go on sampling.
-  defp tell(pool) do
+  defp refresh(pool) do
     Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
       refresh(pool, 20)
-      Snakepit.Performance.Learning.publish(pool)
+      Snakepit.Performance.Model.Learning.publish(pool)
     end)
   catch
     :exit, _stopping -> :ok
@@ -226,6 +234,9 @@ defmodule Snakepit.Performance.ResourceMonitor do
     end
   end
 
+  defp cpu?(bits), do: Bitwise.band(bits, 1) != 0
+  defp memory?(bits), do: Bitwise.band(bits, 2) != 0
+
   defp log(bits, bits), do: bits
 
   defp log(_before, bits) do
@@ -236,6 +247,5 @@ defmodule Snakepit.Performance.ResourceMonitor do
     bits
   end
 
-  defp scarce(bits),
-    do: for({bit, name} <- [{1, "CPU"}, {2, "memory"}], Bitwise.band(bits, bit) != 0, do: name)
+  defp scarce(bits), do: for({true, name} <- [{cpu?(bits), "CPU"}, {memory?(bits), "memory"}], do: name)
 end

@@ -119,17 +119,19 @@ defmodule Snakepit.Performance.Settings do
 
   def new(options), do: {:ok, struct!(__MODULE__, options)}
 
-  @doc "Of the running application; the defaults where nothing valid is configured."
-  @spec get() :: t()
-  def get do
-    given = Snakepit.Config.get(:performance_optimization)
-
+  @doc "Those of a configuration; the defaults where it is not valid."
+  @spec from(map() | keyword()) :: t()
+  def from(given) do
     with {:ok, options} <- Options.validate(given, @all), {:ok, settings} <- new(options) do
       settings
     else
-      _ -> struct!(__MODULE__, Map.new(@all, fn {key, spec} -> {key, spec[:default]} end))
+      _ -> default()
     end
   end
+
+  @doc "The defaults."
+  @spec default() :: t()
+  def default, do: struct!(__MODULE__, Map.new(@all, fn {key, spec} -> {key, spec[:default]} end))
 
   @doc "Bytes of `default_zero_copy_threshold_mb`."
   @spec base_threshold(t()) :: pos_integer()

@@ -17,15 +17,9 @@ defmodule Snakepit.Performance.ThresholdManager do
   use GenServer
   alias Snakepit.{Error, Performance, Telemetry}
 
-  alias Snakepit.Performance.{
-    GuardedChange,
-    Learning,
-    MetricsStore,
-    ResourceMonitor,
-    Settings,
-    Thresholds,
-    Tuning
-  }
+  alias Snakepit.Performance.{GuardedChange, MetricsStore, ResourceMonitor, Settings}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.{Learning, Thresholds}
 
   alias Snakepit.Pool.Handle
   require Logger
@@ -63,7 +57,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   """
   @spec adjust_threshold(atom(), map()) :: :ok | {:error, Error.t()}
   def adjust_threshold(pool, adjustment) do
-    with {:ok, handle} <- cost_model(pool),
+    with {:ok, handle} <- measured(pool),
          {:ok, adjustment} <- adjustment(adjustment) do
       types = if adjustment.data_type == :all, do: Performance.data_types(), else: [adjustment.data_type]
       call({:adjust, handle.name, types, adjustment})
@@ -73,20 +67,20 @@ defmodule Snakepit.Performance.ThresholdManager do
   @doc "Forgets what was set and tuned: back to the base."
   @spec reset_thresholds(atom()) :: :ok | {:error, Error.t()}
   def reset_thresholds(pool) do
-    with {:ok, handle} <- cost_model(pool), do: call({:reset, handle.name})
+    with {:ok, handle} <- measured(pool), do: call({:reset, handle.name})
   end
 
   @doc "Undoes the latest change that was not undone yet."
   @spec undo(atom()) :: :ok | {:error, Error.t()}
   def undo(pool) do
-    with {:ok, handle} <- cost_model(pool), do: call({:undo, handle.name})
+    with {:ok, handle} <- measured(pool), do: call({:undo, handle.name})
   end
 
   @doc "A pool's changes since it was started, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
   @spec changes(atom()) :: [GuardedChange.t()]
   def changes(pool) do
-    with {:ok, %{cost_model: cost_model}} <- Handle.fetch(pool),
-         [{_, ^cost_model, changes}] <- :ets.lookup(@table, {:changes, pool}) do
+    with {:ok, %{performance: %{ref: ref}}} <- Handle.fetch(pool),
+         [{_, ^ref, changes}] <- :ets.lookup(@table, {:changes, pool}) do
       changes
     else
       _ -> []
@@ -107,7 +101,7 @@ defmodule Snakepit.Performance.ThresholdManager do
       {:error, Error.new(:pool, :stopped, "the threshold manager is being started again: try once more")}
   end
 
-  defp cost_model(pool) do
+  defp measured(pool) do
     with {:ok, handle} <- Handle.fetch(pool), :ok <- Performance.enabled(handle), do: {:ok, handle}
   end
 
@@ -160,7 +154,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   # What was tuned, and what somebody set.
   defp state_of(handle, type) do
     case :ets.lookup(@table, {handle.name, type}) do
-      [{_, cost_model, tuned, set}] when cost_model == handle.cost_model -> {tuned, set}
+      [{_, ref, tuned, set}] when ref == handle.performance.ref -> {tuned, set}
       _ -> {fresh(handle), nil}
     end
   rescue
@@ -177,10 +171,11 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   # The pool's bounds hold for what somebody set, too.
   defp in_force(handle, type, {tuned, set}, resource_factor) do
-    {minimum, maximum} = {handle.settings.minimum_threshold_mb, handle.settings.maximum_threshold_mb}
+    %{policy: policy, settings: settings} = handle.performance
+    {minimum, maximum} = {settings.minimum_threshold_mb, settings.maximum_threshold_mb}
 
     threshold =
-      case set || handle.policy.threshold_overrides[type] do
+      case set || policy.threshold_overrides[type] do
         nil -> %{tuned | resource: resource_factor}
         bytes -> Thresholds.new(bytes)
       end
@@ -239,7 +234,8 @@ defmodule Snakepit.Performance.ThresholdManager do
     Process.send_after(self(), :tick, @tick_ms)
 
     for name <- Handle.names(),
-        {:ok, %{cost_model: cost_model} = handle} when cost_model != nil <- [Handle.fetch(name)],
+        {:ok, handle} <- [Handle.fetch(name)],
+        Model.enabled?(handle.performance),
         do: tick(handle, now())
 
     forget_stopped()
@@ -262,20 +258,20 @@ defmodule Snakepit.Performance.ThresholdManager do
   # Thresholds of cost models that are no more, which the rows would keep alive.
   defp forget_stopped do
     for row <- :ets.tab2list(@table),
-        {name, cost_model} = whose(row),
-        not match?({:ok, %{cost_model: ^cost_model}}, Handle.fetch(name)),
+        {name, ref} = whose(row),
+        not match?({:ok, %{performance: %{ref: ^ref}}}, Handle.fetch(name)),
         do: :ets.delete(@table, elem(row, 0))
   end
 
-  defp whose({{kind, name}, cost_model, _}) when kind in [:changes, :logged], do: {name, cost_model}
-  defp whose({{name, _type}, cost_model, _tuned, _set}), do: {name, cost_model}
+  defp whose({{kind, name}, ref, _}) when kind in [:changes, :logged], do: {name, ref}
+  defp whose({{name, _type}, ref, _tuned, _set}), do: {name, ref}
 
   # ---- tuning -----------------------------------------------------------------------------------------------------
 
   defp tick(handle, now) do
     for change <- changes(handle.name), GuardedChange.due?(change, now), do: judge(handle, change)
 
-    if handle.policy.learning_enabled do
+    if handle.performance.policy.learning_enabled do
       changed = for type <- Performance.data_types(), step(handle, type), do: type
       if changed != [], do: apply_all(handle), else: log_settled(handle)
     end
@@ -348,12 +344,13 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp put(handle, type, {tuned, set}),
-    do: :ets.insert(@table, {{handle.name, type}, handle.cost_model, tuned, set})
+    do: :ets.insert(@table, {{handle.name, type}, handle.performance.ref, tuned, set})
 
   defp replace(handle, old, new),
     do: keep(handle, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
 
-  defp keep(handle, changes), do: :ets.insert(@table, {{:changes, handle.name}, handle.cost_model, changes})
+  defp keep(handle, changes),
+    do: :ets.insert(@table, {{:changes, handle.name}, handle.performance.ref, changes})
 
   defp tell(handle, change) do
     {:threshold, type} = change.knob
@@ -368,7 +365,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     moved =
       for type <- Performance.data_types(),
           {_tuned, nil} = state <- [state_of(handle, type)],
-          handle.policy.threshold_overrides[type] == nil,
+          handle.performance.policy.threshold_overrides[type] == nil,
           old = logged[type] || at_rest(handle, type, {fresh(handle), nil}),
           new = at_rest(handle, type, state),
           new >= old * @worth_a_line or old >= new * @worth_a_line,
@@ -377,19 +374,19 @@ defmodule Snakepit.Performance.ThresholdManager do
     if moved != [], do: log(handle, moved, "tuned to the measured crossover")
   end
 
-  defp fresh(handle), do: Thresholds.new(Settings.base_threshold(handle.settings))
+  defp fresh(handle), do: Thresholds.new(Settings.base_threshold(handle.performance.settings))
 
   defp log(handle, moved, reason) do
     words = Enum.map_join(moved, ", ", fn {type, old, new} -> "#{type} #{old} → #{new}" end)
     Logger.info("pool #{inspect(handle.name)}: thresholds in bytes: #{words}: #{reason}")
     now = Map.merge(logged(handle), Map.new(moved, fn {type, _old, new} -> {type, new} end))
-    :ets.insert(@table, {{:logged, handle.name}, handle.cost_model, now})
+    :ets.insert(@table, {{:logged, handle.name}, handle.performance.ref, now})
   end
 
   # By type, what the log says last.
-  defp logged(%{name: name, cost_model: cost_model}) do
+  defp logged(%{name: name, performance: %{ref: ref}}) do
     case :ets.lookup(@table, {:logged, name}) do
-      [{_, ^cost_model, logged}] -> logged
+      [{_, ^ref, logged}] -> logged
       _ -> %{}
     end
   end
@@ -410,8 +407,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
     thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
     set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
-    policy = %{handle.policy | threshold_overrides: Map.merge(handle.policy.threshold_overrides, set)}
-    Tuning.set(handle.cost_model, handle.options.transfers, handle.settings, policy, thresholds)
+    Model.set_rules(handle.performance, set, thresholds)
     Learning.publish(handle.name)
   end
 

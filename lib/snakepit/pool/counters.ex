@@ -15,7 +15,8 @@ defmodule Snakepit.Pool.Counters do
     :reply_bytes,
     :copied_bytes,
     :fallbacks,
-    :retries
+    :retries,
+    :failed_decisions
   ]
   @index @names |> Enum.with_index(1) |> Map.new()
 
@@ -33,6 +34,7 @@ defmodule Snakepit.Pool.Counters do
           | :copied_bytes
           | :fallbacks
           | :retries
+          | :failed_decisions
 
   @spec new() :: :counters.counters_ref()
   def new, do: :counters.new(length(@names), [:write_concurrency])

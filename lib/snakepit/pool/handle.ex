@@ -2,7 +2,7 @@ defmodule Snakepit.Pool.Handle do
   @moduledoc false
   # What a caller needs of a pool, in one persistent term: no process is asked on the way to a lane but the pool itself.
 
-  alias Snakepit.{Breaker, Error, Native, Performance, Pool, Transfer}
+  alias Snakepit.{Breaker, Error, Native, Pool, Transfer}
 
   @enforce_keys [:name, :options, :arena, :quota, :counters, :retries] ++
                   [
@@ -15,9 +15,7 @@ defmodule Snakepit.Pool.Handle do
                     :lanes,
                     :pool,
                     :arena_maintenance,
-                    :cost_model,
-                    :policy,
-                    :settings,
+                    :performance,
                     :busy_poll
                   ]
   defstruct @enforce_keys
@@ -38,9 +36,7 @@ defmodule Snakepit.Pool.Handle do
           lanes: :ets.table(),
           pool: GenServer.name(),
           arena_maintenance: GenServer.name(),
-          cost_model: Native.cost_model() | nil,
-          policy: Performance.Policy.t(),
-          settings: Performance.Settings.t(),
+          performance: term(),
           busy_poll: Native.busy_poll() | nil
         }
 
@@ -49,8 +45,6 @@ defmodule Snakepit.Pool.Handle do
   def new(%Pool.Options{} = options) do
     quota = options.memory_quota || max(div(Snakepit.Machine.memory(), 4), 4 * options.chunk_size)
     {arena, _owner} = Native.arena_new(options.chunk_size, div(quota, 2))
-    settings = Performance.Settings.get()
-    {:ok, policy} = Performance.Policy.new(options.performance_policy, settings)
 
     %__MODULE__{
       name: options.name,
@@ -71,9 +65,8 @@ defmodule Snakepit.Pool.Handle do
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
       pool: name(:pool, options.name),
       arena_maintenance: name(:arena, options.name),
-      cost_model: cost_model(options, settings, policy),
-      policy: policy,
-      settings: settings,
+      # Of those that measure calls: a pool does not look into it.
+      performance: options.performance && options.performance.(options),
       busy_poll: if((us = Pool.Options.busy_poll(options)) > 0, do: Native.busy_poll_new(us))
     }
   end
@@ -92,11 +85,6 @@ defmodule Snakepit.Pool.Handle do
   @spec with_room(t(), pos_integer()) :: t()
   def with_room(%__MODULE__{} = handle, workers),
     do: %{handle | workers_breaker: Breaker.retarget(handle.workers_breaker, Enum.to_list(0..(workers - 1)))}
-
-  defp cost_model(options, settings, policy) do
-    if Performance.Policy.enabled?(options.performance_policy, settings),
-      do: Performance.Tuning.cost_model(options.transfers, settings, policy)
-  end
 
   @doc "The registered name of one of a pool's processes."
   @spec name(atom(), atom()) :: GenServer.name()

@@ -5,8 +5,8 @@ defmodule Snakepit.Pool.LaneRecovery do
   # comes within the pool's `cancel_grace`, the worker is replaced.
 
   alias Snakepit.{Native, Pool, Transfer, Worker}
-  alias Snakepit.Call.Reply
   alias Snakepit.Pool.Handle
+  alias Snakepit.Wire.{Frame, Reply}
   alias Snakepit.Worker.{Lane, LaneSocket}
 
   @enforce_keys [:handle, :lane, :checkout, :whole?, :why, :until]
@@ -14,8 +14,6 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   # Told again, for the tool may not have begun when it was told first.
   @again_ms 100
-  # A kind of request (native/PROTOCOL.md).
-  @sync 3
 
   @doc """
   Takes over the lane. `whole?`: every reply that was sent so far was read, and those to come will be read here; else one
@@ -41,7 +39,7 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   # `unread`: a call whose only reply was lost, and with it tokens that the worker is to take back.
   defp requested(%{lane: lane} = s, unread) do
-    head = {@sync, Transfer.number(:inline), Transfer.mask([:inline]), 0, 0, lane.number}
+    head = Frame.head(:synchronize, :inline, Transfer.mask([:inline]), 0, :infinity, lane.number)
     {:ok, envelope} = Native.pack(unread)
     {:ok, sync, frame, [], 0} = Native.request(lane.memory, s.handle.arena, head, envelope, [])
     %{s | sync: sync, frame: frame}
@@ -84,8 +82,15 @@ defmodule Snakepit.Pool.LaneRecovery do
   end
 
   # Decoded so that the memory it refers to is given back.
-  defp read(%{sync: sync} = s, <<_kind, _::binary-size(7), id::64-little, _::binary>> = frame, go_on) do
-    case Reply.read(s.lane, id, frame, [], false) do
+  defp read(s, frame, go_on) do
+    case Frame.id(frame) do
+      {:ok, id} -> read(s, id, frame, go_on)
+      :error -> discard(s, "it broke the protocol: a frame is shorter than its header")
+    end
+  end
+
+  defp read(%{lane: lane, sync: sync} = s, id, frame, go_on) do
+    case Reply.read(lane.memory, id, frame, [], false, &Worker.await_chunk/2, lane) do
       {:ok, :result, [seen, lost?], _} when id == sync ->
         answered(s, seen, lost?)
 
@@ -100,8 +105,6 @@ defmodule Snakepit.Pool.LaneRecovery do
         go_on.(s)
     end
   end
-
-  defp read(s, _frame, _go_on), do: discard(s, "it broke the protocol: a frame is shorter than its header")
 
   # `seen`: the last call the worker had. `lost?`: whether its replies had tokens, which are lost if one was not read.
   defp answered(%{whole?: true} = s, _seen, _lost?), do: checkin(s)

@@ -218,9 +218,9 @@ defmodule Snakepit.Pool.Options do
           "a warning, once for each place of a result, and crosses all the same. By default in Mix's environments `:dev` and `:test`."
     ],
     performance_policy: [
-      type: {:options, Snakepit.Performance.Policy.schema()},
+      type: :any,
       default: [],
-      doc: "What the pool's transfers are chosen for."
+      doc: "What the pool's transfers are chosen for: the options of `Snakepit.Performance.Policy`."
     ],
     max_result: [
       type: :bytes,
@@ -241,8 +241,9 @@ defmodule Snakepit.Pool.Options do
 
   @enforce_keys Keyword.keys(@schema)
   # `source` is a `:python` with a line break. `fake`: what a pool has in place of Python (Snakepit.Test): a
-  # `Snakepit.Worker.Launcher`, and what is its own.
-  defstruct Keyword.keys(@schema) ++ [source: nil, fake: nil]
+  # `Snakepit.Worker.Launcher`, and what is its own. `performance`: makes what measures the pool's calls, at each start of
+  # its process; the handle carries that, and the pool does not look into it.
+  defstruct Keyword.keys(@schema) ++ [source: nil, fake: nil, performance: nil]
 
   @type way :: :zero_copy | :inline | :grpc
   @type limits :: %{
@@ -256,7 +257,8 @@ defmodule Snakepit.Pool.Options do
           env: Snakepit.Pool.Env.t(),
           warm_up: [Snakepit.Pool.WarmUp.call()],
           source: String.t() | nil,
-          fake: {module(), term()} | nil
+          fake: {module(), term()} | nil,
+          performance: (t() -> term()) | nil
         }
 
   @doc "All ways of transfer, as `transfers:` may list them."
@@ -402,7 +404,7 @@ defmodule Snakepit.Pool.Options do
         with :ok <- cpus(options.limits.cpus),
              :ok <- env(options.env),
              :ok <- warm_up(options.warm_up),
-             do: policy(options.performance_policy)
+             do: :ok
     end
   end
 
@@ -417,13 +419,6 @@ defmodule Snakepit.Pool.Options do
     with {:ok, _envelopes} <- Snakepit.Pool.WarmUp.envelopes(calls),
          do: :ok,
          else: ({:error, words} -> {:error, :warm_up, ":warm_up#{words}"})
-  end
-
-  defp policy(policy) do
-    case Snakepit.Performance.Policy.new(policy) do
-      {:ok, _} -> :ok
-      {:error, _key, message} -> {:error, :performance_policy, "in :performance_policy: #{message}"}
-    end
   end
 
   defp cpus(nil), do: :ok

@@ -3,7 +3,7 @@ defmodule Snakepit.Pool.WarmUp do
   # The calls of a pool's `warm_up:`, as a worker is given them with its settings: envelopes of requests
   # (native/PROTOCOL.md) with all bytes inside.
 
-  alias Snakepit.{Call, Native}
+  alias Snakepit.Native
 
   # They go in one control message, of 16 MiB at most.
   @most_bytes 8 * 1024 * 1024
@@ -44,7 +44,7 @@ defmodule Snakepit.Pool.WarmUp do
         {:error, "a value is larger than #{@most_bytes} bytes"}
 
       :convert ->
-        encode(command, Call.Convert.term(args))
+        encode(command, Snakepit.Transfer.Convert.term(args))
 
       {:error, path, :not_utf8, what} ->
         {:error, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes"}

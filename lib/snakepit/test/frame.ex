@@ -4,18 +4,12 @@ defmodule Snakepit.Test.Frame do
   # request is read as if it were a reply, for both are laid out alike behind their headers, and a result is encoded as if
   # it were a request's arguments. So a fake tool gets what a real one would, and its caller what a real one would return.
 
-  alias Snakepit.{Call, Native}
+  alias Snakepit.Native
   alias Snakepit.Test.{Kinds, Words}
+  alias Snakepit.Transfer.Convert
+  alias Snakepit.Wire.Frame
 
-  @call 1
-  @synchronize 3
-  @stream_flag 2
-  @returned_flag 8
-  @inline 0
-  @zero_copy 1
-  @reply_kinds %{result: 1, error: 2, item: 3, end: 4}
   @align 64
-  @header 32
   # Of a result: nothing travels beside its envelope.
   @no_limit 0xFFFF_FFFF_FFFF
   # What a request's envelope has around the arguments: an array of three and an empty command; then nil.
@@ -34,33 +28,28 @@ defmodule Snakepit.Test.Frame do
 
   @doc "A request, with copies of what it has in shared memory, whose `tokens` the worker then returns."
   @spec read(binary()) :: request()
-  def read(
-        <<kind, way, mask, flags, size::32-little, id::64-little, _timeout::32-little, count::32-little,
-          freed::32-little, _lane::32-little, body::binary>>
-      ) do
-    entry = if way == @zero_copy, do: 32, else: 8
-    table_size = count * entry
+  def read(frame) do
+    {%{way: way, envelope: size, freed: freed} = head, body} = Frame.read_request(frame)
+    table_size = head.buffers * if(way == :zero_copy, do: 32, else: 8)
 
     <<table::binary-size(table_size), _freed::binary-size(freed)-unit(64), envelope::binary-size(size),
       beside::binary>> = body
 
     {buffers, tokens} =
-      if way == @zero_copy,
+      if way == :zero_copy,
         do: table |> places() |> Enum.unzip(),
-        else: {inline(table, beside, @header + table_size + freed * 8 + size), []}
+        else: {inline(table, beside, Frame.header() + table_size + freed * 8 + size), []}
 
     %{
-      kind: if(kind == @synchronize, do: :synchronize, else: kind(kind)),
-      id: id,
-      mask: mask,
-      stream?: Bitwise.band(flags, @stream_flag) != 0,
-      returned?: Bitwise.band(flags, @returned_flag) != 0,
+      kind: head.kind,
+      id: head.id,
+      mask: head.reply_mask,
+      stream?: :stream in head.flags,
+      returned?: :returned in head.flags,
       parts: {envelope, buffers},
       tokens: tokens
     }
   end
-
-  defp kind(@call), do: :call
 
   defp inline(table, beside, before) do
     lengths = for <<length::64-little <- table>>, do: length
@@ -92,7 +81,8 @@ defmodule Snakepit.Test.Frame do
           {:ok, String.t(), map(), [{String.t() | integer(), Kinds.kind()}], caller()} | {:error, map()}
   def decode(%{id: id, parts: {envelope, buffers}}, memory) do
     lengths = for buffer <- buffers, into: <<>>, do: <<byte_size(buffer)::64-little>>
-    head = header(:result, @inline, envelope, id, 0, length(buffers)) <> lengths <> envelope
+    head = Frame.reply_header(:result, :inline, byte_size(envelope), id, 0, length(buffers))
+    head = head <> lengths <> envelope
     frame = IO.iodata_to_binary([head | padded(buffers, byte_size(head))])
 
     case Native.reply(memory, id, frame, [], options()) do
@@ -184,7 +174,7 @@ defmodule Snakepit.Test.Frame do
         {:ok, binary_part(rest, 0, byte_size(rest) - 1)}
 
       :convert ->
-        value |> Call.Convert.term() |> encode(root, again?)
+        value |> Convert.term() |> encode(root, again?)
 
       # Python's bytes come back as binaries, and so a binary that is no text is bytes.
       {:error, _path, :not_utf8, _what} when not again? ->
@@ -235,13 +225,8 @@ defmodule Snakepit.Test.Frame do
 
   def reply(%{id: id, mask: mask}, kind, envelope, ns) do
     # Nothing is beside the envelope, so the way is a name alone; gRPC is none of a fake pool's.
-    way = if Bitwise.band(mask, 1) != 0, do: @inline, else: @zero_copy
-    head = header(kind, way, envelope, id, ns, 0)
+    way = if Bitwise.band(mask, 1) != 0, do: :inline, else: :zero_copy
+    head = Frame.reply_header(kind, way, byte_size(envelope), id, ns, 0)
     [<<byte_size(head) + byte_size(envelope)::32>>, head, envelope]
-  end
-
-  defp header(kind, way, envelope, id, ns, buffers) do
-    <<@reply_kinds[kind], way, 0, 0, byte_size(envelope)::32-little, id::64-little, ns::64-little,
-      buffers::32-little, 0::32>>
   end
 end

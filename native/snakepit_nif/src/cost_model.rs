@@ -1,17 +1,23 @@
-//! A pool's cost_model: its table of decisions, read without a lock, and what it learns from, behind one.
+//! A pool's cost model: its table of decisions, read without a lock, and what it learns from, behind one.
 //!
-//! Calls decide and record; both are a few loads and stores. Everything else is for the processes that tend the cost model, and
-//! runs on dirty schedulers, where it may wait for the lock.
+//! Calls decide and record; both are a few loads and stores. Everything else is for the processes that tend the cost
+//! model, and runs on dirty schedulers, where it may wait for the lock.
+//!
+//! Elixir passes names (`terms.rs`), never numbers: `Snakepit.Performance.Model` is the only module that calls this.
+
+mod terms;
 
 use crate::atoms;
+use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Resource, ResourceArc, Term};
-use snakepit_core::cost_model::cost::{Goal, Weights};
+use snakepit_core::cost_model::cost::Weights;
 use snakepit_core::cost_model::histogram::Histogram;
+use snakepit_core::cost_model::line::READY;
 use snakepit_core::cost_model::model::{Leg, Model};
 use snakepit_core::cost_model::ring::Ring;
-use snakepit_core::cost_model::table::{Cell, Rules, Table};
+use snakepit_core::cost_model::table::{Reason, Rules, Table, pack_ns, unpack_ns};
 use snakepit_core::cost_model::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
-use std::cell::Cell as ThreadCell;
+use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -60,7 +66,7 @@ impl Window {
 pub struct CostModel {
     table: Table,
     ring: Ring,
-    /// Bits of `cost::CPU_PRESSURE` and its like.
+    /// What is scarce: see `terms::load`.
     load: AtomicU8,
     /// How often a way that costs little more is tried, of 2^32 decisions.
     exploration: AtomicU32,
@@ -70,6 +76,8 @@ pub struct CostModel {
     thresholds: [AtomicU64; Kind::COUNT],
     /// The model's, when the table was compiled.
     version: AtomicU64,
+    /// The model's drift factor, as the bits of an f64, when it last learned.
+    drift_factor: AtomicU64,
     decisions: AtomicU64,
     explored: AtomicU64,
     slow: Mutex<Slow>,
@@ -91,72 +99,66 @@ impl CostModel {
         self.version.store(slow.model.version, Ordering::Relaxed);
     }
 
-    fn cell(&self, to: u8, what: u8, warm: bool, size: u64, load: Option<u8>) -> NifResult<Cell> {
-        let load = load.unwrap_or_else(|| self.load.load(Ordering::Relaxed));
-        Ok(self.table.look_up(direction(to)?, kind(what)?, warm, load, size))
+    /// Makes known how slow the machine is at present.
+    fn learned(&self, slow: &Slow) {
+        self.drift_factor.store(slow.model.drift_factor().to_bits(), Ordering::Relaxed);
     }
 
-    /// Counts a decision, and whether its second way is tried instead, with what probability:
-    /// `order | explored << 3 | reason << 4 | propensity << 7`, the propensity of what was decided in 1/65,535.
-    fn decide(&self, cell: Cell) -> u64 {
-        self.decisions.fetch_add(1, Ordering::Relaxed);
-        let rate = if cell.explorable() { self.exploration.load(Ordering::Relaxed) } else { 0 };
-        let explored = rate != 0 && random() < rate;
-        if explored {
-            self.explored.fetch_add(1, Ordering::Relaxed);
-        }
-        let propensity = u64::from(if explored { rate >> 16 } else { 0xFFFF - (rate >> 16) });
-        cell.0 & 7 | u64::from(explored) << 3 | (cell.0 >> 3 & 7) << 4 | propensity << 7
+    fn load(&self) -> u8 {
+        self.load.load(Ordering::Relaxed)
+    }
+
+    fn latency_ns(&self, direction: Direction, leg: Leg) -> u64 {
+        self.table.look_up(direction, leg.kind, leg.warm, 0, leg.size).latency_ns(leg.way)
     }
 }
 
-fn direction(n: u8) -> NifResult<Direction> {
-    Direction::from_u8(n).ok_or(Error::BadArg)
-}
-
-fn kind(n: u8) -> NifResult<Kind> {
-    Kind::from_u8(n).ok_or(Error::BadArg)
-}
-
-fn goal(n: u8) -> NifResult<Goal> {
-    Goal::from_u8(n).ok_or(Error::BadArg)
-}
-
-fn way(n: u8) -> NifResult<usize> {
-    if (n as usize) < WAYS { Ok(n as usize) } else { Err(Error::BadArg) }
-}
+/// Bytes of a result that carries nothing.
+const NOTHING: u64 = 20;
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_new() -> CostModelArc {
+fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
+    let (exploration, rules) = (rules.exploration, rules.decoded()?);
     let model = Model::default();
-    let rules = Rules {
-        goal: Goal::Balanced,
-        allowed: 0b111,
-        minimum: None,
-        maximum: None,
-        thresholds: [u64::MAX; Kind::COUNT],
-        overridden: [false; Kind::COUNT],
-        tie: 0.05,
-        bounded_loss: 0.25,
-    };
     let table = Table::new(&model, &rules);
     let (latencies, errors) = (Histogram::default(), Histogram::default());
-    ResourceArc::new(CostModel {
+    let cost_model = ResourceArc::new(CostModel {
         table,
         ring: Ring::new(RING),
         load: AtomicU8::new(0),
         exploration: AtomicU32::new(0),
-        allowed: AtomicU8::new(0b111),
-        thresholds: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
+        allowed: AtomicU8::new(0),
+        thresholds: std::array::from_fn(|_| AtomicU64::new(0)),
         version: AtomicU64::new(0),
+        drift_factor: AtomicU64::new(1f64.to_bits()),
         decisions: AtomicU64::new(0),
         explored: AtomicU64::new(0),
-        slow: Mutex::new(Slow { model, rules, taken: 0, latencies, errors, windows: Default::default() }),
-    })
+        slow: Mutex::new(Slow {
+            model,
+            rules: rules.clone(),
+            taken: 0,
+            latencies,
+            errors,
+            windows: Default::default(),
+        }),
+    });
+    cost_model.show(&rules, exploration);
+    Ok(cost_model)
+}
+
+impl CostModel {
+    /// What is read without the lock.
+    fn show(&self, rules: &Rules, exploration: f64) {
+        for (shown, threshold) in self.thresholds.iter().zip(rules.thresholds) {
+            shown.store(threshold, Ordering::Relaxed);
+        }
+        self.allowed.store(rules.allowed, Ordering::Relaxed);
+        self.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
+    }
 }
 
 thread_local! {
-    static RANDOM: ThreadCell<u64> = const { ThreadCell::new(0) };
+    static RANDOM: Cell<u64> = const { Cell::new(0) };
 }
 
 /// xorshift64*: good enough to choose whom to explore, and a nanosecond.
@@ -174,70 +176,156 @@ fn random() -> u32 {
     })
 }
 
-/// The decision of a call: see `CostModel::decide`.
+/// The ways a transfer may take, best first, and what that rests on:
+/// `{ways, reason, explored?, propensity, {ns, ns, ns}, confidence, threshold, model version, make memory?}`.
+///
+/// `allowed` is a mask of ways. A `preferred` way that is allowed comes first, and nothing is explored. `make memory?`:
+/// shared memory is the cheapest of the allowed ways even if it has to be made first.
 #[rustler::nif]
-fn cost_model_decide(cost_model: &CostModel, to: u8, what: u8, warm: bool, size: u64) -> NifResult<u64> {
-    Ok(cost_model.decide(cost_model.cell(to, what, warm, size, None)?))
-}
-
-/// A decision, and what it rests on: `{decision, confidence, {ns, ns, ns}, threshold, model version}`.
-#[rustler::nif]
-#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
-fn cost_model_consider(
+#[allow(clippy::too_many_arguments, reason = "read on the way of every call: decoding a struct would cost more")]
+fn cost_model_decide<'a>(
+    env: Env<'a>,
     cost_model: &CostModel,
-    to: u8,
-    what: u8,
+    to: terms::Direction,
+    what: terms::Type,
     warm: bool,
     size: u64,
-) -> NifResult<(u64, f64, (u64, u64, u64), u64, u64)> {
-    let cell = cost_model.cell(to, what, warm, size, None)?;
-    let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
-    let threshold = cost_model.thresholds[what as usize].load(Ordering::Relaxed);
-    Ok((cost_model.decide(cell), cell.confidence(), latencies, threshold, cost_model.version.load(Ordering::Relaxed)))
+    allowed: u8,
+    preferred: Option<terms::Way>,
+    mode: terms::Mode,
+) -> Term<'a> {
+    let (direction, kind, load) = (to.into(), what.into(), cost_model.load());
+    let cell = cost_model.table.look_up(direction, kind, warm, load, size);
+    let is_allowed = |way: usize| allowed & (1 << way) != 0;
+    let preferred = preferred.map(usize::from).filter(|way| is_allowed(*way));
+    let mut order = cell.order();
+    // Only between the two ways that the table compared.
+    let is_open = preferred.is_none() && cell.explorable() && is_allowed(order[0]) && is_allowed(order[1]);
+    let rate = if is_open && mode != terms::Mode::Look { cost_model.exploration.load(Ordering::Relaxed) } else { 0 };
+    let explored = rate != 0 && random() < rate;
+    let share = f64::from(rate) / f64::from(u32::MAX);
+    let propensity = if explored { share } else { 1.0 - share };
+    if let Some(at) = preferred.and_then(|way| order.iter().position(|other| *other == way)) {
+        order[..=at].rotate_right(1);
+    }
+    if explored {
+        order.swap(0, 1);
+    }
+    if mode != terms::Mode::Look {
+        cost_model.decisions.fetch_add(1, Ordering::Relaxed);
+    }
+    // A call's exploration counts once it was carried out: see `cost_model_record`.
+    if explored && mode == terms::Mode::Ask {
+        cost_model.explored.fetch_add(1, Ordering::Relaxed);
+    }
+    let reason = if preferred.is_some() { terms::Reason::CustomRule } else { cell.reason().into() };
+    let cold = cost_model.table.look_up(direction, kind, false, load, size);
+    let make = matches!(cold.reason(), Reason::Cheapest | Reason::Tie)
+        && cold.order().into_iter().find(|way| is_allowed(*way)) == Some(ZERO_COPY);
+    let mut ways = Term::list_new_empty(env);
+    for way in order.into_iter().rev().filter(|way| is_allowed(*way)) {
+        ways = ways.list_prepend(terms::Way::from(way).encode(env));
+    }
+    make_tuple(
+        env,
+        &[
+            ways,
+            reason.encode(env),
+            explored.encode(env),
+            propensity.encode(env),
+            (cell.latency_ns(INLINE), cell.latency_ns(ZERO_COPY), cell.latency_ns(GRPC)).encode(env),
+            cell.confidence().encode(env),
+            cost_model.thresholds[kind as usize].load(Ordering::Relaxed).encode(env),
+            cost_model.version.load(Ordering::Relaxed).encode(env),
+            make.encode(env),
+        ],
+    )
 }
 
-/// All a cell says, under a load (the present one without): `{order, reason, explorable?, confidence, {ns, ns, ns}}`.
+/// What the table says of a transfer under a load (the present one without).
 #[rustler::nif]
-#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
 fn cost_model_cell(
     cost_model: &CostModel,
-    to: u8,
-    what: u8,
+    to: terms::Direction,
+    what: terms::Type,
     warm: bool,
     size: u64,
-    load: Option<u8>,
-) -> NifResult<(u64, u64, bool, f64, (u64, u64, u64))> {
-    let cell = cost_model.cell(to, what, warm, size, load)?;
-    let latencies = (cell.latency_ns(0), cell.latency_ns(1), cell.latency_ns(2));
-    Ok((cell.0 & 7, cell.0 >> 3 & 7, cell.explorable(), cell.confidence(), latencies))
+    load: Option<terms::Load>,
+) -> terms::Cell {
+    let load = load.map_or_else(|| cost_model.load(), terms::load);
+    cost_model.table.look_up(to.into(), what.into(), warm, load, size).into()
 }
 
-const OK: u64 = 1 << 12;
-
-/// What a call took beside its tool and its wait. `legs` is `request way | reply way << 2 | request kind << 4 |
-/// reply kind << 7 | request warm << 10 | reply warm << 11 | ok << 12 | explored << 13 | propensity << 16`, the last two as
-/// its decision has them; sizes are of what was carried: nothing, where it lay in shared memory already.
+/// The bins of sizes from `first` to `last`: where each begins, and the next one.
 #[rustler::nif]
-fn cost_model_record(cost_model: &CostModel, legs: u64, work_ns: u64, request_bytes: u64, reply_bytes: u64) -> Atom {
-    cost_model.ring.add([legs, work_ns, request_bytes, reply_bytes]);
-    atoms::ok()
+fn cost_model_bins(first: u64, last: u64) -> Vec<(u64, u64)> {
+    (bins::of(first)..bins::of(last)).map(|bin| (bins::start(bin), bins::start(bin + 1))).collect()
+}
+
+// A record's first word: `request way | reply way << 2 | request kind << 4 | reply kind << 7 | request warm << 10 |
+// reply warm << 11 | ok << 12 | explored << 13 | propensity << 16 | predicted << 32`, the propensity in 1/65,535, the
+// prediction as `pack_ns` has it. Sizes are of what was carried: nothing, where it lay in shared memory already.
+const REQUEST_WARM: u64 = 1 << 10;
+const REPLY_WARM: u64 = 1 << 11;
+const OK: u64 = 1 << 12;
+const EXPLORED: u64 = 1 << 13;
+
+fn word(request: Leg, reply: Leg, ok: bool) -> u64 {
+    let flag = |is: bool, bit: u64| if is { bit } else { 0 };
+    request.way as u64
+        | (reply.way as u64) << 2
+        | (request.kind as u64) << 4
+        | (reply.kind as u64) << 7
+        | flag(request.warm, REQUEST_WARM)
+        | flag(reply.warm, REPLY_WARM)
+        | flag(ok, OK)
 }
 
 fn legs(word: u64, request_bytes: u64, reply_bytes: u64) -> Option<(Leg, Leg)> {
-    let leg = |way: u64, what: u64, warm: u64, size| {
+    let leg = |way: u64, what: u64, warm: bool, size| {
         let way = (way & 3) as usize;
-        (way < WAYS).then_some(Leg { way, kind: Kind::from_u8((what & 7) as u8)?, warm: warm & 1 == 1, size })
+        (way < WAYS).then_some(Leg { way, kind: Kind::from_u8((what & 7) as u8)?, warm, size })
     };
-    Some((leg(word, word >> 4, word >> 10, request_bytes)?, leg(word >> 2, word >> 7, word >> 11, reply_bytes)?))
+    Some((
+        leg(word, word >> 4, word & REQUEST_WARM != 0, request_bytes)?,
+        leg(word >> 2, word >> 7, word & REPLY_WARM != 0, reply_bytes)?,
+    ))
 }
 
-/// A record as Elixir takes it: `{legs, ns beside tool and wait, request bytes, reply bytes, predicted ns}`.
-type Row = (u64, u64, u64, u64, u64);
+/// What a call took beside its tool and its wait. `call` is `{request way, reply way, type, request warm?, ok?}`;
+/// `choice` is `{explored?, propensity, what its decision predicted for the request's way in ns}`, nil where nothing was
+/// decided. A prediction that is nil is read from the table. What a result's data are, nobody says.
+#[rustler::nif]
+fn cost_model_record(
+    cost_model: &CostModel,
+    call: (terms::Way, terms::Way, terms::Type, bool, bool),
+    choice: Option<(bool, f64, Option<u64>)>,
+    work_ns: u64,
+    request_bytes: u64,
+    reply_bytes: u64,
+) -> Atom {
+    let (there, back, what, warm, ok) = call;
+    let request = Leg { way: there.into(), kind: what.into(), warm, size: request_bytes };
+    let reply = Leg { way: back.into(), kind: Kind::Mixed, warm: true, size: reply_bytes };
+    let (explored, propensity, expected) = choice.unwrap_or((false, 1.0, None));
+    let expected = expected.unwrap_or_else(|| cost_model.latency_ns(Direction::Request, request));
+    if explored {
+        cost_model.explored.fetch_add(1, Ordering::Relaxed);
+    }
+    let drift_factor = f64::from_bits(cost_model.drift_factor.load(Ordering::Relaxed));
+    let predicted = (expected + cost_model.latency_ns(Direction::Reply, reply)) as f64 * drift_factor;
+    let word = word(request, reply, ok)
+        | if explored { EXPLORED } else { 0 }
+        | ((propensity.clamp(0.0, 1.0) * 65_535.0) as u64) << 16
+        | u64::from(pack_ns(predicted)) << 32;
+    cost_model.ring.add([word, work_ns, request_bytes, reply_bytes]);
+    atoms::ok()
+}
 
 /// Counts the calls recorded since the last time, and learns from them if that is wanted: how many there were, how many of
 /// them were learned from, and the latest of them.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> (u64, u64, Vec<Row>) {
+fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> (u64, u64, Vec<terms::Row>) {
     let mut slow = cost_model.slow();
     let slow = &mut *slow;
     let (mut seen, mut learned) = (0, 0);
@@ -246,18 +334,18 @@ fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> 
     slow.taken = cost_model.ring.take(slow.taken, |[word, work, request_bytes, reply_bytes]| {
         seen += 1;
         let Some((request, reply)) = legs(word, request_bytes, reply_bytes) else { return };
-        let predicted = slow.model.predict(request, reply);
+        let predicted = unpack_ns((word >> 32) as u16);
         drained.add(work, request_bytes.saturating_add(reply_bytes), word & OK != 0);
         if rows.len() == most_rows {
             rows.pop_front();
         }
         if most_rows > 0 {
-            rows.push_back((word, work, request_bytes, reply_bytes, predicted as u64));
+            rows.push_back(terms::Row::new(word, request, reply, work, predicted));
         }
         if word & OK == 0 || work == 0 {
             return;
         }
-        slow.errors.add((1000.0 * (work as f64 - predicted).abs() / work as f64) as u64);
+        slow.errors.add((1000.0 * work.abs_diff(predicted) as f64 / work as f64) as u64);
         if learn {
             slow.model.learn(request, reply, work as f64);
             learned += 1;
@@ -266,6 +354,9 @@ fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> 
     if seen > 0 {
         slow.latencies.merge(&drained.latencies);
         slow.windows.iter_mut().for_each(|window| window.merge(&drained));
+    }
+    if learned > 0 {
+        cost_model.learned(slow);
     }
     (seen, learned, rows.into())
 }
@@ -287,25 +378,33 @@ fn cost_model_window(cost_model: CostModelArc, which: usize, over: bool) -> NifR
     Ok(said)
 }
 
-/// Learns from a probe, which is nobody's call: it is not counted.
-#[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_probed(
-    cost_model: CostModelArc,
-    word: u64,
-    work_ns: u64,
-    request_bytes: u64,
-    reply_bytes: u64,
-) -> NifResult<Atom> {
-    let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
-    cost_model.slow().model.learn(request, reply, work_ns as f64);
-    Ok(atoms::ok())
+/// A call of which one direction carried so much by this way, and the other next to nothing: a probe.
+type Probe = (terms::Direction, terms::Way, terms::Type, u64);
+
+fn probe_legs((to, by, what, size): Probe) -> (Leg, Leg) {
+    let nothing = |size| Leg { way: INLINE, kind: Kind::Mixed, warm: true, size };
+    let leg = |kind| Leg { way: by.into(), kind, warm: true, size };
+    match to {
+        terms::Direction::Request => (leg(what.into()), nothing(NOTHING)),
+        terms::Direction::Reply => (nothing(0), leg(Kind::Mixed)),
+    }
 }
 
-/// What calls of such legs are expected to take beside tool and wait, in nanoseconds.
+/// Learns from a probe, which is nobody's call: it is not counted.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_predict(cost_model: CostModelArc, word: u64, request_bytes: u64, reply_bytes: u64) -> NifResult<f64> {
-    let (request, reply) = legs(word, request_bytes, reply_bytes).ok_or(Error::BadArg)?;
-    Ok(cost_model.slow().model.predict(request, reply))
+fn cost_model_probed(cost_model: CostModelArc, probe: Probe, work_ns: u64) -> Atom {
+    let (request, reply) = probe_legs(probe);
+    let mut slow = cost_model.slow();
+    slow.model.learn(request, reply, work_ns as f64);
+    cost_model.learned(&slow);
+    atoms::ok()
+}
+
+/// What such a probe is expected to take beside tool and wait, in nanoseconds.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn cost_model_predict(cost_model: CostModelArc, probe: Probe) -> f64 {
+    let (request, reply) = probe_legs(probe);
+    cost_model.slow().model.predict(request, reply)
 }
 
 /// How many times as long as usual calls take at the moment.
@@ -323,127 +422,124 @@ fn cost_model_compile(cost_model: CostModelArc) -> Atom {
 
 /// What the user has to say; the table is compiled with it.
 #[rustler::nif(schedule = "DirtyCpu")]
-#[allow(clippy::too_many_arguments, reason = "one for each field of `Rules`")]
-fn cost_model_rules(
-    cost_model: CostModelArc,
-    aim: u8,
-    allowed: u8,
-    minimum: Option<u64>,
-    maximum: Option<u64>,
-    thresholds: Vec<u64>,
-    overridden: Vec<bool>,
-    tie: f64,
-    bounded_loss: f64,
-    exploration: f64,
-) -> NifResult<Atom> {
-    let thresholds: [u64; Kind::COUNT] = thresholds.try_into().map_err(|_| Error::BadArg)?;
-    let overridden: [bool; Kind::COUNT] = overridden.try_into().map_err(|_| Error::BadArg)?;
+fn cost_model_rules(cost_model: CostModelArc, rules: terms::Rules) -> NifResult<Atom> {
+    let exploration = rules.exploration;
     let mut slow = cost_model.slow();
-    slow.rules = Rules { goal: goal(aim)?, allowed, minimum, maximum, thresholds, overridden, tie, bounded_loss };
-    for (shown, threshold) in cost_model.thresholds.iter().zip(thresholds) {
-        shown.store(threshold, Ordering::Relaxed);
-    }
-    cost_model.allowed.store(allowed, Ordering::Relaxed);
-    cost_model.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
+    slow.rules = rules.decoded()?;
+    cost_model.show(&slow.rules, exploration);
     cost_model.compile(&slow);
     Ok(atoms::ok())
 }
 
-/// One measured call of which one direction carried `size` bytes, and the other next to nothing.
+/// `{direction, way, type, warm?, size}`
+type Transfer = (terms::Direction, terms::Way, terms::Type, bool, u64);
+
+fn transfer((to, by, what, warm, size): Transfer) -> (Direction, Leg) {
+    (to.into(), Leg { way: by.into(), kind: what.into(), warm, size })
+}
+
+/// One measured call of which one direction carried this, and the other next to nothing.
 #[rustler::nif(schedule = "DirtyCpu")]
-#[allow(clippy::too_many_arguments, reason = "a leg and its times")]
-fn cost_model_calibrate(
-    cost_model: CostModelArc,
-    to: u8,
-    by: u8,
-    what: u8,
-    warm: bool,
-    size: u64,
-    ns: f64,
-    base_ns: f64,
-) -> NifResult<Atom> {
-    let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
-    cost_model.slow().model.calibrate(direction(to)?, leg, ns, base_ns);
-    Ok(atoms::ok())
+fn cost_model_calibrate(cost_model: CostModelArc, carried: Transfer, ns: f64, base_ns: f64) -> Atom {
+    let (direction, leg) = transfer(carried);
+    cost_model.slow().model.calibrate(direction, leg, ns, base_ns);
+    atoms::ok()
+}
+
+/// One measured call that carried nothing: half of it is each direction's.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn cost_model_calibrate_empty(cost_model: CostModelArc, ns: f64, base_ns: f64) -> Atom {
+    let mut slow = cost_model.slow();
+    for direction in Direction::ALL {
+        let leg = Leg { way: INLINE, kind: Kind::Binary, warm: true, size: NOTHING };
+        slow.model.calibrate(direction, leg, ns, base_ns);
+    }
+    atoms::ok()
 }
 
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_calibrate_cpu(cost_model: CostModelArc, to: u8, by: u8, size: u64, ns: f64) -> NifResult<Atom> {
-    cost_model.slow().model.calibrate_cpu(direction(to)?, way(by)?, size, ns);
-    Ok(atoms::ok())
+fn cost_model_calibrate_cpu(
+    cost_model: CostModelArc,
+    to: terms::Direction,
+    by: terms::Way,
+    size: u64,
+    ns: f64,
+) -> Atom {
+    cost_model.slow().model.calibrate_cpu(to.into(), by.into(), size, ns);
+    atoms::ok()
 }
 
 /// The end of a calibration: to this the past is forgotten.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_anchor(cost_model: CostModelArc) -> Atom {
-    cost_model.slow().model.anchor();
+    let mut slow = cost_model.slow();
+    slow.model.anchor();
+    cost_model.learned(&slow);
     atoms::ok()
 }
 
-/// Bits: 1 CPU, 2 memory is scarce. Whether they are others than before.
+/// What is scarce. Whether that is news.
 #[rustler::nif]
-fn cost_model_load(cost_model: &CostModel, bits: u8) -> bool {
-    cost_model.load.swap(bits, Ordering::Relaxed) != bits
+fn cost_model_load(cost_model: &CostModel, load: terms::Load) -> bool {
+    let load = terms::load(load);
+    cost_model.load.swap(load, Ordering::Relaxed) != load
 }
 
-/// What each way usually costs: `[{{ns, low, high, samples}, {cpu ns, bytes held, cost, ready?}}]`, by number of the way.
+/// What each way usually costs.
 #[rustler::nif(schedule = "DirtyCpu")]
-#[allow(clippy::type_complexity, reason = "a tuple for Elixir")]
 fn cost_model_prices(
     cost_model: CostModelArc,
-    to: u8,
-    what: u8,
+    to: terms::Direction,
+    what: terms::Type,
     warm: bool,
     size: u64,
-    aim: u8,
-    load: u8,
-) -> NifResult<Vec<((f64, f64, f64, u64), (f64, f64, f64, bool))>> {
-    let (to, what, weights) = (direction(to)?, kind(what)?, Weights::of(goal(aim)?).under(load));
+    aim: terms::Goal,
+    load: terms::Load,
+) -> Vec<(terms::Way, terms::Price)> {
+    let weights = Weights::of(aim.into()).under(terms::load(load));
     let slow = cost_model.slow();
-    Ok((0..WAYS)
+    (0..WAYS)
         .map(|way| {
-            let p = slow.model.price(to, Leg { way, kind: what, warm, size }, &weights);
-            let l = p.latency;
-            ((l.ns, l.low, l.high, l.samples), (p.cpu_ns, p.bytes_held, p.cost, p.ready))
+            let price = slow.model.price(to.into(), Leg { way, kind: what.into(), warm, size }, &weights);
+            (way.into(), price.into())
         })
-        .collect())
+        .collect()
 }
 
-/// Nanoseconds, and nanoseconds a byte, and samples of the line by which such transfers are judged.
+/// The line by which such a transfer is judged.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_line(
-    cost_model: CostModelArc,
-    to: u8,
-    by: u8,
-    what: u8,
-    warm: bool,
-    size: u64,
-) -> NifResult<(f64, f64, u64)> {
-    let leg = Leg { way: way(by)?, kind: kind(what)?, warm, size };
+fn cost_model_line(cost_model: CostModelArc, carried: Transfer) -> terms::Line {
+    let (direction, leg) = transfer(carried);
     let slow = cost_model.slow();
-    let line = slow.model.line(direction(to)?, leg);
-    let (a, b) = line.coefficients();
-    Ok((a, b, line.samples()))
+    let line = slow.model.line(direction, leg);
+    let (fixed_ns, ns_per_byte) = line.coefficients();
+    terms::Line { fixed_ns, ns_per_byte, samples: line.samples(), ready: line.samples() >= READY }
 }
 
-/// From which size on shared memory is the cheapest of the ways in `mask`: `{size, low, high}`, or nil.
+/// From which size on shared memory is the cheapest of the ways in `allowed`: `{size, low, high}`, or nil.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_crossover(
     cost_model: CostModelArc,
-    to: u8,
-    what: u8,
-    aim: u8,
-    mask: u8,
-) -> NifResult<Option<(u64, u64, u64)>> {
-    let found = cost_model.slow().model.crossover(direction(to)?, kind(what)?, goal(aim)?, mask);
-    Ok(found.map(|c| (c.size, c.low, c.high)))
+    to: terms::Direction,
+    what: terms::Type,
+    aim: terms::Goal,
+    allowed: u8,
+) -> Option<(u64, u64, u64)> {
+    let found = cost_model.slow().model.crossover(to.into(), what.into(), aim.into(), allowed);
+    found.map(|c| (c.size, c.low, c.high))
+}
+
+/// The kinds of data, in the order of their numbers.
+#[rustler::nif]
+fn cost_model_types() -> Vec<terms::Type> {
+    Kind::ALL.into_iter().map(terms::Type::from).collect()
 }
 
 /// The table of replies as a worker reads it: for each kind a byte per bin, 1 where shared memory that is warm comes
 /// before the frame, or before gRPC where the frame is not allowed.
 #[rustler::nif]
 fn cost_model_reply_table<'a>(env: Env<'a>, cost_model: CostModelArc) -> Binary<'a> {
-    let load = cost_model.load.load(Ordering::Relaxed);
+    let load = cost_model.load();
     let other = if cost_model.allowed.load(Ordering::Relaxed) & (1 << INLINE) != 0 { INLINE } else { GRPC };
     let mut out = NewBinary::new(env, Kind::COUNT * bins::COUNT);
     for (i, byte) in out.as_mut_slice().iter_mut().enumerate() {
@@ -455,13 +551,18 @@ fn cost_model_reply_table<'a>(env: Env<'a>, cost_model: CostModelArc) -> Binary<
     out.into()
 }
 
-/// `{decisions, explored, recorded, dropped, model version, table bytes}`
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_counts(cost_model: CostModelArc) -> (u64, u64, u64, u64, u64, usize) {
+fn cost_model_counts(cost_model: CostModelArc) -> terms::Counts {
     let (recorded, dropped) = cost_model.ring.counts();
-    let version = cost_model.slow().model.version;
     let count = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    (count(&cost_model.decisions), count(&cost_model.explored), recorded, dropped, version, cost_model.table.bytes())
+    terms::Counts {
+        decisions: count(&cost_model.decisions),
+        explored: count(&cost_model.explored),
+        recorded,
+        dropped,
+        version: cost_model.slow().model.version,
+        table_bytes: cost_model.table.bytes(),
+    }
 }
 
 /// Percentiles (0..1) of latencies in nanoseconds, and of the relative errors of predictions, in thousandths.
@@ -487,6 +588,7 @@ fn cost_model_import(cost_model: CostModelArc, bytes: Binary) -> bool {
     let Some(model) = Model::from_bytes(bytes.as_slice()) else { return false };
     let mut slow = cost_model.slow();
     slow.model = model;
+    cost_model.learned(&slow);
     cost_model.compile(&slow);
     true
 }

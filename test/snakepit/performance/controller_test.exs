@@ -1,9 +1,11 @@
 defmodule Snakepit.Performance.ControllerTest do
   use Snakepit.Case, async: true
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Controller, CostBenefitAnalyzer, Learning}
+  alias Snakepit.Performance.{Controller, CostBenefitAnalyzer}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.Learning
   alias Snakepit.Pool.Handle
-  alias Snakepit.{Bytes, Native}
+  alias Snakepit.Bytes
 
   @kib 1024
   @mib 1024 * 1024
@@ -19,23 +21,21 @@ defmodule Snakepit.Performance.ControllerTest do
   end
 
   defp world(handle) do
-    for n <- 1..400, direction <- [0, 1], {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
+    for n <- 1..400,
+        direction <- [:request, :reply],
+        {way, a, b} <- [{:inline, 20_000, 0.3}, {:zero_copy, 26_000, 0.1}] do
       size = 2 ** (10 + rem(n, 16))
 
       :ok =
-        Native.cost_model_calibrate(
-          handle.cost_model,
-          direction,
-          way,
-          0,
-          true,
-          size,
+        Model.calibrate(
+          handle.performance,
+          %{direction: direction, way: way, type: :binary, size: size},
           a + b * size + 10_000.0,
-          20_000.0
+          20_000
         )
     end
 
-    :ok = Native.cost_model_compile(handle.cost_model)
+    :ok = Model.compile(handle.performance)
   end
 
   defp bytes(size), do: %Bytes{data: :binary.copy(<<7>>, size)}
@@ -151,23 +151,21 @@ defmodule Snakepit.Performance.ControllerTest do
     pool = pool!(Keyword.put(options, :performance_policy, @latency))
     {:ok, handle} = Handle.fetch(pool)
 
-    for n <- 1..400, direction <- [0, 1], {way, a, b} <- [{2, 30_000, 0.3}, {1, 50_000, 0.1}] do
+    for n <- 1..400,
+        direction <- [:request, :reply],
+        {way, a, b} <- [{:grpc, 30_000, 0.3}, {:zero_copy, 50_000, 0.1}] do
       size = 2 ** (10 + rem(n, 16))
 
       :ok =
-        Native.cost_model_calibrate(
-          handle.cost_model,
-          direction,
-          way,
-          0,
-          true,
-          size,
+        Model.calibrate(
+          handle.performance,
+          %{direction: direction, way: way, type: :binary, size: size},
           a + b * size + 10_000.0,
-          20_000.0
+          20_000
         )
     end
 
-    :ok = Native.cost_model_compile(handle.cost_model)
+    :ok = Model.compile(handle.performance)
     Learning.publish(pool)
     warm(pool, @mib)
     assert {:grpc, %{reason: :cheapest}} = Controller.decide_transfer_method(bytes(20_000), pool: pool)
@@ -262,7 +260,7 @@ defmodule Snakepit.Performance.ControllerTest do
     warm(pool, @mib)
     for _ <- 1..30, do: way(pool, @mib)
     # What a killed test left behind would be counted too.
-    :ok = Snakepit.Performance.Learning.learn_now(pool)
+    :ok = Snakepit.Performance.Model.Learning.learn_now(pool)
     assert {:ok, stats} = Controller.get_statistics(pool)
 
     assert %{decisions: 30, explored: 0, recorded: 31, dropped: 0, zero_copy_count: 31, inline_count: 0} =
@@ -270,8 +268,8 @@ defmodule Snakepit.Performance.ControllerTest do
 
     assert stats.latency_us.p50 > 0 and stats.latency_us.p50 <= stats.latency_us.p99
     assert stats.prediction_error.p50 >= 0
-    assert {_, _, samples} = Native.cost_model_line(handle.cost_model, 0, 1, 0, true, 65_536)
-    assert samples == 400 + 31
+    line = %{direction: :request, way: :zero_copy, type: :binary, size: 65_536}
+    assert Model.line(handle.performance, line).samples == 400 + 31
     assert {:error, %Error{reason: :unknown_pool}} = Controller.get_statistics(:no_such_pool)
   end
 
@@ -288,19 +286,15 @@ defmodule Snakepit.Performance.ControllerTest do
     cold = fn handle ->
       for n <- 1..40, size = 2 ** (16 + rem(n, 8)) do
         :ok =
-          Native.cost_model_calibrate(
-            handle.cost_model,
-            0,
-            1,
-            0,
-            false,
-            size,
+          Model.calibrate(
+            handle.performance,
+            %{direction: :request, way: :zero_copy, type: :binary, size: size, warm: false},
             37_000.0 + 0.1 * size,
-            20_000.0
+            20_000
           )
       end
 
-      :ok = Native.cost_model_compile(handle.cost_model)
+      :ok = Model.compile(handle.performance)
     end
 
     {pool, handle} = pool()
@@ -340,7 +334,7 @@ defmodule Snakepit.Performance.ControllerTest do
     assert far.propensity == 1.0
 
     for _ <- 1..50, do: way(pool, 30_000)
-    :ok = Snakepit.Performance.Learning.learn_now(pool)
+    :ok = Snakepit.Performance.Model.Learning.learn_now(pool)
 
     kept =
       for {{_, ^pool, _}, %{explored?: explored?, propensity: p, metrics: %{data_size: 30_000}}} <-
@@ -378,9 +372,9 @@ defmodule Snakepit.Performance.ControllerTest do
     assert m == methods.inline
 
     # Under a load that is not the machine's: shared memory shall burn a second of CPU here.
-    Native.cost_model_calibrate_cpu(handle.cost_model, 0, 1, @mib, 1.0e9)
-    Native.cost_model_calibrate_cpu(handle.cost_model, 0, 0, @mib, 1.0e3)
-    Native.cost_model_compile(handle.cost_model)
+    Model.calibrate_cpu(handle.performance, %{direction: :request, way: :zero_copy, size: @mib}, 1.0e9)
+    Model.calibrate_cpu(handle.performance, %{direction: :request, way: :inline, size: @mib}, 1.0e3)
+    Model.compile(handle.performance)
     calm = %{cpu_pressure: false, memory_pressure: false}
     assert {:ok, %{recommendation: :zero_copy}} = CostBenefitAnalyzer.analyze(data, calm)
     assert {:ok, %{recommendation: :inline}} = CostBenefitAnalyzer.analyze(data, %{calm | cpu_pressure: true})

@@ -2,9 +2,10 @@ defmodule Snakepit.Performance.MetricsStoreTest do
   # Looks at tables that all pools share, and kills their keeper.
   use Snakepit.Case, async: false
   import ExUnit.CaptureLog
-  alias Snakepit.Native
   alias Snakepit.Pool.Handle
-  alias Snakepit.Performance.{Analyzer, Controller, Learning, MetricsStore, Settings, TransferMetrics}
+  alias Snakepit.Performance.{Analyzer, Controller, MetricsStore, Settings, TransferMetrics}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.Learning
 
   @given %{pool: :elsewhere, method: :zero_copy, data_size: 104_857_600, latency_us: 15_000}
 
@@ -144,7 +145,8 @@ defmodule Snakepit.Performance.MetricsStoreTest do
     {:ok, handle} = Handle.fetch(pool)
     given = %{pool: pool, method: :zero_copy, data_size: 1_048_576, latency_us: 150, data_type: :tensor}
     for n <- 1..25, do: Controller.record_transfer_metrics("t#{n}", given)
-    assert {_, _, 25} = Native.cost_model_line(handle.cost_model, 0, 1, 2, true, 1_048_576)
+    line = %{direction: :request, way: :zero_copy, type: :tensor, size: 1_048_576}
+    assert %{samples: 25} = Model.line(handle.performance, line)
     assert {:ok, %{recorded: 0}} = Controller.get_statistics(pool)
   end
 

@@ -3,7 +3,7 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
   import ExUnit.CaptureLog
   alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
   alias Snakepit.Pool.Handle
-  alias Snakepit.Native
+  alias Snakepit.Performance.Model
 
   @mib 1024 * 1024
 
@@ -11,19 +11,15 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
   defp calibrated(pool) do
     {:ok, handle} = Handle.fetch(pool)
 
-    for n <- 1..400, {way, a, b} <- [{0, 20_000, 0.3}, {1, 26_000, 0.1}] do
+    for n <- 1..400, {way, a, b} <- [{:inline, 20_000, 0.3}, {:zero_copy, 26_000, 0.1}] do
       size = 2 ** (10 + rem(n, 16))
 
       :ok =
-        Native.cost_model_calibrate(
-          handle.cost_model,
-          0,
-          way,
-          0,
-          true,
-          size,
+        Model.calibrate(
+          handle.performance,
+          %{direction: :request, way: way, type: :binary, size: size},
           a + b * size + 10_000.0,
-          20_000.0
+          20_000
         )
     end
   end
@@ -205,8 +201,8 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
   test "the pool's bounds hold for what somebody sets; what they hold fast is no change" do
     pool = pool()
     {:ok, handle} = Handle.fetch(pool)
-    settings = %{handle.settings | minimum_threshold_mb: 1, maximum_threshold_mb: 2}
-    Handle.publish(%{handle | settings: settings})
+    settings = %{handle.performance.settings | minimum_threshold_mb: 1, maximum_threshold_mb: 2}
+    Handle.publish(%{handle | performance: %{handle.performance | settings: settings}})
     :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000})
     assert {:ok, 1_048_576} = ThresholdManager.get_threshold(pool, :tensor)
     :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 50_000_000})

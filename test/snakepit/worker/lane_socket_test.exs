@@ -211,7 +211,7 @@ defmodule Snakepit.Worker.LaneSocketTest do
           Snakepit,
           Snakepit.Call,
           Snakepit.Call.Exchange,
-          Snakepit.Call.Reply,
+          Snakepit.Wire.Reply,
           Snakepit.Pool.LaneRecovery,
           Snakepit.Pool.Arena,
           Enumerable.Snakepit.Stream

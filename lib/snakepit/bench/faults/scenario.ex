@@ -7,7 +7,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
   alias Snakepit.Bench.Faults.Control
   alias Snakepit.Bench.Footprint
   alias Snakepit.{Error, Pool}
-  alias Snakepit.Performance.Calibration.Kept
+  alias Snakepit.Performance.Model.Calibration.Kept
 
   @deadline 6_000
   # A machine that is busy with something else may take its time.
@@ -174,7 +174,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
 
   defp keep do
     with {:ok, handle} <- Pool.Handle.fetch(@pool) do
-      settings = Snakepit.Performance.Settings.get()
+      settings = handle.performance.settings
 
       case Kept.store(handle, settings) do
         {:ok, _path} ->

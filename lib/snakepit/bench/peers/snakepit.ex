@@ -2,7 +2,7 @@ defmodule Snakepit.Bench.Peers.Snakepit do
   @moduledoc "Snakepit, whose pool chooses the ways; and the same with callers and workers that sleep at once (`busy_poll: 0`)."
   @behaviour Snakepit.Bench.Peer
   alias Snakepit.Bench.Peer
-  alias Snakepit.Performance.Learning
+  alias Snakepit.Performance.Model.Learning
 
   # What the other pool was given, and what is its own.
   @same [:name, :busy_poll, :size, :python_module, :memory_quota, :performance_policy]

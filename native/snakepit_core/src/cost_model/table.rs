@@ -103,14 +103,15 @@ impl Cell {
 }
 
 /// A number with six bits of exponent and ten of mantissa: right within a thousandth.
-fn pack_ns(ns: f64) -> u16 {
+pub fn pack_ns(ns: f64) -> u16 {
     let ns = (ns as u64).clamp(1, 1 << 50);
     let k = ns.ilog2();
     let mantissa = if k >= 10 { ns >> (k - 10) } else { ns << (10 - k) } & 1023;
     (k << 10) as u16 | mantissa as u16
 }
 
-fn unpack_ns(packed: u16) -> u64 {
+/// What `pack_ns` made.
+pub fn unpack_ns(packed: u16) -> u64 {
     let (k, mantissa) = (u32::from(packed >> 10), u64::from(packed & 1023) | 1024);
     if k >= 10 { mantissa << (k - 10) } else { mantissa >> (10 - k) }
 }

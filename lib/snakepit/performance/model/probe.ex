@@ -1,16 +1,10 @@
-defmodule Snakepit.Performance.Probe do
+defmodule Snakepit.Performance.Model.Probe do
   @moduledoc false
-  # A call of the command that does nothing (priv/python/snakepit/probe.py), for measuring's sake: it takes a payload, or
-  # returns one.
+  # A call of the command that does nothing (`Snakepit.Transfer.probe_command/0`), for measuring's sake: it takes a payload,
+  # or returns one.
 
-  alias Snakepit.{Bytes, Call, Error, Observation, Performance, Tensor, Transfer}
+  alias Snakepit.{Bytes, Error, Observation, Performance, Tensor, Transfer}
   alias Snakepit.Pool.Handle
-
-  @command "snakepit.probe"
-
-  @doc "Its name. No counter counts its calls, and nobody is told of them."
-  @spec command() :: String.t()
-  def command, do: @command
 
   @doc "So many bytes of this type, for a request; a reply needs none."
   @spec payload(Performance.direction(), :binary | :string | :tensor, non_neg_integer()) :: term()
@@ -28,7 +22,7 @@ defmodule Snakepit.Performance.Probe do
 
     forced = if way, do: [{force, way}], else: []
 
-    case Call.run(@command, args, [pool: handle.name] ++ forced ++ opts) do
+    case handle.performance.call.(Transfer.probe_command(), args, [pool: handle.name] ++ forced ++ opts) do
       {{:ok, _}, seen} -> {:ok, seen}
       {{:error, error}, _seen} -> {:error, error}
     end

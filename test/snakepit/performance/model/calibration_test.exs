@@ -1,7 +1,7 @@
-defmodule Snakepit.Performance.CalibrationTest do
+defmodule Snakepit.Performance.Model.CalibrationTest do
   use Snakepit.Case, async: true
-  alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Learning, Probe}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.{Calibration, Learning}
   alias Snakepit.Pool.Handle
 
   @enabled [performance_policy: [enabled: true]]
@@ -11,38 +11,40 @@ defmodule Snakepit.Performance.CalibrationTest do
     handle
   end
 
+  defp line(handle, direction, way),
+    do: Model.line(handle.performance, %{direction: direction, way: way, type: :binary, size: 65_536})
+
   test "measures each way in both directions, on idle lanes, and is nobody's call" do
     handle = handle()
     assert {:ok, %{probes: probes, base_ns: base}} = Calibration.run(handle, budget_ms: 5_000)
     assert probes > 40 and base > 0
 
-    for direction <- [0, 1], way <- [0, 1] do
-      assert {a, b, samples} = Native.cost_model_line(handle.cost_model, direction, way, 0, true, 65_536)
-      assert a >= 0 and b >= 0 and samples > 0
+    for direction <- [:request, :reply], way <- [:inline, :zero_copy] do
+      line = line(handle, direction, way)
+      assert line.fixed_ns >= 0 and line.ns_per_byte >= 0 and line.samples > 0
     end
 
     # gRPC was not started for it.
-    assert {_, _, 0} = Native.cost_model_line(handle.cost_model, 0, 2, 0, true, 65_536)
+    assert %{samples: 0} = line(handle, :request, :grpc)
     assert {:ok, %{calls: 0, request_bytes: 0}} = Snakepit.get_stats(handle.name)
     assert [%{tools: tools}] = Snakepit.list_workers(handle.name)
     assert tools != []
-    refute Probe.command() in tools
+    refute Snakepit.Transfer.probe_command() in tools
     assert {:error, error} = Snakepit.execute("snakepit.prob", %{}, pool: handle.name)
-    refute error.message =~ Probe.command()
+    refute error.message =~ Snakepit.Transfer.probe_command()
   end
 
   test "shared memory that has to be made is measured apart" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 20_000)
-    assert {_, _, cold} = Native.cost_model_line(handle.cost_model, 0, 1, 0, false, 1_048_576)
-    assert cold in 6..9
+    cold = %{direction: :request, way: :zero_copy, type: :binary, size: 1_048_576, warm: false}
+    assert Model.line(handle.performance, cold).samples in 6..9
   end
 
   test "gRPC on request" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 5_000, ways: [:inline, :grpc])
-    assert {_, _, samples} = Native.cost_model_line(handle.cost_model, 0, 2, 0, true, 65_536)
-    assert samples > 0
+    assert line(handle, :request, :grpc).samples > 0
   end
 
   @tag :tmp_dir
@@ -61,12 +63,12 @@ defmodule Snakepit.Performance.CalibrationTest do
   end
 
   test "a model's bytes are checked" do
-    cost_model = Native.cost_model_new()
-    model = Native.cost_model_export(cost_model)
-    assert Native.cost_model_import(cost_model, model)
+    %{performance: model} = handle()
+    exported = Model.export(model)
+    assert Model.import(model, exported)
 
-    for bytes <- ["", <<0>>, :binary.copy(<<255>>, 10_000), model <> <<0>>],
-        do: refute(Native.cost_model_import(cost_model, bytes))
+    for bytes <- ["", <<0>>, :binary.copy(<<255>>, 10_000), exported <> <<0>>],
+        do: refute(Model.import(model, bytes))
   end
 
   test "a pool that starts is waited for" do

@@ -1,10 +1,11 @@
-defmodule Snakepit.Performance.Calibration.Kept do
+defmodule Snakepit.Performance.Model.Calibration.Kept do
   @moduledoc false
   # Calibrations in files, for the next start: each of one machine, one Python and one kind of pool. A file of another,
   # or one that is broken, is passed over.
 
-  alias Snakepit.{Machine, Native, Performance}
-  alias Snakepit.Performance.Calibration
+  alias Snakepit.{Machine, Performance}
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.Calibration
   alias Snakepit.Pool.Handle
 
   # Raised whenever the model means something else by its numbers.
@@ -44,7 +45,7 @@ defmodule Snakepit.Performance.Calibration.Kept do
 
     # Whole or not at all, whoever else writes it now.
     with :ok <- File.mkdir_p(Path.dirname(path)),
-         model = Native.cost_model_export(handle.cost_model),
+         model = Model.export(handle.performance),
          sum = :crypto.hash(:sha256, [fingerprint, model]),
          :ok <- File.write(part, [@magic, fingerprint, sum, model]),
          :ok <- File.rename(part, path) do
@@ -61,7 +62,7 @@ defmodule Snakepit.Performance.Calibration.Kept do
          {:ok, <<@magic, ^fingerprint::binary-size(32), sum::binary-size(32), model::binary>>} <-
            File.read(path),
          ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
-         true <- Native.cost_model_import(handle.cost_model, model) do
+         true <- Model.import(handle.performance, model) do
       Calibration.tell(handle, :loaded, %{})
       :ok
     else

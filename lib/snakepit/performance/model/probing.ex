@@ -1,23 +1,20 @@
-defmodule Snakepit.Performance.Probing do
+defmodule Snakepit.Performance.Model.Probing do
   @moduledoc false
   # Which probes keep a pool's model true about the ways its calls do not take. Pure.
   #
   # Now and then a call's shape (its size, type and direction) is sent once more by a way that the call did not take, as a
   # probe: no user's tool runs for it. What probes may cost is a share of the workers' time, saved up while none is made.
 
-  alias Snakepit.{Native, Performance, Transfer}
-  alias Snakepit.Performance.Record
+  alias Snakepit.{Performance, Transfer}
+  alias Snakepit.Performance.Model.Row
 
   @share 0.005
   # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
   @most_saved_ns 250_000_000
   @at_once 8
-  # What probes can carry (`Snakepit.Performance.Probe.payload/3`), and the largest one.
+  # What probes can carry (`Snakepit.Performance.Model.Probe.payload/3`), and the largest one.
   @types [:binary, :string, :tensor]
   @largest 64 * 1024 * 1024
-  # Bytes of an answer that carries nothing, and its type.
-  @nothing 20
-  @mixed Performance.number(:mixed)
 
   @type probe :: %{
           direction: Performance.direction(),
@@ -35,7 +32,7 @@ defmodule Snakepit.Performance.Probing do
   probed; calls that carry less than `least` bytes have no choice of ways.
   """
   @spec plan(
-          [Native.row()],
+          [Row.t()],
           [Transfer.way()],
           least :: pos_integer(),
           budget :: number(),
@@ -57,21 +54,11 @@ defmodule Snakepit.Performance.Probing do
   end
 
   # Neither calls that failed nor streams, whose items came one by one.
-  defp alternatives(row, ways, least) do
-    {direction, way, type, size} = Record.larger(row)
-
-    if Record.ok?(row) and size in least..@largest//1 do
-      type = if type in @types and direction == :request, do: type, else: :binary
-      for other <- ways, other != way, do: %{direction: direction, type: type, way: other, size: size}
-    else
-      []
-    end
+  defp alternatives(%Row{ok: true, direction: direction, size: size} = row, ways, least)
+       when size >= least and size <= @largest do
+    type = if row.data_type in @types and direction == :request, do: row.data_type, else: :binary
+    for way <- ways, way != row.way, do: %{direction: direction, type: type, way: way, size: size}
   end
 
-  @doc "A probe as a record of the library: `{legs, bytes of the request, bytes of the reply}`."
-  @spec record(probe()) :: {non_neg_integer(), non_neg_integer(), non_neg_integer()}
-  def record(%{direction: :request} = p),
-    do: {Record.word(p.way, :inline, Performance.number(p.type), true, false), p.size, @nothing}
-
-  def record(%{direction: :reply} = p), do: {Record.word(:inline, p.way, @mixed, true, false), 0, p.size}
+  defp alternatives(_row, _ways, _least), do: []
 end

@@ -1,10 +1,11 @@
-defmodule Snakepit.Performance.Calibration do
+defmodule Snakepit.Performance.Model.Calibration do
   @moduledoc false
   # Measures the ways of a pool on this machine: a command that does nothing, with payloads of a few sizes, in both
   # directions, by each way in turn, on lanes that nobody waits for; and shared memory that has to be made first.
 
   alias Snakepit.{Native, Observation, Performance, Pool, Stats, Telemetry, Transfer, Worker}
-  alias Snakepit.Performance.Probe
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.Probe
   alias Snakepit.Pool.Handle
 
   @kib 1024
@@ -20,14 +21,10 @@ defmodule Snakepit.Performance.Calibration do
   # Of fresh memory, which is dearer, after the waves up to so many bytes.
   @cold_rounds 3
   @cold_after 4 * @mib
-  # Bytes of an answer that carries nothing.
-  @nothing 20
   @base_rounds 40
   @budget_ms 300
   # How long is waited, in all, for lanes that are busy with calls.
   @max_wait_ms 10_000
-  # As the model has it (cost_model/line.rs, READY).
-  @enough 20
 
   @type summary :: %{
           probes: non_neg_integer(),
@@ -44,7 +41,7 @@ defmodule Snakepit.Performance.Calibration do
   """
   @spec run(Handle.t(), keyword()) ::
           {:ok, summary()} | {:error, :busy | :nothing_to_compare | Snakepit.Error.t()}
-  def run(%Handle{cost_model: cost_model} = handle, opts \\ []) when cost_model != nil do
+  def run(%Handle{performance: %Model{} = model} = handle, opts \\ []) do
     ways = opts[:ways] || ways(handle.options.transfers)
     budget = opts[:budget_ms] || @budget_ms
 
@@ -64,11 +61,11 @@ defmodule Snakepit.Performance.Calibration do
          {:ok, state} <- measure(state, base_plan(), fn _state -> true end),
          base = base(state.samples),
          {:ok, state} <- measure(state, plan(handle, ways), &(&1.left > 0)) do
-      learn(cost_model, base, Enum.reverse(state.samples))
+      learn(model, base, Enum.reverse(state.samples))
 
       summary = %{
         probes: length(state.samples),
-        ready?: Enum.all?(samples_of(cost_model, ways), &(&1 >= @enough)),
+        ready?: ready?(model, ways),
         ms: div(state.budget - state.left, 1_000_000),
         base_ns: base.ns,
         crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
@@ -99,20 +96,13 @@ defmodule Snakepit.Performance.Calibration do
     Telemetry.execute([:snakepit, :performance, :calibration], measurements, metadata)
   end
 
-  defp samples_of(cost_model, ways) do
-    for direction <- [0, 1], way <- ways do
-      {_, _, samples} =
-        Native.cost_model_line(
-          cost_model,
-          direction,
-          Transfer.number(way),
-          Performance.number(:binary),
-          true,
-          64 * @kib
-        )
+  defp ready?(model, ways) do
+    lines =
+      for direction <- [:request, :reply],
+          way <- ways,
+          do: Model.line(model, %{direction: direction, way: way, type: :binary, size: 64 * @kib})
 
-      samples
-    end
+    Enum.all?(lines, & &1.ready)
   end
 
   defp workers(handle) do
@@ -240,43 +230,18 @@ defmodule Snakepit.Performance.Calibration do
       cpu: samples |> Enum.map(& &1.cpu) |> Stats.median()
     }
 
-  defp learn(cost_model, base, samples) do
+  defp learn(model, base, samples) do
     {empty, samples} = Enum.split_with(samples, &(&1.size == 0))
-
-    # Half of it for each direction.
-    for %{ns: ns} <- empty,
-        direction <- [:request, :reply],
-        do:
-          calibrate(
-            cost_model,
-            %{direction: direction, way: :inline, size: @nothing, warm: true, ns: ns},
-            base
-          )
-
-    for sample <- samples, do: calibrate(cost_model, sample, base)
-
+    for %{ns: ns} <- empty, do: Model.calibrate_empty(model, ns, base.ns)
+    for sample <- samples, do: Model.calibrate(model, Map.put(sample, :type, :binary), sample.ns, base.ns)
     warm = Enum.filter(samples, & &1.warm)
 
-    for {{direction, way, size}, group} <- Enum.group_by(warm, &{&1.direction, &1.way, &1.size}) do
+    for {transfer, group} <- Enum.group_by(warm, &Map.take(&1, [:direction, :way, :size])) do
       cpu = Stats.median(Enum.map(group, & &1.cpu)) - base.cpu / 2
-      number = Performance.number(direction)
-      Native.cost_model_calibrate_cpu(cost_model, number, Transfer.number(way), size, max(cpu * 1.0, 1.0))
+      Model.calibrate_cpu(model, transfer, max(cpu, 1))
     end
 
-    Native.cost_model_anchor(cost_model)
-    Native.cost_model_compile(cost_model)
-  end
-
-  defp calibrate(cost_model, sample, base) do
-    Native.cost_model_calibrate(
-      cost_model,
-      Performance.number(sample.direction),
-      Transfer.number(sample.way),
-      Performance.number(:binary),
-      sample.warm,
-      sample.size,
-      sample.ns * 1.0,
-      base.ns * 1.0
-    )
+    Model.anchor(model)
+    Model.compile(model)
   end
 end

@@ -1,7 +1,7 @@
-defmodule Snakepit.Call.Convert do
+defmodule Snakepit.Transfer.Convert do
   @moduledoc false
-  # Structs of libraries that only Elixir can read, turned into Snakepit's own. A walk over the whole term, taken only
-  # when the encoder met one.
+  # Turns structs of libraries that only Elixir can read into Snakepit's own: a walk over the whole term, made only
+  # when the encoder has met such a struct.
 
   @spec term(term()) :: term()
   def term(%{__struct__: Nx.Tensor} = tensor), do: Snakepit.Tensor.from_nx(tensor)

@@ -1,8 +1,9 @@
-defmodule Snakepit.Performance.Calibration.KeptTest do
+defmodule Snakepit.Performance.Model.Calibration.KeptTest do
   use Snakepit.Case, async: true
-  alias Snakepit.Native
-  alias Snakepit.Performance.{Calibration, Settings}
-  alias Snakepit.Performance.Calibration.Kept
+  alias Snakepit.Performance.Settings
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.Calibration
+  alias Snakepit.Performance.Model.Calibration.Kept
   alias Snakepit.Pool.Handle
 
   defp handle(options \\ []) do
@@ -12,23 +13,23 @@ defmodule Snakepit.Performance.Calibration.KeptTest do
 
   @tag :tmp_dir
   test "is kept for the same machine and pool, and for no other", %{tmp_dir: dir} do
-    settings = %Settings{Settings.get() | calibration_dir: dir}
+    settings = %Settings{Settings.default() | calibration_dir: dir}
     handle = handle()
     assert :none = Kept.load(handle, settings)
     {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
     assert {:ok, path} = Kept.store(handle, settings)
     assert File.ls!(dir) == [Path.basename(path)]
-    model = Native.cost_model_export(handle.cost_model)
+    model = Model.export(handle.performance)
 
     again = handle()
     assert :ok = Kept.load(again, settings)
-    assert Native.cost_model_export(again.cost_model) == model
+    assert Model.export(again.performance) == model
     # Another pool's calls are others.
     assert :none = Kept.load(handle(inline_limit: 100), settings)
 
     # Whatever stands in the file.
     whole = File.read!(path)
-    fresh = Native.cost_model_export(Native.cost_model_new())
+    fresh = Model.export(Model.blank(handle.performance))
 
     for broken <- [
           "",
@@ -40,13 +41,13 @@ defmodule Snakepit.Performance.Calibration.KeptTest do
       File.write!(path, broken)
       other = handle()
       assert :none = Kept.load(other, settings)
-      assert Native.cost_model_export(other.cost_model) == fresh
+      assert Model.export(other.performance) == fresh
     end
   end
 
   test "what cannot be kept is an error, and no crash" do
     handle = handle()
-    settings = %Settings{Settings.get() | calibration_dir: "/proc/nowhere"}
+    settings = %Settings{Settings.default() | calibration_dir: "/proc/nowhere"}
     assert {:error, _} = Kept.store(handle, settings)
     assert :none = Kept.load(handle, settings)
   end

@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Thresholds do
+defmodule Snakepit.Performance.Model.Thresholds do
   @moduledoc false
   # How a threshold comes about: base × adjustment × resource factor (spec/003), between bounds. Pure.
   #

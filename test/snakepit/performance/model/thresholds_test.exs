@@ -1,8 +1,9 @@
-defmodule Snakepit.Performance.ThresholdsTest do
+defmodule Snakepit.Performance.Model.ThresholdsTest do
   use ExUnit.Case, async: true
   import :proper_types, only: [list: 1, integer: 2]
   import Snakepit.Properties
-  alias Snakepit.Performance.{GuardedChange, Thresholds}
+  alias Snakepit.Performance.GuardedChange
+  alias Snakepit.Performance.Model.Thresholds
 
   @base 10_485_760
 

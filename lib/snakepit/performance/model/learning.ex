@@ -1,13 +1,14 @@
-defmodule Snakepit.Performance.Learning do
+defmodule Snakepit.Performance.Model.Learning do
   @moduledoc false
-  # Tends the pools' cost_models: has each calibrated once, lets it learn from the calls of the last second, has ways probed
-  # that they did not take, compiles its table, and sends workers theirs. Calls do not wait for it, and go on without it;
-  # what was learned is not kept here.
+  # Tends the pools' cost models: has each calibrated once, lets it learn from the calls of the last second, has ways probed
+  # that they did not take, compiles its table, and sends it to the workers. Calls do not wait for this process, and go on
+  # without it. The models keep what was learned.
 
   use GenServer
   alias Snakepit.{Native, Observation, Pool, Worker}
-  alias Snakepit.Performance.{Calibration, MetricsStore, Probe, Probing, ResourceMonitor}
-  alias Snakepit.Pool.Handle
+  alias Snakepit.Performance.{MetricsStore, Model, ResourceMonitor}
+  alias Snakepit.Performance.Model.{Calibration, Probe, Probing}
+  alias Snakepit.Pool.{Events, Handle}
   require Logger
 
   @tick_ms 1_000
@@ -18,10 +19,6 @@ defmodule Snakepit.Performance.Learning do
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
-
-  @doc "There is a pool of this name, perhaps anew."
-  @spec watch(atom()) :: :ok
-  def watch(pool), do: GenServer.cast(__MODULE__, {:watch, pool})
 
   @doc "Waits until the pool is calibrated, or cannot be."
   @spec await_calibrated(atom(), timeout()) :: :ok
@@ -43,18 +40,19 @@ defmodule Snakepit.Performance.Learning do
 
   @impl true
   def init(_opts) do
+    # Before the pools are listed, so that none is missed.
+    :ok = Events.subscribe()
     Process.send_after(self(), :tick, @tick_ms)
 
-    # By pool: its cost model, who calibrates it, who waits for that, what was learned since the table was made, who probes
-    # it, what probes may cost, and since when that was not reckoned.
+    # By pool: its handle, who calibrates it, who waits for that, what was learned since the table was made, the calls of the
+    # last second, who probes it, what probes may cost, and since when that was not reckoned.
     {:ok, Enum.reduce(Handle.names(), %{pools: %{}}, &watched(&2, &1))}
   end
 
   @impl true
-  def handle_cast({:watch, name}, state), do: {:noreply, watched(state, name)}
-
   def handle_cast({:publish, name}, state) do
-    with {:ok, %{cost_model: cost_model} = handle} when cost_model != nil <- Handle.fetch(name),
+    with {:ok, handle} <- Handle.fetch(name),
+         true <- Model.enabled?(handle.performance),
          do: send_tables(handle)
 
     {:noreply, state}
@@ -85,9 +83,24 @@ defmodule Snakepit.Performance.Learning do
      end)}
   end
 
-  def handle_info({:probed, name, cost_model, learned, ns}, state) do
+  def handle_info({Events, {:pool_started, name}}, state), do: {:noreply, watched(state, name)}
+
+  # It does not know the table yet.
+  def handle_info({Events, {:worker_up, name, worker}}, state) do
+    with %{^name => %{handle: handle}} <- state.pools,
+         do: Worker.table(worker, Model.reply_table(handle.performance))
+
+    {:noreply, state}
+  end
+
+  def handle_info({Events, {:pool_stopped, name}}, state) do
+    with %{^name => pool} <- state.pools, do: Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
+    {:noreply, %{state | pools: Map.delete(state.pools, name)}}
+  end
+
+  def handle_info({:probed, name, ref, learned, ns}, state) do
     case state.pools do
-      %{^name => %{handle: %{cost_model: ^cost_model}} = pool} ->
+      %{^name => %{handle: %{performance: %{ref: ^ref}}} = pool} ->
         {:noreply, put_in(state.pools[name], %{pool | new: pool.new + learned, saved: pool.saved - ns})}
 
       _ ->
@@ -113,12 +126,13 @@ defmodule Snakepit.Performance.Learning do
 
   def handle_info(_other, state), do: {:noreply, state}
 
+  # A pool that was started anew has another model.
   defp watched(state, name) do
-    case Handle.fetch(name) do
-      {:ok, %{cost_model: nil}} ->
+    case {Handle.fetch(name), state.pools} do
+      {{:ok, %{performance: %{ref: ref}}}, %{^name => %{handle: %{performance: %{ref: ref}}}}} ->
         state
 
-      {:ok, handle} ->
+      {{:ok, %{performance: %{ref: ref}} = handle}, _pools} when ref != nil ->
         put_in(state.pools[name], %{
           handle: handle,
           task: calibrate(handle),
@@ -130,29 +144,29 @@ defmodule Snakepit.Performance.Learning do
           since: now()
         })
 
-      {:error, _} ->
+      _not_measured ->
         state
     end
   end
 
   defp update(state, name, fun) do
     case {state.pools, Handle.fetch(name)} do
-      {%{^name => %{handle: %{cost_model: cost_model}} = pool}, {:ok, %{cost_model: cost_model} = handle}} ->
+      {%{^name => %{handle: %{performance: %{ref: ref}}} = pool}, {:ok, %{performance: %{ref: ref}} = handle}} ->
         put_in(state.pools[name], fun.(%{pool | handle: handle}))
 
-      # Stopped, or another one by now, of which we were told.
+      # Stopped, or another one by now, whose start is announced.
       _ ->
         %{state | pools: Map.delete(state.pools, name)}
     end
   end
 
-  defp learn(%{handle: %{cost_model: cost_model, policy: policy} = handle} = pool, enough) do
-    {_seen, learned, rows} = Native.cost_model_drain(cost_model, policy.learning_enabled, @most_rows)
+  defp learn(%{handle: %{performance: model} = handle} = pool, enough) do
+    {_seen, learned, rows} = Model.drain(model, @most_rows)
     MetricsStore.add(handle, rows)
     new = pool.new + learned
 
     if new >= enough and pool.task == nil do
-      Native.cost_model_compile(cost_model)
+      Model.compile(model)
       send_tables(handle)
       %{pool | new: 0, rows: rows}
     else
@@ -169,20 +183,21 @@ defmodule Snakepit.Performance.Learning do
     pool = %{pool | saved: saved, since: now}
     ways = Calibration.ways(handle.options.transfers)
 
-    with true <- handle.policy.learning_enabled and pool.task == nil and pool.prober == nil,
+    with true <- handle.performance.policy.learning_enabled and pool.task == nil and pool.prober == nil,
          # Nothing is tried out with what is scarce.
          %{memory_pressure?: false, cpu_pressure?: false} <- ResourceMonitor.now(),
          [_ | _] = probes <-
-           Probing.plan(pool.rows, ways, handle.options.inline_limit, saved, &price(handle, &1)) do
+           Probing.plan(
+             pool.rows,
+             ways,
+             handle.options.inline_limit,
+             saved,
+             &Model.predict(handle.performance, &1)
+           ) do
       %{pool | prober: start(fn -> probes(handle, probes) end)}
     else
       _ -> pool
     end
-  end
-
-  defp price(handle, probe) do
-    {legs, request, reply} = Probing.record(probe)
-    Native.cost_model_predict(handle.cost_model, legs, request, reply)
   end
 
   defp probes(handle, probes) do
@@ -191,12 +206,12 @@ defmodule Snakepit.Performance.Learning do
       # Somebody waits, or something is wrong, which others have to find out: no more for now.
       learned = if idle?(handle), do: probed(handle, probe)
       # Whatever came of it, it is paid for, before the next one.
-      tell({:probed, handle.name, handle.cost_model, learned || 0, now() - started})
+      report({:probed, handle.name, handle.performance.ref, learned || 0, now() - started})
       if learned, do: {:cont, :ok}, else: {:halt, :ok}
     end)
   end
 
-  defp tell(message) do
+  defp report(message) do
     send(__MODULE__, message)
   rescue
     # It has just died, and its books with it.
@@ -212,8 +227,7 @@ defmodule Snakepit.Performance.Learning do
     # The first by shared memory may have to make some, on either side, which says nothing of usual times.
     with {:ok, _} <- if(probe.way == :zero_copy, do: run.(), else: {:ok, nil}),
          {:ok, %{cold: false} = seen} <- run.() do
-      {legs, request, reply} = Probing.record(probe)
-      Native.cost_model_probed(handle.cost_model, legs, Observation.transfer_ns(seen), request, reply)
+      Model.probed(handle.performance, probe, Observation.transfer_ns(seen))
       1
     else
       {:ok, _cold} -> 0
@@ -222,13 +236,13 @@ defmodule Snakepit.Performance.Learning do
   end
 
   defp send_tables(handle) do
-    table = Native.cost_model_reply_table(handle.cost_model)
+    table = Model.reply_table(handle.performance)
     for worker <- Pool.workers_of(handle), do: Worker.table(worker, table)
   end
 
   # What was learned is not thrown away because this process died.
-  defp calibrate(%{cost_model: cost_model} = handle),
-    do: if(elem(Native.cost_model_counts(cost_model), 4) == 0, do: start_calibration(handle))
+  defp calibrate(handle),
+    do: if(Model.counts(handle.performance).version == 0, do: start_calibration(handle))
 
   defp start_calibration(handle),
     do: start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle) end)
@@ -240,7 +254,7 @@ defmodule Snakepit.Performance.Learning do
 
   defp now, do: System.monotonic_time(:nanosecond)
 
-  defp calibrated(%{settings: settings} = handle) do
+  defp calibrated(%{performance: %{settings: settings}} = handle) do
     with true <- settings.calibrate,
          :none <- Calibration.Kept.load(handle, settings),
          {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do

@@ -1,8 +1,8 @@
-defmodule Snakepit.Performance.PressureTest do
+defmodule Snakepit.Performance.Model.PressureTest do
   use ExUnit.Case, async: true
   import :proper_types, only: [list: 1, float: 2]
   import Snakepit.Properties
-  alias Snakepit.Performance.Pressure
+  alias Snakepit.Performance.Model.Pressure
 
   defp after_all(samples, p \\ Pressure.new(0.8, 0.8)),
     do: Enum.reduce(samples, p, fn {memory, cpu}, p -> Pressure.update(p, memory, cpu) end)

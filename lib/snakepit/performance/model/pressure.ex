@@ -1,4 +1,4 @@
-defmodule Snakepit.Performance.Pressure do
+defmodule Snakepit.Performance.Model.Pressure do
   @moduledoc false
   # Whether memory or CPU is scarce, from samples of how much of it is used. Pure. It begins at a threshold and ends
   # somewhat below it, so that a share that trembles around the threshold does not switch it to and fro; the CPU's share
@@ -39,7 +39,7 @@ defmodule Snakepit.Performance.Pressure do
   defp pressed?(true, share, threshold), do: share > threshold - @hysteresis
   defp pressed?(false, share, threshold), do: share > threshold
 
-  @doc "As a cost model takes it: 1 for CPU, 2 for memory."
+  @doc "As one number: 1 for CPU, 2 for memory."
   @spec bits(t()) :: 0..3
   def bits(p), do: if(p.cpu?, do: 1, else: 0) + if(p.memory?, do: 2, else: 0)
 end

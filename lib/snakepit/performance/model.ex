@@ -1,0 +1,378 @@
+defmodule Snakepit.Performance.Model do
+  @moduledoc false
+  # A pool's cost model, and all that is asked of the native one: no other module calls `Native.cost_model_*`.
+  #
+  # A struct of this module is what `Snakepit.Pool.Handle` holds as `performance`. `ref` is the native model, nil in a pool
+  # that does not measure. It lives as long as the pool's process: a pool that was started anew has another one.
+
+  alias Snakepit.{Native, Observation, Performance, Transfer}
+  alias Snakepit.Performance.{Policy, Settings}
+  alias Snakepit.Performance.Model.Thresholds
+
+  defmodule Rules do
+    @moduledoc false
+    # What the table is compiled by, besides measurements. Bounds are bytes, nil for none; `thresholds` and `overridden` are
+    # by data type, in the order of `Snakepit.Performance.data_types/0`; `tie` and `bounded_loss` are shares of a cost.
+    @enforce_keys [
+      :goal,
+      :allowed,
+      :minimum,
+      :maximum,
+      :thresholds,
+      :overridden,
+      :tie,
+      :bounded_loss,
+      :exploration
+    ]
+    defstruct @enforce_keys
+
+    @type t :: %__MODULE__{
+            goal: Performance.goal(),
+            allowed: 0..7,
+            minimum: pos_integer() | nil,
+            maximum: pos_integer() | nil,
+            thresholds: [pos_integer()],
+            overridden: [boolean()],
+            tie: float(),
+            bounded_loss: float(),
+            exploration: float()
+          }
+  end
+
+  defmodule Cell do
+    @moduledoc false
+    # What the table says of a size: the ways, best first, and what each of them usually takes there, in ns by way.
+    defstruct [:order, :reason, :confidence, :ns]
+
+    @type t :: %__MODULE__{
+            order: [Transfer.way()],
+            reason: Transfer.Plan.reason(),
+            confidence: float(),
+            ns: %{Transfer.way() => pos_integer()}
+          }
+  end
+
+  defmodule Price do
+    @moduledoc false
+    # What a way costs: its time in ns with a 95 % interval and the samples it rests on, both sides' CPU time, the bytes that
+    # are held meanwhile, and the cost by the pool's goal. `ready`: there were enough samples.
+    defstruct [:ns, :low, :high, :samples, :cpu_ns, :bytes_held, :cost, :ready]
+
+    @type t :: %__MODULE__{
+            ns: float(),
+            low: float(),
+            high: float(),
+            samples: non_neg_integer(),
+            cpu_ns: float(),
+            bytes_held: float(),
+            cost: float(),
+            ready: boolean()
+          }
+  end
+
+  defmodule Line do
+    @moduledoc false
+    # ns = fixed_ns + ns_per_byte · bytes. `ready`: there were enough samples.
+    defstruct [:fixed_ns, :ns_per_byte, :samples, :ready]
+
+    @type t :: %__MODULE__{
+            fixed_ns: float(),
+            ns_per_byte: float(),
+            samples: non_neg_integer(),
+            ready: boolean()
+          }
+  end
+
+  defmodule Counts do
+    @moduledoc false
+    defstruct [:decisions, :explored, :recorded, :dropped, :version, :table_bytes]
+
+    @type t :: %__MODULE__{
+            decisions: non_neg_integer(),
+            explored: non_neg_integer(),
+            recorded: non_neg_integer(),
+            dropped: non_neg_integer(),
+            version: non_neg_integer(),
+            table_bytes: pos_integer()
+          }
+  end
+
+  defmodule Row do
+    @moduledoc false
+    # A recorded call, by its direction that carried more. `ns` is beside its tool and its wait for a lane. `ok`: it went
+    # well, and was no stream. `warm`: its memory was at hand.
+    defstruct [
+      :direction,
+      :way,
+      :data_type,
+      :size,
+      :ns,
+      :predicted_ns,
+      :request_bytes,
+      :reply_bytes,
+      ok: true,
+      warm: true,
+      explored: false,
+      propensity: 1.0
+    ]
+
+    @type t :: %__MODULE__{
+            direction: Performance.direction(),
+            way: Transfer.way(),
+            data_type: Performance.data_type(),
+            size: non_neg_integer(),
+            ns: non_neg_integer(),
+            predicted_ns: non_neg_integer(),
+            request_bytes: non_neg_integer(),
+            reply_bytes: non_neg_integer(),
+            ok: boolean(),
+            warm: boolean(),
+            explored: boolean(),
+            propensity: float()
+          }
+  end
+
+  @enforce_keys [:ref, :ways, :policy, :settings, :call]
+  defstruct @enforce_keys
+
+  @typedoc "Runs a call, as `Snakepit.observe/3` does: for probes."
+  @type call ::
+          (String.t(), map(), keyword() ->
+             {{:ok, term()} | {:error, Snakepit.Error.t()}, Observation.t()})
+
+  @type t :: %__MODULE__{
+          ref: Native.cost_model() | nil,
+          ways: [Transfer.way()],
+          policy: Policy.t(),
+          settings: Settings.t(),
+          call: call()
+        }
+
+  @typedoc "A transfer of so much in one direction, by one way."
+  @type transfer :: %{
+          :direction => Performance.direction(),
+          :way => Transfer.way(),
+          :type => Performance.data_type(),
+          :size => non_neg_integer(),
+          optional(:warm) => boolean()
+        }
+
+  # A way that is cheaper by less than this share is no reason to leave the simpler one.
+  @tie 0.05
+  # What exploring may cost, as a share of the best way's cost.
+  @bounded_loss 0.25
+
+  @doc "The model of a pool that has these options, which knows nothing yet."
+  @spec new(map(), Settings.t(), call()) :: t()
+  def new(%{transfers: ways, performance_policy: given}, settings, call) do
+    {:ok, policy} = Policy.new(given, settings)
+    model = %__MODULE__{ref: nil, ways: ways, policy: policy, settings: settings, call: call}
+    if Policy.enabled?(given, settings), do: blank(model), else: model
+  end
+
+  @doc "The same model before it learned anything."
+  @spec blank(t()) :: t()
+  def blank(%__MODULE__{} = model), do: %{model | ref: Native.cost_model_new(rules(model, model.policy, %{}))}
+
+  @doc "Whether the pool measures its transfers."
+  @spec enabled?(t() | nil) :: boolean()
+  def enabled?(nil), do: false
+  def enabled?(%__MODULE__{ref: ref}), do: ref != nil
+
+  @doc "Whether both are of one run of a pool, whatever policy they have."
+  @spec same?(t(), t()) :: boolean()
+  def same?(%__MODULE__{ref: one}, %__MODULE__{ref: other}), do: one == other
+
+  # ---- decisions --------------------------------------------------------------------------------------------------
+
+  @typedoc "What a decision is for: a call, somebody who will carry it out elsewhere, or only to show it."
+  @type mode :: :call | :ask | :look
+
+  @doc """
+  Decides the ways of a transfer that may take those of `allowed`, a mask. A `preferred` way that is allowed comes first,
+  and nothing is explored. `:look` counts nothing and explores nothing.
+  """
+  @spec decide(
+          t(),
+          Performance.direction(),
+          Performance.data_type(),
+          warm :: boolean(),
+          size :: non_neg_integer(),
+          allowed :: 0..7,
+          preferred :: Transfer.way() | nil,
+          mode()
+        ) :: Native.decision()
+  def decide(%__MODULE__{ref: ref}, direction, type, warm, size, allowed, preferred, mode),
+    do: Native.cost_model_decide(ref, direction, type, warm, size, allowed, preferred, mode)
+
+  @doc "What the table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
+  @spec cell(t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) :: Cell.t()
+  def cell(%__MODULE__{ref: ref}, direction, type, size, opts \\ []) do
+    cell = Native.cost_model_cell(ref, direction, type, Keyword.get(opts, :warm, true), size, opts[:load])
+    {inline, zero_copy, grpc} = cell.ns
+    %{cell | ns: %{inline: inline, zero_copy: zero_copy, grpc: grpc}}
+  end
+
+  @doc "The table's bins of sizes from `first` to `last`: where each begins, and the next one."
+  @spec bins(first :: pos_integer(), last :: pos_integer()) :: [{pos_integer(), pos_integer()}]
+  def bins(first, last), do: Native.cost_model_bins(first, last)
+
+  @doc "Compiles the table by the pool's policy. `set`, in bytes by type, decide whatever was measured; `thresholds`, until it was."
+  @spec set_rules(t(), set :: map(), thresholds :: %{Performance.data_type() => pos_integer()}) :: :ok
+  def set_rules(%__MODULE__{ref: ref, policy: policy} = model, set \\ %{}, thresholds \\ %{}) do
+    policy = %{policy | threshold_overrides: Map.merge(policy.threshold_overrides, set)}
+    Native.cost_model_rules(ref, rules(model, policy, thresholds))
+  end
+
+  defp rules(%{settings: settings, ways: ways}, policy, thresholds) do
+    overrides = policy.threshold_overrides
+    minimum = Settings.bytes(settings.minimum_threshold_mb)
+    maximum = Settings.bytes(settings.maximum_threshold_mb)
+    base = settings |> Settings.base_threshold() |> Thresholds.new() |> Thresholds.bytes(minimum, maximum)
+    types = Performance.data_types()
+
+    %Rules{
+      goal: policy.goal,
+      allowed: Transfer.mask(ways),
+      minimum: minimum,
+      maximum: maximum,
+      thresholds: Enum.map(types, &(overrides[&1] || thresholds[&1] || base)),
+      overridden: Enum.map(types, &is_map_key(overrides, &1)),
+      tie: @tie,
+      bounded_loss: @bounded_loss,
+      exploration: if(policy.learning_enabled, do: policy.exploration_rate * 1.0, else: 0.0)
+    }
+  end
+
+  @doc "What is scarce. Whether that is news."
+  @spec set_load(t(), cpu? :: boolean(), memory? :: boolean()) :: boolean()
+  def set_load(%__MODULE__{ref: ref}, cpu?, memory?), do: Native.cost_model_load(ref, {cpu?, memory?})
+
+  @doc "The table of replies as workers read it (native/PROTOCOL.md)."
+  @spec reply_table(t()) :: binary()
+  def reply_table(%__MODULE__{ref: ref}), do: Native.cost_model_reply_table(ref)
+
+  # ---- what calls took --------------------------------------------------------------------------------------------
+
+  @typedoc """
+  What a decision was: whether it explored, how likely it was, and the ns it predicted for the way that was taken; nil where
+  that was for a part of the request only.
+  """
+  @type choice :: {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil}
+
+  @doc """
+  Records what a call took beside its tool and its wait for a lane; sizes are of what was carried. `warm?`: its arguments
+  made no memory. `learn?`: it went well, and is no stream. `choice` is nil where nothing was decided.
+  """
+  @spec record(
+          t(),
+          {request :: Transfer.way(), reply :: Transfer.way(), Performance.data_type(), warm? :: boolean(),
+           learn? :: boolean()},
+          choice() | nil,
+          ns :: non_neg_integer(),
+          request_bytes :: non_neg_integer(),
+          reply_bytes :: non_neg_integer()
+        ) :: :ok
+  def record(%__MODULE__{ref: ref}, call, choice, ns, request_bytes, reply_bytes),
+    do: Native.cost_model_record(ref, call, choice, ns, request_bytes, reply_bytes)
+
+  @doc """
+  Counts what was recorded since the last time, and learns from it if the policy says so: how many calls there were, how
+  many were learned from, and the latest ones.
+  """
+  @spec drain(t(), most_rows :: non_neg_integer(), learn? :: boolean() | nil) ::
+          {seen :: non_neg_integer(), learned :: non_neg_integer(), [Row.t()]}
+  def drain(%__MODULE__{ref: ref, policy: policy}, most_rows, learn? \\ nil) do
+    learn? = if learn? == nil, do: policy.learning_enabled, else: learn?
+    Native.cost_model_drain(ref, learn?, most_rows)
+  end
+
+  @doc "The calls of the second, minute or hour (0, 1, 2) that runs; `over?` begins the next."
+  @spec window(t(), 0..2, over? :: boolean()) ::
+          {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
+           sum_bytes :: non_neg_integer(), percentiles :: [non_neg_integer() | nil]}
+  def window(%__MODULE__{ref: ref}, window, over?), do: Native.cost_model_window(ref, window, over?)
+
+  @doc "Learns from a probe; it is counted nowhere."
+  @spec probed(t(), transfer(), ns :: non_neg_integer()) :: :ok
+  def probed(%__MODULE__{ref: ref}, probe, ns), do: Native.cost_model_probed(ref, probe(probe), ns)
+
+  @doc "What such a probe is expected to take, in ns."
+  @spec predict(t(), transfer()) :: float()
+  def predict(%__MODULE__{ref: ref}, probe), do: Native.cost_model_predict(ref, probe(probe))
+
+  defp probe(%{direction: direction, way: way, type: type, size: size}), do: {direction, way, type, size}
+
+  # ---- calibration ------------------------------------------------------------------------------------------------
+
+  @doc "A measured call that carried `transfer`, and nothing in the other direction; `base_ns` is what an empty call takes."
+  @spec calibrate(t(), transfer(), ns :: number(), base_ns :: number()) :: :ok
+  def calibrate(%__MODULE__{ref: ref}, transfer, ns, base_ns),
+    do: Native.cost_model_calibrate(ref, carried(transfer), ns * 1.0, base_ns * 1.0)
+
+  @doc "A measured call that carried nothing."
+  @spec calibrate_empty(t(), ns :: number(), base_ns :: number()) :: :ok
+  def calibrate_empty(%__MODULE__{ref: ref}, ns, base_ns),
+    do: Native.cost_model_calibrate_empty(ref, ns * 1.0, base_ns * 1.0)
+
+  @doc "CPU time of both sides for such a transfer."
+  @spec calibrate_cpu(t(), transfer(), ns :: number()) :: :ok
+  def calibrate_cpu(%__MODULE__{ref: ref}, %{direction: direction, way: way, size: size}, ns),
+    do: Native.cost_model_calibrate_cpu(ref, direction, way, size, ns * 1.0)
+
+  @doc "What was observed so far is where the past is forgotten to."
+  @spec anchor(t()) :: :ok
+  def anchor(%__MODULE__{ref: ref}), do: Native.cost_model_anchor(ref)
+
+  @doc "Compiles the table anew from what was learned."
+  @spec compile(t()) :: :ok
+  def compile(%__MODULE__{ref: ref}), do: Native.cost_model_compile(ref)
+
+  # ---- what it knows ----------------------------------------------------------------------------------------------
+
+  @doc "What each way would cost by the pool's goal, under a load `{cpu?, memory?}`."
+  @spec prices(
+          t(),
+          Performance.direction(),
+          Performance.data_type(),
+          non_neg_integer(),
+          warm :: boolean(),
+          load :: {boolean(), boolean()}
+        ) :: %{Transfer.way() => Price.t()}
+  def prices(%__MODULE__{ref: ref, policy: policy}, direction, type, size, warm, load),
+    do: ref |> Native.cost_model_prices(direction, type, warm, size, policy.goal, load) |> Map.new()
+
+  @doc "The line by which such a transfer is judged."
+  @spec line(t(), transfer()) :: Line.t()
+  def line(%__MODULE__{ref: ref}, transfer), do: Native.cost_model_line(ref, carried(transfer))
+
+  defp carried(%{direction: direction, way: way, type: type, size: size} = transfer),
+    do: {direction, way, type, Map.get(transfer, :warm, true), size}
+
+  @doc "From which size on shared memory is the cheapest way, with its 95 % interval."
+  @spec crossover(t(), Performance.direction(), Performance.data_type()) ::
+          {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
+  def crossover(%__MODULE__{ref: nil}, _direction, _type), do: nil
+
+  def crossover(%__MODULE__{ref: ref, ways: ways, policy: policy}, direction, type),
+    do: Native.cost_model_crossover(ref, direction, type, policy.goal, Transfer.mask(ways))
+
+  @spec counts(t()) :: Counts.t()
+  def counts(%__MODULE__{ref: ref}), do: Native.cost_model_counts(ref)
+
+  @doc "Percentiles (0..1) of latencies in ns, and of predictions' relative errors in thousandths; nil without calls."
+  @spec percentiles(t(), [float()]) :: {[non_neg_integer() | nil], [non_neg_integer() | nil]}
+  def percentiles(%__MODULE__{ref: ref}, which), do: Native.cost_model_percentiles(ref, which)
+
+  @doc "How many times as long as usual calls take at the moment."
+  @spec drift_factor(t()) :: float()
+  def drift_factor(%__MODULE__{ref: ref}), do: Native.cost_model_drift_factor(ref)
+
+  @doc "What was learned, for a file."
+  @spec export(t()) :: binary()
+  def export(%__MODULE__{ref: ref}), do: Native.cost_model_export(ref)
+
+  @doc "Takes over what `export/1` gave; false for anything else."
+  @spec import(t(), binary()) :: boolean()
+  def import(%__MODULE__{ref: ref}, bytes), do: Native.cost_model_import(ref, bytes)
+end
