@@ -7,7 +7,8 @@ defmodule Snakepit.Pool.LaneRecovery do
   alias Snakepit.{Native, Pool, Transfer, Worker}
   alias Snakepit.Call.Reply
   alias Snakepit.Pool.Handle
-  alias Snakepit.Worker.{Lane, LaneSocket}
+  alias Snakepit.Wire.LaneSocket
+  alias Snakepit.Worker.Lane
 
   @enforce_keys [:handle, :lane, :checkout, :whole?, :why, :until]
   defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]
