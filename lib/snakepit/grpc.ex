@@ -45,7 +45,7 @@ defmodule Snakepit.Grpc do
   @spec cancel(reference()) :: :ok
   def cancel(handle), do: Native.cancel(handle)
 
-  # `ref` was made in this module, for this one answer: then the mailbox is not searched (see Worker.LaneSocket).
+  # `ref` was made in this module, for this one answer: then the mailbox is not searched (see Wire.LaneSocket).
   defp await(ref, timeout, cancellation, withdraw) do
     waits? = cancellation == nil or Snakepit.Native.cancel_wait(cancellation, ref)
 

@@ -78,7 +78,7 @@ defmodule Snakepit.Pool do
   # `place`: of a caller that was in line already, for a worker that left.
   @spec take(Handle.t(), want(), term()) :: checkout()
   defp take(%Handle{queue: queue} = handle, {deadline, session, prefer?, cancellation} = want, place) do
-    # Made and received in one body, so that a long mailbox costs nothing (see Worker.LaneSocket).
+    # Made and received in one body, so that a long mailbox costs nothing (see Wire.LaneSocket).
     ref = make_ref()
 
     case ask(queue, worker(session, handle), prefer?, ref, place) do

@@ -12,14 +12,13 @@ defmodule Snakepit.Worker do
 
   use GenServer
   alias Snakepit.{Backoff, Error, Machine, Native, Pool}
+  alias Snakepit.Wire.{ControlSocket, LaneSocket}
 
   alias Snakepit.Worker.{
     Chunks,
-    Control,
     Conversation,
     Heart,
     Lane,
-    LaneSocket,
     Launcher,
     LogLevel,
     Logs,
@@ -76,9 +75,9 @@ defmodule Snakepit.Worker do
   def announce(worker, ids), do: GenServer.cast(worker, {:announce, ids})
 
   @doc "Sends the worker the descriptors that a request, written for it, says it must be told."
-  @spec tell(pid(), [Native.chunk_id()]) :: :ok
-  def tell(_worker, []), do: :ok
-  def tell(worker, ids), do: GenServer.cast(worker, {:tell, ids})
+  @spec send_chunks(pid(), [Native.chunk_id()]) :: :ok
+  def send_chunks(_worker, []), do: :ok
+  def send_chunks(worker, ids), do: GenServer.cast(worker, {:send_chunks, ids})
 
   @doc "Sends the worker the table by which it chooses the ways of results, unless it has it."
   @spec table(pid(), binary()) :: :ok
@@ -212,7 +211,7 @@ defmodule Snakepit.Worker do
   def handle_call(:describe, _from, state), do: {:reply, description(state), state}
 
   @impl true
-  def handle_cast({:tell, ids}, %{run: %Run{phase: :ready} = run} = state),
+  def handle_cast({:send_chunks, ids}, %{run: %Run{phase: :ready} = run} = state),
     do: {:noreply, sent(state, Chunks.send_all(run, ids))}
 
   def handle_cast({:announce, ids}, %{run: %Run{phase: :ready} = run} = state),
@@ -221,7 +220,7 @@ defmodule Snakepit.Worker do
   # A worker that is not ready yet is sent all chunks when it is.
   def handle_cast({:announce, _ids}, state), do: {:noreply, state}
 
-  def handle_cast({:tell, _ids}, state), do: {:noreply, state}
+  def handle_cast({:send_chunks, _ids}, state), do: {:noreply, state}
 
   def handle_cast({:table, table}, %{run: %Run{phase: :ready, table: old}} = state) when table != old,
     do: {:noreply, send_table(state, table)}
@@ -229,13 +228,14 @@ defmodule Snakepit.Worker do
   def handle_cast({:table, _table}, state), do: {:noreply, state}
 
   def handle_cast({:idle_ms, ms}, %{run: %Run{phase: :ready, idle_ms: old} = run} = state) when ms != old,
-    do: {:noreply, sent(put_run(state, idle_ms: ms), Control.send_message(run.control, ["idle_ms", ms]))}
+    do:
+      {:noreply, sent(put_run(state, idle_ms: ms), ControlSocket.send_message(run.control, ["idle_ms", ms]))}
 
   def handle_cast({:idle_ms, _ms}, state), do: {:noreply, state}
 
   def handle_cast({:cancel, epoch, lane, call_id}, state) do
     # If it cannot be sent, the worker is gone or the grace period ends it.
-    if current?(state, epoch), do: Control.send_message(state.run.control, ["cancel", lane, call_id])
+    if current?(state, epoch), do: ControlSocket.send_message(state.run.control, ["cancel", lane, call_id])
     {:noreply, state}
   end
 
@@ -292,7 +292,7 @@ defmodule Snakepit.Worker do
 
     sent =
       Enum.reduce_while(free ++ drops, :ok, fn message, :ok ->
-        with {:error, _} = error <- Control.send_message(run.control, message),
+        with {:error, _} = error <- ControlSocket.send_message(run.control, message),
              do: {:halt, error},
              else: (:ok -> {:cont, :ok})
       end)
@@ -411,7 +411,7 @@ defmodule Snakepit.Worker do
 
     # Before, it is told with its other settings.
     if phase in [:importing, :ready],
-      do: sent(state, Control.send_message(state.run.control, ["resized", pool.options.size, quota])),
+      do: sent(state, ControlSocket.send_message(state.run.control, ["resized", pool.options.size, quota])),
       else: state
   end
 
@@ -483,12 +483,12 @@ defmodule Snakepit.Worker do
     {:ok, id, monitor}
   catch
     :exit, _ ->
-      Control.close(control)
+      ControlSocket.close(control)
       {:error, :gone}
   end
 
   defp listen(dir) do
-    with {:error, reason} <- Control.listen(Snakepit.Runtime.path(dir, "sock")) do
+    with {:error, reason} <- ControlSocket.listen(Snakepit.Runtime.path(dir, "sock")) do
       # Without the socket's own name, so that the same cause has the same words.
       words = "cannot listen for the worker in #{dir}: #{Error.reason_words(reason)}"
       {:error, Error.new(:worker, :socket, words)}
@@ -504,7 +504,7 @@ defmodule Snakepit.Worker do
   end
 
   defp accept(%{run: run} = state) do
-    case Control.accept(run.control) do
+    case ControlSocket.accept(run.control) do
       :wait -> state
       {:ok, control} -> state |> put_run(control: control, phase: :greeting) |> check_peer()
       {:error, reason} -> finish(state, "accept: #{inspect(reason)}")
@@ -589,7 +589,10 @@ defmodule Snakepit.Worker do
 
   defp send_table(%{run: run} = state, table) do
     # In MessagePack what is no str is bin.
-    sent(put_run(state, table: table), Control.send_message(run.control, ["table", Snakepit.bytes(table)]))
+    sent(
+      put_run(state, table: table),
+      ControlSocket.send_message(run.control, ["table", Snakepit.bytes(table)])
+    )
   end
 
   # ---- heart and age ----------------------------------------------------------------------------------------------
@@ -606,7 +609,7 @@ defmodule Snakepit.Worker do
     case Heart.beat(run.heart, now(), process) do
       {:ping, n, heart} ->
         state = level_told(put_run(state, heart: heart))
-        sent(state, Control.send_message(run.control, ["ping", n]))
+        sent(state, ControlSocket.send_message(run.control, ["ping", n]))
 
       {:wait, heart} ->
         put_run(state, heart: heart)
@@ -626,7 +629,7 @@ defmodule Snakepit.Worker do
 
       level ->
         # Should that not be sent, the ping will not be, either.
-        Control.send_message(run.control, ["log_level", level])
+        ControlSocket.send_message(run.control, ["log_level", level])
         put_run(state, log_level: level)
     end
   end

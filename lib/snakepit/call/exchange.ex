@@ -9,8 +9,8 @@ defmodule Snakepit.Call.Exchange do
   alias Snakepit.Call.Cancellation
   alias Snakepit.Terminal.Units
   alias Snakepit.Transfer.Plan
-  alias Snakepit.Wire.{Frame, Reply}
-  alias Snakepit.Worker.{Lane, LaneSocket}
+  alias Snakepit.Wire.{Frame, LaneSocket, Reply}
+  alias Snakepit.Worker.Lane
 
   # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
@@ -199,7 +199,7 @@ defmodule Snakepit.Call.Exchange do
 
   # The worker is told of chunks before it reads of them.
   defp announced(call, lane, {:ok, call_id, frame, tell, copied}) do
-    Worker.tell(lane.worker, tell)
+    Worker.send_chunks(lane.worker, tell)
     send_frame(call, lane, call_id, frame, copied)
   end
 

@@ -4,7 +4,7 @@ defmodule Snakepit.Call.FanOut do
   #
   # Task.async_stream/3 waits for whichever task is done in the caller's mailbox, and looks through all of it each time.
   # Here a process in between does that. The caller hands it the items, each under a reference that it made for it
-  # (see Worker.LaneSocket).
+  # (see Wire.LaneSocket).
 
   @doc "The answers, in the order of the items, which are taken one by one in the calling process."
   @spec map(Enumerable.t(), pos_integer(), (term() -> answer)) :: [answer] when answer: term()

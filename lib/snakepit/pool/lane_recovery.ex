@@ -6,8 +6,8 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   alias Snakepit.{Native, Pool, Transfer, Worker}
   alias Snakepit.Pool.Handle
-  alias Snakepit.Wire.{Frame, Reply}
-  alias Snakepit.Worker.{Lane, LaneSocket}
+  alias Snakepit.Wire.{Frame, LaneSocket, Reply}
+  alias Snakepit.Worker.Lane
 
   @enforce_keys [:handle, :lane, :checkout, :whole?, :why, :until]
   defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]

@@ -12,7 +12,7 @@ defmodule Snakepit.Test.Worker do
   use GenServer
   alias Snakepit.{Native, Pool, Runtime}
   alias Snakepit.Test.{Lane, Tool}
-  alias Snakepit.Worker.Control
+  alias Snakepit.Wire.ControlSocket
   require Logger
 
   @version Mix.Project.config()[:version]
@@ -106,7 +106,7 @@ defmodule Snakepit.Test.Worker do
       capabilities: ["inline", "zero_copy"]
     }
 
-    read(say(%{state | control: %Control{socket: socket}}, ["hello", hello]))
+    read(say(%{state | control: %ControlSocket{socket: socket}}, ["hello", hello]))
   end
 
   @impl GenServer
@@ -137,7 +137,7 @@ defmodule Snakepit.Test.Worker do
   # ---- what the pool says -----------------------------------------------------------------------------------------
 
   defp read(state) do
-    case Control.receive_all(state.control) do
+    case ControlSocket.receive_all(state.control) do
       {:ok, messages, control} ->
         {:noreply, Enum.reduce(messages, without_fds(%{state | control: control}), &obey/2)}
 
@@ -163,7 +163,7 @@ defmodule Snakepit.Test.Worker do
     {lanes, ends} = 1..count |> Enum.map(fn _ -> lane(settings, listening) end) |> Enum.unzip()
     fds = for socket <- ends, {:ok, fd} = :socket.getopt(socket, {:otp, :fd}), do: fd
     state = %{state | lanes: lanes}
-    :ok = Control.send_message(state.control, ["lanes", count], fds)
+    :ok = ControlSocket.send_message(state.control, ["lanes", count], fds)
     Enum.each([listening | ends], &:socket.close/1)
     File.rm(path)
 
@@ -196,7 +196,7 @@ defmodule Snakepit.Test.Worker do
 
   # If it cannot be sent, the pool's end is gone, which is read next.
   defp say(state, message) do
-    Control.send_message(state.control, message)
+    ControlSocket.send_message(state.control, message)
     state
   end
 
@@ -210,7 +210,7 @@ defmodule Snakepit.Test.Worker do
   # All it runs is gone before its owner is told.
   defp exit_with(state, status) do
     end_lanes(state)
-    if state.control, do: Control.close(state.control)
+    if state.control, do: ControlSocket.close(state.control)
     tell(state, {:exited, status, ""})
     {:stop, :normal, %{state | lanes: []}}
   end

@@ -3,7 +3,8 @@ defmodule Snakepit.Worker.Chunks do
   # The shared memory of one run: chunks the worker announced, and chunks it is told of.
 
   alias Snakepit.{Native, Pool}
-  alias Snakepit.Worker.{Control, Run}
+  alias Snakepit.Wire.ControlSocket
+  alias Snakepit.Worker.Run
   require Logger
 
   @doc "Bytes that one worker's own arena may have."
@@ -22,7 +23,7 @@ defmodule Snakepit.Worker.Chunks do
   @spec adopt(Run.t(), Native.chunk_id(), non_neg_integer()) :: Run.t() | {:error, String.t()}
   def adopt(%Run{chunks: chunks} = run, id, size) do
     with {:most, true} <- {:most, MapSet.size(chunks) < most(run)},
-         {:ok, [fd], control} <- Control.take_fds(run.control, 1),
+         {:ok, [fd], control} <- ControlSocket.take_fds(run.control, 1),
          run = %{run | control: control, chunks: MapSet.put(chunks, id)},
          {:mapped, _run, :ok} <- {:mapped, run, map(run, id, size, fd)} do
       run
@@ -49,7 +50,7 @@ defmodule Snakepit.Worker.Chunks do
     end
 
     # Should that not be sent, the worker is gone, or so stuck that its heart tells.
-    Control.send_message(run.control, ["refused", id])
+    ControlSocket.send_message(run.control, ["refused", id])
     %{run | refused?: true}
   end
 
@@ -69,7 +70,7 @@ defmodule Snakepit.Worker.Chunks do
   def send_all(run, ids) do
     Enum.reduce_while(ids, :ok, fn id, :ok ->
       with {:ok, fd, size, chunk} <- Native.chunk_fd(id),
-           sent = Control.send_message(run.control, ["chunk", id, size], [fd]),
+           sent = ControlSocket.send_message(run.control, ["chunk", id, size], [fd]),
            :ok = Native.chunk_sent(chunk),
            {:error, _reason} <- sent do
         {:halt, sent}

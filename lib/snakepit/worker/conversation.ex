@@ -5,14 +5,13 @@ defmodule Snakepit.Worker.Conversation do
 
   alias Snakepit.{Native, Pool, Python}
   alias Snakepit.Tool.Described
+  alias Snakepit.Wire.{ControlSocket, LaneSocket}
 
   alias Snakepit.Worker.{
     Chunks,
-    Control,
     Heart,
     Hello,
     ImportFailure,
-    LaneSocket,
     LogLevel,
     Logs,
     Report,
@@ -28,7 +27,7 @@ defmodule Snakepit.Worker.Conversation do
   @doc "Reads all that has come."
   @spec read(Run.t()) :: answer()
   def read(%Run{} = run) do
-    case Control.receive_all(run.control) do
+    case ControlSocket.receive_all(run.control) do
       {:error, why, control} -> {:error, why, %{run | control: control}}
       {_ok_or_closed, messages, control} -> each(messages, %{run | control: control})
     end
@@ -49,7 +48,7 @@ defmodule Snakepit.Worker.Conversation do
     with {:ok, dir} <- Snakepit.Runtime.ensure() do
       path = Snakepit.Runtime.path(dir, "grpc")
 
-      case Control.send_message(run.control, ["grpc", path]) do
+      case ControlSocket.send_message(run.control, ["grpc", path]) do
         :ok -> %{run | grpc_waiting: [from], grpc_path: path}
         {:error, reason} -> {:error, "the control socket: #{inspect(reason)}"}
       end
@@ -66,7 +65,7 @@ defmodule Snakepit.Worker.Conversation do
     with {:ok, info} <- Hello.check(hello, run.token, run.pool.options),
          level = LogLevel.wanted(run.pool.options.log_level),
          run = %{run | phase: :importing, info: info, log_level: level},
-         :ok <- Control.send_message(run.control, ["welcome", settings(run)]) do
+         :ok <- ControlSocket.send_message(run.control, ["welcome", settings(run)]) do
       run
     else
       {:error, %Snakepit.Error{}} = error -> error
@@ -78,7 +77,7 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["lanes", n], :importing, %Run{lanes: []} = run) when is_integer(n) do
     with false <- :lost in run.control.fds,
          true <- n == Pool.Options.lanes(run.pool.options),
-         {:ok, fds, control} <- Control.take_fds(run.control, n) do
+         {:ok, fds, control} <- ControlSocket.take_fds(run.control, n) do
       %{run | control: control, lanes: Enum.map(fds, &LaneSocket.open/1)}
     else
       true -> {:error, "its lanes are more files than this VM may have open (ulimit -n)"}
@@ -87,7 +86,7 @@ defmodule Snakepit.Worker.Conversation do
   end
 
   defp message(["logs"], :importing, %Run{logs: nil} = run) do
-    with {:ok, [fd], control} when is_integer(fd) <- Control.take_fds(run.control, 1),
+    with {:ok, [fd], control} when is_integer(fd) <- ControlSocket.take_fds(run.control, 1),
          {:ok, logs} <- Logs.start_link(fd, Logs.who(run)) do
       %{run | control: control, logs: logs}
     else

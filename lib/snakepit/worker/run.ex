@@ -15,7 +15,8 @@ defmodule Snakepit.Worker.Run do
   # that it was told, if that changed.
 
   alias Snakepit.{Native, Pool}
-  alias Snakepit.Worker.{Control, Heart, LaneSocket, Logs}
+  alias Snakepit.Wire.{ControlSocket, LaneSocket}
+  alias Snakepit.Worker.{Heart, Logs}
 
   @enforce_keys [:pool, :index, :options, :quota, :epoch, :id, :memory, :control, :token, :started_at]
   defstruct @enforce_keys ++
@@ -43,7 +44,7 @@ defmodule Snakepit.Worker.Run do
           epoch: pos_integer(),
           id: Snakepit.Companion.id(),
           memory: Native.worker(),
-          control: Control.t(),
+          control: ControlSocket.t(),
           lanes: [LaneSocket.t()],
           chunks: MapSet.t(Native.chunk_id()),
           heart: Heart.t() | nil,
@@ -55,7 +56,7 @@ defmodule Snakepit.Worker.Run do
   def close(%__MODULE__{} = run) do
     Process.cancel_timer(run.timer)
     Process.demonitor(run.companion, [:flush])
-    Control.close(run.control)
+    ControlSocket.close(run.control)
     if run.logs, do: Logs.finish(run.logs)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if run.grpc_path, do: File.rm(run.grpc_path)

@@ -3,7 +3,8 @@ defmodule Snakepit.Worker.Stopping do
   # The end of a run in order: it is told to stop, has some time to clean up, and is listened to until it is gone.
 
   alias Snakepit.Companion
-  alias Snakepit.Worker.{Control, Conversation, Launcher, Run}
+  alias Snakepit.Wire.ControlSocket
+  alias Snakepit.Worker.{Conversation, Launcher, Run}
 
   @grace_ms 2_000
   # The companion gives the rest of a worker's process group at most this long to clean up.
@@ -21,7 +22,7 @@ defmodule Snakepit.Worker.Stopping do
   def begin(%Run{} = run) do
     grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @grace_ms), else: @grace_ms
     # If it cannot be sent, it is gone.
-    Control.send_message(run.control, ["stop"])
+    ControlSocket.send_message(run.control, ["stop"])
     Launcher.stop(run, grace)
   end
 

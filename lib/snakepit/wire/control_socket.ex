@@ -1,4 +1,4 @@
-defmodule Snakepit.Worker.Control do
+defmodule Snakepit.Wire.ControlSocket do
   @moduledoc false
   # The control socket of one worker (native/PROTOCOL.md): listen, accept, frames, descriptors. Used by the worker's
   # own process only; every read answers at once, `{:select, …}` messages say when to read again.

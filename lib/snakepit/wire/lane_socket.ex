@@ -1,4 +1,4 @@
-defmodule Snakepit.Worker.LaneSocket do
+defmodule Snakepit.Wire.LaneSocket do
   @moduledoc false
   # The BEAM's end of a lane: a descriptor that the worker passed. Frames go and come in the process that calls; the
   # process that opened the lane owns it, and its end, whatever it is, closes the lane.

@@ -1,9 +1,9 @@
-defmodule Snakepit.Worker.LaneSocketTest do
+defmodule Snakepit.Wire.LaneSocketTest do
   # Frames over a pair of sockets of which one end is a lane, and the other does as it likes.
   use Snakepit.Case, async: true
 
   alias Snakepit.Native
-  alias Snakepit.Worker.LaneSocket
+  alias Snakepit.Wire.LaneSocket
 
   # The lane, and the other end as a :socket.
   defp pair do
