@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Peers.Python do
   @moduledoc """
-  Peers both of whose ends are Python (`priv/python/snakepit_bench/peers`): they measure themselves, and compare what they got
+  Peers both of whose ends are Python (`bench/python/snakepit_bench/peers`): they measure themselves, and compare what they got
   themselves. No call of theirs pays for the VM.
   """
   @behaviour Snakepit.Bench.Peer

@@ -10,6 +10,7 @@ defmodule Snakepit.Demo do
   alias Snakepit.Terminal.{Progress, Units}
 
   @pool :snakepit_demo
+  @python Path.expand("../python", __DIR__)
   # Files up to this size are read as many at once as there are workers, larger ones one at a time: what is in memory
   # stays within a few hundred MiB, or one file.
   @together 32 * 1024 * 1024
@@ -20,6 +21,10 @@ defmodule Snakepit.Demo do
 
   @type options :: %{paths: [binary()], cwd: binary(), limit: pos_integer() | nil}
 
+  @doc "Where the demo's Python module is."
+  @spec python_path() :: [Path.t()]
+  def python_path, do: [@python]
+
   @doc "Runs it with a pool of its own. The exit status: 0 if everything that was asked for was done."
   @spec run(options()) :: 0 | 1
   def run(options) do
@@ -27,6 +32,7 @@ defmodule Snakepit.Demo do
       name: @pool,
       size: System.schedulers_online() |> max(2) |> min(@most_workers),
       python_module: "snakepit_demo",
+      python_path: python_path(),
       # Half of it is for requests, and holds the largest file.
       memory_quota: div(Snakepit.Machine.memory(), 2)
     }

@@ -6,7 +6,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
 
   alias Snakepit.Bench.Faults.Control
   alias Snakepit.Bench.Footprint
-  alias Snakepit.{Error, Pool}
+  alias Snakepit.{Bench, Error, Pool}
   alias Snakepit.Performance.Calibration.Kept
 
   @deadline 6_000
@@ -97,6 +97,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
       name: @pool,
       size: 2,
       python_module: "snakepit_bench.faults",
+      python_path: Bench.python_path(),
       chunk_size: "4MB",
       memory_quota: "512MB",
       worker_max_requests: 12,

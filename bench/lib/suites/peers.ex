@@ -123,7 +123,8 @@ defmodule Snakepit.Bench.Peers do
   @doc "A Python program of the bench's, as a port; it ends at the end of its input."
   @spec open(Path.t(), [String.t()], keyword()) :: port()
   def open(python, args, options) do
-    {:ok, pool} = Snakepit.Pool.Options.new(name: :peers, python_module: "snakepit_bench.peers")
+    of_pool = [name: :peers, python_module: "snakepit_bench.peers", python_path: Bench.python_path()]
+    {:ok, pool} = Snakepit.Pool.Options.new(of_pool)
 
     env =
       for {name, value} <- Snakepit.Python.env(pool),

@@ -5,6 +5,9 @@ defmodule Snakepit.Bench do
   alias Snakepit.Bench
   alias Snakepit.Performance.Learning
 
+  @python Path.expand("../python", __DIR__)
+  @tools [python_module: "snakepit_bench.tools", python_path: [@python], check_returns: false]
+
   @doc "Every suite, in the order they are run."
   @spec suites() :: [module()]
   def suites,
@@ -24,12 +27,16 @@ defmodule Snakepit.Bench do
   @spec usual_suites() :: [module()]
   def usual_suites, do: [Bench.Calls, Bench.Transfer]
 
+  @doc "Where the bench's Python modules are."
+  @spec python_path() :: [Path.t()]
+  def python_path, do: [@python]
+
   @doc "Runs `fun` with a pool of the bench's tools, once it is calibrated (unless `calibrated: false`)."
   @spec with_pool(keyword(), (atom() -> result)) :: result when result: term()
   def with_pool(options, fun) do
     {calibrated?, options} = Keyword.pop(options, :calibrated, true)
     name = :"bench_#{System.unique_integer([:positive])}"
-    options = [name: name, python_module: "snakepit_bench.tools", check_returns: false] ++ options
+    options = [name: name] ++ @tools ++ options
     with {:error, error} <- Snakepit.start_pool(options), do: raise(error)
 
     try do

@@ -8,6 +8,7 @@ defmodule Snakepit.Bench.Chaos do
   """
   @behaviour Snakepit.Bench.Suite
 
+  alias Snakepit.Bench
   alias Snakepit.Bench.{Chaos, Footprint, Result}
 
   @workers 4
@@ -71,6 +72,7 @@ defmodule Snakepit.Bench.Chaos do
       name: name,
       size: size,
       python_module: "snakepit_bench.chaos",
+      python_path: Bench.python_path(),
       env: %{"SNAKEPIT_CHAOS" => mark},
       memory_quota: "1GB"
     }

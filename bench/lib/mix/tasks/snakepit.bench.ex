@@ -147,7 +147,8 @@ defmodule Mix.Tasks.Snakepit.Bench do
   # Which of the packages that these suites use are there; what is missing, and what that costs, is said before any of
   # them is run. An environment in which no worker could start ends it here.
   defp packages!(suites) do
-    {:ok, options} = Pool.Options.new(name: :bench, python_module: "snakepit_bench.tools")
+    options = [name: :bench, python_module: "snakepit_bench.tools", python_path: Bench.python_path()]
+    {:ok, options} = Pool.Options.new(options)
 
     python =
       case Python.interpreter(options) do

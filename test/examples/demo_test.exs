@@ -9,7 +9,7 @@ defmodule Snakepit.DemoTest do
   @moduletag :python
 
   setup_all do
-    %{pool: pool!(size: 2, python_module: "snakepit_demo")}
+    %{pool: pool!(size: 2, python_module: "snakepit_demo", python_path: Demo.python_path())}
   end
 
   # {status, stdout, stderr}
@@ -124,7 +124,9 @@ defmodule Snakepit.DemoTest do
   end
 
   test "a way that a pool does not allow is missing, with the reason" do
-    pool = pool!(size: 1, python_module: "snakepit_demo", transfers: [:inline])
+    pool =
+      pool!(size: 1, python_module: "snakepit_demo", python_path: Demo.python_path(), transfers: [:inline])
+
     assert {[:inline], missing} = Compare.ways(pool)
     assert [{:zero_copy, _}, {:grpc, reason}] = missing
     assert reason =~ "not open to this call"

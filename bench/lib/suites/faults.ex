@@ -56,20 +56,7 @@ defmodule Snakepit.Bench.Faults do
 
   @doc "Builds the library that makes calls fail."
   @spec library() :: {:ok, Path.t()} | {:error, String.t()}
-  def library do
-    root = Path.expand("../../..", __DIR__)
-    target = Path.expand(System.get_env("CARGO_TARGET_DIR") || "target", root)
-    args = ["build", "--release", "--locked", "--quiet", "-p", "snakepit_faults"]
-
-    with true <- File.exists?(Path.join(root, "native/snakepit_faults/Cargo.toml")),
-         cargo when cargo != nil <- System.find_executable("cargo"),
-         {_, 0} <- System.cmd(cargo, args, cd: root, stderr_to_stdout: true) do
-      {:ok, Path.join(target, "release/libsnakepit_faults.so")}
-    else
-      {words, status} -> {:error, "cargo exited with status #{status}: #{words}"}
-      _ -> {:error, "it needs Snakepit's own sources and cargo"}
-    end
-  end
+  def library, do: Snakepit.Bench.Cargo.library("snakepit_faults")
 
   @doc """
   Up to `most` faults of what one scenario uses: first one of each function of each role, then another one of each, and so on.

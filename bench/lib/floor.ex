@@ -2,7 +2,8 @@ defmodule Snakepit.Bench.Floor do
   @moduledoc false
   # What a call cannot be faster than, measured beside it: a bare echo on a Unix socket, a bare gRPC echo, a memcpy.
 
-  alias Snakepit.{Companion, Grpc, Native, Python, Runtime}
+  alias Snakepit.{Bench, Companion, Grpc, Python, Runtime}
+  alias Snakepit.Bench.Floor.Native
 
   @doc "A socket to a bare Python echo, which ends with this process."
   @spec echo() :: :gen_tcp.socket()
@@ -56,20 +57,25 @@ defmodule Snakepit.Bench.Floor do
 
   @doc "Nanoseconds of one warm memcpy of so many bytes: each of `rounds`, after one that warms up."
   @spec memcpy(pos_integer(), pos_integer()) :: [non_neg_integer()]
-  def memcpy(bytes, rounds), do: after_one(rounds, &Native.floor_memcpy_warm(bytes, &1))
+  def memcpy(bytes, rounds), do: after_one(rounds, &Native.memcpy_warm(bytes, &1))
 
   @doc "The same into shared memory that nobody has touched."
   @spec memcpy_cold(pos_integer(), pos_integer()) :: [non_neg_integer()]
-  def memcpy_cold(bytes, rounds), do: after_one(rounds, &Native.floor_memcpy_cold(bytes, &1))
+  def memcpy_cold(bytes, rounds), do: after_one(rounds, &Native.memcpy_cold(bytes, &1))
 
   @doc "Nanoseconds of each of so many times that a thread wakes another and is woken, after the one that starts it."
   @spec futex(pos_integer()) :: [non_neg_integer()]
-  def futex(rounds), do: after_one(rounds, &Native.floor_futex/1)
+  def futex(rounds), do: after_one(rounds, &Native.futex/1)
 
-  defp after_one(rounds, measure), do: tl(measure.(rounds + 1))
+  defp after_one(rounds, measure) do
+    Native.load!()
+    tl(measure.(rounds + 1))
+  end
 
   defp python(module, args) do
-    {:ok, options} = Snakepit.Pool.Options.new(name: :floor, python_module: module)
+    {:ok, options} =
+      Snakepit.Pool.Options.new(name: :floor, python_module: module, python_path: Bench.python_path())
+
     {:ok, python} = Python.interpreter(options)
     Companion.run(python, ["-m", module | args], env: Python.env(options))
   end

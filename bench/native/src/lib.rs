@@ -1,4 +1,6 @@
-//! Plain operations that benches hold transfers against: copies of memory, and handing over to another thread.
+//! Plain operations that the bench compares transfers with: copies of memory, and handing over to another thread.
+//!
+//! Nothing in production loads this library. `Snakepit.Bench.Floor.Native` builds and loads it when a suite first needs it.
 
 use rustler::{Error, NifResult};
 use std::hint::black_box;
@@ -7,9 +9,15 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Instant;
 
+/// Always true: the stub of this function answers false while the library is not loaded.
+#[rustler::nif(name = "loaded?")]
+fn is_loaded() -> bool {
+    true
+}
+
 /// memcpy between two warm buffers made here: nanoseconds of each round.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn floor_memcpy_warm(len: usize, rounds: usize) -> Vec<u64> {
+fn memcpy_warm(len: usize, rounds: usize) -> Vec<u64> {
     let from = vec![7u8; len];
     let mut to = vec![1u8; len];
     let copy = || {
@@ -23,7 +31,7 @@ fn floor_memcpy_warm(len: usize, rounds: usize) -> Vec<u64> {
 
 /// memcpy into shared memory that nobody has touched before (`mmap(2)`, `MAP_SHARED`): every page of it is a fault.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn floor_memcpy_cold(len: usize, rounds: usize) -> NifResult<Vec<u64>> {
+fn memcpy_cold(len: usize, rounds: usize) -> NifResult<Vec<u64>> {
     let from = vec![7u8; len];
     (0..rounds).map(|_| cold(black_box(&from))).collect()
 }
@@ -49,7 +57,7 @@ fn cold(from: &[u8]) -> NifResult<u64> {
 /// One thread wakes another and sleeps until that one wakes it (`futex(2)`): nanoseconds of each round trip. What handing a
 /// call to another process costs at least, where neither side burns a core by spinning.
 #[rustler::nif(schedule = "DirtyIo")]
-fn floor_futex(rounds: u16) -> Vec<u64> {
+fn futex(rounds: u16) -> Vec<u64> {
     let turn = AtomicU32::new(0);
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -83,3 +91,5 @@ fn wait_while(turn: &AtomicU32, is: u32) {
         unsafe { libc::syscall(libc::SYS_futex, turn.as_ptr(), libc::FUTEX_WAIT, is, ptr::from_ref(&limit)) };
     }
 }
+
+rustler::init!("Elixir.Snakepit.Bench.Floor.Native");

@@ -5,7 +5,7 @@ defmodule Snakepit.Bench.Peers.Snakepit do
   alias Snakepit.Performance.Learning
 
   # What the other pool was given, and what is its own.
-  @same [:name, :busy_poll, :size, :python_module, :memory_quota, :performance_policy]
+  @same [:name, :busy_poll, :size, :python_module, :python_path, :memory_quota, :performance_policy]
 
   @impl true
   def peers do
