@@ -2,30 +2,10 @@ defmodule Snakepit.Bench do
   @moduledoc false
   # What suites share: pools, timing, callers.
 
-  alias Snakepit.Bench
   alias Snakepit.Performance.Learning
 
   @python Path.expand("../python", __DIR__)
   @tools [python_module: "snakepit_bench.tools", python_path: [@python], check_returns: false]
-
-  @doc "Every suite, in the order they are run."
-  @spec suites() :: [module()]
-  def suites,
-    do: [
-      Bench.Calls,
-      Bench.Transfer,
-      Bench.Decision,
-      Bench.Regret,
-      Bench.Peers,
-      Bench.Scale,
-      Bench.Chaos,
-      Bench.Faults,
-      Bench.Soak
-    ]
-
-  @doc "Those that are run when none is named: the others take long."
-  @spec usual_suites() :: [module()]
-  def usual_suites, do: [Bench.Calls, Bench.Transfer]
 
   @doc "Where the bench's Python modules are."
   @spec python_path() :: [Path.t()]

@@ -59,6 +59,17 @@ defmodule Snakepit.Bench.Footprint do
     end
   end
 
+  @doc "Kills a process that has the mark. Another process may have its number by now, and is left alone."
+  @spec kill(pos_integer(), String.t()) :: :ok
+  def kill(pid, mark), do: if(marked?(pid, mark), do: kill(pid), else: :ok)
+
+  @doc "Kills a process."
+  @spec kill(pos_integer()) :: :ok
+  def kill(pid) do
+    System.cmd("kill", ["-9", to_string(pid)], stderr_to_stdout: true)
+    :ok
+  end
+
   # Chunks that are mapped, or open without being mapped: inode => bytes.
   defp chunks do
     mapped =

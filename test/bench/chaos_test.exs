@@ -20,7 +20,7 @@ defmodule Snakepit.ChaosTest do
     tmp_dir: dir
   } do
     name = :chaos_without_grpc
-    options = Map.put(Chaos.pool(name, "none", 2), :python, bare_python(dir))
+    options = Map.put(Chaos.Load.pool(name, "none", 2), :python, bare_python(dir))
     {:ok, _} = Snakepit.start_pool(options)
     on_exit(fn -> Snakepit.stop_pool(name) end)
     assert Snakepit.Bench.ways(name) == [:zero_copy, :inline]

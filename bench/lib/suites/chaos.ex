@@ -8,7 +8,6 @@ defmodule Snakepit.Bench.Chaos do
   """
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.Bench
   alias Snakepit.Bench.{Chaos, Footprint, Result}
 
   @workers 4
@@ -61,26 +60,9 @@ defmodule Snakepit.Bench.Chaos do
     before = settled(mark, nil)
     {seen, random} = rounds(%__MODULE__{}, kills, mark, :rand.seed_s(:exsss, seed))
     seen = %{seen | leaked: Footprint.growth(before, settled(mark, before))}
-    end_processes(Footprint.processes(mark), mark)
+    Enum.each(Footprint.processes(mark), &Footprint.kill(&1, mark))
     doomed(seen, vms, mark, random)
   end
-
-  @doc "The pool that is struck."
-  @spec pool(atom(), String.t(), pos_integer()) :: map()
-  def pool(name, mark, size) do
-    %{
-      name: name,
-      size: size,
-      python_module: "snakepit_bench.chaos",
-      python_path: Bench.python_path(),
-      env: %{"SNAKEPIT_CHAOS" => mark},
-      memory_quota: "1GB"
-    }
-  end
-
-  @doc "Ends processes of ours that should not be there any more."
-  @spec end_processes([pos_integer()], String.t()) :: :ok
-  def end_processes(pids, mark), do: Enum.each(pids, &kill(&1, mark))
 
   # ---- rounds -----------------------------------------------------------------------------------------------------
 
@@ -93,7 +75,7 @@ defmodule Snakepit.Bench.Chaos do
 
   defp pool_round(seen, kills, mark, random) do
     name = :"chaos_#{System.unique_integer([:positive])}"
-    {:ok, _} = Snakepit.start_pool(pool(name, mark, @workers))
+    {:ok, _} = Snakepit.start_pool(Chaos.Load.pool(name, mark, @workers))
     {seed, random} = :rand.uniform_s(1_000_000_000, random)
     load = Chaos.Load.start(name, @callers, seed)
     {order, random} = shuffled(random)
@@ -187,16 +169,14 @@ defmodule Snakepit.Bench.Chaos do
     end
   end
 
-  # A number that went to somebody else meanwhile is not ours to kill.
+  # The number may belong to another process by now.
   defp kill({:companion, nil}, _mark), do: :ok
 
   defp kill({:companion, pid}, _mark) do
-    if match?({:ok, "snakepit_compan" <> _}, File.read("/proc/#{pid}/comm")), do: kill_9(pid)
+    if match?({:ok, "snakepit_compan" <> _}, File.read("/proc/#{pid}/comm")), do: Footprint.kill(pid)
   end
 
-  defp kill(pid, mark), do: if(Footprint.marked?(pid, mark), do: kill_9(pid))
-
-  defp kill_9(pid), do: System.cmd("kill", ["-9", to_string(pid)], stderr_to_stdout: true)
+  defp kill(pid, mark), do: Footprint.kill(pid, mark)
 
   # What is left once nothing changes any more, or two seconds later.
   defp settled(mark, before, tries \\ 40) do

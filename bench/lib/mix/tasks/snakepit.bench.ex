@@ -6,7 +6,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   Suites:
 
-  #{Enum.map_join(Snakepit.Bench.suites(), "\n", &"  * `#{&1.name()}` - #{&1.about()}")}
+  #{Enum.map_join(Snakepit.Bench.Suites.all(), "\n", &"  * `#{&1.name()}` - #{&1.about()}")}
 
   Options:
 
@@ -31,7 +31,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
   use Mix.Task
 
   alias Snakepit.{Bench, Machine, Pool, Python}
-  alias Snakepit.Bench.{Chart, Compare, Page, Pictures, Result, Results}
+  alias Snakepit.Bench.{Chart, Compare, Page, Pictures, Result, Results, Suites}
   alias Snakepit.Python.Preflight
   alias Snakepit.Terminal.{Progress, Table, Units}
 
@@ -71,9 +71,9 @@ defmodule Mix.Tasks.Snakepit.Bench do
   end
 
   defp suite!(name) do
-    names = Enum.map(Bench.suites(), & &1.name())
+    names = Enum.map(Suites.all(), & &1.name())
 
-    Enum.find(Bench.suites(), &(&1.name() == name)) ||
+    Enum.find(Suites.all(), &(&1.name() == name)) ||
       fail("there is no suite #{inspect(name)}; there are #{Enum.join(names, ", ")}")
   end
 
@@ -88,7 +88,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
     run =
       if opts[:from],
         do: again(read!(opts[:from])),
-        else: measure(if(suites == [], do: Bench.usual_suites(), else: suites), opts)
+        else: measure(if(suites == [], do: Suites.usual(), else: suites), opts)
 
     if opts[:svg], do: draw(run, opts[:svg])
     comparison = earlier && Compare.compare(run.results, earlier.results, (opts[:threshold] || 10.0) / 100)

@@ -3,7 +3,8 @@ defmodule Snakepit.Bench.Chaos.Doomed do
   # A whole VM under load, in an OS process of its own, killed by kill -9 at a random moment: after two seconds no process
   # of it may be left.
 
-  alias Snakepit.Bench.{Chaos, Footprint}
+  alias Snakepit.Bench.Chaos.Load
+  alias Snakepit.Bench.Footprint
 
   @limit_ms 2_000
 
@@ -22,7 +23,7 @@ defmodule Snakepit.Bench.Chaos.Doomed do
     receive do: ({^port, {:exit_status, _}} -> :ok)
     left = gone(mark, killed)
     ms = now() - killed
-    Chaos.end_processes(left, mark)
+    Enum.each(left, &Footprint.kill(&1, mark))
     {ms, left}
   end
 
@@ -57,8 +58,8 @@ defmodule Snakepit.Bench.Chaos.Doomed do
   @spec main(String.t(), integer()) :: no_return()
   def main(mark, seed) do
     {:ok, _} = Application.ensure_all_started(:snakepit)
-    {:ok, _} = Snakepit.start_pool(Chaos.pool(:doomed, mark, 2))
-    Chaos.Load.start(:doomed, 3, seed)
+    {:ok, _} = Snakepit.start_pool(Load.pool(:doomed, mark, 2))
+    Load.start(:doomed, 3, seed)
     IO.puts("ready #{System.pid()}")
     Process.sleep(:infinity)
   end

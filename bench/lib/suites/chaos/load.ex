@@ -7,7 +7,7 @@ defmodule Snakepit.Bench.Chaos.Load do
   # forgotten by somebody, and counts as lost, as does one that ended in anything else, or not at all.
 
   import Bitwise, only: [<<<: 2]
-  alias Snakepit.Error
+  alias Snakepit.{Bench, Error}
 
   @deadline 20_000
   # Milliseconds at most between two calls of a caller; sometimes none.
@@ -26,6 +26,19 @@ defmodule Snakepit.Bench.Chaos.Load do
           lost: [term()]
         }
 
+  @doc "The pool that is called. `mark` finds its processes (`Snakepit.Bench.Footprint`)."
+  @spec pool(atom(), String.t(), pos_integer()) :: map()
+  def pool(name, mark, size) do
+    %{
+      name: name,
+      size: size,
+      python_module: "snakepit_bench.chaos",
+      python_path: Bench.python_path(),
+      env: %{"SNAKEPIT_CHAOS" => mark},
+      memory_quota: "1GB"
+    }
+  end
+
   @doc "A tally of nothing."
   @spec none() :: tally()
   def none, do: %{calls: 0, right: 0, failed: 0, wrong: [], lost: []}
@@ -34,7 +47,7 @@ defmodule Snakepit.Bench.Chaos.Load do
   @spec start(atom(), pos_integer(), integer()) :: t()
   def start(pool, callers, seed) do
     stop = :atomics.new(1, [])
-    state = %{pool: pool, stop: stop, kept: nil, ways: Snakepit.Bench.ways(pool)}
+    state = %{pool: pool, stop: stop, kept: nil, ways: Bench.ways(pool)}
 
     callers =
       for n <- 1..callers do

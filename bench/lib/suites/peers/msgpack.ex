@@ -1,7 +1,8 @@
 defmodule Snakepit.Bench.Peers.Msgpack do
   @moduledoc "MessagePack over a Unix socket, the library `msgpack` in Python."
   @behaviour Snakepit.Bench.Peer
-  alias Snakepit.Bench.{Peer, Peers}
+  alias Snakepit.Bench.Peer
+  alias Snakepit.Bench.Peers.Program
   alias Snakepit.Runtime
 
   # A socket of the VM reads at most 64 MiB at a time.
@@ -15,7 +16,7 @@ defmodule Snakepit.Bench.Peers.Msgpack do
     path = Path.join(Runtime.dir(), "msgpack-#{System.unique_integer([:positive])}.sock")
     options = [:binary, active: false, ifaddr: {:local, path}]
     {:ok, listen} = :gen_tcp.listen(0, options)
-    port = Peers.open(python, ["-m", "snakepit_bench.peers.echo", "msgpack", path], [])
+    port = Program.open(python, ["-m", "snakepit_bench.peers.echo", "msgpack", path], [])
     accepted = :gen_tcp.accept(listen, 10_000)
     :gen_tcp.close(listen)
     File.rm(path)
@@ -24,7 +25,7 @@ defmodule Snakepit.Bench.Peers.Msgpack do
       {:ok, {socket, port}}
     else
       {:error, reason} ->
-        Peers.close(port)
+        Program.close(port)
         {:absent, "the Python side did not connect: #{inspect(reason)}"}
     end
   end
@@ -62,6 +63,6 @@ defmodule Snakepit.Bench.Peers.Msgpack do
   @impl true
   def stop({socket, port}) do
     :gen_tcp.close(socket)
-    Peers.close(port)
+    Program.close(port)
   end
 end

@@ -1,7 +1,8 @@
 defmodule Snakepit.Bench.Peers.Port do
   @moduledoc "A port with `{:packet, 4}` and Erlang's external term format, as ErlPort works."
   @behaviour Snakepit.Bench.Peer
-  alias Snakepit.Bench.{Peer, Peers}
+  alias Snakepit.Bench.Peer
+  alias Snakepit.Bench.Peers.Program
 
   @impl true
   def peers, do: [{"port", "a port, {:packet, 4}, external term format"}]
@@ -9,7 +10,7 @@ defmodule Snakepit.Bench.Peers.Port do
   @impl true
   def start(_name, %{python: python}) do
     args = ["-m", "snakepit_bench.peers.echo", "etf"]
-    {:ok, Peers.open(python, args, packet: 4)}
+    {:ok, Program.open(python, args, packet: 4)}
   end
 
   @impl true

@@ -4,7 +4,7 @@ defmodule Snakepit.Bench.Peers.Python do
   themselves. No call of theirs pays for the VM.
   """
   @behaviour Snakepit.Bench.Peer
-  alias Snakepit.Bench.Peers
+  alias Snakepit.Bench.Peers.Program
 
   # The first import of a large package, and a cluster's start.
   @start_ms 60_000
@@ -22,14 +22,14 @@ defmodule Snakepit.Bench.Peers.Python do
 
   @impl true
   def start(name, %{python: python}) do
-    port = Peers.open(python, ["-m", "snakepit_bench.peers.driver", name], line: 1_000_000)
+    port = Program.open(python, ["-m", "snakepit_bench.peers.driver", name], line: 1_000_000)
 
     case line(port, @start_ms) do
       "ready" ->
         {:ok, port}
 
       said ->
-        Peers.close(port)
+        Program.close(port)
         {:absent, String.replace_prefix(said, "absent: ", "")}
     end
   end
@@ -45,7 +45,7 @@ defmodule Snakepit.Bench.Peers.Python do
   end
 
   @impl true
-  def stop(port), do: Peers.close(port)
+  def stop(port), do: Program.close(port)
 
   defp line(port, timeout) do
     receive do
