@@ -26,6 +26,14 @@ defmodule Snakepit.MixProject do
     [extra_applications: [:logger, :crypto, telemetry: :optional], mod: {Snakepit.Application, []}]
   end
 
-  defp elixirc_paths(:test), do: ["lib", "test/support"]
-  defp elixirc_paths(_), do: ["lib"]
+  # The bench and the demo are compiled in a clone only. While Mix reads this file for a dependency, the project that
+  # depends on Snakepit is the current one.
+  defp elixirc_paths(env) do
+    if Mix.Project.get() in [nil, __MODULE__],
+      do: ["lib", "bench/lib", "examples/demo/lib"] ++ tests(env),
+      else: ["lib"]
+  end
+
+  defp tests(:test), do: ["test/support"]
+  defp tests(_), do: []
 end

@@ -257,18 +257,6 @@ defmodule Snakepit.Native do
           boolean() | nil
   def busy_poll(_poll, _fd, _command, _way, _bytes), do: stub()
 
-  @doc "Nanoseconds of each of `rounds` copies of `bytes` between two warm buffers."
-  @spec floor_memcpy_warm(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
-  def floor_memcpy_warm(_bytes, _rounds), do: stub()
-
-  @doc "The same into shared memory that nobody has touched before."
-  @spec floor_memcpy_cold(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
-  def floor_memcpy_cold(_bytes, _rounds), do: stub()
-
-  @doc "Nanoseconds of each of so many times (65,535 at most) that one thread wakes another and is woken by it: `futex(2)`."
-  @spec floor_futex(rounds :: pos_integer()) :: [non_neg_integer()]
-  def floor_futex(_rounds), do: stub()
-
   @typedoc "A call that another process can cancel (native/snakepit_nif/src/cancel.rs)."
   @type cancellation :: reference()
 

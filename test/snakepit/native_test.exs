@@ -520,17 +520,6 @@ defmodule Snakepit.NativeTest do
       Native.in_segment(binary)
       look(binary)
     end
-
-    test "floors to measure against" do
-      for times <- [
-            Native.floor_memcpy_warm(4096, 3),
-            Native.floor_memcpy_cold(0, 3),
-            Native.floor_memcpy_cold(5_000_000, 3),
-            Native.floor_futex(3)
-          ] do
-        assert length(times) == 3 and Enum.all?(times, &(is_integer(&1) and &1 >= 0))
-      end
-    end
   end
 
   describe "spinning" do

@@ -362,7 +362,7 @@ defmodule Snakepit.PoolTest do
         pool_options(
           name: :no_grpc,
           python: Path.join(venv, "bin/python"),
-          python_module: "snakepit_bench.echo"
+          python_module: "snakepit"
         )
 
       options = Map.merge(options, %{transfers: [:grpc]})

@@ -6,7 +6,7 @@ defmodule Mix.Tasks.Snakepit.Explain do
 
   Options:
 
-    * `--pool NAME` - a configured pool; by default the default one, or one of the bench's if none is configured
+    * `--pool NAME` - a configured pool; by default the default one, or one of its own if none is configured
     * `--type TYPE` - #{Enum.join(Snakepit.Performance.data_types(), ", ")}; by default binary
     * `--size SIZE` - one transfer of this size (`64KB`) in detail, by every way
     * `--help` - print this text
@@ -26,6 +26,8 @@ defmodule Mix.Tasks.Snakepit.Explain do
   alias Snakepit.Terminal.{Table, Units}
 
   @requirements ["app.config"]
+  # A pool has at least one tool; this one is never called.
+  @source "from snakepit import tool\n\n@tool\ndef nothing() -> None: ...\n"
   @switches [pool: :string, type: :string, size: :string, help: :boolean]
 
   @impl true
@@ -54,7 +56,7 @@ defmodule Mix.Tasks.Snakepit.Explain do
   end
 
   @doc false
-  # A configured pool, or one of the bench's own, ready.
+  # A configured pool, or one of the task's own, ready.
   @spec handle(String.t() | nil) :: Handle.t()
   def handle(name) do
     pool = (name && Enum.find(Handle.names(), &(to_string(&1) == name))) || Snakepit.default_pool()
@@ -68,7 +70,7 @@ defmodule Mix.Tasks.Snakepit.Explain do
         ready(pool)
 
       true ->
-        own = [name: :snakepit_explain, size: 1, python_module: "snakepit_bench.tools"]
+        own = [name: :snakepit_explain, size: 1, python: @source]
         {:ok, _} = started(own ++ [performance_policy: [enabled: true]])
         ready(:snakepit_explain)
     end

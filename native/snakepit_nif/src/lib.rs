@@ -16,7 +16,6 @@ mod companion;
 mod cost_model;
 mod decode;
 mod encode;
-mod floors;
 mod lane;
 mod memory;
 mod slot;
