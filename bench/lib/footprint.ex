@@ -18,7 +18,7 @@ defmodule Snakepit.Bench.Footprint do
   @spec take(String.t()) :: t()
   def take(mark) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
-    Snakepit.Native.bury()
+    Snakepit.Native.unmap_unused()
     chunks = chunks()
     bytes = chunks |> Map.values() |> Enum.sum()
 

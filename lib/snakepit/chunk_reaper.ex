@@ -15,7 +15,7 @@ defmodule Snakepit.ChunkReaper do
 
   @impl true
   def handle_info(:timeout, nil) do
-    Snakepit.Native.bury()
+    Snakepit.Native.unmap_unused()
     {:noreply, nil, @every_ms}
   end
 

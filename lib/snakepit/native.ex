@@ -29,7 +29,7 @@ defmodule Snakepit.Native do
 
   @doc """
   Splits a call into its envelope and the binaries of at least `inline_limit` bytes; of these, how many bytes there are,
-  how many do not lie in a segment already, and what they are (`Snakepit.Performance.data_types/0`).
+  how many do not lie in a chunk already, and what they are (`Snakepit.Performance.data_types/0`).
   """
   @spec encode(String.t(), term(), String.t() | nil, pos_integer()) ::
           {:ok, envelope :: binary(), buffers :: [binary()],
@@ -44,7 +44,7 @@ defmodule Snakepit.Native do
   end
 
   @doc """
-  Writes a request's frame. By `zero_copy`, the buffers are copied into the arena, but for those that lie in a segment
+  Writes a request's frame. By `zero_copy`, the buffers are copied into the arena, but for those that lie in a chunk
   already; `tell` lists the chunks whose descriptors the worker must be sent. `:cold`, with the
   lengths that are to be copied, when there is no memory at hand.
   """
@@ -167,8 +167,8 @@ defmodule Snakepit.Native do
   @spec worker_freed(worker()) :: [token()]
   def worker_freed(_worker), do: stub()
 
-  @spec worker_must_be_told(worker(), chunk_id()) :: boolean()
-  def worker_must_be_told(_worker, _id), do: stub()
+  @spec worker_needs_chunk(worker(), chunk_id()) :: boolean()
+  def worker_needs_chunk(_worker, _id), do: stub()
 
   @doc "The chunks the worker was told of that are gone by now, each once: it may unmap them."
   @spec worker_stale(worker()) :: [chunk_id()]
@@ -207,8 +207,8 @@ defmodule Snakepit.Native do
   def chunk_sent(_reference), do: stub()
 
   @doc "Unmaps the chunks that nothing refers to any more."
-  @spec bury() :: :ok
-  def bury, do: stub()
+  @spec unmap_unused() :: :ok
+  def unmap_unused, do: stub()
 
   @spec close_fd(integer()) :: :ok
   def close_fd(_fd), do: stub()
@@ -245,8 +245,8 @@ defmodule Snakepit.Native do
   @spec watch_freed(reference()) :: bytes :: non_neg_integer()
   def watch_freed(_watch), do: stub()
 
-  @spec in_segment(binary()) :: boolean()
-  def in_segment(_binary), do: stub()
+  @spec in_chunk(binary()) :: boolean()
+  def in_chunk(_binary), do: stub()
 
   @doc "How long callers of a pool spin for a reply, in µs (500 at most), and of which commands that was worth it."
   @spec busy_poll_new(non_neg_integer()) :: busy_poll()

@@ -211,9 +211,9 @@ defmodule Snakepit.NativeTest do
 
       shared = frame(9, @zero_copy, [{chunk, 64, 1000, 1}], ref(0))
       assert {:ok, :result, there, {@zero_copy, _, 5, 0}} = Native.reply(worker, 9, shared, [], @plain)
-      assert byte_size(there) == 1000 and Native.in_segment(there)
+      assert byte_size(there) == 1000 and Native.in_chunk(there)
       assert {:ok, :result, ^there, _} = answer = Native.reply(worker, 9, shared, [], @copy)
-      refute Native.in_segment(elem(answer, 2))
+      refute Native.in_chunk(elem(answer, 2))
     end
 
     test "a chunk that was not announced, places outside of one, tokens nobody gave", context do
@@ -360,7 +360,7 @@ defmodule Snakepit.NativeTest do
       assert Bitwise.bsr(id, 32) == owner
       assert [{^id, @chunk}] = Native.arena_chunks(arena)
       assert {:ok, shared} = Native.arena_share(arena, "0123456789")
-      assert shared == "0123456789" and Native.in_segment(shared)
+      assert shared == "0123456789" and Native.in_chunk(shared)
       assert %{chunks: 1, held_bytes: @chunk, live_slots: 1, live_bytes: live} = Native.arena_usage(arena)
       assert live >= 10
       Native.arena_tend(arena, 0)
@@ -375,12 +375,12 @@ defmodule Snakepit.NativeTest do
     test "what is shared gets the memory that it lacks" do
       arena = arena(2 * @chunk)
       assert {:ok, shared} = Native.arena_share(arena, "none is there yet")
-      assert shared == "none is there yet" and Native.in_segment(shared)
+      assert shared == "none is there yet" and Native.in_chunk(shared)
       assert {:error, {:quota, _, _}} = Native.arena_share(arena, :binary.copy("x", 10 * @chunk))
       assert shared == "none is there yet"
     end
 
-    test "a quota, and sizes that no segment has" do
+    test "a quota, and sizes that no chunk has" do
       arena = arena(2 * @chunk)
       assert {:error, {:quota, held, quota}} = Native.arena_ensure(arena, [10 * @chunk])
       assert is_integer(held) and quota == 2 * @chunk
@@ -428,8 +428,8 @@ defmodule Snakepit.NativeTest do
     test "what a worker is told, holds and gives back" do
       %{worker: worker, arena: arena} = worker_with_chunk()
       [{id, _}] = Native.arena_chunks(arena)
-      assert Native.worker_must_be_told(worker, id)
-      refute Native.worker_must_be_told(worker, id)
+      assert Native.worker_needs_chunk(worker, id)
+      refute Native.worker_needs_chunk(worker, id)
       # Its chunk lives: it need not be unmapped.
       assert Native.worker_stale(worker) == []
 
@@ -461,7 +461,7 @@ defmodule Snakepit.NativeTest do
       assert Native.worker_freed(worker) == []
       assert Native.watch_freed(watch) >= 1000
       assert Native.arena_leases(arena) == []
-      refute Native.in_segment("plain")
+      refute Native.in_chunk("plain")
     end
 
     test "a request that may not be sendable takes no tokens along" do
@@ -517,7 +517,7 @@ defmodule Snakepit.NativeTest do
     end
 
     defp look(binary) do
-      Native.in_segment(binary)
+      Native.in_chunk(binary)
       look(binary)
     end
   end

@@ -63,7 +63,7 @@ defmodule Snakepit.Worker.Chunks do
 
   @doc "Sends the descriptors of these chunks, but not of those the worker has."
   @spec announce(Run.t(), [Native.chunk_id()]) :: :ok | {:error, term()}
-  def announce(run, ids), do: send_all(run, Enum.filter(ids, &Native.worker_must_be_told(run.memory, &1)))
+  def announce(run, ids), do: send_all(run, Enum.filter(ids, &Native.worker_needs_chunk(run.memory, &1)))
 
   @doc "Sends the descriptors of these chunks; of those that are gone meanwhile, none."
   @spec send_all(Run.t(), [Native.chunk_id()]) :: :ok | {:error, term()}

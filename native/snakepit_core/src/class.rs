@@ -1,4 +1,4 @@
-//! Size classes of segment slots: eight per doubling, from 64 bytes, every class a multiple of 64.
+//! Size classes of slots: eight per doubling, from 64 bytes, every class a multiple of 64.
 //!
 //! At most an eighth of a slot is lost to rounding (more below 512 bytes, where the step stays at 64), and 64-byte
 //! starts are what Arrow and SIMD loads want.
@@ -9,7 +9,7 @@ pub const ALIGN: u64 = 64;
 /// The number of distinct class indexes.
 pub const COUNT: usize = 48 * 8;
 
-/// Lengths above this have no class; no segment is this large.
+/// Lengths above this have no class; no chunk is this large.
 pub const MAX: u64 = 1 << 46;
 
 /// The size in bytes of the slot that serves `len` bytes, or `None` above [`MAX`].

@@ -1,4 +1,4 @@
-//! The plain heart of Snakepit: the layout of frames and segments, the codec and the allocator.
+//! The plain heart of Snakepit: the layout of frames and chunks, the codec and the allocator.
 //!
 //! Nothing here knows the BEAM, opens a file or maps memory, so that everything can be tested against naive
 //! models. `native/PROTOCOL.md` is the contract these modules implement.

@@ -22,7 +22,7 @@ fn arena_new(env: Env, chunk_size: u64, quota: u64) -> (OutboundArc, u32) {
 /// Makes sure that buffers of all these lengths find warm memory at once; `{:ok, ids of the chunks it took}`.
 #[rustler::nif(schedule = "DirtyIo")]
 fn arena_ensure<'a>(env: Env<'a>, arena: OutboundArc, lens: Vec<u64>) -> Term<'a> {
-    chunk::bury();
+    chunk::unmap_unused();
     let mut made = Vec::new();
     // Held until all are there, and then given back, warm, for the caller's next try.
     let mut pieces = Vec::with_capacity(lens.len());
@@ -64,7 +64,7 @@ pub fn refused<'a>(env: Env<'a>, error: GrowError) -> Term<'a> {
 #[rustler::nif(schedule = "DirtyIo")]
 fn arena_tend(arena: OutboundArc, idle_ms: u64) -> bool {
     arena.drop_idle(idle_ms);
-    chunk::bury();
+    chunk::unmap_unused();
     arena.wants_spare()
 }
 
@@ -93,7 +93,7 @@ fn arena_leases(arena: OutboundArc) -> Vec<(LocalPid, u64)> {
 /// Copies a binary into the arena, where memory that is not there is made; the answer is the same bytes, living there.
 #[rustler::nif(schedule = "DirtyIo")]
 fn arena_share<'a>(env: Env<'a>, arena: OutboundArc, binary: Binary<'a>) -> Term<'a> {
-    chunk::bury();
+    chunk::unmap_unused();
     match arena.alloc_or_grow(binary.len() as u64) {
         Ok(Some(piece)) => {
             piece.fill(binary.as_slice());
@@ -152,8 +152,8 @@ fn worker_freed(worker: WorkerArc) -> Vec<u64> {
 
 /// Whether the worker must be sent the descriptor of this chunk before it can use it; true once.
 #[rustler::nif]
-fn worker_must_be_told(worker: WorkerArc, id: u64) -> bool {
-    worker.must_be_told(id)
+fn worker_needs_chunk(worker: WorkerArc, id: u64) -> bool {
+    worker.needs_chunk(id)
 }
 
 /// The chunks the worker was told of that are gone by now, each once.
@@ -211,8 +211,8 @@ fn chunk_sent(_chunk: ResourceArc<ChunkRef>) -> rustler::Atom {
 
 /// Unmaps the chunks that nothing refers to any more.
 #[rustler::nif(schedule = "DirtyIo")]
-fn bury() -> rustler::Atom {
-    chunk::bury();
+fn unmap_unused() -> rustler::Atom {
+    chunk::unmap_unused();
     atoms::ok()
 }
 
@@ -256,8 +256,8 @@ fn watch_freed(watch: ResourceArc<Watch>) -> u64 {
     watch.freed()
 }
 
-/// Whether a binary lies in a segment.
+/// Whether a binary lies in a chunk.
 #[rustler::nif]
-fn in_segment(binary: Binary) -> bool {
+fn in_chunk(binary: Binary) -> bool {
     Chunk::find(binary.as_slice()).is_some()
 }

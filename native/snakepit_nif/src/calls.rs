@@ -87,7 +87,7 @@ type Head = (u8, u8, u8, u8, u32, u32);
 
 /// Where each buffer of a zero_copy request goes.
 enum Target {
-    /// It lies in a segment already.
+    /// It lies in a chunk already.
     There(std::sync::Arc<Slot>, u64),
     Copy(Piece),
 }
@@ -156,7 +156,7 @@ fn write_request<'a>(
                 }
             };
             let id = slot.chunk().id();
-            if worker.must_be_told(id) {
+            if worker.needs_chunk(id) {
                 tell.push(id);
             }
             places.push(worker.hold(slot, offset, buffer.len() as u64));
@@ -225,7 +225,7 @@ fn request_making_room<'a>(
     envelope: Binary<'a>,
     buffers: Vec<Binary<'a>>,
 ) -> NifResult<Term<'a>> {
-    chunk::bury();
+    chunk::unmap_unused();
     write_request(env, &worker, &arena, head, envelope, buffers, Time::ToMakeRoom)
 }
 

@@ -25,7 +25,7 @@ impl Waiter {
     }
 
     /// False if it is dead.
-    fn tell(&self, env: Env, answer: impl Encoder) -> bool {
+    fn send(&self, env: Env, answer: impl Encoder) -> bool {
         deliver(env, &self.pid, |env| {
             let reference = self.own.run(|own| self.reference.load(own).in_env(env));
             (atoms::snakepit_lane(), reference, answer).encode(env)
@@ -99,12 +99,12 @@ impl CheckoutQueue {
             checkout.state.store(RETURNED, Ordering::Release);
             next = self.lock().offer(lane);
         }
-        self.tell_if_at_rest(env);
+        self.notify_owner(env);
     }
 
     fn forget(&self, env: Env, lane: Lane) {
         self.lock().forget(lane);
-        self.tell_if_at_rest(env);
+        self.notify_owner(env);
     }
 
     /// Its holder died in the middle of a call: the owner holds it from now on, to see to it.
@@ -117,7 +117,7 @@ impl CheckoutQueue {
         }
     }
 
-    fn tell_if_at_rest(&self, env: Env) {
+    fn notify_owner(&self, env: Env) {
         let (at_rest, emptied) = {
             let mut lanes = self.lock();
             (lanes.at_rest(), lanes.emptied())
@@ -138,7 +138,7 @@ impl CheckoutQueue {
 /// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
 /// lane, where it would keep the checkout alive, and so the lane of a dead holder busy, until that process collects.
 fn hand_over(env: Env, waiter: &Waiter, lane: Lane, checkout: &ResourceArc<Checkout>) -> bool {
-    waiter.tell(env, (atoms::ok(), lane.id, lane.epoch, checkout))
+    waiter.send(env, (atoms::ok(), lane.id, lane.epoch, checkout))
 }
 
 fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -> bool {
@@ -221,9 +221,9 @@ fn queue_resize(env: Env, queue: ResourceArc<CheckoutQueue>, workers: u32) -> ru
     let moved = queue.lock().resize(workers);
     for (key, waiter) in moved {
         // One that is dead has left the line.
-        waiter.tell(env, (atoms::moved(), key));
+        waiter.send(env, (atoms::moved(), key));
     }
-    queue.tell_if_at_rest(env);
+    queue.notify_owner(env);
     atoms::ok()
 }
 
@@ -266,7 +266,7 @@ fn queue_up(env: Env, queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64
         let next = queue.lock().offer(lane);
         queue.pass_on(env, lane, &queue, next);
     }
-    queue.tell_if_at_rest(env);
+    queue.notify_owner(env);
     atoms::ok()
 }
 
@@ -294,7 +294,7 @@ fn queue_down(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rus
 fn queue_close(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustler::Atom {
     let waiters = queue.lock().close(code);
     send_away(env, waiters, code);
-    queue.tell_if_at_rest(env);
+    queue.notify_owner(env);
     atoms::ok()
 }
 
@@ -308,7 +308,7 @@ fn queue_suspend(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rust
 
 fn send_away(env: Env, waiters: Vec<Waiter>, code: u32) {
     for waiter in waiters {
-        waiter.tell(env, (atoms::closed(), code));
+        waiter.send(env, (atoms::closed(), code));
     }
 }
 

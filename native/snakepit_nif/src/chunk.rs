@@ -126,12 +126,12 @@ impl Drop for Mapping {
 }
 
 /// What is left of a chunk that is no longer used: unmapping a large one takes milliseconds, which a destructor on a
-/// scheduler must not. [`bury`] does it.
-static GRAVEYARD: LazyLock<FreeList<(Mapping, OwnedFd)>> = LazyLock::new(FreeList::default);
+/// scheduler must not. [`unmap_unused`] does it.
+static UNUSED: LazyLock<FreeList<(Mapping, OwnedFd)>> = LazyLock::new(FreeList::default);
 
 /// Unmaps the chunks whose last reference went. On a dirty scheduler.
-pub fn bury() {
-    GRAVEYARD.take().for_each(drop);
+pub fn unmap_unused() {
+    UNUSED.take().for_each(drop);
 }
 
 /// Every mapped chunk of the VM, by address and by id.
@@ -312,7 +312,7 @@ impl Chunk {
     pub unsafe fn write(&self, offset: u64, bytes: &[u8]) {
         assert!(offset + bytes.len() as u64 <= self.size());
         // SAFETY: inside the mapping (asserted), exclusively ours (the caller's promise), and `bytes` is not in it:
-        // what lies in a segment is sent by reference.
+        // what lies in a chunk is sent by reference.
         unsafe {
             let to = self.map().base.as_ptr().add(offset as usize);
             snakepit_core::copy::copy(bytes.as_ptr(), to, bytes.len());
@@ -327,6 +327,6 @@ impl Drop for Chunk {
             registry.by_base.remove(&(body.0.base.as_ptr() as usize));
             registry.by_id.remove(&self.id);
         }
-        GRAVEYARD.push(body);
+        UNUSED.push(body);
     }
 }

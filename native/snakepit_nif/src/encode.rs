@@ -48,7 +48,7 @@ pub struct Encoder<'a> {
     /// What travels out of band.
     pub buffers: Vec<Binary<'a>>,
     pub buffer_bytes: usize,
-    /// Of these, how many lie in no segment yet.
+    /// Of these, how many lie in no chunk yet.
     pub fresh_bytes: usize,
     /// What all buffers are, or that they are several things.
     pub kind: Option<Kind>,

@@ -213,7 +213,7 @@ pub struct Worker {
     refused: Mutex<HashSet<u64>>,
     holds: Mutex<Holds<Arc<Slot>>>,
     /// Chunk ids that this worker has been sent, of others than itself.
-    told: Mutex<HashSet<u64>>,
+    announced: Mutex<HashSet<u64>>,
     freed: Arc<FreeList<u64>>,
     /// By lane: the latest call that was written for it.
     calls: Mutex<HashMap<u32, Issued>>,
@@ -270,7 +270,7 @@ impl Worker {
             chunks: Mutex::default(),
             refused: Mutex::default(),
             holds: Mutex::default(),
-            told: Mutex::default(),
+            announced: Mutex::default(),
             freed: Arc::default(),
             calls: Mutex::default(),
         }
@@ -409,13 +409,13 @@ impl Worker {
     }
 
     /// Whether the worker must be sent this chunk's descriptor first; says so once.
-    pub fn must_be_told(&self, id: u64) -> bool {
-        id >> 32 != u64::from(self.owner) && self.told.lock().expect("told").insert(id)
+    pub fn needs_chunk(&self, id: u64) -> bool {
+        id >> 32 != u64::from(self.owner) && self.announced.lock().expect("announced").insert(id)
     }
 
     /// The chunks this worker was told of that are gone by now, each once: it may unmap them.
     pub fn stale(&self) -> Vec<u64> {
-        self.told.lock().expect("told").extract_if(|id| Chunk::by_id(*id).is_none()).collect()
+        self.announced.lock().expect("announced").extract_if(|id| Chunk::by_id(*id).is_none()).collect()
     }
 
     pub fn freed_list(&self) -> Arc<FreeList<u64>> {

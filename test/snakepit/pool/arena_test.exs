@@ -24,7 +24,7 @@ defmodule Snakepit.Pool.ArenaTest do
       Snakepit.observe("in_place", %{n: n}, [pool: pool, reply_transfer: :zero_copy] ++ opts)
 
     assert x.data == :binary.copy(<<7>>, n)
-    assert Native.in_segment(x.data)
+    assert Native.in_chunk(x.data)
     x
   end
 
@@ -138,7 +138,7 @@ defmodule Snakepit.Pool.ArenaTest do
       data = noise(3, 400_000)
       assert {:ok, shared} = Snakepit.share(Snakepit.bytes(data), pool: pool)
       assert shared == Snakepit.bytes(data)
-      assert Native.in_segment(shared.data)
+      assert Native.in_chunk(shared.data)
 
       for session <- ["a", "b", "c", "d"] do
         assert {{:ok, 400_000}, %{copied_bytes: 0}} =
@@ -167,7 +167,7 @@ defmodule Snakepit.Pool.ArenaTest do
     for transfer <- Snakepit.Transfer.ways() do
       assert {:ok, [a, b]} = Snakepit.execute("fresh", args, pool: pool, transfer: transfer, copy: true)
       assert {a, b} == {noise(7, 100_000), noise(7, 2 * @mib)}
-      refute Native.in_segment(a) or Native.in_segment(b)
+      refute Native.in_chunk(a) or Native.in_chunk(b)
     end
   end
 
