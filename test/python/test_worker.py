@@ -288,8 +288,8 @@ class Warmth(unittest.TestCase):
 
 
 WAYS_TO_KEEP = (
-    "array", "slice", "element", "cast", "memoryview", "slice_of_memoryview", "base", "memoryview_of_base", "part_of_base",
-    "interface", "dlpack", "iterator", "weak", "ctypes",
+    "array", "slice", "element", "cast", "memoryview", "slice_of_memoryview", "base", "memoryview_of_base",
+    "part_of_base", "interface", "dlpack", "iterator", "weak", "ctypes",
 )  # fmt: skip
 
 

@@ -7,13 +7,12 @@ it. A free slot is in exactly one stack, that of its class; the last one freed i
 from __future__ import annotations
 
 import os
-import threading
 import time
 from bisect import bisect_right
 from itertools import count
 
 from .errors import CallError
-from .fork import add, is_child, remove
+from .fork import add, is_child, lock, remove
 from .leases import Leases
 from .size_classes import class_size
 
@@ -87,7 +86,7 @@ class Arena:
         self.quota = quota
         self._announce = announce
         self._retract = retract
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._ids = count(owner << 32)
         self._tokens = count(1)
         self._held: dict[int, Slot] = {}
