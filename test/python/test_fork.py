@@ -231,6 +231,63 @@ class Memory(unittest.TestCase):
         self.assertIn("processes that tools fork cannot use", done.stderr)
 
 
+class Locks(unittest.TestCase):
+    def forked(self, fork_by):
+        return run(
+            """
+            import signal, socket
+            from snakepit import context
+            from snakepit.cancel import Cancellation
+            from snakepit.control import Control
+            from snakepit.keeper import Keeper
+            os.register_at_fork(after_in_child=fork.become_child)
+            borrowed, cancellation = Borrowed({}), Cancellation()
+            control = Control(socket.socketpair()[0])
+            keeper = Keeper(arena, borrowed, 60_000, lambda tokens: None)
+            locks = [arena._lock, borrowed._counting, borrowed._arrival, cancellation._lock, control._lock,
+                     fork._growing, keeper._wake._cond, context._lock]
+            are_held, done = threading.Event(), threading.Event()
+            def hold():
+                for lock in locks:
+                    lock.acquire()
+                are_held.set()
+                done.wait()
+                for lock in locks:
+                    lock.release()
+            threading.Thread(target=hold).start()
+            are_held.wait()
+            def look():
+                # Blocks for ever if one of the locks is still held; then the alarm ends it.
+                signal.alarm(20)
+                context._state("session")
+                if sys.argv[1] == "python":
+                    arena.live_slots()
+                    borrowed.take_released()
+                    borrowed.refuse(1, "")
+                    cancellation.cancel(1)
+                    assert not control._lock.locked()
+                    [fork.add(1, 1) for _ in range(2000)]
+                keeper.stop()
+            if sys.argv[1] == "python":
+                status = child(look)
+            else:
+                pid = ctypes.PyDLL(None).fork()
+                if not pid:
+                    look()
+                    os._exit(0)
+                status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            done.set()
+            assert status == 0, status
+            """,
+            fork_by,
+        )
+
+    def test_a_lock_that_another_thread_held_is_free_in_the_child(self):
+        for fork_by in ("python", "c"):
+            done = self.forked(fork_by)
+            self.assertEqual((done.returncode, done.stderr), (0, ""), fork_by)
+
+
 class Rows(unittest.TestCase):
     def test_a_row_is_used_again(self):
         rows = [fork.add(n, n + 1) for n in range(2000)]

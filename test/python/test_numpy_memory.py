@@ -99,6 +99,12 @@ class NumpyMemoryTest(unittest.TestCase):
         nested = self.assert_sent(lambda: {"a": [np.full(N, 1, np.uint8)], "b": (np.full(N, 2, np.uint8),)}, [True] * 2)
         self.assertEqual(nested, [bytes([1]) * N, bytes([2]) * N])
 
+    def test_a_result_that_names_its_memory_more_than_once_is_sent_in_place(self):
+        twice = self.assert_sent(lambda: [np.full(N, 5, np.uint8)] * 2, [True, True])
+        self.assertEqual(twice, [bytes([5]) * N] * 2)
+        contents = self.assert_sent(lambda: memoryview(np.full(N, 5, np.uint8)), [True])
+        self.assertEqual(contents, [bytes([5]) * N])
+
     def test_what_somebody_else_holds_is_copied(self):
         kept = []
 
@@ -126,15 +132,15 @@ class NumpyMemoryTest(unittest.TestCase):
             kept.append(weakref.ref(array))
             return [array]
 
-        def through_memoryview(array):
-            return memoryview(array)
+        def through_a_kept_memoryview(array):
+            kept.append(memoryview(array))
+            return kept[-1][:]
 
-        for hold in (keep, viewed, of_a_kept_base, in_a_kept_list, exported, weakly, through_memoryview):
+        for hold in (keep, viewed, of_a_kept_base, in_a_kept_list, exported, weakly, through_a_kept_memoryview):
             with self.subTest(hold.__name__):
                 contents = self.assert_sent(lambda hold=hold: hold(np.full(N, 5, np.uint8)), [False])
                 self.assertEqual(contents, [bytes([5]) * N])
                 kept.clear()
-        self.assert_sent(lambda: [np.full(N, 5, np.uint8)] * 2, [False, False])
         # numpy's own memory is what it was before.
         self.assert_sent(lambda: np.zeros(N, np.uint8), [False])
         self.assert_sent(lambda: np.full(LARGE - 1, 5, np.uint8), [False])

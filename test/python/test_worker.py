@@ -284,8 +284,73 @@ class Warmth(unittest.TestCase):
         self.assertEqual((made.way, bytes(made.buffers[0])), (1, b"\7" * 50_000))
         part = beam.call("make_part", {"n": 20_000}, freed=made.tokens)
         self.assertEqual((part.way, bytes(part.buffers[0])), (1, b"\2" * 20_000))
-        self.assertIn("read-only", beam.call("write_again").envelope["message"])
         beam.call("let_go", freed=part.tokens)
+
+
+WAYS_TO_KEEP = (
+    "array", "slice", "element", "cast", "memoryview", "slice_of_memoryview", "base", "memoryview_of_base",
+    "part_of_base", "interface", "dlpack", "iterator", "weak", "ctypes",
+)  # fmt: skip
+
+
+class InPlace(unittest.TestCase):
+    """A result is sent in place only if the reply is the sole holder of its memory: 1 copied, 2 in place."""
+
+    N = 60_000
+    IN_PLACE = 2
+
+    def setUp(self):
+        self.beam = self.enterContext(Beam())
+        # Warm memory of this size, so that a copy goes there as well.
+        self.warm = self.beam.call("make", {"n": self.N}, mask=ZERO_COPY)
+        spare = self.beam.call("make", {"n": self.N}, mask=ZERO_COPY)
+        self.beam.call("let_go", freed=self.warm.tokens + spare.tokens)
+
+    def in_place(self, reply):
+        self.assertEqual((reply.kind, reply.way), (1, 1), reply.envelope)
+        return reply.flags == self.IN_PLACE
+
+    def test_what_a_tool_keeps_cannot_change_its_result(self):
+        for how in WAYS_TO_KEEP:
+            with self.subTest(how):
+                reply = self.beam.call("make_and_keep", {"n": self.N, "how": how}, mask=ZERO_COPY)
+                self.assertFalse(self.in_place(reply))
+                self.assertEqual(self.beam.call("write_kept").kind, 1)
+                self.assertEqual(bytes(reply.buffers[0]), b"\7" * self.N)
+                self.beam.call("let_go", freed=reply.tokens)
+
+    def test_what_nobody_keeps_is_sent_in_place(self):
+        for command in ("make", "make_later", "make_memoryview"):
+            with self.subTest(command):
+                reply = self.beam.call(command, {"n": self.N}, mask=ZERO_COPY)
+                self.assertTrue(self.in_place(reply))
+                self.assertEqual(bytes(reply.buffers[0]), b"\7" * self.N)
+                self.beam.call("let_go", freed=reply.tokens)
+        part = self.beam.call("make_part", {"n": self.N}, mask=ZERO_COPY)
+        self.assertTrue(self.in_place(part))
+        self.beam.call("let_go", freed=part.tokens)
+        parts = self.beam.call("make_parts", {"n": self.N}, mask=ZERO_COPY)
+        self.assertTrue(self.in_place(parts))
+        self.assertEqual(
+            sorted(map(bytes, parts.buffers)),
+            sorted([b"\1" * self.N, b"\2" * self.N, b"\1" * self.N + b"\2" * self.N]),
+        )
+
+    def test_items_of_one_buffer_are_copied_and_fresh_ones_are_not(self):
+        for command, in_place in (("one_buffer_again_and_again", False), ("fresh_buffers", True)):
+            items = list(self.beam.stream(command, {"n": self.N}, mask=ZERO_COPY))[:-1]
+            self.assertEqual([item.flags == self.IN_PLACE for item in items], [in_place] * 3, command)
+            self.assertEqual([bytes(item.buffers[0]) for item in items], [bytes([mark]) * self.N for mark in (1, 2, 3)])
+            self.beam.call("let_go", freed=[token for item in items for token in item.tokens])
+
+    def test_a_result_that_comes_back_is_sent_by_reference_again(self):
+        made = self.beam.call("make", {"n": self.N}, mask=ZERO_COPY)
+        chunk, offset, length, _ = made.places[0]
+        place = (chunk, offset, length, 5)
+        x = tensor("u8", [self.N], buffer(0))
+        again = self.beam.call("identity", {"x": x}, places=[place], mask=ZERO_COPY)
+        self.assertTrue(self.in_place(again))
+        self.assertEqual(again.places[0][:3], made.places[0][:3])
 
 
 class Life(unittest.TestCase):

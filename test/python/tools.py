@@ -2,11 +2,13 @@
 
 import asyncio
 import atexit
+import ctypes
 import os
 import subprocess
 import sys
 import threading
 import time
+import weakref
 
 import snakepit
 from snakepit import tool
@@ -104,13 +106,101 @@ def make_part(n: int):
     array = snakepit.empty((2, n), "u1")
     array[0] = 1
     array[1] = 2
-    KEPT.append(array)
     return {"second": array[1]}
 
 
 @tool
-def write_again():
-    KEPT[-1][0] = 9
+def make_and_keep(n: int, how: str):
+    """A result in shared memory, and something kept by which it could be written later."""
+    import numpy
+
+    array = snakepit.empty(n, "u1")
+    array[:] = 7
+    kept = {
+        "array": lambda: array,
+        "slice": lambda: array[::2],
+        "element": lambda: array[5:6],
+        "cast": lambda: array.view("u4"),
+        "memoryview": lambda: memoryview(array),
+        "slice_of_memoryview": lambda: memoryview(array)[3:],
+        "base": lambda: array.base,
+        "memoryview_of_base": lambda: memoryview(array.base)[5:],
+        "part_of_base": lambda: (ctypes.c_ubyte * 50).from_buffer(array.base),
+        "interface": lambda: numpy.asarray(Interface(array)),
+        "dlpack": lambda: numpy.from_dlpack(array),
+        "iterator": lambda: iter(array),
+        "weak": lambda: weakref.ref(array),
+        "ctypes": lambda: array.ctypes,
+    }[how]()
+    KEPT.append(kept)
+    return array
+
+
+class Interface:
+    def __init__(self, array):
+        self.array = array
+        self.__array_interface__ = array.__array_interface__
+
+
+@tool
+def write_kept():
+    """Writes to what was kept last, however it was kept."""
+    import numpy
+
+    kept = KEPT[-1]
+    if isinstance(kept, weakref.ref):
+        kept = kept()
+    if hasattr(kept, "data_as"):
+        kept = numpy.ctypeslib.as_array(kept.data_as(ctypes.POINTER(ctypes.c_ubyte)), (100,))
+    if not isinstance(kept, (numpy.ndarray, type(None))) and hasattr(type(kept), "__next__"):
+        kept = kept.__reduce__()[1][0]
+    if kept is not None:
+        array = numpy.asarray(kept)
+        if array.flags.writeable:
+            array[...] = 9
+        else:
+            ctypes.memset(array.ctypes.data, 9, array.nbytes)
+
+
+@tool
+def one_buffer_again_and_again(n: int):
+    array = snakepit.empty(n, "u1")
+    for mark in range(1, 4):
+        array[:] = mark
+        yield array
+
+
+@tool
+def fresh_buffers(n: int):
+    def made(mark):
+        array = snakepit.empty(n, "u1")
+        array[:] = mark
+        return array
+
+    for mark in range(1, 4):
+        yield made(mark)
+
+
+@tool
+async def make_later(n: int):
+    array = snakepit.empty(n, "u1")
+    await asyncio.sleep(0)
+    array[:] = 7
+    return array
+
+
+@tool
+def make_memoryview(n: int):
+    array = snakepit.empty(n, "u1")
+    array[:] = 7
+    return array.data
+
+
+@tool
+def make_parts(n: int):
+    array = snakepit.empty((2, n), "u1")
+    array[0], array[1] = 1, 2
+    return {"all": array, "parts": [array[0], array[1]]}
 
 
 @tool

@@ -10,6 +10,7 @@
 //!
 //! [NEP 49]: https://numpy.org/neps/nep-0049-data-allocation-strategies.html
 
+use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 use std::ptr;
@@ -83,10 +84,6 @@ fn lent(address: usize) -> Option<usize> {
     if LENT_COUNT.load(Ordering::Acquire) == 0 {
         return None;
     }
-    if FORKED.load(Ordering::Acquire) {
-        // A thread that is not here any more may hold the lock for ever.
-        return LENT.try_lock().ok()?.as_ref()?.get(&address).copied();
-    }
     locked(&LENT).as_ref()?.get(&address).copied()
 }
 
@@ -94,10 +91,6 @@ fn lent(address: usize) -> Option<usize> {
 fn give_back(address: usize) -> bool {
     if LENT_COUNT.load(Ordering::Acquire) == 0 {
         return false;
-    }
-    if FORKED.load(Ordering::Acquire) {
-        // A thread that is not here any more may hold the lock for ever: then a little memory is lost.
-        return LENT.try_lock().map_or(true, |lent| lent.as_ref().is_some_and(|lent| lent.contains_key(&address)));
     }
     if locked(&LENT).as_mut().and_then(|lent| lent.remove(&address)).is_none() {
         return false;
@@ -172,8 +165,8 @@ pub unsafe extern "C" fn snakepit_numpy_handler(
     }
     let state = STATE.get_or_init(|| {
         // Not by Python's hooks: C may fork as well.
-        // SAFETY: the handler takes no arguments, and numpy keeps this library for as long as the process lives.
-        unsafe { libc::pthread_atfork(None, None, Some(forked)) };
+        // SAFETY: the handlers take no arguments, and numpy keeps this library for as long as the process lives.
+        unsafe { libc::pthread_atfork(Some(before_fork), Some(after_fork_in_parent), Some(after_fork_in_child)) };
         let mut name = [0; 127];
         for (to, from) in name.iter_mut().zip(b"snakepit") {
             *to = from.cast_signed() as c_char;
@@ -189,9 +182,30 @@ pub unsafe extern "C" fn snakepit_numpy_handler(
     &raw const state.handler
 }
 
-/// In a forked child: from now on nothing is lent. What was lies in private copies, which stay.
-extern "C" fn forked() {
+/// The locks, while a thread forks. Otherwise another thread, which the child does not have, could hold one for ever.
+struct Forking(UnsafeCell<Option<Locks>>);
+type Locks = (MutexGuard<'static, Option<HashMap<usize, usize>>>, MutexGuard<'static, Vec<usize>>);
+
+// SAFETY: only a thread that holds both locks touches it.
+unsafe impl Sync for Forking {}
+
+static FORKING: Forking = Forking(UnsafeCell::new(None));
+
+extern "C" fn before_fork() {
+    let locks = (locked(&LENT), locked(&FREED));
+    // SAFETY: this thread holds both locks.
+    unsafe { *FORKING.0.get() = Some(locks) };
+}
+
+extern "C" fn after_fork_in_parent() {
+    // SAFETY: this thread, or the one it was forked from, took both locks in `before_fork`.
+    drop(unsafe { (*FORKING.0.get()).take() });
+}
+
+/// From now on nothing is lent. What was lent lies in private copies, which stay.
+extern "C" fn after_fork_in_child() {
     FORKED.store(true, Ordering::Release);
+    after_fork_in_parent();
 }
 
 /// Moves up to `room` addresses that numpy freed to `into`; how many.
@@ -275,6 +289,45 @@ mod tests {
         ROOM.as_ptr().cast_mut().cast()
     }
 
+    /// Forks while another thread holds the lock of what is lent. Whether `check` is true in the child.
+    fn child_of_a_fork_beside_a_lock(check: impl FnOnce() -> bool) -> bool {
+        // SAFETY: asks for this thread's id.
+        let forking = unsafe { libc::gettid() };
+        let forked = AtomicBool::new(false);
+        let is_asleep = || {
+            let stat = std::fs::read_to_string(format!("/proc/self/task/{forking}/stat")).unwrap_or_default();
+            stat.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('S'))
+        };
+        std::thread::scope(|scope| {
+            let (locked_now, is_locked) = std::sync::mpsc::channel();
+            let forked = &forked;
+            scope.spawn(move || {
+                let lent = locked(&LENT);
+                let _ = locked_now.send(());
+                // Until the other thread has forked, or waits for this lock to do so.
+                while !forked.load(Ordering::Acquire) && !is_asleep() {
+                    std::thread::yield_now();
+                }
+                drop(lent);
+            });
+            let _ = is_locked.recv();
+            // SAFETY: the child calls only what a child of a worker may call, and ends at once.
+            let child = unsafe { libc::fork() };
+            if child == 0 {
+                // SAFETY: it ends this process without running anything of its parent's. A child that hangs is killed.
+                unsafe {
+                    libc::alarm(20);
+                    libc::_exit(i32::from(!check()));
+                }
+            }
+            forked.store(true, Ordering::Release);
+            let mut status = -1;
+            // SAFETY: waits for the child made above.
+            unsafe { libc::waitpid(child, &raw mut status, 0) };
+            status == 0
+        })
+    }
+
     #[test]
     fn large_arrays_are_lent_and_come_back_once() {
         let mut before = Handler {
@@ -321,6 +374,13 @@ mod tests {
             // numpy may free with another size than it asked for.
             (memory.free)(memory.ctx, again, 1);
             assert_eq!(snakepit_numpy_freed(freed.as_mut_ptr(), 0), 0);
+            assert_eq!(snakepit_numpy_freed(freed.as_mut_ptr(), 4), 1);
+
+            TAKEN.store(0, Ordering::Relaxed);
+            let lent = (memory.malloc)(memory.ctx, 2000);
+            assert_eq!(lent, room);
+            assert!(child_of_a_fork_beside_a_lock(|| (memory.realloc)(memory.ctx, lent, 3000) != room));
+            (memory.free)(memory.ctx, lent, 2000);
             assert_eq!(snakepit_numpy_freed(freed.as_mut_ptr(), 4), 1);
 
             let small = (memory.realloc)(memory.ctx, small, 5000);

@@ -7,20 +7,18 @@ it. A free slot is in exactly one stack, that of its class; the last one freed i
 from __future__ import annotations
 
 import os
-import threading
 import time
 from bisect import bisect_right
 from itertools import count
 
 from .errors import CallError
-from .fork import add, is_child, remove
+from .fork import add, is_child, lock, remove
 from .leases import Leases
 from .size_classes import class_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from .chunk_memory import Mapping
     from .frames import Place
@@ -56,17 +54,17 @@ class Chunk:
 class Slot:
     """A part of a chunk that is handed out as a whole."""
 
-    __slots__ = ("array", "chunk", "holders", "lent", "offset", "size")
+    __slots__ = ("chunk", "holders", "lent", "offset", "size", "writable")
 
     def __init__(self, chunk: Chunk, offset: int, size: int) -> None:
         self.chunk = chunk
         self.offset = offset
         self.size = size
         self.holders = 0
-        # If numpy made an array here, and may still write to it: its row in the table of what is alive.
+        # If numpy made an array here: its row in the table of what is alive.
         self.lent = 0
-        # A weak reference to the array that `empty` made here.
-        self.array: Callable[[], Any] | None = None
+        # Python has memory of this slot that it may write to: numpy's array, or a lease.
+        self.writable = False
 
     def view(self, length: int) -> memoryview:
         """A writable view, to be used while the slot is held."""
@@ -88,7 +86,7 @@ class Arena:
         self.quota = quota
         self._announce = announce
         self._retract = retract
-        self._lock = threading.Lock()
+        self._lock = lock()
         self._ids = count(owner << 32)
         self._tokens = count(1)
         self._held: dict[int, Slot] = {}
@@ -329,7 +327,6 @@ class Arena:
         slot.holders -= 1
         if slot.holders:
             return
-        slot.array = None
         if not slot.chunk.refused:
             self._free.setdefault(slot.size, []).append(slot)
         slot.chunk.live -= 1
@@ -348,12 +345,14 @@ class Arena:
         if self._leases.gone:
             for slot in self._leases.take():
                 self.leased -= 1
+                slot.writable = False
                 self._release(slot)
         if self._lent:
             for address in self.freed_by_numpy():
                 lent = self._lent.pop(address)
                 remove(lent.lent)
                 lent.lent = 0
+                lent.writable = False
                 self._lent_bytes -= lent.size
                 self._release(lent)
 
@@ -373,6 +372,7 @@ class Arena:
             slot.chunk.live += 1
             address = slot.chunk.mapping.address + slot.offset
             slot.lent = add(address, size)
+            slot.writable = True
             self._lent[address] = slot
             self._lent_bytes += size
             return address
@@ -383,7 +383,10 @@ class Arena:
         """A writable view for Python, which takes over the caller's hold on the slot."""
         with self._lock:
             self.leased += 1
-        return self._leases.lend(slot.chunk.mapping, slot.offset, length, slot)
+            slot.writable = True
+        mapping, offset = slot.chunk.mapping, slot.offset
+        # What Python can reach from the view is this slot, and no other.
+        return self._leases.lend(mapping, offset, length, slot, mapping.exporter_of(offset, slot.size))
 
     def find(self, address: int, length: int) -> tuple[Slot, int] | None:
         """The slot in which this memory lies, held once more, and its offset in the chunk."""
@@ -402,6 +405,9 @@ class Arena:
             if not slot.holders or offset + length > slot.offset + slot.size:
                 return None
             slot.holders += 1
+            if slot.writable:
+                # The array may be gone already, and the bytes come from the BEAM again.
+                self._collect()
             return slot, offset
 
     @staticmethod

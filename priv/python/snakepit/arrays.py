@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from _weakref import getweakrefcount
 
 from .errors import Refusal, a_type, type_name
 from .limits import MAX_DIMS
@@ -202,39 +201,3 @@ def scalar(value: Any) -> Any:
 
 def _hinted(hint: str | None) -> str:
     return f": {hint}" if hint else ""
-
-
-def _references(holder: Any, name: str) -> int:
-    value = getattr(holder, name)
-    return sys.getrefcount(value)
-
-
-class _Probe:
-    def __init__(self) -> None:
-        self.array = object()
-
-
-# What an object has that is referred to once; Pythons differ in what they count. Without the GIL the count is no proof.
-_ONE = _references(_Probe(), "array") if getattr(sys, "_is_gil_enabled", lambda: True)() else -1
-
-
-def is_sole_holder(holder: Any) -> bool:
-    """Whether nothing but `holder.array` refers to that array, nor to what it is a view of."""
-    numpy = sys.modules["numpy"]
-    name = "array"
-    while _references(holder, name) == _ONE:
-        holder = getattr(holder, name)
-        if type(holder) is not numpy.ndarray or getweakrefcount(holder):
-            return False
-        if holder.base is None:
-            return bool(holder.flags.owndata)
-        name = "base"
-    return False
-
-
-def freeze(array: Any) -> None:
-    """Makes an array and what it is a view of read-only. Other views made before stay as they are: numpy knows none."""
-    numpy = sys.modules["numpy"]
-    while isinstance(array, numpy.ndarray):
-        array.setflags(write=False)
-        array = array.base

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 import time
 
+from . import fork
 from .errors import CallError, ProtocolError
 from .leases import Leases
 
@@ -27,12 +28,12 @@ class Borrowed:
         self._chunks: dict[int, Mapping] = {}
         # Those that could not be mapped, and why.
         self._refused: dict[int, str] = {}
-        self._arrival = threading.Condition()
+        self._arrival = threading.Condition(fork.lock())
         # By token. Whoever writes a frame next gives back those that are gone.
         self.leases = Leases()
         self.outstanding = 0
         """Tokens that were not given back yet."""
-        self._counting = threading.Lock()
+        self._counting = fork.lock()
 
     def add(self, chunk: int, fd: int, size: int) -> None:
         """Maps a chunk that was announced. Raises `BadChunk` or `OSError`."""

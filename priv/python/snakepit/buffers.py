@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from .arrays import LARGE, freeze, is_sole_holder
+from .arrays import LARGE
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,29 +42,22 @@ class Bytes:
         address: int = numpy.frombuffer(self.view(), numpy.uint8).__array_interface__["data"][0]
         return address
 
-    def is_ours(self) -> bool:
-        """Whether nobody else can change the bytes. Who else looks through a memoryview cannot be known."""
-        return False
-
-    def freeze(self) -> None:
-        """Nothing to do here: see `Array.freeze`."""
-
 
 class Array:
     """A numpy array of any layout, to be written in C order with the given little-endian dtype."""
 
-    __slots__ = ("array", "dtype", "nbytes")
+    __slots__ = ("dtype", "nbytes", "source")
     is_array = True
 
     def __init__(self, array: Any, dtype: Any) -> None:
-        self.array = array
+        self.source = array
         self.dtype = dtype
         self.nbytes: int = array.nbytes
 
     def view(self) -> memoryview:
         import numpy
 
-        array = numpy.ascontiguousarray(self.array, self.dtype)
+        array = numpy.ascontiguousarray(self.source, self.dtype)
         if array.size == 0:
             return memoryview(b"")
         return memoryview(array.reshape(-1).view(numpy.uint8))
@@ -72,10 +65,10 @@ class Array:
     def copy_to(self, target: memoryview) -> None:
         import numpy
 
-        numpy.copyto(numpy.ndarray(self.array.shape, self.dtype, target), self.array)
+        numpy.copyto(numpy.ndarray(self.source.shape, self.dtype, target), self.source)
 
     def address(self) -> int:
-        array = self.array
+        array = self.source
         if array.base is None and self.nbytes < LARGE:
             # Made by numpy, in memory of its own.
             return 0
@@ -83,11 +76,3 @@ class Array:
             return 0
         address: int = array.__array_interface__["data"][0]
         return address
-
-    def is_ours(self) -> bool:
-        """Whether nobody else holds the array, or what it is a view of."""
-        return is_sole_holder(self)
-
-    def freeze(self) -> None:
-        """Makes an array that was sent by reference read-only: the caller holds the same bytes from now on."""
-        freeze(self.array)

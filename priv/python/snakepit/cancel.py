@@ -53,7 +53,7 @@ class Cancellation:
         # Where the tool runs.
         self.thread = threading.get_ident()
         self.task: tuple[AbstractEventLoop, Task[Any]] | None = None
-        self._lock = threading.Lock()
+        self._lock = fork.lock()
         # When it was told last, and how long the tool is still left alone.
         self._told = self._left = 0.0
         self._asynchronous = False

@@ -70,6 +70,10 @@ class Mapping:
         """A new object that shows all of it, writable, to whatever takes a buffer."""
         return self._type.from_address(self.address)
 
+    def exporter_of(self, offset: int, size: int) -> Any:
+        """As `exporter`, of a part. Makes a class for each size: only for those of which there are few."""
+        return _array_type(size).from_address(self.address + offset)
+
     def __del__(self, table: memoryview = fork.table, forked: int = fork.FORKED) -> None:
         # In a forked child other things lie there.
         if hasattr(self, "address") and not table[forked]:

@@ -6,6 +6,8 @@ import collections
 import contextvars
 import threading
 
+from .fork import FORKED, free_locks, lock, table
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,7 +24,7 @@ caller: contextvars.ContextVar[str | list[str | None] | None] = contextvars.Cont
 cancellation: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar("snakepit_cancel", default=None)
 
 _sessions: collections.OrderedDict[str, dict[str, Any]] = collections.OrderedDict()
-_lock = threading.Lock()
+_lock = lock()
 _gone = threading.Event()
 
 
@@ -54,6 +56,9 @@ def session() -> dict[str, Any]:
 
 
 def _state(name: str) -> dict[str, Any]:
+    if table[FORKED]:
+        # Python may not know yet that this is a child.
+        free_locks()
     with _lock:
         state = _sessions.get(name)
         if state is None:
@@ -75,12 +80,6 @@ def cancelled() -> bool:
     """True when nobody waits for this call's result any more. Long loops may ask now and then, and return."""
     lane = cancellation.get()
     return _gone.is_set() or (lane is not None and lane.cancelled)
-
-
-def in_child() -> None:
-    """In a forked child: a thread that is not here may have held the lock."""
-    global _lock
-    _lock = threading.Lock()
 
 
 def caller_gone() -> None:

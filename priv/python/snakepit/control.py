@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 import socket
-import threading
 from collections import deque
 
 from msgpack import packb, unpackb
 
+from . import fork
 from .errors import ProtocolError
 from .frames import PREFIX
 from .limits import MAX_CONTROL_FRAME
@@ -28,7 +28,7 @@ class Control:
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
-        self._lock = threading.Lock()
+        self._lock = fork.lock()
         self._bytes = bytearray()
         # The kernel ends a read after the bytes that carry descriptors, so that their order is that of their frames.
         self._fds: deque[int] = deque()

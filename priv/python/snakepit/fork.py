@@ -12,6 +12,7 @@ import os
 import signal
 import sys
 import threading
+from _weakrefset import WeakSet
 from types import FunctionType, MethodType
 
 TYPE_CHECKING = False
@@ -33,11 +34,31 @@ _memory = mmap.mmap(-1, 8 * _CELLS, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 table = memoryview(_memory).cast("Q")
 table[_USED] = _FIRST
 _free: list[int] = []
-_growing = threading.Lock()
+_locks: WeakSet[Any] = WeakSet()
+_locks_are_free = False
 library: Any = None
 """The native library, once it is there."""
 # Python knows that this is a child.
 _told = False
+
+
+def lock() -> Any:
+    """A lock that a forked child finds free. Otherwise a thread that the child does not have could hold it for ever."""
+    made = threading.Lock()
+    _locks.add(made)
+    return made
+
+
+def free_locks() -> None:
+    """In a child, once: nothing else runs here yet that could hold a lock of ours."""
+    global _locks_are_free
+    if not _locks_are_free:
+        _locks_are_free = True
+        for held in list(_locks):
+            held._at_fork_reinit()
+
+
+_growing = lock()
 
 
 def add(first: int, second: int) -> int:
@@ -119,9 +140,12 @@ def is_child() -> bool:
 
 def become_child() -> None:
     """In a child that Python forked: signals do what they do in any Python, unless the user's code handles them."""
-    global _told
+    global _told, _locks_are_free
     _told = True
     table[FORKED] = 1
+    # The parent may have been a child itself.
+    _locks_are_free = False
+    free_locks()
     for number in signal.valid_signals():
         handler = signal.getsignal(number)
         if type(handler) in (FunctionType, MethodType) and (handler.__module__ or "").startswith("snakepit."):

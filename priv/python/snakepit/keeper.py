@@ -9,6 +9,7 @@ import threading
 from collections import deque
 
 from .errors import CallError
+from .fork import is_child
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -52,6 +53,9 @@ class Keeper:
 
     def stop(self) -> None:
         """Ends the thread, after what it is doing. Memory is no longer prepared or given back."""
+        if is_child():
+            # The thread is not here, and the event may have been in use when this process was forked.
+            return
         self._stopped = True
         self._wake.set()
         self._thread.join(_LAST_TICK)

@@ -34,7 +34,7 @@ class Lane:
         self._number = number
         self._row = fork.add(sock.fileno(), fork.DESCRIPTOR)
         # Held while a call runs, whichever way it came.
-        self.lock = threading.Lock()
+        self.lock = fork.lock()
         self.calls = Calls(service)
         self._service = service
         # A reply that waits to be fetched by gRPC: call id and payload.

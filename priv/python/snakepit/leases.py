@@ -29,16 +29,18 @@ class Leases:
         # Their own references would go with the views, and nobody would be told.
         self._alive: dict[int, _Lease] = {}
 
-    def lend(self, mapping: Mapping, offset: int, length: int, token: Any) -> memoryview:
-        """A writable view of a part of `mapping`."""
-        exporter = mapping.exporter()
+    def lend(self, mapping: Mapping, offset: int, length: int, token: Any, exporter: Any = None) -> memoryview:
+        """A writable view of a part of `mapping`, through an exporter of that part if one is given."""
+        at = 0
+        if exporter is None:
+            at, exporter = offset, mapping.exporter()
         lease = _Lease(exporter, self.gone.append)
         lease.token = token
         lease.mapping = mapping
         # Before anybody has the view: whoever forks with it must find it listed.
         lease.row = add(mapping.address + offset, length)
         self._alive[id(lease)] = lease
-        return memoryview(exporter).cast("B")[offset : offset + length]
+        return memoryview(exporter).cast("B")[at : at + length]
 
     def end(self, tokens: Iterable[Any]) -> None:
         """As if the views of these tokens had gone."""

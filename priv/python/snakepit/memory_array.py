@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from _weakref import ref
-
 from .context import undisturbed
 from .errors import CallError
 
@@ -20,8 +18,9 @@ arena: Arena | None = None
 def empty(shape: Any, dtype: Any = float) -> Any:
     """A numpy array like `numpy.empty`, in memory that Elixir reads in place when a tool returns it, or part of it.
 
-    Once returned, the array is read-only: its bytes are the caller's result. Make a new one for the next. A view that
-    was taken before stays writable, for numpy knows of none: do not write to one that you kept.
+    It is copied after all if the tool keeps it, or a view of it: the tool may write to that later, and the caller's
+    result must not change. So make a new array for each result, and keep none; a generator does so by `yield make()`,
+    while the variable in `x = make(); yield x` keeps the array until the next item.
     A process forked from the worker has a copy of its own, as of any other array.
     Outside of a worker this is `numpy.empty`. Raises `MemoryError` when the pool's quota is used up.
     """
@@ -48,6 +47,5 @@ def _made(arena: Arena, length: int, dtype: Any, sizes: tuple[int, ...]) -> Any:
     import numpy
 
     slot = arena.force(length)
-    array = numpy.frombuffer(arena.lend(slot, length), dtype).reshape(sizes)
-    slot.array = ref(array)
-    return array
+    # Its base is the exporter itself: as few objects as can be between the array and its memory.
+    return numpy.ndarray(sizes, dtype, arena.lend(slot, length))

@@ -5,7 +5,7 @@ which comes back here for large arrays only. The rules that keep it harmless:
 
 - It is installed in a lane once a large array had to be copied out: a worker that returns none never has it.
 - It lends only slots that lie idle and warm, never more than half of the arena; else numpy's own memory is used.
-- A lent array is sent in place only if nobody else holds it (`arrays.is_sole_holder`): a tool may change what it keeps.
+- A lent array is sent in place only if nobody else holds it (`holders`): a tool may change what it keeps.
 """
 
 from __future__ import annotations

@@ -168,7 +168,6 @@ def _serve(
 def _in_child() -> None:
     """In a process that a tool forked: nothing of the worker's is here any more."""
     memory_array.arena = None
-    context.in_child()
     fork.become_child()
 
 

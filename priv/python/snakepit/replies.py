@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from .arrays import LARGE, freeze
+from .arrays import LARGE
 from .errors import CallError
 from .frames import HEADER, PLACE
+from .holders import sole_holder_of
 from .limits import ALIGN, GRPC, IN_PLACE, INLINE, MAX_FRAME, MAX_GRPC_MESSAGE, STARVED, ZERO_COPY
 
 TYPE_CHECKING = False
@@ -161,13 +162,16 @@ class Placer:
         `only_there`: none if anything would have to be copied.
         """
         found: list[tuple[Slot, int]] = []
+        ours: list[bool] | None = None
         try:
-            for buffer in buffers:
+            for at, buffer in enumerate(buffers):
                 there = arena.find(buffer.address(), buffer.nbytes)
-                if there is not None and there[0].lent and not buffer.is_ours():
-                    # Somebody may still write to it.
-                    arena.release(there[0])
-                    there = None
+                if there is not None and there[0].writable:
+                    ours = ours or sole_holder_of(buffers)
+                    if not ours[at]:
+                        # Somebody else may still write to it.
+                        arena.release(there[0])
+                        there = None
                 if there is None and only_there:
                     self._give_back(arena, found)
                     return None
@@ -210,11 +214,6 @@ class Placer:
                     buffer.copy_to(slot.view(buffer.nbytes))
                     if self._lend_to_numpy is not None and buffer.nbytes >= LARGE and buffer.is_array:
                         self._lend_to_numpy()
-                else:
-                    buffer.freeze()
-                    array = slot.array and slot.array()
-                    if array is not None:
-                        freeze(array)
                 places.append(arena.grant(slot, offset, buffer.nbytes))
         except BaseException:
             # What was granted is held by its token, which nobody will hear of.
