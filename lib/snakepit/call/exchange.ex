@@ -44,6 +44,7 @@ defmodule Snakepit.Call.Exchange do
   @flag_returned 8
   # Why a lane is brought to rest.
   @cancelled "its call was cancelled"
+  @unannounced "its reply came, but not in time the memory that holds it"
   # A larger frame may not fit the socket's buffer.
   @small_frame 64 * 1024
 
@@ -85,7 +86,7 @@ defmodule Snakepit.Call.Exchange do
   def next_item(call, lane, {call_id, source, ex, items}) do
     case next_frame(call, lane, source) do
       {:ok, frame, beside} ->
-        decoded = Reply.read(lane, call_id, frame, beside, call.options.copy)
+        decoded = Reply.read(lane, call_id, frame, beside, call.options.copy, remaining(call))
         item(call, call_id, ex, items, source, decoded)
 
       :done ->
@@ -337,12 +338,14 @@ defmodule Snakepit.Call.Exchange do
   defp no_reply(_call, what, ex), do: {{:error, gone()}, {:lost, "its lane failed: #{what}"}, ex}
 
   defp reply(call, lane, call_id, frame, beside, ex) do
-    case Reply.read(lane, call_id, frame, beside, call.options.copy) do
+    case Reply.read(lane, call_id, frame, beside, call.options.copy, remaining(call)) do
       {:ok, :result, term, meta} -> {{:ok, term}, :at_rest, costs(call, ex, meta)}
       {:ok, :error, error, meta} -> {{:error, Error.from_worker(error)}, :at_rest, costs(call, ex, meta)}
       {:ok, :fetch, _, _} -> fetch(call, lane, call_id, arrived(call, ex, nil))
       {:ok, _item, _, _} -> broken("the worker streamed the reply of a call that takes none", ex)
       {:error, :value, path, reason, what} -> {{:error, unreadable(path, reason, what)}, :at_rest, ex}
+      {:error, :closed} -> no_reply(call, :closed, ex)
+      {:error, :timeout} -> {{:error, timeout(call)}, {:running, false, @unannounced}, ex}
       {:error, what} -> broken(what, ex)
     end
   end
@@ -481,6 +484,12 @@ defmodule Snakepit.Call.Exchange do
       {:error, :value, path, reason, what} ->
         why = "a stream had an item that cannot be read"
         {{:error, unreadable(path, reason, what)}, left(source, why), ex}
+
+      {:error, :closed} ->
+        no_reply(call, :closed, ex)
+
+      {:error, :timeout} ->
+        {{:error, late_item(call, items)}, {:running, false, @unannounced}, ex}
 
       {:error, what} ->
         broken(what, ex)

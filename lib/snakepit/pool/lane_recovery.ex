@@ -86,9 +86,15 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   # Decoded so that the memory it refers to is given back.
   defp read(%{sync: sync} = s, <<_kind, _::binary-size(7), id::64-little, _::binary>> = frame, go_on) do
-    case Reply.read(s.lane, id, frame, [], false) do
+    case Reply.read(s.lane, id, frame, [], false, max(s.until - now(), 0)) do
       {:ok, :result, [seen, lost?], _} when id == sync ->
         answered(s, seen, lost?)
+
+      {:error, :closed} ->
+        discard(s, :closed)
+
+      {:error, :timeout} ->
+        discard(s, s.why <> ", and did not announce the memory of its reply")
 
       {:error, words} ->
         discard(s, "it broke the protocol: #{words}")
