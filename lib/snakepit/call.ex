@@ -7,7 +7,7 @@ defmodule Snakepit.Call do
   # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
   # whose state is unknown is replaced.
 
-  alias Snakepit.{Breaker, Error, Native, Observation, Performance, Pool, Telemetry, Transfer, Worker}
+  alias Snakepit.{Breaker, Error, Native, Observation, Performance, Pool, Telemetry, Transfer}
   alias Snakepit.Call.{Cancellation, Exchange, Options}
   alias Snakepit.Performance.{Explanation, Model}
   alias Snakepit.Performance.Model.Decision
@@ -557,7 +557,7 @@ defmodule Snakepit.Call do
 
   # A call that its pool's end does not wait for has lost its worker, but not by any fault of the worker's.
   defp lost(error, call, lane) do
-    case Worker.why(lane, time_for_reason(call)) do
+    case Pool.why(call.handle, lane, time_for_reason(call)) do
       :stopping -> Pool.stopped(call.handle)
       :gone -> if Pool.Handle.current?(call.handle), do: error, else: Pool.stopped(call.handle)
       words -> %{error | message: words}

@@ -15,7 +15,7 @@ defmodule Snakepit.Pool do
 
   use GenServer
   alias Snakepit.{Breaker, Error, Native, Telemetry, Transfer, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Events, Handle, LaneRecovery, Options, Resizer, Session, Tools}
+  alias Snakepit.Pool.{CommandBreaker, Events, Handle, LaneRecovery, Manager, Options, Resizer, Session, Tools}
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
@@ -283,6 +283,14 @@ defmodule Snakepit.Pool do
   end
 
   @doc false
+  # Why the lane's worker ended; waits a moment, but not beyond `timeout`, for a run that is just ending. `:gone`: nobody
+  # knows, or the pool has stopped; `:stopping`: it is being stopped.
+  @spec why(Handle.t(), Lane.t(), timeout()) :: String.t() | :stopping | :gone
+  def why(%Handle{name: name}, %Lane{epoch: run} = lane, timeout) do
+    with :gone <- Worker.why(lane, timeout), do: Manager.why(name, run)
+  end
+
+  @doc false
   @spec status(Handle.t()) :: map()
   def status(%Handle{} = handle) do
     case safely(handle, fn -> {:ok, GenServer.call(handle.pool, :status)} end) do
@@ -520,17 +528,17 @@ defmodule Snakepit.Pool do
 
   @impl true
   # A run that is up already is replaced by this one: it is told when its last call is done.
-  def handle_cast({:worker_up, index, [%Lane{epoch: epoch, worker: worker} | _]}, %{room: room} = state)
+  def handle_cast({:worker_up, index, [%Lane{worker: worker} | _]}, %{room: room} = state)
       when index >= room do
-    # It was told to leave in this moment.
-    send(worker, {:retired, epoch})
+    # It left in this moment.
+    Worker.retired(worker)
     {:noreply, state}
   end
 
-  def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
+  def handle_cast({:worker_up, index, [%Lane{epoch: epoch, worker: worker} | _] = lanes}, state) do
     per_worker = length(lanes)
-    forget_killed(state.handle.lanes, index)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
+    Events.emit({:worker_up, state.handle.name, worker})
     Native.queue_up(state.handle.queue, index, epoch)
     :ets.delete(state.handle.trouble, :last)
     {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
@@ -583,7 +591,7 @@ defmodule Snakepit.Pool do
   # A run that was replaced has served its last call.
   def handle_info({:lanes_retired, epoch}, state) do
     with [[lane] | _] <- :ets.match(state.handle.lanes, {{:_, epoch}, :"$1"}),
-         do: send(lane.worker, {:retired, epoch})
+         do: Worker.retired(lane.worker)
 
     {:noreply, state}
   end
@@ -601,13 +609,6 @@ defmodule Snakepit.Pool do
   def terminate(_reason, state) do
     Handle.withdraw(state.handle.name)
     Events.emit({:pool_stopped, state.handle.name})
-  end
-
-  # A worker's process that was killed could not say that its run is over.
-  defp forget_killed(lanes, index) do
-    for {key, %Lane{index: ^index, worker: worker}} <- :ets.tab2list(lanes),
-        not Process.alive?(worker),
-        do: :ets.delete(lanes, key)
   end
 
   # While it grows, there may be others.

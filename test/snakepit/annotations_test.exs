@@ -68,7 +68,8 @@ defmodule Snakepit.AnnotationsTest do
         for n <- 1..20, do: assert(Snakepit.execute("wrong", %{x: n}, pool: pool) == {:ok, to_string(n)})
         send(self(), {:pool, pool})
         words = "tool wrong returned str; its annotation says int"
-        eventually(fn -> Registry.lookup(Snakepit.Registry, {:warned, pool, :erlang.phash2(words)}) != [] end)
+        manager = GenServer.whereis(Snakepit.Pool.Handle.name(:manager, pool))
+        eventually(fn -> :erlang.phash2(words) in :sys.get_state(manager).warned end)
         # Each worker has read all that it was sent by now.
         Snakepit.stop_pool(pool)
       end)

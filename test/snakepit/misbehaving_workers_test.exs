@@ -406,7 +406,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
       assert {:ok, pid} = Snakepit.execute("pid", %{}, pool: pool)
       assert [%{os_pid: ^pid, restarts: 0}] = Snakepit.list_workers(pool)
       [worker] = Snakepit.Pool.Supervisor.workers(pool)
-      logs = :sys.get_state(worker).run.logs
+      logs = elem(:sys.get_state(worker), 1).logs
       eventually(fn -> not Process.alive?(logs) end)
     end
   end

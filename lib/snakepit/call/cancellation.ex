@@ -81,7 +81,7 @@ defmodule Snakepit.Call.Cancellation do
 
   defp cancel_all(id) do
     {count, streams} = Native.cancel_calls(id)
-    for {worker, epoch, number, call_id} <- streams, do: Worker.cancel(worker, epoch, number, call_id)
+    for {worker, _run, number, call_id} <- streams, do: Worker.cancel(worker, number, call_id)
     count
   end
 

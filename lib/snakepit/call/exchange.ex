@@ -28,6 +28,7 @@ defmodule Snakepit.Call.Exchange do
   @gone_ms 100
   # Why a lane is brought to rest.
   @cancelled "its call was cancelled"
+  @unannounced "its reply came, but not in time the memory that holds it"
   # A larger frame may not fit the socket's buffer.
   @small_frame 64 * 1024
 
@@ -315,12 +316,14 @@ defmodule Snakepit.Call.Exchange do
       {:ok, :fetch, _, _} -> fetch(call, lane, call_id, arrived(call, ex, nil))
       {:ok, _item, _, _} -> broken("the worker streamed the reply of a call that takes none", ex)
       {:error, :value, path, reason, what} -> {{:error, unreadable(path, reason, what)}, :at_rest, ex}
+      {:error, :closed} -> no_reply(call, :closed, ex)
+      {:error, :timeout} -> {{:error, timeout(call)}, {:running, false, @unannounced}, ex}
       {:error, what} -> broken(what, ex)
     end
   end
 
   defp read(call, lane, call_id, frame, beside),
-    do: Reply.read(lane.memory, call_id, frame, beside, call.options.copy, &Worker.await_chunk/2, lane)
+    do: Reply.read(lane, call_id, frame, beside, call.options.copy, &Worker.await_chunk/3, remaining(call))
 
   # The reply waits in the worker, and comes by gRPC.
   defp fetch(call, lane, call_id, ex) do
@@ -452,6 +455,12 @@ defmodule Snakepit.Call.Exchange do
       {:error, :value, path, reason, what} ->
         why = "a stream had an item that cannot be read"
         {{:error, unreadable(path, reason, what)}, left(source, why), ex}
+
+      {:error, :closed} ->
+        no_reply(call, :closed, ex)
+
+      {:error, :timeout} ->
+        {{:error, late_item(call, items)}, {:running, false, @unannounced}, ex}
 
       {:error, what} ->
         broken(what, ex)

@@ -90,9 +90,15 @@ defmodule Snakepit.Pool.LaneRecovery do
   end
 
   defp read(%{lane: lane, sync: sync} = s, id, frame, go_on) do
-    case Reply.read(lane.memory, id, frame, [], false, &Worker.await_chunk/2, lane) do
+    case Reply.read(lane, id, frame, [], false, &Worker.await_chunk/3, max(s.until - now(), 0)) do
       {:ok, :result, [seen, lost?], _} when id == sync ->
         answered(s, seen, lost?)
+
+      {:error, :closed} ->
+        discard(s, :closed)
+
+      {:error, :timeout} ->
+        discard(s, s.why <> ", and did not announce the memory of its reply")
 
       {:error, words} ->
         discard(s, "it broke the protocol: #{words}")

@@ -3,13 +3,13 @@ defmodule Snakepit.Pool.Reload do
   # Replaces a pool's workers when a file changes that they imported. Such a pool alone has this process.
   #
   # Workers say what they import (`source`). The files and their directories are looked at twice a second; once they are
-  # quiet, one worker after the other is replaced (Worker.renew/3). If one cannot be for its code, the others are left
+  # quiet, one worker after the other is replaced (Pool.Manager.renew/4). If one cannot be for its code, the others are left
   # alone, and the next change is the next try. A pool that could not start has no worker to replace: with this process,
   # all of the pool is started again (Pool.Supervisor is one_for_all).
 
   use GenServer
-  alias Snakepit.{Config, Error, Pool, Python, Telemetry, Worker}
-  alias Snakepit.Pool.{Handle, Sources}
+  alias Snakepit.{Config, Error, Pool, Python, Telemetry}
+  alias Snakepit.Pool.{Handle, Manager, Sources}
   require Logger
 
   @event [:snakepit, :pool, :reload]
@@ -139,7 +139,7 @@ defmodule Snakepit.Pool.Reload do
   # In a process of its own: workers say meanwhile what they import.
   defp round(handle, changed, as_of) do
     Task.async(fn ->
-      result = replace(Pool.Supervisor.workers(handle.name), as_of, "#{names(changed)} changed")
+      result = replace(handle.name, as_of, "#{names(changed)} changed")
 
       # By its answer, the pool knows of the last worker that is up: who calls from now on gets no old one.
       Pool.status(handle)
@@ -150,39 +150,33 @@ defmodule Snakepit.Pool.Reload do
   # A worker that is lost while it starts says nothing of the code: it is tried again, and then the others have their turn,
   # so that chance does not leave old and new code side by side. If none is new yet, the code may well be to blame, and
   # all keep the old one.
-  defp replace(workers, as_of, why) do
-    workers = for worker <- workers, do: {worker, with(%{index: index} <- Worker.describe(worker), do: index)}
+  defp replace(pool, as_of, why) do
+    # The pool may have been resized since it was started.
+    indices = Enum.to_list(0..(Handle.fetch!(pool).options.size - 1))
 
-    Enum.reduce_while(workers, %{new: [], error: nil}, fn {worker, index}, done ->
-      case renew(worker, as_of, why, @tries) do
+    Enum.reduce_while(indices, %{new: [], error: nil}, fn index, done ->
+      case renew(pool, index, as_of, why, @tries) do
         :ok -> {:cont, %{done | new: [index | done.new]}}
         :gone -> {:halt, :gone}
         {:error, error} -> failed(%{done | error: done.error || error}, error)
       end
     end)
     |> case do
-      :gone ->
-        :gone
-
-      %{error: nil} ->
-        :ok
-
-      %{error: error, new: new} ->
-        all = for {_worker, index} <- workers, is_integer(index), do: index
-        new = for index <- new, is_integer(index), do: index
-        {:error, error, Enum.sort(new), Enum.sort(Enum.uniq(all -- new))}
+      :gone -> :gone
+      %{error: nil} -> :ok
+      %{error: error, new: new} -> {:error, error, Enum.sort(new), indices -- new}
     end
   end
 
   defp failed(%{new: [_ | _]} = done, error), do: {if(chance?(error), do: :cont, else: :halt), done}
   defp failed(done, _error), do: {:halt, done}
 
-  defp renew(worker, as_of, why, tries) do
-    answer = Worker.renew(worker, as_of, why)
+  defp renew(pool, index, as_of, why, tries) do
+    answer = Manager.renew(pool, index, as_of, why)
 
     if tries > 1 and match?({:error, _}, answer) and chance?(elem(answer, 1)) do
       Process.sleep(@retry_ms)
-      renew(worker, as_of, why, tries - 1)
+      renew(pool, index, as_of, why, tries - 1)
     else
       answer
     end

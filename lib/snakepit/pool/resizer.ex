@@ -4,11 +4,11 @@ defmodule Snakepit.Pool.Resizer do
   #
   # Workers are numbered from 0, and always the last ones come and go. A pool grows once all new workers are ready, though
   # each takes calls as soon as it is; if one cannot start, the others leave. Of a pool that shrinks, the leaving workers
-  # get no more calls, finish those they have, and end in their own time (`Snakepit.Worker`).
+  # get no more calls, finish those they have, and end in their own time.
 
   use GenServer
   alias Snakepit.{Error, Pool, Telemetry}
-  alias Snakepit.Pool.{Handle, Options}
+  alias Snakepit.Pool.{Handle, Manager, Options}
   require Logger
 
   @spec start_link(atom()) :: GenServer.on_start()
@@ -47,7 +47,7 @@ defmodule Snakepit.Pool.Resizer do
     {:reply, answer, pool}
   end
 
-  # Of workers of an earlier change.
+  # About workers of an earlier change.
   @impl true
   def handle_info(_message, pool), do: {:noreply, pool}
 
@@ -69,59 +69,37 @@ defmodule Snakepit.Pool.Resizer do
     end
   end
 
-  defp change(%{options: %{size: from}} = handle, size) when size < from, do: settle(handle, size)
+  defp change(%{options: %{size: from}, name: pool}, size) when size < from do
+    Manager.settle(pool, size)
+    :ok
+  end
 
-  defp change(%{options: %{size: from} = options} = handle, size) do
-    :ok = Pool.make_room(handle, size)
-    options = %{options | size: size}
-    started = for index <- from..(size - 1), do: start(options, index)
-    {answer, waiting} = await(Enum.filter(started, &match?({_pid, _monitor}, &1)), started)
+  defp change(%{options: %{size: from}, name: pool}, size) do
+    # Tells the messages of this change from those of earlier ones.
+    ref = make_ref()
+    :ok = Manager.grow(pool, size, {self(), ref})
 
-    case answer do
+    case await(ref, MapSet.new(from..(size - 1))) do
       :ok ->
-        settle(handle, size)
+        Manager.settle(pool, size)
+        :ok
 
       {:error, error} ->
-        settle(handle, from)
         # Nothing stays behind of those that serve nobody.
-        for {_pid, monitor} <- waiting, do: await_end(monitor)
+        for worker <- Manager.settle(pool, from), do: await_end(Process.monitor(worker))
         {:error, error}
     end
   end
 
-  defp start(options, index) do
-    case Pool.Supervisor.start_worker(options, index, {:joining, self(), options.size}) do
-      {:ok, pid} -> {pid, Process.monitor(pid)}
-      {:error, reason} -> {:error, reason}
-    end
-  end
-
-  # Until all are ready, or one is known not to be: then the others, who wait.
-  defp await(waiting, started) do
-    case List.keyfind(started, :error, 0) do
-      nil -> await(waiting)
-      {:error, reason} -> {{:error, failed("a worker did not start: #{inspect(reason)}")}, waiting}
-    end
-  end
-
-  defp await([]), do: {:ok, []}
-
-  defp await(waiting) do
-    receive do
-      {:joined, pid} ->
-        with {_pid, monitor} <- List.keyfind(waiting, pid, 0), do: Process.demonitor(monitor, [:flush])
-        await(List.keydelete(waiting, pid, 0))
-
-      {:not_joined, pid, error} ->
-        # One of an earlier change has been told to leave already.
-        if List.keymember?(waiting, pid, 0), do: {{:error, error}, waiting}, else: await(waiting)
-
-      {:DOWN, monitor, :process, _pid, reason} ->
-        if List.keymember?(waiting, monitor, 1),
-          do:
-            {{:error, failed("a worker ended while it started: #{inspect(reason)}")},
-             List.keydelete(waiting, monitor, 1)},
-          else: await(waiting)
+  # Until all are ready, or one is known not to be.
+  defp await(ref, waiting) do
+    if MapSet.size(waiting) == 0 do
+      :ok
+    else
+      receive do
+        {:joined, ^ref, index} -> await(ref, MapSet.delete(waiting, index))
+        {:not_joined, ^ref, _index, error} -> {:error, error}
+      end
     end
   end
 
@@ -129,14 +107,5 @@ defmodule Snakepit.Pool.Resizer do
     receive do
       {:DOWN, ^monitor, :process, _pid, _reason} -> :ok
     end
-  end
-
-  defp failed(words), do: Error.new(:pool, :not_started, words)
-
-  # From now on the pool has so many. Each worker sees by its own number whether it leaves.
-  defp settle(%{name: name} = handle, size) do
-    {:ok, handle} = Pool.resized(handle, size)
-    for pid <- Pool.Supervisor.workers(name), do: send(pid, {:resized, handle})
-    :ok
   end
 end

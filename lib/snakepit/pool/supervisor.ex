@@ -1,7 +1,7 @@
 defmodule Snakepit.Pool.Supervisor do
   @moduledoc false
-  # One pool: its books, its memory, its workers. One for all: books without workers, or workers of lost books, are
-  # worth nothing. Stopped in reverse: the drain waits for running calls, then the workers go, then the books.
+  # One pool: its checkout queue, its memory, its workers and their manager. One for all: none of them is of use without the
+  # others. They stop in reverse: the drain waits for running calls, then the manager and the workers stop, then the queue.
 
   use Supervisor
   alias Snakepit.{Pool, Worker}
@@ -22,7 +22,7 @@ defmodule Snakepit.Pool.Supervisor do
 
   @impl true
   def init(options) do
-    # Before the workers, which tell it what they import.
+    # Before the workers, which report what they import.
     reload = if Pool.Reload.wanted?(options), do: [{Pool.Reload, options.name}], else: []
 
     children =
@@ -33,6 +33,7 @@ defmodule Snakepit.Pool.Supervisor do
         reload ++
         [
           %{id: :workers, start: {__MODULE__, :start_workers, [options.name]}, type: :supervisor},
+          %{id: Pool.Manager, start: {Pool.Manager, :start_link, [options.name]}},
           %{id: Pool.Resizer, start: {Pool.Resizer, :start_link, [options.name]}},
           Pool.Drain.child_spec(options)
         ]
@@ -41,32 +42,13 @@ defmodule Snakepit.Pool.Supervisor do
   end
 
   @doc false
-  def start_workers(pool) do
-    name = Pool.Handle.name(:workers, pool)
-    %{options: options} = Pool.Handle.fetch!(pool)
+  def start_workers(pool),
+    do: DynamicSupervisor.start_link(strategy: :one_for_one, name: Pool.Handle.name(:workers, pool))
 
-    # Dynamic: for a while a worker that is recycled and its successor are both there.
-    with {:ok, supervisor} <- DynamicSupervisor.start_link(strategy: :one_for_one, name: name) do
-      for index <- 0..(options.size - 1), do: {:ok, _} = start_worker(options, index, :first)
-      {:ok, supervisor}
-    end
-  end
-
-  @doc "Starts a worker process, in a role that `Snakepit.Worker` knows."
-  @spec start_worker(Pool.Options.t(), non_neg_integer(), Worker.role()) ::
-          {:ok, pid()} | {:error, term()}
-  def start_worker(options, index, role) do
-    with {:ok, pid} <-
-           DynamicSupervisor.start_child(
-             Pool.Handle.name(:workers, options.name),
-             Worker.child_spec({options, index, role})
-           ) do
-      {:ok, pid}
-    else
-      # The pool shrank in this moment.
-      :ignore -> {:error, :not_wanted}
-      {:error, reason} -> {:error, reason}
-    end
+  @doc "Starts the process of one run of a worker. It is never started again: the manager starts the next run."
+  @spec start_worker(atom(), Worker.Spec.t()) :: {:ok, pid()} | {:error, term()}
+  def start_worker(pool, spec) do
+    DynamicSupervisor.start_child(Pool.Handle.name(:workers, pool), Worker.child_spec(spec))
   catch
     :exit, reason -> {:error, reason}
   end
@@ -88,8 +70,10 @@ defmodule Snakepit.Pool.Supervisor do
   @doc "The workers of a pool as `Snakepit.list_workers/1` has them; none of a pool that is not there."
   @spec described(atom()) :: [map()]
   def described(name) do
-    described = for pid <- workers(name), worker = Worker.describe(pid), do: worker
-    Enum.sort_by(described, & &1.index)
+    case Pool.Handle.fetch(name) do
+      {:ok, handle} -> Pool.Manager.described(handle)
+      {:error, _} -> []
+    end
   end
 
   @doc """
@@ -98,7 +82,7 @@ defmodule Snakepit.Pool.Supervisor do
   """
   @spec stop(pid()) :: :ok
   def stop(pid) do
-    for slow <- [Pool.Drain, Pool.Resizer, :workers], do: Supervisor.terminate_child(pid, slow)
+    for slow <- [Pool.Drain, Pool.Resizer, Pool.Manager, :workers], do: Supervisor.terminate_child(pid, slow)
     DynamicSupervisor.terminate_child(Snakepit.Pools, pid)
     :ok
   catch

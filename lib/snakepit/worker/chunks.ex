@@ -2,19 +2,19 @@ defmodule Snakepit.Worker.Chunks do
   @moduledoc false
   # The shared memory of one run: chunks the worker announced, and chunks it is told of.
 
-  alias Snakepit.{Native, Pool}
+  alias Snakepit.Native
   alias Snakepit.Wire.ControlSocket
   alias Snakepit.Worker.Run
   require Logger
 
-  @doc "Bytes that one worker's own arena may have."
-  @spec quota(Pool.Handle.t()) :: pos_integer()
+  @doc "Bytes that one worker's own arena may have: its share of what a pool of these options may hold."
+  @spec quota(%{:quota => pos_integer(), :options => map(), optional(any()) => any()}) :: pos_integer()
   def quota(%{quota: quota, options: options}),
     do: max(div(quota, 2 * options.size), options.chunk_size)
 
   # Each costs this VM a descriptor and a mapping. The smallest that an honest worker makes is half of `chunk_size`; of
   # twice as many, half may have been given up and the word of it be on its way.
-  defp most(%Run{pool: %{options: options}, quota: quota}), do: 4 * div(quota, options.chunk_size) + 4
+  defp most(%Run{spec: %{options: options}, quota: quota}), do: 4 * div(quota, options.chunk_size) + 4
 
   @doc """
   Takes over a chunk that the worker announced, with the next descriptor it sent. One that the system does not let this VM
@@ -45,7 +45,7 @@ defmodule Snakepit.Worker.Chunks do
 
   defp refuse(run, id, why) do
     unless run.refused? do
-      pool = inspect(run.pool.name)
+      pool = inspect(run.spec.pool)
       Logger.warning("pool #{pool}: a worker's memory cannot be mapped, results go another way: #{why}")
     end
 

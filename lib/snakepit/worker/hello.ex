@@ -2,14 +2,15 @@ defmodule Snakepit.Worker.Hello do
   @moduledoc false
   # A worker's first words: whether it is the one that was started, and what it can do. Pure.
 
-  alias Snakepit.{Error, Pool, Python}
+  alias Snakepit.{Error, Python}
 
   @protocol 1
   @version Mix.Project.config()[:version]
 
   @type info :: %{python: String.t(), capabilities: [String.t()]}
 
-  @spec check(map(), token :: binary(), Pool.Options.t()) :: {:ok, info()} | {:error, String.t() | Error.t()}
+  @doc "`options`: the pool's."
+  @spec check(map(), token :: binary(), options :: map()) :: {:ok, info()} | {:error, String.t() | Error.t()}
   def check(hello, token, options) do
     cond do
       not is_binary(hello["token"]) or not same?(hello["token"], token) ->
@@ -33,7 +34,7 @@ defmodule Snakepit.Worker.Hello do
   end
 
   # None of the pool's ways is one that this worker can go.
-  defp incapable(%Pool.Options{transfers: transfers, name: name}, capabilities) do
+  defp incapable(%{transfers: transfers, name: name}, capabilities) do
     unless Enum.any?(transfers, &(to_string(&1) in capabilities)) do
       hint = if :grpc in transfers, do: Python.advice("grpc"), else: ""
       ways = Enum.map_join(transfers, ", ", &inspect/1)

@@ -2,27 +2,28 @@ defmodule Snakepit.Worker.ImportFailure do
   @moduledoc false
   # A worker's "failed" message (native/PROTOCOL.md) as the error its pool's start ends with.
 
-  alias Snakepit.{Error, Pool, Python, Release}
+  alias Snakepit.{Error, Python, Release}
 
-  @spec error(Pool.Options.t(), map()) :: Error.t()
-  def error(%Pool.Options{} = options, %{"type" => "snakepit.registry.NoTools", "message" => message})
+  @doc "`options`: the pool's."
+  @spec error(options :: map(), map()) :: Error.t()
+  def error(options, %{"type" => "snakepit.registry.NoTools", "message" => message})
       when is_binary(message) do
     Error.new(:python_error, :no_tools, "pool #{inspect(options.name)}: #{message}")
   end
 
-  def error(%Pool.Options{} = options, failure) do
+  def error(options, failure) do
     what = "#{failure["type"]}: #{failure["message"]}#{searched(options, failure)}"
     message = "pool #{inspect(options.name)}: #{where(options, failure)}: #{what}"
     error = failure |> Map.merge(%{"category" => "python_error", "message" => message}) |> Error.from_worker()
     %{error | reason: :import_failed}
   end
 
-  defp where(%Pool.Options{source: text}, %{"line" => line}) when text != nil and is_integer(line),
+  defp where(%{source: text}, %{"line" => line}) when text != nil and is_integer(line),
     do: "line #{line} of its source"
 
-  defp where(%Pool.Options{python_module: []}, _failure), do: "its source could not be run"
+  defp where(%{python_module: []}, _failure), do: "its source could not be run"
 
-  defp where(%Pool.Options{python_module: modules}, _failure),
+  defp where(%{python_module: modules}, _failure),
     do: "#{Enum.join(modules, ", ")} could not be imported"
 
   # Where a module of the pool's was looked for. A module that another one imports is the interpreter's affair.

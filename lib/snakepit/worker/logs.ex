@@ -37,7 +37,7 @@ defmodule Snakepit.Worker.Logs do
 
   @doc "The run that records are of."
   @spec who(Run.t()) :: LogRecord.who()
-  def who(%Run{} = run), do: %{pool: run.pool.name, worker: run.name, os_pid: run.os_pid}
+  def who(%Run{} = run), do: %{pool: run.spec.pool, worker: run.spec.name, os_pid: run.os_pid}
 
   @doc "The worker is gone: what it said is read, and then this process ends."
   @spec finish(pid()) :: :ok

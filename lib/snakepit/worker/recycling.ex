@@ -2,23 +2,22 @@ defmodule Snakepit.Worker.Recycling do
   @moduledoc false
   # When a worker that works is replaced by a new one: by age, calls or memory. Pure.
 
-  alias Snakepit.Pool.Options
   alias Snakepit.Terminal.Units
 
   @type vitals :: %{age_ms: non_neg_integer(), calls: non_neg_integer(), pss: non_neg_integer() | nil}
 
   @doc "Whether anything of it is configured."
-  @spec wanted?(Options.t()) :: boolean()
-  def wanted?(%Options{} = o),
+  @spec wanted?(map()) :: boolean()
+  def wanted?(o),
     do: o.worker_ttl != :infinity or o.worker_max_requests != nil or o.memory_threshold_mb != nil
 
   @doc "Whether this many bytes are more than it should hold."
-  @spec exceeds?(Options.t(), non_neg_integer()) :: boolean()
-  def exceeds?(%Options{memory_threshold_mb: mb}, pss), do: mb != nil and pss > mb * 1024 * 1024
+  @spec exceeds?(map(), non_neg_integer()) :: boolean()
+  def exceeds?(%{memory_threshold_mb: mb}, pss), do: mb != nil and pss > mb * 1024 * 1024
 
   @doc "Why it is time, in words; `nil` while it is not."
-  @spec due(Options.t(), vitals()) :: String.t() | nil
-  def due(%Options{} = options, %{age_ms: age, calls: calls, pss: pss}) do
+  @spec due(map(), vitals()) :: String.t() | nil
+  def due(options, %{age_ms: age, calls: calls, pss: pss}) do
     cond do
       options.worker_ttl != :infinity and age >= options.worker_ttl ->
         "it ran for #{options.worker_ttl} ms (:worker_ttl)"

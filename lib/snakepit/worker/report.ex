@@ -7,43 +7,40 @@ defmodule Snakepit.Worker.Report do
   alias Snakepit.Worker.{Launcher, Run, Words}
   require Logger
 
-  # Of one worker, whatever it says.
-  @most_warnings 200
-
   @up [:snakepit, :worker, :up]
   @down [:snakepit, :worker, :down]
 
   @doc "Its lanes are used from now on."
-  @spec up(String.t(), Run.t(), non_neg_integer()) :: :ok
-  def up(name, run, restarts) do
+  @spec up(Run.t()) :: :ok
+  def up(run) do
     measurements = %{start_ms: run.ready_at - run.started_at}
-    Telemetry.execute(@up, measurements, Map.put(who(name, run), :restarts, restarts))
+    Telemetry.execute(@up, measurements, Map.put(who(run), :restarts, run.spec.restarts))
   end
 
   @doc "Its process is gone. `why`: in words."
-  @spec down(String.t(), Run.t(), String.t()) :: :ok
-  def down(name, run, why), do: down(name, run, why, run.meant?, run.ran || [])
+  @spec down(Run.t(), String.t()) :: :ok
+  def down(run, why), do: down(run, why, run.meant?)
 
-  @doc "It is ended because its pool stops, or because its successor took over."
-  @spec stopped(String.t(), Run.t()) :: :ok
-  def stopped(name, run) do
-    Logger.debug(fn -> "[#{name}] is stopped" end)
-    down(name, run, "it is stopped", true, run.ran || [])
+  @doc "It is ended because its pool stops or has fewer workers, or because its successor took over."
+  @spec stopped(Run.t()) :: :ok
+  def stopped(run) do
+    Logger.debug(fn -> "[#{run.spec.name}] is stopped" end)
+    down(run, "it is stopped", true)
   end
 
-  defp down(name, run, why, meant?, ran) do
+  defp down(run, why, meant?) do
     measurements = %{lived_ms: if(run.ready_at, do: now() - run.ready_at, else: 0)}
-    more = %{cause: why, status: run.status, meant?: meant?, running: ran}
-    Telemetry.execute(@down, measurements, Map.merge(who(name, run), more))
+    more = %{cause: why, status: run.status, meant?: meant?, running: run.ran || []}
+    Telemetry.execute(@down, measurements, Map.merge(who(run), more))
   end
 
-  defp who(name, run), do: %{pool: run.pool.name, worker: name, os_pid: Launcher.os_pid(run)}
+  defp who(run), do: %{pool: run.spec.pool, worker: run.spec.name, os_pid: Launcher.os_pid(run)}
 
   @doc "A run that served ended, and nobody wanted it to."
-  @spec died(String.t(), Run.t(), String.t()) :: :ok
-  def died(name, run, why) do
+  @spec died(Run.t(), String.t()) :: :ok
+  def died(%Run{spec: spec} = run, why) do
     Logger.warning(
-      "pool #{inspect(run.pool.name)}: worker #{name}#{os_process(run)} ended: #{why}, " <>
+      "pool #{inspect(spec.pool)}: worker #{spec.name}#{os_process(run)} ended: #{why}, " <>
         "#{ran(run.ran || [], now() - run.ready_at, run.meant?)}; it is started again"
     )
   end
@@ -69,35 +66,27 @@ defmodule Snakepit.Worker.Report do
     )
   end
 
-  @doc "A worker warns of a tool. Each warning is logged once for a pool, whichever of its workers has it."
+  @doc "A worker warns of a tool."
   @spec warned(atom(), String.t()) :: :ok
-  def warned(pool, words) do
-    # By the worker's own process, whose end forgets them.
-    told = Registry.keys(Snakepit.Registry, self())
-    key = {:warned, pool, :erlang.phash2(words)}
-
-    if length(told) < @most_warnings and match?({:ok, _}, Registry.register(Snakepit.Registry, key, nil)),
-      do: Logger.warning("pool #{inspect(pool)}: #{Words.printable(words)}"),
-      else: :ok
-  end
+  def warned(pool, words), do: Logger.warning("pool #{inspect(pool)}: #{Words.printable(words)}")
 
   @doc "The error of a start that took too long: what the worker was doing."
-  @spec too_slow(map()) :: Error.t()
-  def too_slow(%{run: run, name: name, pool: %{options: options}}) do
+  @spec too_slow(state :: atom(), Run.t()) :: Error.t()
+  def too_slow(state, %Run{spec: spec} = run) do
     words =
-      "pool #{inspect(options.name)}: worker #{name} was not ready within #{options.startup_timeout} ms " <>
-        "(startup_timeout: of the pool): #{doing(run)}#{stopped_process(run.os_pid)}"
+      "pool #{inspect(spec.pool)}: worker #{spec.name} was not ready within #{spec.options.startup_timeout} ms " <>
+        "(startup_timeout: of the pool): #{doing(state, run)}#{stopped_process(run.os_pid)}"
 
-    details = %{phase: run.phase, module: run.importing, doing: run.doing}
+    details = %{phase: state, module: run.importing, doing: run.doing}
     Error.new(:worker, :startup_timeout, words, details: details)
   end
 
-  defp doing(%Run{phase: :starting, os_pid: nil}), do: "its interpreter was not started"
-  defp doing(%Run{phase: :starting, os_pid: pid}), do: "its interpreter (OS process #{pid}) never connected"
-  defp doing(%Run{phase: :greeting}), do: "it connected, and never said hello"
-  defp doing(%Run{doing: {_, _}} = run), do: "it " <> busy_with(run)
-  defp doing(%Run{importing: nil}), do: "it had not begun to import its modules"
-  defp doing(%Run{importing: module}), do: "it was importing #{module}"
+  defp doing(:starting, %Run{os_pid: nil}), do: "its interpreter was not started"
+  defp doing(:starting, %Run{os_pid: pid}), do: "its interpreter (OS process #{pid}) never connected"
+  defp doing(:greeting, _run), do: "it connected, and never said hello"
+  defp doing(_state, %Run{doing: {_, _}} = run), do: "it " <> busy_with(run)
+  defp doing(_state, %Run{importing: nil}), do: "it had not begun to import its modules"
+  defp doing(_state, %Run{importing: module}), do: "it was importing #{module}"
 
   @doc "What a run does between its imports and its first call, in words that go on from its subject."
   @spec busy_with(Run.t()) :: String.t()
@@ -108,7 +97,7 @@ defmodule Snakepit.Worker.Report do
   @doc "An `on_stop` raised. Nothing else comes of it."
   @spec hook_failed(Run.t(), String.t(), String.t()) :: :ok
   def hook_failed(run, hook, traceback) do
-    who = "pool #{inspect(run.pool.name)}: worker #{run.pool.name}-#{run.index}"
+    who = "pool #{inspect(run.spec.pool)}: worker #{run.spec.name}"
     Logger.warning("#{who}: @snakepit.on_stop #{hook} failed: #{String.trim(traceback)}")
   end
 
@@ -130,7 +119,7 @@ defmodule Snakepit.Worker.Report do
     }
 
   @doc "The error of a failed start, with the settings that put what it names into Python's way."
-  @spec with_origin(Error.t(), Snakepit.Pool.Options.t()) :: Error.t()
+  @spec with_origin(Error.t(), options :: map()) :: Error.t()
   def with_origin(%Error{} = error, options) do
     case Python.blame(options, error.message <> "\n" <> (error.python_traceback || "")) do
       [] -> error

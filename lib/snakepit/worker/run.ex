@@ -1,65 +1,79 @@
 defmodule Snakepit.Worker.Run do
   @moduledoc false
-  # One run of a worker's OS process, from its start to its end: what the worker's own process knows of it.
-  #
-  # `epoch` tells runs apart and is the owner id of this run's shared memory. `info` is what its hello said.
-  # `chunks` has those that could not be mapped, too (`refused?`: whether there was one).
-  # `phase`: :starting (until it connected) → :greeting (until its hello) → :importing (until ready) → :ready, and
-  # :ending from any of them, until the process is known to be gone.
-  # index: the worker's. options: the pool's, with the variables of this start. quota: bytes of its own memory, the most it
-  # was ever given. on_stop?: whether it has something to do before it ends. doing: what it does between its imports and its
-  # first call, a kind and a name.
-  # ready_at: since when its lanes were used. importing: the module. ran: the calls it had when its end was noticed.
-  # closing: why it is given up if it turns out not to be dying. meant?: its end is for a caller's sake.
-  # status: what the companion said of its end. logs: the process that reads its log records. log_level: the last level
-  # that it was told, if that changed.
+  # What a worker's process knows of its run, besides the state it is in (`Snakepit.Worker`).
 
-  alias Snakepit.{Native, Pool}
+  alias Snakepit.Native
   alias Snakepit.Wire.{ControlSocket, LaneSocket}
-  alias Snakepit.Worker.{Heart, Logs}
+  alias Snakepit.Worker.{Heart, Launcher, Logs, Spec}
 
-  @enforce_keys [:pool, :index, :options, :quota, :epoch, :id, :memory, :control, :token, :started_at]
+  @enforce_keys [:spec, :number, :memory, :token, :started_at, :size, :quota, :idle_ms]
   defstruct @enforce_keys ++
-              [:os_pid, :timer, :companion, :heart, :failure, :grpc, :grpc_path, :table, :idle_ms] ++
-              [:name, :ready_at, :importing, :doing, :ran, :closing, :status, :logs, :log_level] ++
+              [:id, :monitor, :control, :os_pid, :logs, :log_level, :importing, :doing, :heart, :ready_at] ++
+              [:table, :grpc, :grpc_path, :ran, :failure, :closing, :status, :outcome] ++
               [
-                phase: :starting,
+                info: %{},
                 lanes: [],
                 tools: [],
-                info: %{},
                 chunks: MapSet.new(),
                 refused?: false,
                 on_stop?: false,
                 grpc_waiting: [],
-                meant?: false
+                asking: [],
+                warnings: 0,
+                looked: 0,
+                memory_from: nil,
+                meant?: false,
+                noted?: false
               ]
 
+  @typedoc """
+  - `number`: tells the runs of a pool apart; it owns the run's shared memory. `size`, `quota`: as the spec's, or as they
+    are after the pool was resized.
+  - `id`, `monitor`: what the launcher gave. `os_pid`, `status`: the OS process and how it ended.
+  - `importing`, `doing`: what the worker does before it is ready: a module; a hook or a command, by kind and name.
+  - `info`: from its hello. `tools`: until they were reported. `on_stop?`: it has hooks to run before it ends.
+  - `chunks`: memory the worker announced, also what could not be mapped (`refused?`: that happened).
+  - `log_level`, `table`, `idle_ms`: what the worker was last sent.
+  - `ran`: the calls it ran when it went down, nil before. `meant?`: it was ended for a caller's sake.
+  - `failure`: why it is killed. `closing`: why it will be, if it closed a socket and does not die.
+  - `outcome`: the error its callers get, and how the run ended in words. `noted?`: the owner has acted upon that.
+  - `asking`: callers that wait for the outcome. `memory_from`: its memory is not looked at before.
+  """
   @type t :: %__MODULE__{
-          pool: Pool.Handle.t(),
-          name: String.t() | nil,
-          index: non_neg_integer(),
-          options: Pool.Options.t(),
-          quota: pos_integer(),
-          doing: {String.t(), String.t()} | nil,
-          epoch: pos_integer(),
-          id: Snakepit.Companion.id(),
+          spec: Spec.t(),
+          number: pos_integer(),
           memory: Native.worker(),
-          control: ControlSocket.t(),
+          token: binary(),
+          started_at: integer(),
+          size: pos_integer(),
+          quota: pos_integer(),
+          idle_ms: non_neg_integer(),
+          id: Launcher.id() | nil,
+          monitor: reference() | nil,
+          control: ControlSocket.t() | nil,
+          os_pid: pos_integer() | nil,
           lanes: [LaneSocket.t()],
           chunks: MapSet.t(Native.chunk_id()),
           heart: Heart.t() | nil,
-          phase: :starting | :greeting | :importing | :ready | :ending
+          logs: pid() | nil,
+          doing: {String.t(), String.t()} | nil,
+          ran: [map()] | nil,
+          ready_at: integer() | nil
         }
 
-  @doc "Gives up all that belongs to it but its lanes, once its process is gone."
-  @spec close(t()) :: :ok
-  def close(%__MODULE__{} = run) do
-    Process.cancel_timer(run.timer)
-    Process.demonitor(run.companion, [:flush])
-    ControlSocket.close(run.control)
+  @doc "Releases all that the run holds but its lanes, once its process is gone. To be called once."
+  @spec release(t()) :: :ok
+  def release(%__MODULE__{} = run) do
+    if run.monitor, do: Process.demonitor(run.monitor, [:flush])
+    if run.control, do: ControlSocket.close(run.control)
     if run.logs, do: Logs.finish(run.logs)
     Enum.each(run.grpc_waiting, &GenServer.reply(&1, {:error, :gone}))
     if run.grpc_path, do: File.rm(run.grpc_path)
     Native.worker_close(run.memory)
+    :ok
   end
+
+  @doc "Closes its lanes. Until then callers read what the worker said last."
+  @spec close_lanes(t()) :: :ok
+  def close_lanes(%__MODULE__{lanes: lanes}), do: Enum.each(lanes, &LaneSocket.close/1)
 end

@@ -2,7 +2,7 @@ defmodule Snakepit.Worker.Stopping do
   @moduledoc false
   # The end of a run in order: it is told to stop, has some time to clean up, and is listened to until it is gone.
 
-  alias Snakepit.Companion
+  alias Snakepit.{Companion, Worker}
   alias Snakepit.Wire.ControlSocket
   alias Snakepit.Worker.{Conversation, Launcher, Run}
 
@@ -15,48 +15,44 @@ defmodule Snakepit.Worker.Stopping do
   def most_ms(shutdown_timeout), do: shutdown_timeout + @grace_ms + @group_ms
 
   @doc "Tells it to stop. One that takes too long is killed."
-  @spec begin(Run.t()) :: :ok
+  @spec begin(Worker.state(), Run.t()) :: :ok
   # Nothing of the user's runs yet that could want to clean up.
-  def begin(%Run{phase: phase} = run) when phase in [:starting, :greeting], do: Launcher.kill(run)
+  def begin(state, %Run{} = run) when state in [:starting, :greeting], do: Launcher.kill(run)
 
-  def begin(%Run{} = run) do
-    grace = if run.on_stop?, do: max(run.options.shutdown_timeout, @grace_ms), else: @grace_ms
+  def begin(_state, %Run{} = run) do
+    grace = if run.on_stop?, do: max(run.spec.options.shutdown_timeout, @grace_ms), else: @grace_ms
     # If it cannot be sent, it is gone.
     ControlSocket.send_message(run.control, ["stop"])
     Launcher.stop(run, grace)
   end
 
   @doc """
-  Waits for its end. `output` is called with what it prints until then; who asks for a description of the worker meanwhile
-  gets `description`.
+  Waits for its end. `output` is called with what it prints until then. The process that waits is itself about to end, and
+  answers its callers here: one that asks for a description of the worker gets `description`.
   """
-  @spec await(Run.t(), (Companion.event() -> any()), description :: map()) :: Run.t()
-  def await(%Run{} = run, output, description),
-    do: await(run, output, description, now() + most_ms(run.options.shutdown_timeout))
+  @spec await(Worker.state(), Run.t(), (Companion.event() -> any()), description :: map()) :: Run.t()
+  def await(state, %Run{} = run, output, description),
+    do: await(state, run, output, description, now() + most_ms(run.spec.options.shutdown_timeout))
 
-  defp await(%Run{id: id, companion: monitor} = run, output, description, until) do
+  defp await(state, %Run{id: id, monitor: monitor} = run, output, description, until) do
     receive do
-      # The process ends, so no callback answers it any more.
-      {:"$gen_call", from, :describe} ->
-        GenServer.reply(from, description)
-        await(run, output, description, until)
-
-      {:"$gen_call", from, {:why, _epoch}} ->
-        GenServer.reply(from, :stopping)
-        await(run, output, description, until)
+      {:"$gen_call", from, request} ->
+        GenServer.reply(from, answer(request, description))
+        await(state, run, output, description, until)
 
       {:companion, ^id, {:exited, _status, _tail}} ->
-        heard(run)
+        elem(heard(state, run), 1)
 
       {:companion, ^id, {:start_failed, _why}} ->
         run
 
       {:companion, ^id, {:output, _stream, _line} = event} ->
         output.(event)
-        await(run, output, description, until)
+        await(state, run, output, description, until)
 
       {:"$socket", _socket, :select, _ref} ->
-        await(heard(run), output, description, until)
+        {state, run} = heard(state, run)
+        await(state, run, output, description, until)
 
       {:DOWN, ^monitor, _, _, _} ->
         run
@@ -67,13 +63,17 @@ defmodule Snakepit.Worker.Stopping do
     end
   end
 
-  # Nothing is done any more about what it says wrong.
-  defp heard(%Run{phase: :starting} = run), do: run
+  defp answer(:describe, description), do: description
+  defp answer(:why, _description), do: :stopping
+  defp answer(_needs_the_worker, _description), do: {:error, :gone}
 
-  defp heard(run) do
-    case Conversation.read(run) do
-      {:ok, run} -> run
-      {:error, _why, run} -> run
+  # Nothing is done any more about a message that is wrong.
+  defp heard(:starting, run), do: {:starting, run}
+
+  defp heard(state, run) do
+    case Conversation.read(state, run) do
+      {:ok, state, run} -> {state, run}
+      {:error, _why, run} -> {state, run}
     end
   end
 

@@ -261,7 +261,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     [{_, lane}] = :ets.tab2list(handle.lanes)
     # The channel connects when it is first used: by then its socket is gone.
     assert {:ok, _channel} = Snakepit.Worker.grpc(lane, 30_000)
-    File.rm!(:sys.get_state(lane.worker).run.grpc_path)
+    File.rm!(elem(:sys.get_state(lane.worker), 1).grpc_path)
 
     log =
       capture_log(fn ->

@@ -252,7 +252,7 @@ defmodule Snakepit.Worker.LogsTest do
   test "no process that reads logs outlives its pool" do
     pool = pool!(python_module: "logging_tools", size: 2)
     {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
-    readers = for pid <- Snakepit.Pool.Supervisor.workers(pool), do: :sys.get_state(pid).run.logs
+    readers = for pid <- Snakepit.Pool.Supervisor.workers(pool), do: elem(:sys.get_state(pid), 1).logs
     assert length(readers) == 2 and Enum.all?(readers, &Process.alive?/1)
     :ok = Snakepit.stop_pool(handle.name)
     refute Enum.any?(readers, &Process.alive?/1)

@@ -105,15 +105,10 @@ defmodule Snakepit.Worker.RecyclingTest do
     old = pids(pool)
     assert eventually(fn -> imports.() == 3 end)
     # Both are due, and have looked at that since.
-    assert [_, _] = Registry.keys(Snakepit.Registry, recycled(pool)) ++ [:and_no_other]
+    slots = :sys.get_state(GenServer.whereis(Snakepit.Pool.Handle.name(:manager, pool))).slots
+    assert [_one] = for({_index, %{successor: %{}} = slot} <- slots, do: slot)
     File.write!(Path.join(dir, "go"), "")
     assert eventually(fn -> not Enum.any?(old, &alive?/1) end)
-  end
-
-  # The worker process whose turn it is.
-  defp recycled(pool) do
-    [{pid, _}] = Registry.lookup(Snakepit.Registry, {:recycled, pool})
-    pid
   end
 
   @tag :tmp_dir
