@@ -208,7 +208,7 @@ defmodule Snakepit do
   #{Python.Environment.Options.docs()}
   """
   @spec setup(keyword() | map()) :: :ok | {:error, Error.t()}
-  def setup(options \\ []), do: Python.Environment.setup(options, &IO.puts/1)
+  def setup(options \\ []), do: Snakepit.Setup.run(options, &IO.puts/1)
 
   @doc """
   Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`, or

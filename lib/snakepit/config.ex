@@ -13,34 +13,6 @@ defmodule Snakepit.Config do
   alias Snakepit.{Error, Options, Pool}
 
   @schema [
-    pools: [type: :any, default: [], doc: "Pools started with the application."],
-    python: [
-      type: {:or, [{:in, [nil]}, :string]},
-      default: nil,
-      doc: "The Python interpreter of all pools that name none."
-    ],
-    venv: [
-      type: :path,
-      default: ".snakepit/venv",
-      doc:
-        "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
-          "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
-    ],
-    reload: [
-      type: {:or, [{:in, [nil]}, :boolean]},
-      default: nil,
-      doc:
-        "Whether pools that do not say so themselves load Python code anew when it changes: see `:reload` of a pool. " <>
-          "`nil`: in a Mix project's `:dev`, and never in a release."
-    ],
-    requirements: [
-      type: {:or, [{:in, [nil]}, :path, {:list_of, :path}]},
-      default: nil,
-      doc:
-        "The Python packages your tools import, which `mix snakepit.setup` installs: a requirements file or a pyproject.toml " <>
-          "(`\"pyproject.toml[dev]\"` with its extra or group `dev`; its `[tool]` tables are not read), `{:my_app, \"priv/python/requirements.txt\"}`, " <>
-          "or a list of requirements, such as `[\"pandas>=2,<3\", \"./my_package\", \"-r more.txt\"]`."
-    ],
     performance_optimization: [
       type: {:options, Snakepit.Performance.Settings.schema()},
       default: [],
@@ -52,6 +24,9 @@ defmodule Snakepit.Config do
       doc: "The pool of calls that name none; by default the first of `pools`."
     ]
   ]
+
+  @schema [pools: [type: :any, default: [], doc: "Pools started with the application."]] ++
+            Options.Configured.schema() ++ @schema
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 

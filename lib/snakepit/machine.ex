@@ -139,6 +139,11 @@ defmodule Snakepit.Machine do
     end
   end
 
+  @doc "As `cores/0`, where only these CPUs may be used; nil is all."
+  @spec cores([non_neg_integer()] | nil) :: pos_integer()
+  def cores(nil), do: cores()
+  def cores(cpus), do: length(cpus)
+
   @doc "As `cores/0`, or fewer where a quota of CPU time (`cpu.max` of a cgroup) allows no more than that on average."
   @spec cores_by_quota() :: pos_integer()
   def cores_by_quota do

@@ -3,7 +3,8 @@ defmodule Snakepit.Python do
   # Which interpreter, and with which environment, a worker is started.
 
   import Bitwise, only: [&&&: 2]
-  alias Snakepit.{Config, Error, Pool, Release}
+  alias Snakepit.{Error, Machine, Release}
+  alias Snakepit.Options.Configured
 
   # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
@@ -16,10 +17,13 @@ defmodule Snakepit.Python do
   # Each library starts as many threads as there are cores, in every worker.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
 
+  @typedoc "The options of a pool, or of one of its workers, where the variables of `env:` are known."
+  @type options :: %{optional(atom()) => term()}
+
   @doc "The interpreter of a pool: its own, the configured one, or that of `mix snakepit.setup`."
-  @spec interpreter(Pool.Options.t()) :: {:ok, Path.t()} | {:error, Error.t()}
-  def interpreter(%Pool.Options{python: python, name: pool}) do
-    case python || Config.get(:python) do
+  @spec interpreter(options()) :: {:ok, Path.t()} | {:error, Error.t()}
+  def interpreter(%{python: python, name: pool}) do
+    case python || Configured.get(:python) do
       nil -> of_setup(pool)
       named -> named(named, pool)
     end
@@ -27,7 +31,7 @@ defmodule Snakepit.Python do
 
   @doc "The interpreter `mix snakepit.setup` installs."
   @spec venv_python() :: Path.t()
-  def venv_python, do: Config.get(:venv) |> expand() |> Path.join("bin/python")
+  def venv_python, do: Configured.get(:venv) |> expand() |> Path.join("bin/python")
 
   @doc """
   The absolute path of a configured one: seen from the working directory, or from an application's own.
@@ -56,17 +60,17 @@ defmodule Snakepit.Python do
   defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
 
   @doc "The directories of a pool's `:python_path`."
-  @spec directories(Pool.Options.t()) :: [Path.t()]
-  def directories(%Pool.Options{python_path: paths}), do: Enum.map(paths, &expand/1)
+  @spec directories(options()) :: [Path.t()]
+  def directories(%{python_path: paths}), do: Enum.map(paths, &expand/1)
 
   @doc """
   What a worker must know to say how a missing package is installed: `setup`, words with `{package}` in them, is nil
   for an interpreter that is the user's own; `paths` are the directories of the user's own modules.
   """
-  @spec install(Pool.Options.t()) :: %{setup: String.t() | nil, paths: [Path.t()]}
-  def install(%Pool.Options{} = options) do
+  @spec install(options()) :: %{setup: String.t() | nil, paths: [Path.t()]}
+  def install(options) do
     own? = not match?({:ok, _}, interpreter(options)) or interpreter(options) != {:ok, venv_python()}
-    %{setup: if(not own?, do: setup_words(Config.get(:requirements))), paths: directories(options)}
+    %{setup: if(not own?, do: setup_words(Configured.get(:requirements))), paths: directories(options)}
   end
 
   defp setup_words(requirements) do
@@ -114,7 +118,7 @@ defmodule Snakepit.Python do
         setup =
           cond do
             project?() -> "run `mix snakepit.setup`, or "
-            Release.running?() -> Release.advice_on_venv(Config.get(:venv))
+            Release.running?() -> Release.advice_on_venv(Configured.get(:venv))
             true -> "run Snakepit.setup(), or "
           end
 
@@ -171,10 +175,10 @@ defmodule Snakepit.Python do
   @doc """
   The environment of a worker: Snakepit's own package first, so that both sides are of one version.
 
-  Here and below, the options are those of one worker: `Snakepit.Pool.Env.resolve/2` put its variables in.
+  Here and below, the options are those of one worker: `env` is a map of its variables.
   """
-  @spec env(Pool.Options.t(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
-  def env(%Pool.Options{} = options, inherited \\ System.get_env("PYTHONPATH")) do
+  @spec env(options(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
+  def env(options, inherited \\ System.get_env("PYTHONPATH")) do
     own = Path.join(:code.priv_dir(:snakepit), "python")
     path = [own | directories(options)]
     path = if inherited, do: path ++ [inherited], else: path
@@ -192,8 +196,8 @@ defmodule Snakepit.Python do
   The variables of the VM's environment that a worker does not get: PYTHONHOME, if the interpreter is that of a virtual environment,
   which knows its home by itself. A pool that gives it in `:env` means it.
   """
-  @spec unset_env(Pool.Options.t(), Path.t()) :: [String.t()]
-  def unset_env(%Pool.Options{env: env}, python) do
+  @spec unset_env(options(), Path.t()) :: [String.t()]
+  def unset_env(%{env: env}, python) do
     if not is_map_key(env, "PYTHONHOME") and venv?(python), do: ["PYTHONHOME"], else: []
   end
 
@@ -204,8 +208,8 @@ defmodule Snakepit.Python do
   end
 
   @doc "Of a start that failed: which variables put what `text` names into Python's way, in sentences."
-  @spec blame(Pool.Options.t(), String.t()) :: [String.t()]
-  def blame(%Pool.Options{env: env} = options, text) do
+  @spec blame(options(), String.t()) :: [String.t()]
+  def blame(%{env: env} = options, text) do
     paths =
       for {value, whose} <- [
             {System.get_env("PYTHONPATH"), "of the VM's environment"},
@@ -219,7 +223,7 @@ defmodule Snakepit.Python do
   end
 
   # Python does not find its own library then, or finds another's.
-  defp home(%Pool.Options{env: env} = options, text) do
+  defp home(%{env: env} = options, text) do
     {home, whose} =
       case env do
         %{"PYTHONHOME" => home} -> {home, "in the pool's :env"}
@@ -240,7 +244,7 @@ defmodule Snakepit.Python do
 
   `without` names variables of the VM to leave out.
   """
-  @spec command_env(Pool.Options.t(), Path.t(), without :: [String.t()]) :: [{String.t(), String.t() | nil}]
+  @spec command_env(options(), Path.t(), without :: [String.t()]) :: [{String.t(), String.t() | nil}]
   def command_env(options, python, without \\ []) do
     inherited = if "PYTHONPATH" not in without, do: System.get_env("PYTHONPATH")
     names = without ++ unset_env(options, python) ++ not_for_workers(System.get_env())
@@ -250,9 +254,14 @@ defmodule Snakepit.Python do
 
   # Calls that run at once share the cores rather than fight for them.
   defp threads(options) do
-    each = max(1, div(Pool.Options.cores(options), options.size * Pool.Options.lanes(options)))
+    each = max(1, div(Machine.cores(options.limits.cpus), options.size * lanes(options)))
     for name <- @thread_variables, into: %{}, do: {name, System.get_env(name) || to_string(each)}
   end
+
+  @doc "The calls that one worker runs at once: its lanes."
+  @spec lanes(options()) :: pos_integer()
+  def lanes(%{worker_profile: :process}), do: 1
+  def lanes(%{threads_per_worker: threads}), do: threads
 
   @doc "The names, of an environment, that only concern the VM."
   @spec not_for_workers(%{String.t() => String.t()}) :: [String.t()]
@@ -261,8 +270,8 @@ defmodule Snakepit.Python do
   end
 
   @doc "The library that makes numpy's arrays in shared memory; `nil` for a pool that does not want it."
-  @spec numpy_memory(Pool.Options.t()) :: Path.t() | nil
-  def numpy_memory(%Pool.Options{numpy_memory: wanted?}) do
+  @spec numpy_memory(options()) :: Path.t() | nil
+  def numpy_memory(%{numpy_memory: wanted?}) do
     if wanted?, do: native("numpy")
   end
 

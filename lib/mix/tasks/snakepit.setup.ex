@@ -108,7 +108,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
           installer_args: passed
         ]
 
-    case Snakepit.Python.Environment.setup(options, &Mix.shell().info/1) do
+    case Snakepit.Setup.run(options, &Mix.shell().info/1) do
       :ok -> :ok
       {:error, error} -> error.message |> String.replace_prefix("setup: ", "") |> fail()
     end

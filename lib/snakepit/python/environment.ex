@@ -3,16 +3,21 @@ defmodule Snakepit.Python.Environment do
   # The virtual environment of workers: looks at what is there, plans (`Plan`), and does it. Needs neither Mix nor a
   # running application. A run with nothing to do costs the start of an interpreter or two.
 
-  alias Snakepit.{Config, Error, Python}
+  alias Snakepit.{Error, Python}
+  alias Snakepit.Options.Configured
   alias Snakepit.Python.Environment.{Check, Command, Contents, Installer, Interpreter, Options}
   alias Snakepit.Python.Environment.{Plan, Requirement, Stamp, Wheel}
 
-  @doc "Makes the environment complete, and tells `say` what it does, a line at a time."
-  @spec setup(keyword() | map(), (String.t() -> any())) :: :ok | {:error, Error.t()}
-  def setup(given, say) do
+  @typedoc "Gives the options of the workers that an interpreter runs, each environment once; may `say` what it cannot know."
+  @type workers :: (Path.t(), say() -> [Python.options()])
+  @type say :: (String.t() -> any())
+
+  @doc "Makes the environment complete, and says what it does, a line at a time. `workers` must be able to start in it."
+  @spec setup(keyword() | map(), say(), workers()) :: :ok | {:error, Error.t()}
+  def setup(given, say, workers) do
     # A release's `eval` has not, and without it there is no configuration.
     _ = Application.load(:snakepit)
-    with {:ok, options} <- Options.new(given), do: complete(options, say)
+    with {:ok, options} <- Options.new(given), do: complete(options, say, workers)
   rescue
     error in Error -> {:error, error}
     # What the file system refuses.
@@ -28,7 +33,7 @@ defmodule Snakepit.Python.Environment do
     failure(:pool, :setup_failed, Exception.message(error) <> mend)
   end
 
-  defp complete(options, say) do
+  defp complete(options, say, workers) do
     python = Python.venv_python()
     venv = python |> Path.dirname() |> Path.dirname()
     reachable!(python)
@@ -43,8 +48,9 @@ defmodule Snakepit.Python.Environment do
         else: under_lock(place)
 
     one_library_directory(venv)
+    install = fn -> under_lock(place, true) end
 
-    with :ok <- Check.run(venv, python, extras, say, fn -> under_lock(place, true) end) do
+    with :ok <- Check.run(venv, python, extras, workers.(python, say), install) do
       say.(
         "The Python environment #{Requirement.shown(venv)} is complete#{with_words(extras, wanted.requirements)}"
       )
@@ -66,7 +72,7 @@ defmodule Snakepit.Python.Environment do
   end
 
   defp configured! do
-    value = Config.get(:requirements)
+    value = Configured.get(:requirements)
 
     unless Snakepit.Options.cast({:or, [{:in, [nil]}, :path, {:list_of, :path}]}, value) != :error,
       do:
