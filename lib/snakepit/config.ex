@@ -49,7 +49,7 @@ defmodule Snakepit.Config do
     :snakepit |> Application.get_all_env() |> Keyword.drop([:included_applications]) |> validate()
   end
 
-  @doc "A dry run: what `load/0` would say of this configuration. Nothing is started."
+  @doc "Checks a configuration as `load/0` does, and starts nothing."
   @spec validate(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def validate(env) do
     with {:ok, config} <- own(env),
@@ -59,7 +59,7 @@ defmodule Snakepit.Config do
     end
   end
 
-  @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
+  @doc "The configured value of one key, for code that runs before the pools or without them."
   @spec get(:python | :venv | :requirements | :reload | :performance_optimization) :: term()
   def get(key) when key in [:python, :venv, :requirements, :reload, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])

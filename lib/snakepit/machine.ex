@@ -1,6 +1,6 @@
 defmodule Snakepit.Machine do
   @moduledoc false
-  # What this machine has, as far as this process may use it.
+  # Memory and CPUs of this machine, as far as this process may use them.
 
   @doc "Bytes of memory: the cgroup's limit if there is one, else the host's."
   @spec memory() :: pos_integer()
@@ -76,7 +76,7 @@ defmodule Snakepit.Machine do
     end)
   end
 
-  # A container sees its own group as the root, whatever /proc says of the path: what is not there is passed over.
+  # A container sees its own group as the root, whatever path /proc names, so groups that are not there are skipped.
   defp files(root, path, names) do
     parts = path |> String.split("/", trim: true) |> Enum.reject(&(&1 == ".."))
 
@@ -168,7 +168,7 @@ defmodule Snakepit.Machine do
     Enum.to_list(hd(ends)..List.last(ends))
   end
 
-  @doc "Words and figures that a measurement is worth nothing without."
+  @doc "The machine, system and versions that belong to every measurement."
   @spec describe() :: map()
   def describe do
     %{

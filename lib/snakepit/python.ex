@@ -1,18 +1,19 @@
 defmodule Snakepit.Python do
   @moduledoc false
-  # Which interpreter, and with which environment, a worker is started.
+  # The interpreter that a worker is started with, and its environment variables.
 
   import Bitwise, only: [&&&: 2]
   alias Snakepit.{Error, Machine, Release}
   alias Snakepit.Options.Configured
 
-  # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
+  # Variables that erl, mix and releases set for themselves. No tool may read them: RELEASE_COOKIE and HEX_API_KEY are
+  # secrets.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
   @of_the_vm_by_prefix ~w(ERL_ ERLANG_ ELIXIR_ RELEASE_ MIX_ HEX_ REBAR_ REBAR3_)
 
-  # malloc(3) gives each thread that competes for memory an arena of its own, eight a core, which each keep what they
-  # freed. A worker runs one tool at a time, and gRPC a dozen threads beside it: with two arenas it takes a quarter less
-  # memory, and does not grow for half an hour until all arenas have seen the largest call.
+  # malloc(3) gives competing threads arenas of their own, up to eight per core, and each arena keeps freed memory. A
+  # worker runs one tool at a time, and gRPC a dozen threads beside it. With two arenas a worker takes a quarter less
+  # memory, and does not grow until every arena has seen the largest call, which takes half an hour.
   @arenas "MALLOC_ARENA_MAX"
   # Each library starts as many threads as there are cores, in every worker.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
@@ -36,7 +37,7 @@ defmodule Snakepit.Python do
   @doc """
   The absolute path of a configured one: seen from the working directory, or from an application's own.
 
-  While Mix runs, the project's own application lies where its sources do: nothing need be compiled for it.
+  While Mix runs, the project's own application is its source directory, so the path works before it is compiled.
   """
   @spec expand(Path.t() | {atom(), Path.t()}) :: Path.t()
   def expand({app, path}) do
@@ -64,8 +65,8 @@ defmodule Snakepit.Python do
   def directories(%{python_path: paths}), do: Enum.map(paths, &expand/1)
 
   @doc """
-  What a worker must know to say how a missing package is installed: `setup`, words with `{package}` in them, is nil
-  for an interpreter that is the user's own; `paths` are the directories of the user's own modules.
+  With this a worker can say how a missing package is installed. `setup` is a text with `{package}` in it, nil if the
+  interpreter is the user's own; `paths` are the directories of the user's own modules.
   """
   @spec install(options()) :: %{setup: String.t() | nil, paths: [Path.t()]}
   def install(options) do
@@ -94,7 +95,7 @@ defmodule Snakepit.Python do
     end
   end
 
-  @doc "How to install what is missing, where that can be done; begins with a colon."
+  @doc "How to install a missing extra here, as the end of a message; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do
     cond do
@@ -142,7 +143,8 @@ defmodule Snakepit.Python do
     end
   end
 
-  # Whether a program is there; if not, why, and if it may be there all the same, what keeps us from it.
+  # `:ok` if a program is there. `:error` if it is not, `:unusable` if it may be there but cannot be used: both with the
+  # reason.
   defp look(path) do
     case File.stat(path) do
       {:ok, %{type: :regular, mode: mode}} when (mode &&& 0o111) != 0 -> :ok
@@ -161,7 +163,7 @@ defmodule Snakepit.Python do
     |> Enum.find(path, &match?({:error, :eacces}, File.stat(Path.join(&1, "."))))
   end
 
-  # The Python that a virtual environment was made with is gone.
+  # The Python that the virtual environment was made from was removed.
   defp dangling(path) do
     with {:ok, to} <- File.read_link(path),
          do: "it is a link to #{to}, which is not there",
@@ -173,7 +175,7 @@ defmodule Snakepit.Python do
   end
 
   @doc """
-  The environment of a worker: Snakepit's own package first, so that both sides are of one version.
+  The environment of a worker. Snakepit's own package comes first, so that both sides have the same version.
 
   Here and below, the options are those of one worker: `env` is a map of its variables.
   """
@@ -207,7 +209,7 @@ defmodule Snakepit.Python do
     Enum.any?([bin, Path.dirname(bin)], &File.regular?(Path.join(&1, "pyvenv.cfg")))
   end
 
-  @doc "Of a start that failed: which variables put what `text` names into Python's way, in sentences."
+  @doc "Sentences that name the variables by which Python found the files that `text`, a failure at start, names."
   @spec blame(options(), String.t()) :: [String.t()]
   def blame(%{env: env} = options, text) do
     paths =
@@ -240,7 +242,7 @@ defmodule Snakepit.Python do
   end
 
   @doc """
-  The environment of a worker as `System.cmd/3` takes it: what the VM has and a worker has not is nil.
+  The environment of a worker for `System.cmd/3`: variables of the VM that a worker does not get are nil.
 
   `without` names variables of the VM to leave out.
   """

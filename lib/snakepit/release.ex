@@ -31,7 +31,7 @@ defmodule Snakepit.Release do
   end
 
   @doc false
-  # Once in a run of Mix, whoever asks first.
+  # Only once in a run of Mix: more than one task may ask.
   @spec warn(atom() | nil, Path.t()) :: :ok
   def warn(app, root) do
     unless Process.put(@said, true) do

@@ -32,7 +32,7 @@ defmodule Snakepit.Python.Preflight do
       {:error, %{module: nil, file: "", problem: to_string(:file.format_error(error.original))}}
   end
 
-  @doc "Whether it failed because a module is not installed, and nothing else is wrong."
+  @doc "Whether the only cause of the failure is a module that is not installed."
   @spec missing?(failure()) :: boolean()
   def missing?(%{module: module, file: file}), do: module != nil and file == ""
 
@@ -51,7 +51,7 @@ defmodule Snakepit.Python.Preflight do
     |> Enum.find(&(run(python, options, extras, [&1]) == :ok))
   end
 
-  @doc "What failed, why, and how to mend it: `mend` is said where the environment itself is at fault."
+  @doc "Says what failed, why, and how to mend it; `mend` is the advice if the environment itself is at fault."
   @spec explain(failure(), Path.t(), Python.options(), variable :: String.t() | nil, mend :: String.t()) ::
           String.t()
   def explain(failure, python, options, variable, mend) do

@@ -1,6 +1,6 @@
 defmodule Snakepit.Tool.Page do
   @moduledoc false
-  # Tools as text: a line, a few lines, a page. What came from Python is shown without what would drive a terminal. Pure.
+  # Tools as text: a line, a few lines, a page. Text from Python is shown without control characters. Pure.
 
   alias Snakepit.Error.Text
   alias Snakepit.Terminal.Name
