@@ -1,10 +1,10 @@
 defmodule Snakepit.ReadmeAppTest do
   # Follows the README in a fresh application, in the order of the page: writes the files that its blocks name in their
   # first line, and runs the commands of its console blocks, whose output must be there.
-  # Not async: Mix compiles Snakepit for the application, which takes both cores for a while.
-  use ExUnit.Case, async: false
+  use ExUnit.Case, async: true
 
   @moduletag :python
+  @moduletag vm: :second
   @moduletag timeout: 900_000
   @readme File.read!("README.md")
   @root File.cwd!()

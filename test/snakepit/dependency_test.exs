@@ -1,9 +1,9 @@
 defmodule Snakepit.DependencyTest do
   # Snakepit as a dependency of another application, which has an application :telemetry, and of that one's release.
-  # Not async: Mix compiles Snakepit for it, which takes both cores for some seconds.
-  use Snakepit.Case, async: false
+  use Snakepit.Case, async: true
 
   @moduletag :python
+  @moduletag vm: :second
   @moduletag timeout: 600_000
   @tools Path.expand("../support/python", __DIR__)
 
