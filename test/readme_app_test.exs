@@ -22,7 +22,7 @@ defmodule Snakepit.ReadmeAppTest do
     %{app: Path.join(dir, "my_app")}
   end
 
-  test "every file and every command of the README, in order", %{app: app} do
+  test "the README's files and commands work in order in a fresh application", %{app: app} do
     steps = for section <- sections(), block <- blocks(section), do: block
     assert Enum.count(steps, &match?({:file, _, _}, &1)) >= 6
     assert Enum.count(steps, &match?({:run, _, _}, &1)) >= 6

@@ -2,7 +2,7 @@ defmodule Snakepit.Python.EnvironmentTest do
   # Who makes an environment, and who extends it.
   use Snakepit.Environments, async: true
 
-  test "made by venv and pip, from wheels alone, what was asked for is kept, and installed again when it changes",
+  test "venv and pip make an environment from wheels; its requirements are kept, and installed again when they change",
        %{
          tmp_dir: dir,
          links: links
@@ -41,7 +41,7 @@ defmodule Snakepit.Python.EnvironmentTest do
     assert tiny(dir) == :none
   end
 
-  test "one that uv made, without pip, is extended where uv is gone", %{tmp_dir: dir, links: links} do
+  test "an environment that uv made, without pip, is extended without uv", %{tmp_dir: dir, links: links} do
     assert setup!(dir, offline(links), uv: true) =~ "answer: ok"
     refute File.exists?(Path.join(dir, "venv/bin/pip"))
     assert setup!(dir, [with: "tiny"] ++ offline(links)) =~ "is complete, with tiny\nanswer: ok"

@@ -3,7 +3,10 @@ defmodule Snakepit.Python.Environment.LockTest do
   # A VM and an installer start before anything is seen of them, beside other such tests: the waits are long.
   use Snakepit.Environments, async: true
 
-  test "of two at once one waits, and has nothing to do then", %{tmp_dir: dir, links: links} do
+  test "the second of two simultaneous setups waits, and then has nothing to do", %{
+    tmp_dir: dir,
+    links: links
+  } do
     hold = Path.join(dir, "hold")
 
     first =
@@ -22,7 +25,7 @@ defmodule Snakepit.Python.Environment.LockTest do
     assert File.read!(Path.join(dir, "uv.log")) |> String.split("pip install") |> length() == 2
   end
 
-  test "one that was killed leaves no installer behind, and the next one begins again", %{
+  test "a killed setup leaves no installer running, and the next setup starts anew", %{
     tmp_dir: dir,
     links: links
   } do

@@ -2,10 +2,11 @@ defmodule Snakepit.Python.Environment.SetupFailureTest do
   # What a failed installation leaves, and what it says.
   use Snakepit.Environments, async: true
 
-  test "what cannot be installed is an error, keeps what is there, and is asked for again", %{
-    tmp_dir: dir,
-    links: links
-  } do
+  test "a package that cannot be installed is an error; the environment keeps its packages, and the next setup installs again",
+       %{
+         tmp_dir: dir,
+         links: links
+       } do
     assert setup!(dir, [with: "tiny"] ++ offline(links), uv: true) =~ "answer: ok"
     said = setup!(dir, [with: "no-such-package", installer: :pip] ++ offline(links), uv: true)
     assert said =~ "answer: {:validation, :setup_failed, :not_found}"
@@ -18,7 +19,7 @@ defmodule Snakepit.Python.Environment.SetupFailureTest do
     refute File.read!(Path.join(dir, "venv/snakepit.stamp")) =~ "no-such-package"
   end
 
-  test "indexes and arguments reach the installer, and a password neither the output nor the stamp", %{
+  test "indexes and arguments reach the installer; a password is neither printed nor stored", %{
     tmp_dir: dir,
     links: links
   } do
@@ -37,7 +38,7 @@ defmodule Snakepit.Python.Environment.SetupFailureTest do
     assert said =~ "--find-links nowhere: there is no such directory"
   end
 
-  test "a place that may not be written, or is something else, is told with the setting that names another",
+  test "a place that cannot be used is an error that names the setting",
        %{tmp_dir: dir} do
     said = setup!(dir, [], uv: true, config: [venv: "/sys/snakepit/venv"])
     assert said =~ "answer: {:pool, :setup_failed, nil}"
