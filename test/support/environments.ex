@@ -42,7 +42,6 @@ defmodule Snakepit.Environments do
       @moduletag :tmp_dir
       @moduletag :python
       @moduletag timeout: 300_000
-      @moduletag vm: :second
     end
   end
 

@@ -2,6 +2,8 @@ defmodule Snakepit.Python.EnvironmentTest do
   # Who makes an environment, and who extends it.
   use Snakepit.Environments, async: true
 
+  @moduletag vm: :second
+
   test "venv and pip make an environment from wheels; its requirements are kept, and installed again when they change",
        %{
          tmp_dir: dir,

@@ -3,6 +3,8 @@ defmodule Snakepit.Python.Environment.LockTest do
   # A VM and an installer start before anything is seen of them, beside other such tests: the waits are long.
   use Snakepit.Environments, async: true
 
+  @moduletag vm: :second
+
   test "the second of two simultaneous setups waits, and then has nothing to do", %{
     tmp_dir: dir,
     links: links

@@ -2,6 +2,8 @@ defmodule Snakepit.Python.Environment.RequirementsTest do
   # What is asked for: by arguments, by the configuration, by a pyproject.toml.
   use Snakepit.Environments, async: true
 
+  @moduletag vm: :second
+
   test "a pyproject.toml's dependencies, and those of an extra and a group", %{tmp_dir: dir, links: links} do
     for name <- ~w(one two three), do: wheel!(links, name, "1", "")
 

@@ -2,6 +2,8 @@ defmodule Snakepit.Python.Environment.SetupFailureTest do
   # What a failed installation leaves, and what it says.
   use Snakepit.Environments, async: true
 
+  @moduletag vm: :second
+
   test "a package that cannot be installed is an error; the environment keeps its packages, and the next setup installs again",
        %{
          tmp_dir: dir,
