@@ -10,8 +10,8 @@ defmodule Snakepit do
   @doc """
   Runs the tool `command` in a worker and returns its result.
 
-  The result of a tool that yields is the list of its items, as Python's `list()` makes of it: `execute_stream/4` has
-  what such a tool returns as well.
+  The result of a tool that yields is the list of its items, as Python's `list()` makes it. `execute_stream/4` also gives
+  the value that such a tool returns.
 
   `args` are the tool's arguments by name. Options:
 
@@ -32,12 +32,12 @@ defmodule Snakepit do
     end
   end
 
-  @doc "As `execute/3`, with what the call cost beside the result."
+  @doc "As `execute/3`, and also returns what the call cost."
   @spec observe(command(), args(), keyword()) :: {{:ok, term()} | {:error, Error.t()}, Observation.t()}
   def observe(command, args \\ %{}, opts \\ []), do: Call.run(command, args, opts)
 
   @doc """
-  Why a call with these arguments would go the way it would, and which ways other sizes take. Nothing is called.
+  Explains which way a call with these arguments would take, and which ways other sizes take. Nothing is called.
 
   The answer prints as a table: `IO.puts(explanation)`. Its fields: `Snakepit.Performance.Explanation`.
   """
@@ -45,14 +45,14 @@ defmodule Snakepit do
   def explain(command, args \\ %{}, opts \\ []), do: Call.explain(command, args, opts)
 
   @doc """
-  Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes. The answer has what the
-  generator returned at its end: `{:ok, returned}`, where `returned` is `nil` if it returned nothing.
+  Runs a tool that yields (a Python generator) and calls `fun` with each item as it comes. The answer is
+  `{:ok, returned}`: the value that the generator returned, or `nil`.
 
-  To stop early, take what is wanted of `stream/3`.
+  To stop early, use `stream/3`.
 
-  An `async` generator has no such value, and a tool that does not yield has one item, and none either. The worker waits
-  while `fun` runs: no more than a socket's buffer is under way. `stream/3` says how long it may take. Options are those of
-  `execute/3` but `:idempotent`.
+  An `async` generator returns no value. A tool that does not yield has one item and no value. The worker waits while `fun`
+  runs: no more than a socket's buffer is under way. The time limits are those of `stream/3`, the options those of
+  `execute/3` without `:idempotent`.
   """
   @spec execute_stream(command(), args(), (term() -> any()), keyword()) ::
           {:ok, returned :: term()} | {:error, Error.t()}
@@ -63,14 +63,14 @@ defmodule Snakepit do
   @doc """
   The items of a tool that yields, as a lazy `Stream`. Raises `Snakepit.Error` while it is read.
 
-  The tool of a stream that is left before its end is cancelled, as if it had timed out. A stream that is suspended, as
-  by `Stream.zip/2`, holds its worker until it goes on or is left.
+  If the reader stops before the end, the tool is cancelled as after a timeout. A suspended stream, as in
+  `Stream.zip/2`, holds its worker until the reader continues or stops.
 
-  A stream may take as long as it wants as long as its tool goes on: `:item_timeout` bounds the time that the tool takes
-  for one item (not what the consumer takes), `:timeout` all of it (the consumer's time included). The error says which of
-  them passed, and after how many items: `error.reason` is `:item_timeout` or `:timeout`, `error.details.items` the number.
+  A stream has no time limit as a whole by default. `:item_timeout` limits the time that the tool takes for one item (the
+  reader's time does not count), `:timeout` the time of the whole stream (the reader's time counts). The error says which
+  limit passed, and after how many items: `error.reason` is `:item_timeout` or `:timeout`, `error.details.items` the number.
 
-  What a generator returns at its end is not asked for unless `:on_return` is given. Options are those of `execute/3` but
+  The value that a generator returns is dropped unless `:on_return` is given. Options are those of `execute/3` without
   `:idempotent`, and:
 
   #{Call.Options.stream_docs()}
@@ -90,8 +90,8 @@ defmodule Snakepit do
   @doc """
   Runs `command` once for each of `list`, on as many workers as the pool has, and returns the results in order.
 
-  Each item is the map of arguments of one call. `:max_concurrency` defaults to the pool's lanes. If no item could be
-  called, since an option is wrong or the pool is not there, the answer is one error instead of a list.
+  Each item is the map of arguments of one call. `:max_concurrency` defaults to the pool's lanes. If no item can be
+  called, because an option is wrong or the pool does not exist, the answer is one error instead of a list.
   """
   @spec map(Enumerable.t(), command(), keyword()) ::
           [{:ok, term()} | {:error, Error.t()}] | {:error, Error.t()}
@@ -112,13 +112,13 @@ defmodule Snakepit do
   end
 
   @doc """
-  Cancels all calls, streams and items of maps that were given this `:correlation_id`, in every pool and whichever process
-  called them: how many, `{:ok, 0}` if there is none (any more).
+  Cancels all calls, streams and items of maps that have this `:correlation_id`, in every pool and from every process.
+  Returns their number, `{:ok, 0}` if there is none.
 
-  Each of them answers with an error of category `:cancelled`. A call that waits for a worker leaves the queue. A tool that
-  runs is ended as at a timeout: `snakepit.cancelled()` is true, `snakepit.Cancelled` is raised in it, and its worker is
-  replaced if it does not end within the pool's `:cancel_grace`. The items of a `map/3` that were not begun are not counted,
-  and not begun. A stream whose consumer is busy learns it when it asks for the next item; its tool is ended at once.
+  Each of them answers with an error of category `:cancelled`. A call that waits for a worker leaves the queue. A running
+  tool is cancelled as after a timeout: `snakepit.cancelled()` is true, `snakepit.Cancelled` is raised in it, and its worker
+  is replaced if the tool does not end within the pool's `:cancel_grace`. Items of a `map/3` that have not started are not
+  counted, and do not start. The tool of a stream is cancelled at once; its reader gets the error with the next item.
 
       iex> Snakepit.cancel("nobody's")
       {:ok, 0}
@@ -134,7 +134,7 @@ defmodule Snakepit do
   end
 
   @doc """
-  Marks a binary to be sent as bytes instead of as a `str`. `Snakepit.Bytes` says which type a tool gets.
+  Marks a binary, so that it is sent as bytes instead of as a `str`. `Snakepit.Bytes` says which type a tool gets.
 
       iex> Snakepit.bytes(<<255>>)
       %Snakepit.Bytes{data: <<255>>}
@@ -143,10 +143,10 @@ defmodule Snakepit do
   def bytes(data) when is_binary(data), do: %Snakepit.Bytes{data: data}
 
   @doc """
-  Copies a binary, or a tensor's data, into the pool's shared memory, once: every later call that passes the result to
-  a worker of this pool moves none of it.
+  Copies a binary, or a tensor's data, into the pool's shared memory, once. Later calls that pass the result to a worker of
+  this pool do not move its bytes.
 
-  The answer is equal to what was given. Its memory is free again when nothing refers to it.
+  The result is equal to `value`. Its memory is free again when nothing refers to it.
   """
   @spec share(binary() | Snakepit.Bytes.t() | Snakepit.Tensor.t(), keyword()) ::
           {:ok, binary() | Snakepit.Bytes.t() | Snakepit.Tensor.t()} | {:error, Error.t()}
@@ -170,11 +170,11 @@ defmodule Snakepit do
   end
 
   @doc """
-  Lets go of results in shared memory at once, instead of when the caller next collects its garbage.
+  Frees results in shared memory at once, instead of at the caller's next garbage collection.
 
-  Pass the value as the last use of it: the caller's garbage is collected, and the answer says how many bytes came
-  free. It is 0 when something else still refers to them, such as a variable used later, another process, or a binding
-  in IEx. Nothing that is still in use is ever taken away.
+  Pass the value as its last use: the caller's garbage is collected, and the number of freed bytes is returned. It is 0 if
+  something else still refers to them, such as a variable that is used later, another process, or a binding in IEx. Memory
+  that is still in use is never freed.
   """
   @spec release(term()) :: non_neg_integer()
   def release(value) do
@@ -183,7 +183,7 @@ defmodule Snakepit do
     freed(watch, 10)
   end
 
-  # Destructors run when a scheduler next looks for work: it is given the chance.
+  # Destructors run when a scheduler next looks for work, so yield to it.
   defp freed(watch, tries) do
     :erlang.yield()
 
@@ -199,16 +199,16 @@ defmodule Snakepit do
 
       Snakepit.setup(with: ["numpy", "scikit-learn==1.5.2"])
 
-  Prints a line for each thing that it does; where all is there already, it does nothing. Installing takes as long as it
-  takes to fetch the packages. Workers that run keep what they have imported: `restart_pool/1` gives them the new packages.
+  Prints a line for each step. If everything is installed already, it does nothing. Running workers keep the packages that
+  they have imported; `restart_pool/1` gives them the new ones.
 
-  An error has category `:validation` where an option, or what was asked for, is wrong, and `:pool` with reason
-  `:setup_failed` where it could not be installed; its message says what to do. Options:
+  An error has category `:validation` if an option or a requirement is wrong, and category `:pool` with reason
+  `:setup_failed` if the installation failed; its message says what to do. Options:
 
   #{Python.Environment.Options.docs()}
   """
   @spec setup(keyword() | map()) :: :ok | {:error, Error.t()}
-  def setup(options \\ []), do: Python.Environment.setup(options, &IO.puts/1)
+  def setup(options \\ []), do: Snakepit.Setup.run(options, &IO.puts/1)
 
   @doc """
   Starts a pool and waits until its workers are ready. `options` are those of `Snakepit.Pool.Options`, or
@@ -226,8 +226,8 @@ defmodule Snakepit do
           return a + b
       \""")
 
-  Started again under the name of a pool that has such source too, it takes the place of that pool, as a cell does that is
-  evaluated again: running calls may finish, and then the old one is gone, whether the new one can start or not.
+  If a pool with source runs under the same name already, the new pool replaces it, as when a cell is evaluated again.
+  Running calls may finish; then the old pool is stopped, whether the new one can start or not.
   """
   @spec start_pool(map() | keyword() | {module(), map() | keyword()}) :: {:ok, pid()} | {:error, Error.t()}
   def start_pool(options) do
@@ -246,11 +246,11 @@ defmodule Snakepit do
   end
 
   @doc """
-  Stops a pool and starts it with the options it had: for a configured pool that could not start, once what was wrong
-  is mended, and for Python code that was edited.
+  Stops a pool and starts it with the same options: after edits of Python code, or to start a configured pool once the
+  reason why it could not start is mended.
 
-  A pool that cannot start this time either stays, and its calls say why. Calls made meanwhile are refused: with category
-  `:pool` and reason `:stopping`.
+  A pool that fails to start again stays, and its calls return the reason. Calls during the restart are refused with
+  category `:pool` and reason `:stopping`.
   """
   @spec restart_pool(atom()) :: {:ok, pid()} | {:error, Error.t()}
   def restart_pool(name) do
@@ -265,7 +265,7 @@ defmodule Snakepit do
     with :ok <- stop_pool(name), do: start_child(options)
   end
 
-  # One at a time: cells that are evaluated at once would each find the other's pool.
+  # One at a time, because cells that are evaluated at once would each find the other's pool.
   defp start_or_replace(%{source: nil} = options), do: start_child(options)
 
   defp start_or_replace(%{name: name} = options) do
@@ -301,20 +301,20 @@ defmodule Snakepit do
   end
 
   @doc """
-  Gives a pool another number of workers while its calls go on; none is lost, refused or tried again for it.
+  Changes the number of a pool's workers while its calls go on. No call is lost, refused or retried because of it.
 
-  A pool that grows: answers `{:ok, size}` once all new workers are ready; each takes calls as soon as it is. If one cannot
-  start, the others leave again, the size stays, and the answer is that one's error.
+  When a pool grows, each new worker takes calls as soon as it is ready; `{:ok, size}` is returned once all are. If one
+  cannot start, the new workers stop, the size stays as it was, and the error of that worker is returned.
 
-  A pool that shrinks: the workers of the highest numbers leave, and the answer comes at once. Those without a call end now,
-  the others when their calls, streams too, are over; `list_workers/1` shows these as `:leaving` until then.
+  When a pool shrinks, the answer comes at once, and the workers with the highest indices stop: idle ones now, the others
+  when their calls and streams are over. `list_workers/1` shows these as `:leaving` until then.
 
-  A session whose worker leaves has another one from its next call on, where its dict is empty. When a pool grows from n
-  to m workers, m - n of m sessions move to new workers in the same way; all others stay where they are.
+  The session of a worker that stops moves to another worker with its next call, where its dict is empty. When a pool grows
+  from n to m workers, m - n of m sessions move in the same way; all others stay on their workers.
 
-  Changes of one pool are made one after the other. `restart_pool/1` keeps the size; a pool that is stopped and
-  started has that of its options. Of default variables that divide the cores (`OMP_NUM_THREADS`), running workers keep
-  theirs. Errors: those of a start, `:invalid_option`, and category `:pool` of a pool that is stopping or could not start.
+  Changes of one pool are made one after the other. `restart_pool/1` keeps the size; a pool that is stopped and started has
+  the size of its options. Running workers keep the variables that divide the cores, such as `OMP_NUM_THREADS`. Errors are
+  those of a start, `:invalid_option`, and category `:pool` if the pool is stopping or could not start.
   """
   @spec resize_pool(atom(), pos_integer()) :: {:ok, pos_integer()} | {:error, Error.t()}
   def resize_pool(name, size) do
@@ -338,11 +338,12 @@ defmodule Snakepit do
   def default_pool, do: Pool.Handle.default()
 
   @doc """
-  What a pool has done and holds: counts of calls by way, bytes, workers, queue, shared memory.
+  A pool's counts of calls by way and of bytes, its workers, its queue, and its shared memory.
 
-  `:breakers` has, for `:zero_copy` and `:grpc`, what `Snakepit.Breaker.explain/3` says; `:workers` has the same for each
-  worker by its number, whose runs that died within 30 s without a call count as failures; `:commands` for each command
-  that ended a worker within the last minute, with `:deaths` (workers it ended) and `:last` (how the last one did).
+  `:breakers` has the answers of `Snakepit.Breaker.explain/3`: for the ways `:zero_copy` and `:grpc`; under `:workers` for
+  each worker by its index, where a run that dies within 30 s without a call is a failure; under `:commands` for each
+  command that killed a worker within the last minute, with `:deaths` (the number of workers) and `:last` (how the last
+  one ended).
   """
   @spec get_stats(atom()) :: {:ok, map()} | {:error, Error.t()}
   def get_stats(name \\ nil) do
@@ -373,13 +374,13 @@ defmodule Snakepit do
   @doc """
   Keeps a pool's calls from using `way` (`:zero_copy` or `:grpc`), for requests and replies, until `reset_way/2`.
 
-  Calls go by the ways that are left. One that has none, or forces this one, gets an error of category `:transfer` and
-  reason `:breaker_open`. `:inline` cannot be isolated: it is what is left when nothing else works.
+  Calls take the remaining ways. A call that has none, or that forces this way, gets an error of category `:transfer` and
+  reason `:breaker_open`. `:inline` cannot be isolated, because it must work when nothing else does.
   """
   @spec isolate_way(atom(), Transfer.way()) :: :ok | {:error, Error.t()}
   def isolate_way(pool, way), do: on_breaker(pool, way, &Breaker.isolate/2)
 
-  @doc "Lets a pool's calls use `way` again at once, whether it was isolated or failed too often."
+  @doc "Allows a pool's calls to use `way` again at once, whether it was isolated or failed too often."
   @spec reset_way(atom(), Transfer.way()) :: :ok | {:error, Error.t()}
   def reset_way(pool, way), do: on_breaker(pool, way, &Breaker.reset/2)
 
@@ -397,11 +398,11 @@ defmodule Snakepit do
   end
 
   @doc """
-  Lets calls of a command run again at once that is refused because it ended too many workers, and forgets what it did.
+  Allows a command again at once that is refused because its calls killed too many workers, and clears its counts.
 
-  A command whose calls ended as many workers within a minute as the pool has, three at least, and a fifth of whose calls
-  did, is refused with category `:pool` and reason `:command_breaker_open`, and tried by one call at a time after a
-  while. `restart_pool/1` forgets it, too.
+  A command is refused when, within a minute, its calls killed as many workers as the pool has (at least three), and these
+  calls were at least a fifth of its calls. The error has category `:pool` and reason `:command_breaker_open`. After a
+  while the command is tried by one call at a time. `restart_pool/1` also clears the counts.
   """
   @spec reset_command(atom(), String.t() | atom()) :: :ok | {:error, Error.t()}
   def reset_command(pool, command) do
@@ -412,8 +413,8 @@ defmodule Snakepit do
   end
 
   @doc """
-  The workers of a pool, or of all pools: name, index, status, OS pid, Python version, names of tools, restarts, and how the
-  last run ended, if one did. `tools/1` says more of the tools.
+  The workers of a pool, or of all pools: name, index, status, OS pid, Python version, names of tools, number of restarts, and
+  how the last run ended. `tools/1` has more about the tools.
 
   Raises `Snakepit.Error` if there is no such pool.
   """
@@ -428,9 +429,9 @@ defmodule Snakepit do
   @doc """
   The tools of a pool, or of all pools, each with its signature and docstring: `Snakepit.Tool`.
 
-  A pool that is still starting is waited for, as a call waits, until its first worker has imported its modules. Raises
-  `Snakepit.Error` if there is no such pool, or if it could not start. The list of all pools leaves out those that could
-  not start, and raises only if nothing is left of it.
+  If the pool is still starting, this waits until its first worker has imported its modules. Raises `Snakepit.Error` if
+  the pool does not exist or could not start. The list of all pools omits pools that could not start, and raises only if
+  there is no other.
   """
   @spec tools(atom() | nil) :: [Snakepit.Tool.t()]
   def tools(name \\ nil)
@@ -457,14 +458,14 @@ defmodule Snakepit do
   end
 
   @doc """
-  Runs `fun` with Snakepit started, in a script or a mix task, and stops everything after it: no worker stays behind.
+  Starts Snakepit, runs `fun`, and stops everything, for scripts and mix tasks: no worker is left.
 
-  Options: `:pools`, a list of pools to start first; `:halt`, whether to end the VM with `fun` (default `false`). Pools do
-  not reload Python code unless they, or the configuration, say so.
+  Options: `:pools`, a list of pools to start first; `:halt`, whether to end the VM after `fun` (default `false`). Pools
+  reload Python code only if their options, or the configuration, say so.
   """
   @spec run_as_script((() -> result), keyword()) :: result | {:error, Error.t()} when result: term()
   def run_as_script(fun, opts \\ []) when is_function(fun, 0) do
-    # A script is over before anybody edits what it calls.
+    # A script ends before anybody edits its Python code.
     reload_unset? = Snakepit.Config.get(:reload) == nil
     if reload_unset?, do: Application.put_env(:snakepit, :reload, false)
     {:ok, _} = Application.ensure_all_started(:snakepit)

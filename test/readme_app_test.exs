@@ -1,15 +1,15 @@
 defmodule Snakepit.ReadmeAppTest do
   # Follows the README in a fresh application, in the order of the page: writes the files that its blocks name in their
   # first line, and runs the commands of its console blocks, whose output must be there.
-  # Not async: Mix compiles Snakepit for the application, which takes both cores for a while.
-  use ExUnit.Case, async: false
+  use ExUnit.Case, async: true
 
   @moduletag :python
+  @moduletag vm: :second
   @moduletag timeout: 900_000
   @readme File.read!("README.md")
   @root File.cwd!()
 
-  # These sections are about a clone of Snakepit, not about an application.
+  # Sections about a clone of Snakepit, not about an application.
   @elsewhere ["Try it on your own files", "How fast", "When not to use it", "More"]
 
   setup_all do
@@ -22,7 +22,7 @@ defmodule Snakepit.ReadmeAppTest do
     %{app: Path.join(dir, "my_app")}
   end
 
-  test "every file and every command of the README, in order", %{app: app} do
+  test "the README's files and commands work in order in a fresh application", %{app: app} do
     steps = for section <- sections(), block <- blocks(section), do: block
     assert Enum.count(steps, &match?({:file, _, _}, &1)) >= 6
     assert Enum.count(steps, &match?({:run, _, _}, &1)) >= 6
@@ -31,7 +31,7 @@ defmodule Snakepit.ReadmeAppTest do
       case step do
         {:file, "mix.exs", text} -> deps!(app, text)
         {:file, path, text} -> write!(Path.join(app, path), text, path in written)
-        {:run, command, expected} -> told!(run!(command, app), expected, command)
+        {:run, command, expected} -> printed!(run!(command, app), expected, command)
       end
 
       MapSet.put(written, elem(step, 1))
@@ -83,13 +83,13 @@ defmodule Snakepit.ReadmeAppTest do
     File.write!(path, mix)
   end
 
-  # Blocks of one file are its parts, in order; the first takes the place of what `mix new` wrote.
+  # The blocks of one file are its parts, in order; the first replaces the text that `mix new` wrote.
   defp write!(path, text, more?) do
     File.mkdir_p!(Path.dirname(path))
     if more?, do: File.write!(path, "\n" <> text, [:append]), else: File.write!(path, text)
   end
 
-  # As in a shell of the reader's: nothing of this run of Mix is left in the environment.
+  # The reader's shell has no variables of this run of Mix.
   defp run!(command, dir) do
     unset =
       for {name, _} <- System.get_env(), name =~ ~r/^(MIX_|ERL_|ROOTDIR|BINDIR|RELEASE_)/, do: {name, nil}
@@ -100,7 +100,7 @@ defmodule Snakepit.ReadmeAppTest do
   end
 
   # Each line, in order; "…" stands for anything.
-  defp told!(said, expected, command) do
+  defp printed!(said, expected, command) do
     Enum.reduce(expected, said, fn line, rest ->
       words = line |> String.trim() |> String.split("…") |> Enum.map_join(".*", &Regex.escape/1)
 

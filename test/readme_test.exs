@@ -51,7 +51,7 @@ defmodule Snakepit.ReadmeTest do
   end
 
   @tag :tmp_dir
-  test "the table of types is true of what is like an array", %{tmp_dir: dir} do
+  test "the README's table of types holds for array-like objects", %{tmp_dir: dir} do
     assert @readme =~
              "not what is more than its numbers: subclasses of `ndarray`, tables and columns of pandas, polars and pyarrow"
 
@@ -95,13 +95,13 @@ defmodule Snakepit.ReadmeTest do
     end
   end
 
-  test "what is needed comes before what needs it" do
+  test "each section of the README uses only what earlier sections defined" do
     place = fn words -> @readme |> :binary.match(words) |> elem(0) end
     assert place.("mix snakepit.setup --with numpy") < place.("Snakepit.start_pool")
     assert place.("builds the parts in Rust") < place.("Snakepit.start_pool")
   end
 
-  test "the table of calls names functions that are there, and all of them" do
+  test "the README's table of calls names all functions, and only existing ones" do
     named =
       for [_, name, arity] <- Regex.scan(~r{`([a-z_]+!?)/(\d)`}, @readme),
           do: {String.to_atom(name), String.to_integer(arity)}
@@ -116,7 +116,7 @@ defmodule Snakepit.ReadmeTest do
     for category <- Snakepit.Error.categories(), do: assert(@readme =~ "`#{inspect(category)}`")
   end
 
-  test "the version is the project's, and the page is the module's documentation" do
+  test "the README has the project's version and is the module's documentation" do
     version = Mix.Project.config()[:version]
     assert File.read!("CHANGELOG.md") =~ "## #{version}"
     assert File.read!("priv/python/pyproject.toml") =~ ~s(version = "#{version}")

@@ -19,7 +19,7 @@ defmodule SnakepitTest do
   end
 
   describe "map/3" do
-    test "answers in order, errors in their places", %{pool: pool} do
+    test "answers in order, with errors in their places", %{pool: pool} do
       items = for n <- 1..50, do: if(rem(n, 10) == 0, do: %{a: n}, else: %{a: n, b: n})
       results = Snakepit.map(items, "add", pool: pool)
       assert length(results) == 50
@@ -39,7 +39,7 @@ defmodule SnakepitTest do
              ]
     end
 
-    test "says once what is wrong with all" do
+    test "returns one error if no item can be called" do
       assert {:error, %Error{reason: :unknown_pool}} = Snakepit.map([%{}, %{}], "add", pool: :no_such_pool)
 
       for {option, near} <- [timout: ":timeout", max_concurrecy: ":max_concurrency"] do
@@ -66,13 +66,13 @@ defmodule SnakepitTest do
       assert Snakepit.map(items, "touch_and_wait", pool: pool) == [{:ok, true}, {:ok, true}]
     end
 
-    test "a larger :max_concurrency only waits in line", %{pool: pool} do
+    test "with a larger :max_concurrency only waits in the queue", %{pool: pool} do
       items = for n <- 1..20, do: %{a: n, b: 0}
       assert Snakepit.map(items, "add", pool: pool, max_concurrency: 20) == for(n <- 1..20, do: {:ok, n})
     end
   end
 
-  test "observe/3 says what a call cost", %{pool: pool} do
+  test "observe/3 returns what a call cost", %{pool: pool} do
     {{:ok, _}, seen} =
       Snakepit.observe("length", %{x: Snakepit.bytes(:binary.copy("x", 10_000))},
         pool: pool,
@@ -123,7 +123,7 @@ defmodule SnakepitTest do
     assert error.message =~ ":busy_poll"
   end
 
-  test "get_stats/1 counts what was done" do
+  test "get_stats/1 counts calls" do
     pool = pool!()
 
     for way <- Snakepit.Transfer.ways(),
@@ -211,7 +211,7 @@ defmodule SnakepitTest do
       assert out =~ ~s({:said, {:ok, 3}, "ModuleNotFoundError"})
     end
 
-    test "a configuration that is wrong keeps the application from starting, and says why" do
+    test "a wrong configuration keeps the application from starting, with the reason" do
       {out, 0} =
         script("""
         Application.put_env(:snakepit, :pols, [])
@@ -222,7 +222,7 @@ defmodule SnakepitTest do
       assert out =~ "did you mean :pools?"
     end
 
-    test "without any pool, calls say what to do" do
+    test "without any pool, the error of a call says what to do" do
       {out, 0} =
         script("""
         {:ok, _} = Application.ensure_all_started(:snakepit)

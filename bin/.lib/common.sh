@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What bin/demo and bin/test need of a machine: checked, and installed where that can be done. Sourced, not run.
+# Checks what bin/demo and bin/test need, and installs it if possible. Sourced, not run.
 
 MIN_ELIXIR=1.14
 MIN_PYTHON=3.11

@@ -1,6 +1,6 @@
 defmodule Snakepit.Annotations do
   @moduledoc """
-  What the annotations of a tool's parameters mean. They are read once, when its module is imported.
+  The meaning of annotations of a tool's parameters. They are read once, when the tool's module is imported.
 
   | annotation | what is sent | what the tool is given |
   |---|---|---|
@@ -26,7 +26,7 @@ defmodule Snakepit.Annotations do
   | `numpy.float32`, `numpy.int8`, `numpy.bool_`, `numpy.str_`, … | a number within its range, a boolean, a string | the scalar |
   | `NewType`, `type X = …`, `Annotated` | what they stand for; what `Annotated` adds is not looked at | likewise |
 
-  What does not fit is an error of category `:validation` that names its place, before the tool runs:
+  An argument that does not fit is an error of category `:validation` that names its place, before the tool runs:
   `args["line"]["points"][1]["x"]: expected int, got str`.
 
   Nothing that Elixir sends is a `DataFrame`, a `Callable` or an object of another class. Such an annotation is an error when the
@@ -39,6 +39,6 @@ defmodule Snakepit.Annotations do
   A parameter with a default may have an annotation that nothing fits: then it can only be left out. In a union such a
   member is passed over.
 
-  What a tool returns is compared with its `-> …` in development only (`check_returns:` of `Snakepit.Pool.Options`).
+  The result of a tool is compared with its `-> …` in development only (`check_returns:` of `Snakepit.Pool.Options`).
   """
 end

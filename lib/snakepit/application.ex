@@ -41,7 +41,7 @@ defmodule Snakepit.Application do
       {DynamicSupervisor, name: Snakepit.Pools, strategy: :one_for_one}
     ]
 
-    # rest_for_one: nothing is found any more without the registry.
+    # rest_for_one: without the registry, no process of a pool is found.
     children = [
       {Registry, keys: :unique, name: Snakepit.Registry},
       Pool.Events,
@@ -86,7 +86,7 @@ defmodule Snakepit.Application do
     {:ok, _} = DynamicSupervisor.start_child(Snakepit.Pools, pool(options))
 
     Task.start(fn ->
-      # A pool that was stopped while it started is nobody's fault.
+      # If the pool was stopped while it started, there is nothing to report.
       with {:error, error} when error.reason not in [:stopped, :stopping] <-
              Pool.await_ready(options.name, :infinity),
            do: Logger.error(Exception.message(Pool.mendable(error)))

@@ -1,6 +1,6 @@
 defmodule Snakepit.Breaker do
   @moduledoc """
-  Circuit breakers, one per target: who failed too often is left alone for a while, then tried by one caller at a time.
+  Circuit breakers, one per target: a target that fails too often is not used for a while, then tried by one caller at a time.
 
       breaker = Breaker.new([:grpc], open_ms: 1_000)
 
@@ -10,21 +10,22 @@ defmodule Snakepit.Breaker do
         :open -> :go_another_way
       end
 
-  | state | `allow/3` | left |
+  | state | `allow/3` answers | ends |
   |---|---|---|
   | `:closed` | `:ok` | by a failure that makes `failure_ratio` of at least `minimum_calls` within `window_ms` fail |
-  | `:open` | `:open` | after a time that doubles with every probe that failed, from `open_ms` up to a minute |
-  | `:half_open` | `{:ok, probe}` to one caller, `:open` to the others | by what that caller records: `:ok` closes, a failure opens |
-  | `:isolated` | `:open` | by `reset/2` alone |
+  | `:open` | `:open` | after a time that doubles with every failed probe, from `open_ms` up to a minute |
+  | `:half_open` | `{:ok, probe}` to one caller, `:open` to the others | by the result that this caller records: `:ok` closes, a failure opens |
+  | `:isolated` | `:open` | only by `reset/2` |
 
-  A probe is a lease: when its owner dies, or takes longer than `lease_ms`, the next caller gets one, and what the first
-  has to say no longer counts.
+  A probe is a lease: when its owner dies, or takes longer than `lease_ms`, the next caller gets one, and the result of
+  the first no longer counts.
 
-  There is no process and no lock: a row of atomics per target, which any process may use. A closed breaker is read by
-  one atomic get. Times are milliseconds of `System.monotonic_time/1`; every function takes the time, so that tests need
-  no clock.
+  There is no process and no lock: each target has a row of atomics, which any process may use. Reading a closed breaker
+  takes one atomic get. Times are milliseconds of `System.monotonic_time/1`; every function takes the time as an argument,
+  so tests need no clock.
   """
 
+  alias Snakepit.Breaker.Window
   alias Snakepit.Options
 
   # One row per target. The state has a cache line of its own: callers read it, and write to the buckets.
@@ -34,10 +35,10 @@ defmodule Snakepit.Breaker do
   #   3  how often it opened
   #   4  calls refused
   #   5  in the first row: 1 once any target was isolated
-  #   9… buckets, each an eighth of the window: number of the eighth (23 bits), failures (18), calls (18)
+  #   9… the calls of the window (`Window`)
   #
-  # A state other than closed says until when, and the next is always later: so no value comes twice, and
-  # compare_exchange on it decides between callers.
+  # Every state but closed contains a time, and the next state's time is later. So no value comes twice, and
+  # compare_exchange on it decides which caller changes the state.
   @row 16
   @state 1
   @failed_probes 2
@@ -45,23 +46,15 @@ defmodule Snakepit.Breaker do
   @refused 4
   @ever_isolated 5
   @first_bucket 9
-  @buckets 8
 
   @closed 0
   @isolated -1
-
-  # 59 bits, the most that is no bignum. A full bucket is halved: its ratio stays.
-  @count_bits 18
-  @count_mask Bitwise.bsl(1, @count_bits) - 1
-  @number_mask Bitwise.bsl(1, 23) - 1
-  @full Bitwise.bsl(1, @count_bits - 1)
-  @one_failure Bitwise.bsl(1, @count_bits) + 1
 
   @open_cap_ms 60_000
 
   @schema [
     window_ms: [type: :pos_integer, default: 10_000, doc: "Milliseconds that calls are remembered."],
-    failure_ratio: [type: :ratio, default: 0.5, doc: "Opened when this share of the calls failed."],
+    failure_ratio: [type: :ratio, default: 0.5, doc: "Opens when this share of the calls failed."],
     minimum_calls: [type: :pos_integer, default: 20, doc: "Fewer calls within the window open nothing."],
     open_ms: [
       type: :pos_integer,
@@ -89,9 +82,9 @@ defmodule Snakepit.Breaker do
   def schema, do: @schema
 
   @doc """
-  Closed breakers of these targets. Options, beside those every pool takes as `breaker:`
-  (see `Snakepit.Pool.Options`): `:lease_ms`, the most a probe may take; `:minimum_failures`, fewer of which open nothing;
-  `:random`, a function of numbers in 0..1; `:now`.
+  Closed breakers of these targets. Options are those of a pool's `breaker:` (`Snakepit.Pool.Options`), and `:lease_ms`, the
+  most a probe may take; `:minimum_failures`, with fewer than which a breaker stays closed; `:random`, a function that
+  returns numbers in 0..1; `:now`.
   """
   @spec new([target()], map() | keyword()) :: t()
   def new(targets, opts \\ []) do
@@ -103,7 +96,7 @@ defmodule Snakepit.Breaker do
       Map.merge(settings, %{
         # The first millisecond is number 1: 0 would be a closed breaker.
         origin: Map.get_lazy(opts, :now, &now/0) - 1,
-        bucket_ms: max(div(settings.window_ms, @buckets), 1),
+        bucket_ms: max(div(settings.window_ms, Window.buckets()), 1),
         lease_ms: Map.get(opts, :lease_ms, 10_000),
         minimum_failures: Map.get(opts, :minimum_failures, 1),
         random: Map.get(opts, :random, &:rand.uniform/0)
@@ -114,7 +107,7 @@ defmodule Snakepit.Breaker do
   end
 
   @doc """
-  Whether `target` may be used. Whoever gets a probe hands it to `record/5`, whatever becomes of the call.
+  Whether `target` may be used. A caller that gets a probe must pass it to `record/5`, however the call ends.
 
   Without a time, the clock is read only when the breaker is not closed.
   """
@@ -128,7 +121,7 @@ defmodule Snakepit.Breaker do
     end
   end
 
-  # Whether open or leased: when its time is over, the one who changes it has the probe.
+  # Open or leased: when its time is over, the caller that changes the state has the probe.
   defp allow_again(ref, row, settings, state, now) do
     lease = 2 * (now + settings.lease_ms) + 1
 
@@ -146,10 +139,10 @@ defmodule Snakepit.Breaker do
   end
 
   @doc """
-  What came of a call that was allowed: `:ok`, `:failure`, `:slow` (counts as one), or `:void`, which says nothing of
-  the target, such as a caller's own mistake.
+  Records the result of an allowed call: `:ok`, `:failure`, `:slow` (counts as a failure), or `:void` for a result that
+  says nothing about the target, such as a caller's own mistake.
 
-  While the breaker is not closed, only the owner of the probe is heard.
+  While the breaker is not closed, only the result of the probe's owner counts.
   """
   @spec record(t(), target(), result(), probe() | nil, ms() | nil) :: :ok
   def record(breaker, target, result, probe \\ nil, now \\ nil)
@@ -161,7 +154,7 @@ defmodule Snakepit.Breaker do
 
     if :atomics.get(ref, row + @state) == @closed do
       now = time(settings, now)
-      count(ref, row, settings, result, now)
+      Window.count(ref, row + @first_bucket, settings.bucket_ms, now, result != :ok)
       if result != :ok and sick?(ref, row, settings, now), do: open(ref, row, settings, @closed, now)
     end
 
@@ -174,12 +167,12 @@ defmodule Snakepit.Breaker do
 
     case result do
       :ok ->
-        # Before it is closed: nobody counts until then.
+        # Before the state changes, because callers count only in a closed breaker.
         if :atomics.get(ref, row + @state) == probe, do: clear(ref, row)
         :atomics.compare_exchange(ref, row + @state, probe, @closed)
 
       :void ->
-        # The next one may try.
+        # The next caller gets a probe.
         :atomics.compare_exchange(ref, row + @state, probe, 2 * now)
 
       _failed ->
@@ -190,20 +183,20 @@ defmodule Snakepit.Breaker do
   end
 
   @doc """
-  Counts a failure that somebody else than the caller saw, such as the end of the caller's worker: a probe under way has
-  failed with it. An open breaker stays as it is.
+  Counts a failure that another process than the caller saw, such as the end of the caller's worker. A running probe fails
+  with it; an open breaker stays open.
   """
   @spec fail(t(), target(), ms() | nil) :: :ok
   def fail({ref, rows, _settings} = breaker, target, now \\ nil) do
     case :atomics.get(ref, :erlang.map_get(target, rows) + @state) do
       @closed -> record(breaker, target, :failure, nil, now)
       state when state > 0 and rem(state, 2) == 1 -> record(breaker, target, :failure, state, now)
-      # The call began before it was opened.
+      # The call began before the breaker opened.
       _open -> :ok
     end
   end
 
-  @doc "Whether it would answer `:open` now. Takes no probe and counts nothing."
+  @doc "Whether `allow/3` would answer `:open` now. Takes no probe and counts no refusal."
   @spec refuses?(t(), target(), ms() | nil) :: boolean()
   def refuses?({ref, rows, settings}, target, now \\ nil) do
     case :atomics.get(ref, :erlang.map_get(target, rows) + @state) do
@@ -213,7 +206,7 @@ defmodule Snakepit.Breaker do
     end
   end
 
-  @doc "The targets that are isolated. One atomic get as long as none ever was."
+  @doc "The isolated targets. Costs one atomic get until a target is isolated for the first time."
   @spec isolated(t()) :: [target()]
   def isolated({ref, rows, _settings} = breaker) do
     case :atomics.get(ref, @ever_isolated) do
@@ -234,7 +227,7 @@ defmodule Snakepit.Breaker do
     :atomics.put(ref, @ever_isolated, 1)
   end
 
-  @doc "Closes it and forgets what it counted; a probe under way has nothing to say any more."
+  @doc "Closes the breaker and clears its window; the result of a running probe no longer counts."
   @spec reset(t(), target()) :: :ok
   def reset({ref, rows, _settings}, target) do
     row = :erlang.map_get(target, rows)
@@ -242,7 +235,7 @@ defmodule Snakepit.Breaker do
     :atomics.put(ref, row + @state, @closed)
   end
 
-  @doc "As new, for another target that takes its place: its counts are gone as well."
+  @doc "Makes the breaker new for another target that takes its place: as `reset/2`, and clears all counts."
   @spec renew(t(), target()) :: :ok
   def renew({ref, rows, _settings} = breaker, target) do
     row = :erlang.map_get(target, rows)
@@ -251,12 +244,12 @@ defmodule Snakepit.Breaker do
     :atomics.put(ref, row + @refused, 0)
   end
 
-  @doc "Its state. An open one whose time is over, so that the next caller gets a probe, is half-open."
+  @doc "The state. An open breaker is half-open once its time is over and the next caller gets a probe."
   @spec state(t(), target(), ms() | nil) :: state()
   def state(breaker, target, now \\ nil), do: explain(breaker, target, now).state
 
   @doc """
-  Its state and the numbers that rests on: `:calls` and `:failures` within the window, `:opened` (how often), `:refused`
+  The state and its numbers: `:calls` and `:failures` within the window, `:opened` (how often), `:refused`
   (calls), `:failed_probes` (in a row), and `:retry_in_ms`, milliseconds until the next probe: 0 when it is due, nil when
   it is closed or isolated.
   """
@@ -264,7 +257,7 @@ defmodule Snakepit.Breaker do
   def explain({ref, rows, settings}, target, now \\ nil) do
     row = :erlang.map_get(target, rows)
     now = time(settings, now)
-    {calls, failures} = counts(ref, row, settings, now)
+    {calls, failures} = Window.counts(ref, row + @first_bucket, settings.bucket_ms, now)
     {state, retry} = :atomics.get(ref, row + @state) |> named(now)
 
     %{
@@ -283,7 +276,8 @@ defmodule Snakepit.Breaker do
   def slow_ms({_ref, _rows, settings}), do: settings.slow_ms
 
   @doc """
-  Breakers of other targets: those that it has as well keep all that is known of them. For the process that alone records.
+  Breakers of these targets; a target that the given breakers have too keeps its state and counts. Only the process that records may call
+  this.
   """
   @spec retarget(t(), [target()]) :: t()
   def retarget({old, old_rows, settings}, targets) do
@@ -298,7 +292,7 @@ defmodule Snakepit.Breaker do
     {ref, rows, settings}
   end
 
-  @doc "The same breakers, of which fewer failures than this open none."
+  @doc "The same breakers, which stay closed below this number of failures."
   @spec minimum_failures(t(), pos_integer()) :: t()
   def minimum_failures({ref, rows, settings}, n), do: {ref, rows, %{settings | minimum_failures: n}}
 
@@ -319,75 +313,22 @@ defmodule Snakepit.Breaker do
     cap = max(@open_cap_ms, settings.open_ms)
     failed = :atomics.get(ref, row + @failed_probes) + if(from == @closed, do: 0, else: 1)
     ceiling = min(cap, settings.open_ms * Integer.pow(2, min(failed, 16)))
-    # At least one, so that no state comes twice.
+    # At least 1, so no state comes twice.
     ms = max(trunc(ceiling * (0.5 + settings.random.() / 2)), 1)
 
     with :ok <- :atomics.compare_exchange(ref, row + @state, from, 2 * (now + ms)),
          do: :atomics.add(ref, row + @opened, 1)
   end
 
-  # ---- the window -------------------------------------------------------------------------------------------------
-
-  defp count(ref, row, settings, result, now) do
-    number = div(now, settings.bucket_ms)
-    at = row + @first_bucket + rem(number, @buckets)
-    add(ref, at, Bitwise.band(number, @number_mask), if(result == :ok, do: 1, else: @one_failure))
-  end
-
-  defp add(ref, at, number, one) do
-    bucket = :atomics.get(ref, at)
-    calls = Bitwise.band(bucket, @count_mask)
-
-    cond do
-      Bitwise.bsr(bucket, 2 * @count_bits) != number ->
-        exchange(ref, at, bucket, pack(number, 0, 0) + one, number, one)
-
-      calls >= @full ->
-        failures = bucket |> Bitwise.bsr(@count_bits) |> Bitwise.band(@count_mask)
-        exchange(ref, at, bucket, pack(number, div(failures, 2), div(calls, 2)) + one, number, one)
-
-      true ->
-        # Should the eighth end in this moment, the call counts for the next.
-        :atomics.add(ref, at, one)
-    end
-  end
-
-  defp exchange(ref, at, old, new, number, one) do
-    case :atomics.compare_exchange(ref, at, old, new) do
-      :ok -> :ok
-      _changed -> add(ref, at, number, one)
-    end
-  end
-
-  defp pack(number, failures, calls),
-    do:
-      number |> Bitwise.bsl(@count_bits) |> Kernel.+(failures) |> Bitwise.bsl(@count_bits) |> Kernel.+(calls)
-
   defp sick?(ref, row, settings, now) do
-    {calls, failures} = counts(ref, row, settings, now)
+    {calls, failures} = Window.counts(ref, row + @first_bucket, settings.bucket_ms, now)
 
     calls >= settings.minimum_calls and failures >= settings.minimum_failures and
       failures >= settings.failure_ratio * calls
   end
 
-  # The eighth that has begun, and the seven before it.
-  defp counts(ref, row, %{bucket_ms: bucket_ms}, now) do
-    last = div(now, bucket_ms)
-
-    Enum.reduce(max(last - @buckets + 1, 0)..last//1, {0, 0}, fn number, {calls, failures} ->
-      bucket = :atomics.get(ref, row + @first_bucket + rem(number, @buckets))
-
-      if Bitwise.bsr(bucket, 2 * @count_bits) == Bitwise.band(number, @number_mask) do
-        {calls + Bitwise.band(bucket, @count_mask),
-         failures + (bucket |> Bitwise.bsr(@count_bits) |> Bitwise.band(@count_mask))}
-      else
-        {calls, failures}
-      end
-    end)
-  end
-
   defp clear(ref, row) do
-    for n <- 0..(@buckets - 1), do: :atomics.put(ref, row + @first_bucket + n, 0)
+    Window.clear(ref, row + @first_bucket)
     :atomics.put(ref, row + @failed_probes, 0)
   end
 

@@ -14,34 +14,6 @@ defmodule Snakepit.Config do
   alias Snakepit.Performance.{Policy, Settings}
 
   @schema [
-    pools: [type: :any, default: [], doc: "Pools started with the application."],
-    python: [
-      type: {:or, [{:in, [nil]}, :string]},
-      default: nil,
-      doc: "The Python interpreter of all pools that name none."
-    ],
-    venv: [
-      type: :path,
-      default: ".snakepit/venv",
-      doc:
-        "Where `mix snakepit.setup` makes its virtual environment: seen from the working directory, or " <>
-          "`{:my_app, \"priv/venv\"}`, which holds in a release as well."
-    ],
-    reload: [
-      type: {:or, [{:in, [nil]}, :boolean]},
-      default: nil,
-      doc:
-        "Whether pools that do not say so themselves load Python code anew when it changes: see `:reload` of a pool. " <>
-          "`nil`: in a Mix project's `:dev`, and never in a release."
-    ],
-    requirements: [
-      type: {:or, [{:in, [nil]}, :path, {:list_of, :path}]},
-      default: nil,
-      doc:
-        "The Python packages your tools import, which `mix snakepit.setup` installs: a requirements file or a pyproject.toml " <>
-          "(`\"pyproject.toml[dev]\"` with its extra or group `dev`; its `[tool]` tables are not read), `{:my_app, \"priv/python/requirements.txt\"}`, " <>
-          "or a list of requirements, such as `[\"pandas>=2,<3\", \"./my_package\", \"-r more.txt\"]`."
-    ],
     performance_optimization: [
       type: {:options, Settings.schema()},
       default: [],
@@ -53,6 +25,9 @@ defmodule Snakepit.Config do
       doc: "The pool of calls that name none; by default the first of `pools`."
     ]
   ]
+
+  @schema [pools: [type: :any, default: [], doc: "Pools started with the application."]] ++
+            Options.Configured.schema() ++ @schema
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 
@@ -75,7 +50,7 @@ defmodule Snakepit.Config do
     :snakepit |> Application.get_all_env() |> Keyword.drop([:included_applications]) |> validate()
   end
 
-  @doc "A dry run: what `load/0` would say of this configuration. Nothing is started."
+  @doc "Checks a configuration as `load/0` does, and starts nothing."
   @spec validate(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def validate(env) do
     with {:ok, config} <- own(env),
@@ -85,7 +60,7 @@ defmodule Snakepit.Config do
     end
   end
 
-  @doc "The value of one key as it is configured: for what is needed before, or without, the pools."
+  @doc "The configured value of one key, for code that runs before the pools or without them."
   @spec get(:python | :venv | :requirements | :reload | :performance_optimization) :: term()
   def get(key) when key in [:python, :venv, :requirements, :reload, :performance_optimization] do
     Application.get_env(:snakepit, key, @schema[key][:default])

@@ -11,7 +11,7 @@ defmodule Snakepit.Decimal do
       iex> to_string(price)
       "12.50"
 
-  It calculates nothing: for that, add `{:decimal, "~> 2.0"}` to your dependencies.
+  It does not calculate; for that, add `{:decimal, "~> 2.0"}` to your dependencies.
   """
 
   defstruct sign: 1, coef: 0, exp: 0

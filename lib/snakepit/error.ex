@@ -93,7 +93,7 @@ defmodule Snakepit.Error do
   defp command_name(_no_name), do: nil
 
   @doc false
-  # An errno, or what else `:socket` and `File` answer, in words.
+  # An errno, or another reason of `:socket` and `File`, in words.
   @spec reason_words(term()) :: String.t()
   def reason_words(reason) when is_atom(reason) do
     case reason |> :file.format_error() |> to_string() do
@@ -121,7 +121,7 @@ defmodule Snakepit.Error do
       String.contains?(message, ["'#{command}'", inspect(command)])
   end
 
-  # What a worker may say, so that no atom is made from data.
+  # The names that a worker may send; no atom is made from its data.
   @worker_categories Map.new([:validation, :python_error, :transfer, :worker, :timeout], &{to_string(&1), &1})
 
   @worker_details Map.new(
@@ -213,7 +213,7 @@ defmodule Snakepit.Error do
       if said == [], do: [], else: [Enum.join(said, ", ")]
     end
 
-    # What to do often stands at the end, so long lines are wrapped.
+    # Advice is often at the end of a message, so long lines are wrapped.
     defp message(message) do
       message
       |> Text.cut(4 * 1024)
@@ -242,7 +242,7 @@ defmodule Snakepit.Error do
       ["details: " <> Text.shorten(text, 2 * @width)]
     end
 
-    # What would drive a terminal is written as an escape.
+    # Control characters are written as escapes: they must not reach a terminal.
     defp shown(line), do: line |> Text.shorten(@width) |> Name.show()
   end
 end

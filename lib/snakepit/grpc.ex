@@ -14,7 +14,7 @@ defmodule Snakepit.Grpc do
   @spec connect(String.t()) :: {:ok, reference()} | {:error, String.t()}
   def connect(target), do: Native.connect(target)
 
-  @typedoc "What ends a wait before its time; nil where nobody can."
+  @typedoc "A reference whose message ends a wait early; nil if none can."
   @type cancellation :: Snakepit.Native.cancellation() | nil
 
   @doc "One `Call`; the caller waits for its answer."
@@ -84,7 +84,7 @@ defmodule Snakepit.Grpc do
     answer
   end
 
-  # The library's own timer goes first: it says more.
+  # The library's own timer fires first, because its error says more.
   defp late(:infinity), do: :infinity
   defp late(timeout), do: timeout + @late_ms
 

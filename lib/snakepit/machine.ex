@@ -1,6 +1,6 @@
 defmodule Snakepit.Machine do
   @moduledoc false
-  # What this machine has, as far as this process may use it.
+  # Memory and CPUs of this machine, as far as this process may use them.
 
   @doc "Bytes of memory: the cgroup's limit if there is one, else the host's."
   @spec memory() :: pos_integer()
@@ -76,7 +76,7 @@ defmodule Snakepit.Machine do
     end)
   end
 
-  # A container sees its own group as the root, whatever /proc says of the path: what is not there is passed over.
+  # A container sees its own group as the root, whatever path /proc names, so groups that are not there are skipped.
   defp files(root, path, names) do
     parts = path |> String.split("/", trim: true) |> Enum.reject(&(&1 == ".."))
 
@@ -139,6 +139,11 @@ defmodule Snakepit.Machine do
     end
   end
 
+  @doc "As `cores/0`, where only these CPUs may be used; nil is all."
+  @spec cores([non_neg_integer()] | nil) :: pos_integer()
+  def cores(nil), do: cores()
+  def cores(cpus), do: length(cpus)
+
   @doc "As `cores/0`, or fewer where a quota of CPU time (`cpu.max` of a cgroup) allows no more than that on average."
   @spec cores_by_quota() :: pos_integer()
   def cores_by_quota do
@@ -163,7 +168,7 @@ defmodule Snakepit.Machine do
     Enum.to_list(hd(ends)..List.last(ends))
   end
 
-  @doc "Words and figures that a measurement is worth nothing without."
+  @doc "The machine, system and versions that belong to every measurement."
   @spec describe() :: map()
   def describe do
     %{

@@ -1,6 +1,6 @@
 defmodule Snakepit.Observation do
   @moduledoc """
-  What one call cost, as `Snakepit.observe/3` returns it beside the result. Times in nanoseconds, sizes in bytes.
+  The cost of one call, which `Snakepit.observe/3` returns with the result. Times in nanoseconds, sizes in bytes.
 
   | field | meaning |
   |---|---|
@@ -37,7 +37,7 @@ defmodule Snakepit.Observation do
 
   @type t :: %__MODULE__{}
 
-  @doc "Nanoseconds that the call took beside its tool and its wait for a lane."
+  @doc "Nanoseconds that the call took, without its tool and its wait for a lane."
   @spec transfer_ns(t()) :: non_neg_integer()
   def transfer_ns(%__MODULE__{} = seen), do: max(seen.total_ns - seen.queue_ns - seen.tool_ns, 0)
 end

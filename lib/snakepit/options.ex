@@ -3,11 +3,12 @@ defmodule Snakepit.Options do
   # An option set is data: a keyword list of `key: [type:, default:, doc:, required:]`. The same list validates, fills
   # in defaults, renders the documentation and suggests the nearest key. Pure.
   #
-  # Types: :boolean, :string, {:string, most_bytes}, :path (a string, or {application, string}: in its directory), :atom, :pos_integer,
-  # :non_neg_integer, :timeout, :ms, :bytes ("64MB" or an integer), :ratio, {:number, low, high}, {:in, list}, {:range, first, last},
-  # {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of, key_type, value_type}, {:options,
-  # schema}: an option set of its own, whose defaults are filled in too. :function_name: {module, function}, which a
-  # release can hold. :call: a command, or {command, arguments}; always the latter afterwards.
+  # Types: :boolean, :string, {:string, most_bytes}, :path (a string, or {application, string}: in its directory),
+  # :atom, :pos_integer, :non_neg_integer, :timeout, :ms, :bytes ("64MB" or an integer), :ratio, {:number, low, high},
+  # {:in, list}, {:range, first, last}, {:function, arity}, {:list_of, type}, {:or, types}, {:subset, list}, {:map_of,
+  # key_type, value_type}, {:options, schema}: an option set of its own, whose defaults are filled in too.
+  # :function_name: {module, function}, which a release can hold. :call: a command, or {command, arguments}; always the
+  # latter afterwards.
 
   @type schema :: keyword(keyword())
 
@@ -38,7 +39,7 @@ defmodule Snakepit.Options do
   @doc "The options as a Markdown list."
   @spec docs(schema()) :: String.t()
   def docs(schema) do
-    # What has no words is not for users.
+    # An option without a doc is not for users.
     documented = Enum.filter(schema, fn {_key, spec} -> spec[:doc] end)
 
     Enum.map_join(documented, "\n", fn {key, spec} ->
@@ -155,7 +156,7 @@ defmodule Snakepit.Options do
   def cast(:pos_integer, value) when is_integer(value) and value > 0, do: {:ok, value}
   def cast(:non_neg_integer, value) when is_integer(value) and value >= 0, do: {:ok, value}
   def cast(:timeout, :infinity), do: {:ok, :infinity}
-  # The VM's timers take 2^32 - 1, and what is waited is at times somewhat longer than what is given here.
+  # The VM's timers take at most 2^32 - 1, and some waits are a little longer than the option.
   def cast(:timeout, value) when value in 0..@longest_ms, do: {:ok, value}
   def cast(:ms, value) when value in 1..@longest_ms, do: {:ok, value}
   def cast(:bytes, value), do: bytes(value)

@@ -1,25 +1,30 @@
 defmodule Snakepit.Python do
   @moduledoc false
-  # Which interpreter, and with which environment, a worker is started.
+  # The interpreter that a worker is started with, and its environment variables.
 
   import Bitwise, only: [&&&: 2]
-  alias Snakepit.{Config, Error, Pool, Release}
+  alias Snakepit.{Error, Machine, Release}
+  alias Snakepit.Options.Configured
 
-  # What erl, mix and releases set for themselves, RELEASE_COOKIE and HEX_API_KEY among it: no tool may read these.
+  # Variables that erl, mix and releases set for themselves. No tool may read them: RELEASE_COOKIE and HEX_API_KEY are
+  # secrets.
   @of_the_vm ~w(ROOTDIR BINDIR EMU PROGNAME ESCRIPT_NAME)
   @of_the_vm_by_prefix ~w(ERL_ ERLANG_ ELIXIR_ RELEASE_ MIX_ HEX_ REBAR_ REBAR3_)
 
-  # malloc(3) gives each thread that competes for memory an arena of its own, eight a core, which each keep what they
-  # freed. A worker runs one tool at a time, and gRPC a dozen threads beside it: with two arenas it takes a quarter less
-  # memory, and does not grow for half an hour until all arenas have seen the largest call.
+  # malloc(3) gives competing threads arenas of their own, up to eight per core, and each arena keeps freed memory. A
+  # worker runs one tool at a time, and gRPC a dozen threads beside it. With two arenas a worker takes a quarter less
+  # memory, and does not grow until every arena has seen the largest call, which takes half an hour.
   @arenas "MALLOC_ARENA_MAX"
   # Each library starts as many threads as there are cores, in every worker.
   @thread_variables ~w(OMP_NUM_THREADS OPENBLAS_NUM_THREADS MKL_NUM_THREADS NUMEXPR_NUM_THREADS)
 
+  @typedoc "The options of a pool, or of one of its workers, where the variables of `env:` are known."
+  @type options :: %{optional(atom()) => term()}
+
   @doc "The interpreter of a pool: its own, the configured one, or that of `mix snakepit.setup`."
-  @spec interpreter(Pool.Options.t()) :: {:ok, Path.t()} | {:error, Error.t()}
-  def interpreter(%Pool.Options{python: python, name: pool}) do
-    case python || Config.get(:python) do
+  @spec interpreter(options()) :: {:ok, Path.t()} | {:error, Error.t()}
+  def interpreter(%{python: python, name: pool}) do
+    case python || Configured.get(:python) do
       nil -> of_setup(pool)
       named -> named(named, pool)
     end
@@ -27,12 +32,12 @@ defmodule Snakepit.Python do
 
   @doc "The interpreter `mix snakepit.setup` installs."
   @spec venv_python() :: Path.t()
-  def venv_python, do: Config.get(:venv) |> expand() |> Path.join("bin/python")
+  def venv_python, do: Configured.get(:venv) |> expand() |> Path.join("bin/python")
 
   @doc """
   The absolute path of a configured one: seen from the working directory, or from an application's own.
 
-  While Mix runs, the project's own application lies where its sources do: nothing need be compiled for it.
+  While Mix runs, the project's own application is its source directory, so the path works before it is compiled.
   """
   @spec expand(Path.t() | {atom(), Path.t()}) :: Path.t()
   def expand({app, path}) do
@@ -56,17 +61,17 @@ defmodule Snakepit.Python do
   defp mix?, do: List.keymember?(Application.started_applications(), :mix, 0)
 
   @doc "The directories of a pool's `:python_path`."
-  @spec directories(Pool.Options.t()) :: [Path.t()]
-  def directories(%Pool.Options{python_path: paths}), do: Enum.map(paths, &expand/1)
+  @spec directories(options()) :: [Path.t()]
+  def directories(%{python_path: paths}), do: Enum.map(paths, &expand/1)
 
   @doc """
-  What a worker must know to say how a missing package is installed: `setup`, words with `{package}` in them, is nil
-  for an interpreter that is the user's own; `paths` are the directories of the user's own modules.
+  With this a worker can say how a missing package is installed. `setup` is a text with `{package}` in it, nil if the
+  interpreter is the user's own; `paths` are the directories of the user's own modules.
   """
-  @spec install(Pool.Options.t()) :: %{setup: String.t() | nil, paths: [Path.t()]}
-  def install(%Pool.Options{} = options) do
+  @spec install(options()) :: %{setup: String.t() | nil, paths: [Path.t()]}
+  def install(options) do
     own? = not match?({:ok, _}, interpreter(options)) or interpreter(options) != {:ok, venv_python()}
-    %{setup: if(not own?, do: setup_words(Config.get(:requirements))), paths: directories(options)}
+    %{setup: if(not own?, do: setup_words(Configured.get(:requirements))), paths: directories(options)}
   end
 
   defp setup_words(requirements) do
@@ -90,7 +95,7 @@ defmodule Snakepit.Python do
     end
   end
 
-  @doc "How to install what is missing, where that can be done; begins with a colon."
+  @doc "How to install a missing extra here, as the end of a message; begins with a colon."
   @spec advice(String.t()) :: String.t()
   def advice(extra) do
     cond do
@@ -114,7 +119,7 @@ defmodule Snakepit.Python do
         setup =
           cond do
             project?() -> "run `mix snakepit.setup`, or "
-            Release.running?() -> Release.advice_on_venv(Config.get(:venv))
+            Release.running?() -> Release.advice_on_venv(Configured.get(:venv))
             true -> "run Snakepit.setup(), or "
           end
 
@@ -138,7 +143,8 @@ defmodule Snakepit.Python do
     end
   end
 
-  # Whether a program is there; if not, why, and if it may be there all the same, what keeps us from it.
+  # `:ok` if a program is there. `:error` if it is not, `:unusable` if it may be there but cannot be used: both with the
+  # reason.
   defp look(path) do
     case File.stat(path) do
       {:ok, %{type: :regular, mode: mode}} when (mode &&& 0o111) != 0 -> :ok
@@ -157,7 +163,7 @@ defmodule Snakepit.Python do
     |> Enum.find(path, &match?({:error, :eacces}, File.stat(Path.join(&1, "."))))
   end
 
-  # The Python that a virtual environment was made with is gone.
+  # The Python that the virtual environment was made from was removed.
   defp dangling(path) do
     with {:ok, to} <- File.read_link(path),
          do: "it is a link to #{to}, which is not there",
@@ -169,12 +175,12 @@ defmodule Snakepit.Python do
   end
 
   @doc """
-  The environment of a worker: Snakepit's own package first, so that both sides are of one version.
+  The environment of a worker. Snakepit's own package comes first, so that both sides have the same version.
 
-  Here and below, the options are those of one worker: `Snakepit.Pool.Env.resolve/2` put its variables in.
+  Here and below, the options are those of one worker: `env` is a map of its variables.
   """
-  @spec env(Pool.Options.t(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
-  def env(%Pool.Options{} = options, inherited \\ System.get_env("PYTHONPATH")) do
+  @spec env(options(), inherited :: String.t() | nil) :: [{String.t(), String.t()}]
+  def env(options, inherited \\ System.get_env("PYTHONPATH")) do
     own = Path.join(:code.priv_dir(:snakepit), "python")
     path = [own | directories(options)]
     path = if inherited, do: path ++ [inherited], else: path
@@ -192,8 +198,8 @@ defmodule Snakepit.Python do
   The variables of the VM's environment that a worker does not get: PYTHONHOME, if the interpreter is that of a virtual environment,
   which knows its home by itself. A pool that gives it in `:env` means it.
   """
-  @spec unset_env(Pool.Options.t(), Path.t()) :: [String.t()]
-  def unset_env(%Pool.Options{env: env}, python) do
+  @spec unset_env(options(), Path.t()) :: [String.t()]
+  def unset_env(%{env: env}, python) do
     if not is_map_key(env, "PYTHONHOME") and venv?(python), do: ["PYTHONHOME"], else: []
   end
 
@@ -203,9 +209,9 @@ defmodule Snakepit.Python do
     Enum.any?([bin, Path.dirname(bin)], &File.regular?(Path.join(&1, "pyvenv.cfg")))
   end
 
-  @doc "Of a start that failed: which variables put what `text` names into Python's way, in sentences."
-  @spec blame(Pool.Options.t(), String.t()) :: [String.t()]
-  def blame(%Pool.Options{env: env} = options, text) do
+  @doc "Sentences that name the variables by which Python found the files that `text`, a failure at start, names."
+  @spec blame(options(), String.t()) :: [String.t()]
+  def blame(%{env: env} = options, text) do
     paths =
       for {value, whose} <- [
             {System.get_env("PYTHONPATH"), "of the VM's environment"},
@@ -219,7 +225,7 @@ defmodule Snakepit.Python do
   end
 
   # Python does not find its own library then, or finds another's.
-  defp home(%Pool.Options{env: env} = options, text) do
+  defp home(%{env: env} = options, text) do
     {home, whose} =
       case env do
         %{"PYTHONHOME" => home} -> {home, "in the pool's :env"}
@@ -236,11 +242,11 @@ defmodule Snakepit.Python do
   end
 
   @doc """
-  The environment of a worker as `System.cmd/3` takes it: what the VM has and a worker has not is nil.
+  The environment of a worker for `System.cmd/3`: variables of the VM that a worker does not get are nil.
 
   `without` names variables of the VM to leave out.
   """
-  @spec command_env(Pool.Options.t(), Path.t(), without :: [String.t()]) :: [{String.t(), String.t() | nil}]
+  @spec command_env(options(), Path.t(), without :: [String.t()]) :: [{String.t(), String.t() | nil}]
   def command_env(options, python, without \\ []) do
     inherited = if "PYTHONPATH" not in without, do: System.get_env("PYTHONPATH")
     names = without ++ unset_env(options, python) ++ not_for_workers(System.get_env())
@@ -250,9 +256,14 @@ defmodule Snakepit.Python do
 
   # Calls that run at once share the cores rather than fight for them.
   defp threads(options) do
-    each = max(1, div(Pool.Options.cores(options), options.size * Pool.Options.lanes(options)))
+    each = max(1, div(Machine.cores(options.limits.cpus), options.size * lanes(options)))
     for name <- @thread_variables, into: %{}, do: {name, System.get_env(name) || to_string(each)}
   end
+
+  @doc "The calls that one worker runs at once: its lanes."
+  @spec lanes(options()) :: pos_integer()
+  def lanes(%{worker_profile: :process}), do: 1
+  def lanes(%{threads_per_worker: threads}), do: threads
 
   @doc "The names, of an environment, that only concern the VM."
   @spec not_for_workers(%{String.t() => String.t()}) :: [String.t()]
@@ -261,8 +272,8 @@ defmodule Snakepit.Python do
   end
 
   @doc "The library that makes numpy's arrays in shared memory; `nil` for a pool that does not want it."
-  @spec numpy_memory(Pool.Options.t()) :: Path.t() | nil
-  def numpy_memory(%Pool.Options{numpy_memory: wanted?}) do
+  @spec numpy_memory(options()) :: Path.t() | nil
+  def numpy_memory(%{numpy_memory: wanted?}) do
     if wanted?, do: native("numpy")
   end
 

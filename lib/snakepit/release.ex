@@ -11,7 +11,7 @@ defmodule Snakepit.Release do
       releases: [my_app: [steps: [&Snakepit.Release.check/1, :assemble]]]
   """
 
-  alias Snakepit.Pool
+  alias Snakepit.Python.Source
 
   @python_path ["priv/python"]
   @venv ".snakepit/venv"
@@ -31,7 +31,7 @@ defmodule Snakepit.Release do
   end
 
   @doc false
-  # Once in a run of Mix, whoever asks first.
+  # Only once in a run of Mix: more than one task may ask.
   @spec warn(atom() | nil, Path.t()) :: :ok
   def warn(app, root) do
     unless Process.put(@said, true) do
@@ -122,8 +122,7 @@ defmodule Snakepit.Release do
 
   defp function(_pool), do: []
 
-  # With a line break it is source.
-  defp names_program?(pool), do: is_binary(pool[:python]) and not Pool.Options.source?(pool[:python])
+  defp names_program?(pool), do: is_binary(pool[:python]) and not Source.source?(pool[:python])
 
   # The default directory need not be there: a module may come from the interpreter's own packages.
   defp directory(pool, path, project) when is_binary(path) do

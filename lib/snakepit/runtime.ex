@@ -82,7 +82,7 @@ defmodule Snakepit.Runtime do
     dir = Path.join(base, "#{@prefix}#{namespace()}-#{System.pid()}-#{random}")
 
     with :ok <- fits(dir),
-         # Fails if anything is there: what is made is ours.
+         # Fails if anything is there, so a directory that was made is ours.
          :ok <- File.mkdir(dir),
          :ok <- File.chmod(dir, @mode),
          {:ok, %{uid: uid}} <- File.lstat(dir) do
@@ -100,7 +100,7 @@ defmodule Snakepit.Runtime do
       else: {:error, "its path is too long for a Unix socket"}
   end
 
-  # No link, nobody else's, and closed to others.
+  # A directory, not a link; ours; and closed to other users.
   defp ours?(dir, uid) do
     case File.lstat(dir) do
       {:ok, %{type: :directory, uid: ^uid, mode: mode}} -> (mode &&& 0o777) == @mode

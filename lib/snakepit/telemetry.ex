@@ -40,7 +40,7 @@ defmodule Snakepit.Telemetry do
   ]
 
   @moduledoc """
-  What happens, as events.
+  The events that Snakepit emits.
 
   | event | when | measurements | metadata |
   |---|---|---|---|
@@ -107,12 +107,12 @@ defmodule Snakepit.Telemetry do
     end)
   end
 
-  @doc "Whether anybody listens: what an event is made of need not be put together otherwise."
+  @doc "Whether the event has a handler. If not, its measurements and metadata need not be built."
   @spec listened_to?(event()) :: boolean()
   def listened_to?(event),
     do: is_map_key(:persistent_term.get(@handlers, %{}), event) or :persistent_term.get(@library, false)
 
-  @doc "Tells those who listen."
+  @doc "Emits an event: calls its handlers."
   @spec execute(event(), map(), map()) :: :ok
   def execute(event, measurements, metadata) do
     case :persistent_term.get(@handlers, %{}) do
@@ -130,8 +130,8 @@ defmodule Snakepit.Telemetry do
   def start, do: :persistent_term.put(@library, library?() and started?())
 
   @doc false
-  # An optional application is started before Snakepit by Elixir 1.15 and later. Earlier ones start it when its turn comes,
-  # and an event would fail until then.
+  # An optional application is started before Snakepit by Elixir 1.15 and later. Earlier ones start it when its turn
+  # comes, and an event would fail until then.
   @spec await_library() :: :ok
   def await_library do
     if library?() and not :persistent_term.get(@library), do: await_library(@first_look_ms, @looks), else: :ok

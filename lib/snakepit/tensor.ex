@@ -1,6 +1,6 @@
 defmodule Snakepit.Tensor do
   @moduledoc """
-  An array of numbers: what Python sees as a `numpy.ndarray`.
+  An array of numbers: a `numpy.ndarray` in Python.
 
   `data` is a binary in C order (the last dimension varies fastest) and the machine's byte order; `type` is a kind and a
   number of bits, as in Nx, and `{:bool, 8}`; `names` are Elixir's alone and do not travel.

@@ -121,7 +121,7 @@ defmodule Snakepit.Test do
   @doc """
   Replaces a tool for calls that belong to the calling process, until that ends. The last stub counts.
 
-  What the pool says of the tool stays: its parameters, unless `fake` is a `tool/2` with its own, and whether it yields.
+  The pool's description of the tool stays: whether it yields, and its parameters, unless `fake` is a `tool/2` with its own.
 
   Raises `ArgumentError` if the pool is none of fake tools, or has tools and this is none of them; a pool without any
   (`tools: %{}`) takes stubs for all.
@@ -172,7 +172,7 @@ defmodule Snakepit.Test do
   end
 
   @doc """
-  Calls of another process belong to `owner` as well: `owner`'s stubs answer them, and it is told of them.
+  Calls of another process also belong to `owner`: `owner`'s stubs answer them, and `owner` can assert them.
 
   For processes that neither callers nor ancestors connect with the test. `pid` may be a registered name, or `:all`: every
   call that belongs to nobody else, for tests that are not `async: true`.
@@ -204,7 +204,7 @@ defmodule Snakepit.Test do
     end
   end
 
-  @doc "Asserts that no call of a tool with arguments that match the pattern was told so far. See `assert_called/2`."
+  @doc "Asserts that no call of a tool with arguments that match the pattern has been made so far. See `assert_called/2`."
   defmacro refute_called(command, args \\ quote(do: _)) do
     quote do
       require ExUnit.Assertions
@@ -257,7 +257,7 @@ defmodule Snakepit.Test do
   end
 
   @doc """
-  In a fake tool: what `put_session/2` kept of this call's session, as a map. It lives as long as the worker does.
+  In a fake tool: the map of this call's session, to which `put_session/2` adds. It lives as long as the worker does.
 
   Raises `LookupError`, as `snakepit.session()` does, if the call has no session.
   """

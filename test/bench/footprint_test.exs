@@ -3,6 +3,8 @@ defmodule Snakepit.Bench.FootprintTest do
   use Snakepit.Case, async: false
   alias Snakepit.Bench.Footprint
 
+  @moduletag vm: :second
+
   @tag :tmp_dir
   test "an open file, a chunk that a binary lies in, a process that left its parent: each is seen, and seen to go",
        %{

@@ -38,7 +38,7 @@ defmodule Snakepit.AnnotationsTest do
       return {"level": Level.LOW}
   """
 
-  test "arguments are made what annotations say, and complaints name the place", %{tmp_dir: dir} do
+  test "arguments are converted as annotations say, and errors name the place", %{tmp_dir: dir} do
     {:ok, pool} = source_pool(dir, @source)
     args = %{line: %{points: [%{x: 1}], color: :red}, at: "/tmp", of: Snakepit.bytes(<<1>>)}
 
@@ -61,7 +61,7 @@ defmodule Snakepit.AnnotationsTest do
     assert Snakepit.execute("level", %{}, pool: pool) == {:ok, %{"level" => 1}}
   end
 
-  test "a result that is not what its annotation says is told once for a pool, and crosses", %{tmp_dir: dir} do
+  test "a result that does not fit its annotation is logged once per pool, and returned", %{tmp_dir: dir} do
     log =
       capture_log(fn ->
         {:ok, pool} = source_pool(dir, @source, size: 2)
@@ -79,7 +79,7 @@ defmodule Snakepit.AnnotationsTest do
     assert length(String.split(log, prefix)) == 2
   end
 
-  test "check_returns: false looks at no result", %{tmp_dir: dir} do
+  test "check_returns: false checks no result", %{tmp_dir: dir} do
     log =
       capture_log(fn ->
         {:ok, pool} = source_pool(dir, @source, check_returns: false)
@@ -92,7 +92,9 @@ defmodule Snakepit.AnnotationsTest do
     refute log =~ "pool #{inspect(pool)}: tool wrong"
   end
 
-  test "an annotation that nothing fits keeps the pool from starting, and says what to do", %{tmp_dir: dir} do
+  test "an annotation that no value fits keeps the pool from starting, and the error says what to do", %{
+    tmp_dir: dir
+  } do
     source =
       "from __future__ import annotations\nimport threading\nfrom typing import TYPE_CHECKING\nfrom snakepit import tool\n" <>
         "if TYPE_CHECKING:\n    from pandas import DataFrame\n"

@@ -16,7 +16,7 @@ defmodule Snakepit.ApplicationTest do
     end)
   end
 
-  test "where it is not started, everything says so" do
+  test "when the application is not started, every function says so" do
     capture_log(fn -> Application.stop(:snakepit) end)
 
     for answer <- [
@@ -67,7 +67,7 @@ defmodule Snakepit.ApplicationTest do
     assert {:error, %Error{reason: :unknown_pool}} = Snakepit.restart_pool(:no_such_pool)
   end
 
-  test "a pool that is being restarted is known, and says so" do
+  test "calls to a pool that is being restarted say so" do
     name = :between_stop_and_start
 
     Snakepit.Pool.Handle.restarting(name, fn ->

@@ -22,7 +22,7 @@ defmodule Snakepit.BreakerTest do
     breaker
   end
 
-  test "of other targets: those that stay keep their state, counts and isolation, new ones are closed" do
+  test "retarget keeps state, counts and isolation of targets that stay, and closes new ones" do
     breaker = opened()
     Breaker.isolate(breaker, :b)
     other = Breaker.retarget(breaker, [:c, :a, :b])
@@ -38,7 +38,7 @@ defmodule Snakepit.BreakerTest do
     assert Breaker.isolated(fewer) == []
   end
 
-  test "with another minimum of failures" do
+  test "minimum_failures changes the number of failures that opens it" do
     breaker = breaker(minimum_failures: 10) |> Breaker.minimum_failures(6)
     fail(breaker, 5, 0)
     assert Breaker.state(breaker, :a, 0) == :closed
@@ -64,13 +64,13 @@ defmodule Snakepit.BreakerTest do
       assert %{calls: 0, opened: 0, refused: 0, retry_in_ms: nil} = Breaker.explain(breaker, :b, 10)
     end
 
-    test "fewer failures than the ratio do nothing, however many" do
+    test "it stays closed below the ratio, however many failures there are" do
       breaker = breaker()
       for _ <- 1..500, result <- [:ok, :ok, :failure], do: Breaker.record(breaker, :a, result, nil, 5)
       assert %{state: :closed, calls: 1500, failures: 500} = Breaker.explain(breaker, :a, 5)
     end
 
-    test "slow calls count as failures, those that say nothing not at all" do
+    test "slow calls count as failures, void ones do not count" do
       breaker = breaker()
       for _ <- 1..100, do: Breaker.record(breaker, :a, :void, nil, 1)
       assert %{calls: 0} = Breaker.explain(breaker, :a, 1)
@@ -78,7 +78,7 @@ defmodule Snakepit.BreakerTest do
       assert Breaker.state(breaker, :a, 1) == :open
     end
 
-    test "what is older than the window is forgotten" do
+    test "calls older than the window do not count" do
       breaker = breaker()
       fail(breaker, 3, 0)
       assert %{failures: 3} = Breaker.explain(breaker, :a, 70)
@@ -117,7 +117,7 @@ defmodule Snakepit.BreakerTest do
       assert %{state: :closed, calls: 0, failures: 0} = Breaker.explain(breaker, :a, 102)
     end
 
-    test "every probe that fails doubles the time, up to a minute; success forgets that" do
+    test "every failed probe doubles the time, up to a minute; a success resets it" do
       breaker = opened()
 
       {now, waits} =
@@ -143,7 +143,7 @@ defmodule Snakepit.BreakerTest do
       assert %{retry_in_ms: 50} = Breaker.explain(breaker, :a, 0)
     end
 
-    test "a probe whose owner is never heard of does not block it for ever, and comes too late later" do
+    test "a probe without a result expires, and its late result is ignored" do
       breaker = opened()
       {:ok, lost} = Breaker.allow(breaker, :a, 100)
       assert Breaker.allow(breaker, :a, 1_099) == :open
@@ -159,7 +159,7 @@ defmodule Snakepit.BreakerTest do
       assert %{state: :closed, failures: 0} = Breaker.explain(breaker, :a, 1_103)
     end
 
-    test "a probe that says nothing goes to the next" do
+    test "after a void probe the next caller gets one" do
       breaker = opened()
       {:ok, probe} = Breaker.allow(breaker, :a, 100)
       Breaker.record(breaker, :a, :void, probe, 100)
@@ -168,7 +168,7 @@ defmodule Snakepit.BreakerTest do
   end
 
   describe "by hand" do
-    test "isolated until it is reset, whatever is recorded" do
+    test "it stays isolated until it is reset, whatever is recorded" do
       breaker = opened()
       {:ok, probe} = Breaker.allow(breaker, :a, 100)
       Breaker.isolate(breaker, :a)
@@ -183,7 +183,7 @@ defmodule Snakepit.BreakerTest do
       assert Breaker.isolated(breaker) == []
     end
 
-    test "reset closes at once, and the probe under way is not heard" do
+    test "reset closes at once, and the result of a running probe is ignored" do
       breaker = opened()
       {:ok, probe} = Breaker.allow(breaker, :a, 100)
       Breaker.reset(breaker, :a)
@@ -202,7 +202,7 @@ defmodule Snakepit.BreakerTest do
 
   # ---- against a naive view: a list of what was recorded, and a tuple for the state ---------------------------------
 
-  test "it does what the naive view does" do
+  test "it behaves as a naive model does" do
     step =
       oneof([
         {:wait, integer(0, 60)},
@@ -301,7 +301,7 @@ defmodule Snakepit.BreakerTest do
   # ---- many processes -----------------------------------------------------------------------------------------------
 
   # All of them ask in the same moment, when a probe is due: as often as there are rounds.
-  test "of callers in the same moment, one has the probe" do
+  test "one of several simultaneous callers gets the probe" do
     {callers, rounds} = {max(System.schedulers_online(), 2), 20_000}
     breaker = opened(lease_ms: 10)
     # Arrivals, the round that began, and the probes of it.
@@ -346,7 +346,7 @@ defmodule Snakepit.BreakerTest do
     end
   end
 
-  test "whatever many callers do, no two of them have a probe" do
+  test "no two of many callers have a probe at the same time" do
     breaker = breaker(minimum_calls: 1, failure_ratio: 0.01, open_ms: 1, lease_ms: 1_000_000)
     held = :atomics.new(2, signed: true)
     # Time is a counter that all of them move: no lease ends while its owner has it.
@@ -390,7 +390,7 @@ defmodule Snakepit.BreakerTest do
     end)
   end
 
-  test "counts of many callers are all there" do
+  test "the counts of many callers are complete" do
     breaker = breaker(minimum_calls: 100_000, window_ms: 8_000)
 
     1..8

@@ -4,6 +4,8 @@ defmodule Snakepit.CompanionTest do
   alias Snakepit.Bench.Footprint
   alias Snakepit.Companion
 
+  @moduletag vm: :second
+
   defp companion_os_pid do
     {:os_pid, pid} = Companion |> :sys.get_state() |> Map.fetch!(:port) |> Port.info(:os_pid)
     pid

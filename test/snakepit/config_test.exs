@@ -10,7 +10,7 @@ defmodule Snakepit.ConfigTest do
     error
   end
 
-  test "nothing is a configuration" do
+  test "an empty configuration is valid" do
     assert {:ok, %Config{pools: [], default_pool: nil, venv: ".snakepit/venv", python: nil}} =
              Config.validate([])
 
@@ -56,7 +56,7 @@ defmodule Snakepit.ConfigTest do
   end
 
   @tag :"S3-98"
-  test "spec/003's configuration is taken as it stands; what has no effect yet is known" do
+  test "spec/003's configuration is valid as it is, and keys without effect are known" do
     given = [
       enabled: true,
       learning_enabled: true,
@@ -103,7 +103,7 @@ defmodule Snakepit.ConfigTest do
     assert refused(venv: {:no_such_app, "x"}).message =~ ":venv names an application that is not there"
   end
 
-  test "what is wrong with a pool names the pool and the key" do
+  test "an error in a pool's options names the pool and the key" do
     assert refused(pools: [@pool, %{name: :b, size: 0}]).message ==
              "pool :b: expected :size to be a positive integer, got: 0"
 
@@ -116,7 +116,7 @@ defmodule Snakepit.ConfigTest do
     assert refused(pools: [nil]).message =~ "pool without a name"
   end
 
-  test "a pool configured twice" do
+  test "a pool that is configured twice is an error" do
     assert refused(pools: [@pool, %{@pool | python_module: "b"}]).message == "pool :ml: configured twice"
   end
 end

@@ -27,7 +27,7 @@ defmodule Snakepit.DecimalTest do
         do: assert(text |> Decimal.new() |> to_string() == same)
   end
 
-  test "what is no decimal is refused" do
+  test "a text that is no decimal is refused" do
     for text <- [
           "",
           "-",
@@ -50,7 +50,7 @@ defmodule Snakepit.DecimalTest do
     assert_raise ArgumentError, ~r/expected an integer, or the text/, fn -> Decimal.new(1.5) end
   end
 
-  test "more digits than can cross are refused at once" do
+  test "more digits than Python can take are refused at once" do
     most = String.duplicate("7", 4_096)
     assert {:ok, _} = Decimal.parse(most)
     assert {:ok, %Decimal{exp: -4_095}} = Decimal.parse("7." <> binary_part(most, 1, 4_095))
@@ -68,7 +68,7 @@ defmodule Snakepit.DecimalTest do
     assert us < 2_000_000
   end
 
-  test "Python's smallest exponents are read; what new/1 would refuse is shown otherwise" do
+  test "Python's smallest exponents are read; decimals that new/1 would refuse are inspected in another form" do
     for text <- ~w(1E-1000000000000000000 1E-1999999999999999997 1E+999999999999999999),
         do: assert(inspect(Decimal.new(text)) == ~s[Snakepit.Decimal.new("#{text}")])
 
@@ -106,7 +106,7 @@ defmodule Snakepit.DecimalTest do
     end
   end
 
-  test "what is out of range is an error with a hint, and the worker lives" do
+  test "a decimal out of range is an error with a hint, and the worker goes on" do
     pool = pool!()
 
     for code <- ["x = decimal.Decimal('sNaN')", "x = decimal.Decimal('7' * 5_000)"] do

@@ -1,9 +1,9 @@
 defmodule Snakepit.DependencyTest do
   # Snakepit as a dependency of another application, which has an application :telemetry, and of that one's release.
-  # Not async: Mix compiles Snakepit for it, which takes both cores for some seconds.
-  use Snakepit.Case, async: false
+  use Snakepit.Case, async: true
 
   @moduletag :python
+  @moduletag vm: :second
   @moduletag timeout: 600_000
   @tools Path.expand("../support/python", __DIR__)
 
@@ -144,7 +144,9 @@ defmodule Snakepit.DependencyTest do
     told |> hd() |> Base.decode64!() |> :erlang.binary_to_term()
   end
 
-  test "compiles without a warning; mix release warns of what will not work in it", %{said: said} do
+  test "an application compiles without a warning; mix release warns of paths that will not work", %{
+    said: said
+  } do
     warnings = said |> String.split("\n") |> Enum.filter(&(&1 =~ "warning"))
     assert [venv, path] = warnings
     assert venv =~ ~S(`venv: ".snakepit/venv"` is seen from the working directory)
@@ -153,7 +155,7 @@ defmodule Snakepit.DependencyTest do
     assert path =~ ~S(set `python_path: [{:my_app, "priv/python"}]`)
   end
 
-  test "a pool that finds neither environment nor modules in a release says how it would",
+  test "a pool that finds no environment or no modules in a release says how to mend it",
        %{cwd: cwd} = release do
     message = told(release, "MyApp.first_pool()")
 
@@ -166,7 +168,7 @@ defmodule Snakepit.DependencyTest do
              "looked for in #{cwd}/priv/python (no such directory): set `python_path: [{:my_app, \"priv/python\"}]`"
   end
 
-  test "the application :telemetry is told every event that listeners of Snakepit's own are", release do
+  test "the application :telemetry gets every event that Snakepit's own handlers get", release do
     python = inspect(Snakepit.Python.venv_python())
     {library, own} = told(release, "MyApp.events(#{python}, #{inspect(@tools)})")
     assert Enum.sort(library) == Enum.sort(own)

@@ -40,7 +40,7 @@ defmodule Snakepit.ErrorTest do
       assert error(:a_well_known_pol, "identity", %{x: 1}).message =~ "did you mean :a_well_known_pool?"
     end
 
-    test "a command that is no name, arguments that are no map, options that are none", %{pool: pool} do
+    test "a command that is no name, arguments that are no map, and invalid options are errors", %{pool: pool} do
       assert %{category: :validation, reason: :invalid_command} = error(pool, 12, %{})
       assert %{category: :validation, reason: :invalid_command} = error(pool, <<255>>, %{})
       assert %{category: :validation, reason: :invalid_arguments} = error(pool, "identity", [1])
@@ -64,7 +64,7 @@ defmodule Snakepit.ErrorTest do
   end
 
   describe "arguments" do
-    test "missing, unknown and wrongly typed ones are refused before the tool runs", %{pool: pool} do
+    test "missing, unknown and wrongly typed arguments are refused before the tool runs", %{pool: pool} do
       assert %{category: :validation, reason: :missing_argument} = e = error(pool, "add", %{a: 1})
       assert e.message =~ "b"
       assert %{category: :validation, reason: :unknown_argument} = error(pool, "add", %{a: 1, b: 2, c: 3})
@@ -117,7 +117,7 @@ defmodule Snakepit.ErrorTest do
       assert %{reason: :not_utf8} = error(pool, "identity", %{x: :binary.copy(<<0xFF>>, 2_000_000)})
     end
 
-    test "keys that Python would merge, or cannot have", %{pool: pool} do
+    test "keys that Python would merge or cannot have are refused", %{pool: pool} do
       assert %{category: :validation, reason: :key_collision} =
                error(pool, "identity", %{x: %{"a" => 2, a: 1}})
 
@@ -126,7 +126,7 @@ defmodule Snakepit.ErrorTest do
       end
     end
 
-    test "sets that Python would shrink", %{pool: pool} do
+    test "sets that Python would shrink are refused", %{pool: pool} do
       for set <- [[1, 1.0], [1, true], [0, false], [[1]], [%{}]] do
         error = error(pool, "identity", %{x: MapSet.new(set)})
         assert error.category == :validation
@@ -134,7 +134,7 @@ defmodule Snakepit.ErrorTest do
       end
     end
 
-    test "tensors whose data are shorter or longer than their shape", %{pool: pool} do
+    test "tensors whose data do not have the size of their shape are refused", %{pool: pool} do
       for {shape, type, data} <- [
             {{3}, {:u, 8}, <<1, 2>>},
             {{1}, {:u, 8}, <<1, 2>>},
@@ -149,14 +149,14 @@ defmodule Snakepit.ErrorTest do
       end
     end
 
-    test "too deep", %{pool: pool} do
+    test "values that are nested too deep are refused", %{pool: pool} do
       deep = fn n -> Enum.reduce(1..n, 1, fn _, acc -> [acc] end) end
       assert {:ok, _} = Snakepit.execute("identity", %{x: deep.(120)}, pool: pool)
       assert %{category: :validation, reason: :too_deep} = error(pool, "identity", %{x: deep.(200)})
       assert %{category: :validation, reason: :too_deep} = error(pool, "identity", %{x: deep.(100_000)})
     end
 
-    test "dates Python cannot hold", %{pool: pool} do
+    test "dates that Python cannot hold are refused", %{pool: pool} do
       assert %{category: :validation, reason: :bad_date} = error(pool, "identity", %{x: ~D[0000-01-01]})
       unknown_zone = %{~U[2024-01-01 00:00:00Z] | time_zone: "Mars/Olympus"}
       assert %{category: :validation} = error(pool, "identity", %{x: unknown_zone})
@@ -164,7 +164,7 @@ defmodule Snakepit.ErrorTest do
   end
 
   describe "results" do
-    test "what Elixir cannot hold is an error with its place", %{pool: pool} do
+    test "a result that Elixir cannot hold is an error with its place", %{pool: pool} do
       for {code, path} <- [
             {"x = {'items': [1, object()]}", ~s(result["items"][1])},
             {"x = [1, 2j]", "result[1]"},
@@ -190,7 +190,7 @@ defmodule Snakepit.ErrorTest do
       assert deep.reason == :too_deep
     end
 
-    test "arrays that are no numbers", %{pool: pool} do
+    test "arrays of other things than numbers are errors", %{pool: pool} do
       for code <- [
             "np.array(['a'])",
             "np.array([object()])",
@@ -204,12 +204,12 @@ defmodule Snakepit.ErrorTest do
       assert error(pool, "numpy_value", %{code: "np.array(['a'])"}).reason == :unsupported_dtype
     end
 
-    test "a set that Elixir would shrink", %{pool: pool} do
+    test "a set that Elixir would shrink is an error", %{pool: pool} do
       assert %{category: :python_error, reason: :key_collision} =
                error(pool, "python_value", %{code: "x = {'a', b'a'}"})
     end
 
-    test "a result over the limit" do
+    test "a result over the limit is an error" do
       pool = pool!(max_result: 10_000)
       assert %{category: :transfer, reason: :too_large} = error(pool, "ones", %{n: 20_000})
 
@@ -269,7 +269,7 @@ defmodule Snakepit.ErrorTest do
       assert_raise Error, ~r/boom/, fn -> Snakepit.execute!("fail", %{message: "boom"}, pool: pool) end
     end
 
-    test "its message names the tool, once; what is inspected is a few lines", %{pool: pool} do
+    test "its message names the tool once, and inspect prints a few lines", %{pool: pool} do
       raised = error(pool, "fail", %{message: "boom"}, correlation_id: "c-1")
       assert Exception.message(raised) =~ ~r/\Afail: ValueError: boom\n\nTraceback/
       assert ["#Snakepit.Error<:python_error, :raised" | lines] = raised |> inspect() |> String.split("\n")
@@ -292,7 +292,7 @@ defmodule Snakepit.ErrorTest do
       assert Exception.message(unsupported) =~ ~r/\Aidentity: args\.x: a pid cannot be sent/
     end
 
-    test "inspected, whatever its texts hold" do
+    test "inspect prints any text of an error safely" do
       for text <- [String.duplicate("é", 40_000), "a" <> String.duplicate("é", 40_000), <<255, 254>>] do
         traceback = "Traceback (most recent call last):\n  File \"/a.py\", line 1, in f\n#{text}"
         error = Error.new(:python_error, :raised, text, python_traceback: traceback, command: text)
@@ -304,7 +304,7 @@ defmodule Snakepit.ErrorTest do
       end
     end
 
-    test "a stream's and a list's errors name the tool as well", %{pool: pool} do
+    test "errors of a stream and of a list also name the tool", %{pool: pool} do
       raised = assert_raise Error, fn -> Enum.to_list(Snakepit.stream("fail", %{}, pool: pool)) end
       assert {raised.command, raised.pool} == {"fail", pool}
 
@@ -326,7 +326,7 @@ defmodule Snakepit.ErrorTest do
       assert Exception.message(late) == "spin did not finish within 10 ms"
     end
 
-    test "SystemExit is the tool's, not the worker's", %{pool: pool} do
+    test "SystemExit is an error of the tool, and the worker goes on", %{pool: pool} do
       assert %{category: :python_error, python_type: "SystemExit"} = error(pool, "leave", %{})
     end
   end

@@ -53,7 +53,7 @@ defmodule Snakepit.InlinePythonTest do
     assert Snakepit.execute("add", %{a: 1, b: 2}, pool: pool) == {:ok, 3}
   end
 
-  test "started again it takes the place of the one before, whether it changed or not" do
+  test "started again, it replaces the pool before it, whether the source changed or not" do
     {:ok, pool} =
       start(
         "STATE = []\n" <> @source <> "\n@tool\ndef count():\n    STATE.append(1)\n    return len(STATE)\n"
@@ -79,7 +79,7 @@ defmodule Snakepit.InlinePythonTest do
     assert Snakepit.execute("add", %{a: 5, b: 2}, pool: pool) == {:ok, 7}
   end
 
-  test "a pool of a module is never replaced, nor does one replace" do
+  test "a pool of a module neither is replaced nor replaces another" do
     pool = pool!()
     assert {:error, %Error{reason: :already_started}} = Snakepit.start_pool(name: pool, python: @source)
     {:ok, inline} = start(@source)
@@ -90,7 +90,7 @@ defmodule Snakepit.InlinePythonTest do
     assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: inline)
   end
 
-  test "what is wrong with it is one error with the line" do
+  test "an error in the source is one error with the line" do
     error = wrong("x = 1\ndef f(:\n    pass\n")
     assert error.message =~ ~r/line 2 of its source: SyntaxError: invalid syntax$/
     assert error.python_traceback =~ "def f(:"

@@ -2,9 +2,11 @@ defmodule Snakepit.MisbehavingWorkersTest do
   # Bad workers, each named by its fault (test/support/python/misbehaving_workers.py, malicious_worker.py): what the caller gets, that the pool is
   # whole again, and that nothing is left in the system. That is counted in /proc, so nothing else runs meanwhile.
   use Snakepit.Case, async: false
+  import ExUnit.CaptureLog, only: [capture_log: 1]
   alias Snakepit.Bench.Footprint
 
   @moduletag :tmp_dir
+  @moduletag vm: :second
 
   # A worker that hangs is found out by the deadline of the call it has.
   @hangs 400
@@ -15,7 +17,8 @@ defmodule Snakepit.MisbehavingWorkersTest do
     # What stays once anything was used: a logger, a thread.
     pool = pool!()
     {:ok, _} = Snakepit.execute("ones", %{n: 1_000_000}, pool: pool, transfer: :zero_copy)
-    {:error, _} = Snakepit.execute("die", %{}, pool: pool)
+    # The death is logged, and ExUnit captures no logs of setup_all.
+    capture_log(fn -> {:error, _} = Snakepit.execute("die", %{}, pool: pool) end)
     :ok = Snakepit.stop_pool(pool)
   end
 
@@ -113,7 +116,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
     end
   end
 
-  test "floods_stdout: nobody waits for its words, and they are no text", context do
+  test "floods_stdout: output that is no text does not hold up the call", context do
     pool = misbehaving_workers!(context)
     old = os_pid(pool)
     assert {:ok, 8} = Snakepit.execute("floods_stdout", %{mib: 8}, pool: pool)
@@ -146,7 +149,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
 
   # ---- when they are to end ---------------------------------------------------------------------------------------
 
-  test "ignores_stop: is killed", context do
+  test "ignores_stop: the worker is killed", context do
     pool = misbehaving_workers!(context)
     pid = os_pid(pool)
     started = Path.join(context.dir, "started")
@@ -158,7 +161,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
     assert category in [:worker, :pool]
   end
 
-  test "forks_stubborn_children: they go with the worker that dies, and with the pool that stops", context do
+  test "forks_stubborn_children: they end when the worker dies, and when the pool stops", context do
     pool = misbehaving_workers!(context)
     old = os_pid(pool)
     {:ok, children} = Snakepit.execute("forks_stubborn_children", %{n: 3}, pool: pool)
@@ -210,7 +213,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
 
   # ---- memory -----------------------------------------------------------------------------------------------------
 
-  test "writes_to_what_it_was_sent: the mapping forbids it, the VM's copy stays", context do
+  test "writes_to_what_it_was_sent: the mapping forbids it, and the VM's bytes stay the same", context do
     pool = misbehaving_workers!(context)
     old = os_pid(pool)
     {:ok, data} = Snakepit.share(:binary.copy(<<1>>, 100_000), pool: pool)
@@ -224,7 +227,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
     whole_again(pool, old)
   end
 
-  test "writes_to_what_it_sent: a result that was copied stays as it is", context do
+  test "writes_to_what_it_sent: a copied result stays the same", context do
     pool = misbehaving_workers!(context)
     old = os_pid(pool)
 
@@ -391,7 +394,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
         {"log_record_cut_off", false}
       ] do
     @tag :capture_log
-    test "#{lie}: what was good is logged, and the worker goes on", context do
+    test "#{lie}: the good record is logged, and the worker goes on", context do
       pool = :"zoo_#{System.unique_integer([:positive])}"
       Snakepit.LogCatcher.start(pool)
       ^pool = context |> malicious_worker(name: pool, env: %{"MISBEHAVING" => unquote(lie)}) |> pool!()

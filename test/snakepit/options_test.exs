@@ -80,7 +80,7 @@ defmodule Snakepit.OptionsTest do
              "  * `:inner` (options): More.\n    * `:ratio` (a number above 0 and at most 1): A share. Default: `0.5`."
   end
 
-  test "what is no set of options says so" do
+  test "a value that is no set of options is an error" do
     for given <- [nil, 1, "x", [1], [{:name, :x}, 2]] do
       assert {:error, nil, "expected a map or a keyword list" <> _} = Options.validate(given, @schema)
     end
@@ -112,7 +112,7 @@ defmodule Snakepit.OptionsTest do
              "`:more` (options): Others.\n    * `:depth` (an integer from -1 to 2): How deep. Default: `0`."
   end
 
-  test "nothing that is given makes it raise" do
+  test "it never raises, whatever is given" do
     any = :proper_types.any()
     key = :proper_types.oneof([any, :proper_types.oneof(Keyword.keys(@schema))])
     given = :proper_types.list({key, any})

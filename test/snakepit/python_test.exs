@@ -10,7 +10,7 @@ defmodule Snakepit.PythonTest do
   end
 
   describe "threads of numeric libraries" do
-    test "are the cores divided by the lanes of the pool, at least one" do
+    test "are the cores divided by the pool's lanes, at least one" do
       lots = [size: 2, worker_profile: :thread, threads_per_worker: 500]
 
       for {options, threads} <- [
@@ -22,7 +22,7 @@ defmodule Snakepit.PythonTest do
       end
     end
 
-    test "are what the pool's or the VM's environment says" do
+    test "are those of the pool's or the VM's environment, if set there" do
       name = "NUMEXPR_NUM_THREADS"
       on_exit(fn -> System.delete_env(name) end)
       System.put_env(name, "17")
@@ -38,8 +38,8 @@ defmodule Snakepit.PythonTest do
     end
   end
 
-  describe "of the VM's environment" do
-    test "what concerns only Erlang and Mix does not reach the worker, and the rest does" do
+  describe "the VM's environment:" do
+    test "variables of Erlang and Mix do not reach the worker, others do" do
       pool = pool!(env: %{"MIX_ENV" => "given"})
       of = fn name -> Snakepit.execute!("environment", %{name: name}, pool: pool) end
 
@@ -71,7 +71,7 @@ defmodule Snakepit.PythonTest do
     end
   end
 
-  test "paths are seen from the working directory, or from an application's own" do
+  test "paths are relative to the working directory or to an application's directory" do
     assert Python.expand("priv/python") == Path.join(File.cwd!(), "priv/python")
     assert Python.expand("/x/../y") == "/y"
     assert Python.expand({:logger, "priv/python"}) == Path.expand(Application.app_dir(:logger, "priv/python"))
@@ -92,7 +92,7 @@ defmodule Snakepit.PythonTest do
     assert own |> Path.join("*/__init__.py") |> Path.wildcard() |> Enum.all?(&(&1 =~ "/snakepit"))
   end
 
-  describe "an interpreter that cannot be used: the message names the path, and what keeps us from it," do
+  describe "an interpreter that cannot be used is an error with its path and the reason:" do
     @describetag :tmp_dir
 
     defp refused(python) do
@@ -104,7 +104,9 @@ defmodule Snakepit.PythonTest do
       message
     end
 
-    test "not there, not executable, a directory, a link to a Python that is gone", %{tmp_dir: dir} do
+    test "missing, not executable, a directory, a dangling link", %{
+      tmp_dir: dir
+    } do
       file = Path.join(dir, "file")
       File.write!(file, "")
       link = Path.join(dir, "link")
@@ -116,7 +118,7 @@ defmodule Snakepit.PythonTest do
       assert refused("no-such-python-anywhere") =~ "no such program in PATH"
     end
 
-    test "behind a directory that this user may not pass", %{tmp_dir: dir} do
+    test "behind a directory that this user may not enter", %{tmp_dir: dir} do
       # Root may pass every directory, so another user looks.
       code = """
       Application.load(:snakepit)
@@ -153,7 +155,7 @@ defmodule Snakepit.PythonTest do
     end
   end
 
-  describe "a worker that does not start for what its environment puts in Python's way:" do
+  describe "a worker that does not start because of its environment:" do
     @describetag :tmp_dir
 
     defp start(options) do
@@ -186,7 +188,7 @@ defmodule Snakepit.PythonTest do
       end
     end
 
-    test "the VM's PYTHONPATH is told from the pool's", %{tmp_dir: dir} do
+    test "the error says whether PYTHONPATH is the VM's or the pool's", %{tmp_dir: dir} do
       File.write!(Path.join(dir, "msgpack.py"), "raise RuntimeError('no')")
       {said, _} = other_vm([{"PYTHONPATH", dir}])
       assert said =~ "msgpack at #{dir}/msgpack.py"
@@ -198,7 +200,9 @@ defmodule Snakepit.PythonTest do
       assert said =~ "started"
     end
 
-    test "and is named where it is meant, or where no virtual environment is", %{tmp_dir: dir} do
+    test "PYTHONHOME is named in the error if the pool sets it, or if there is no virtual environment", %{
+      tmp_dir: dir
+    } do
       assert {:error, %Error{message: message}} = start(env: %{"PYTHONHOME" => dir})
       assert message =~ "PYTHONHOME is #{dir} in the pool's :env"
     end

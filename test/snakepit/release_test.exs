@@ -13,7 +13,7 @@ defmodule Snakepit.ReleaseTest do
     File.write!(Path.join([dir, path, "bin/python"]), "")
   end
 
-  test "what README recommends has no problem, once the environment is made", %{tmp_dir: dir} do
+  test "the README's configuration has no problem once the environment is made", %{tmp_dir: dir} do
     pool = %{name: :tools, python_module: "my_tools", python_path: [{:my_app, "priv/python"}]}
     env = [venv: {:my_app, "priv/venv"}, pools: [pool]]
 
@@ -28,7 +28,7 @@ defmodule Snakepit.ReleaseTest do
              problems(env, dir)
   end
 
-  test "paths that are seen from the working directory, and what is not in priv", %{tmp_dir: dir} do
+  test "paths relative to the working directory, or outside of priv, are problems", %{tmp_dir: dir} do
     assert [venv] = problems([], dir)
     assert venv =~ ~S(set `config :snakepit, venv: {:my_app, "priv/venv"}`)
     assert ["`venv: {:my_app, \"venv\"}` is not in priv" <> _] = problems([venv: {:my_app, "venv"}], dir)
@@ -54,7 +54,7 @@ defmodule Snakepit.ReleaseTest do
     assert [] = problems(pool.(python_path: [{:logger, "priv/py"}]), dir)
   end
 
-  test "a function for env: must have a name", %{tmp_dir: dir} do
+  test "an anonymous function for env: is a problem", %{tmp_dir: dir} do
     pool = fn env -> [python: "python3", pools: [%{name: :a, python_module: "x", env: env}]] end
     assert [] = problems(pool.({MyApp, :env}), dir)
     assert [] = problems(pool.(&String.upcase/1), dir)
@@ -62,7 +62,9 @@ defmodule Snakepit.ReleaseTest do
     assert ["pool :a: `env:` is an anonymous function" <> _] = problems(pool.(fn _ -> %{} end), dir)
   end
 
-  test "a pool's own interpreter; what is set when the release starts is not known", %{tmp_dir: dir} do
+  test "a pool's own interpreter is checked; keys that are set when the release starts are not", %{
+    tmp_dir: dir
+  } do
     own = [pools: [%{name: :a, python_module: "x", python: "/usr/bin/python3", python_path: []}]]
     assert [] = problems(own, dir)
     own = [pools: [%{name: :a, python_module: "x", python: "bin/python3", python_path: ["py"]}]]
@@ -76,7 +78,7 @@ defmodule Snakepit.ReleaseTest do
     assert [_] = problems([], dir, [:default_pool])
   end
 
-  test "what is no configuration is for the start of the application to refuse", %{tmp_dir: dir} do
+  test "an invalid configuration is left to the start of the application", %{tmp_dir: dir} do
     for env <- [
           [python: 1],
           [python: "python3", pools: :none],

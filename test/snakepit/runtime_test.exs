@@ -13,7 +13,7 @@ defmodule Snakepit.RuntimeTest do
 
   defp mode(path), do: File.lstat!(path).mode &&& 0o777
 
-  test "removed, as cleaners of /tmp do: it is made again, for workers and for gRPC" do
+  test "a removed directory is made again, for workers and for gRPC" do
     pool = pool!()
     {:ok, old} = pid(pool)
     gone = Runtime.dir()
@@ -30,7 +30,7 @@ defmodule Snakepit.RuntimeTest do
     assert {:ok, _} = pid(pool)
   end
 
-  test "one that is another's, or open to others, is not used", %{tmp_dir: dir} do
+  test "a directory of another user, or open to others, is not used", %{tmp_dir: dir} do
     ours = Runtime.dir()
 
     for spoil <- [
@@ -49,13 +49,13 @@ defmodule Snakepit.RuntimeTest do
     end
   end
 
-  test "workers that start at once make one" do
+  test "workers that start at the same time make one directory" do
     File.rm_rf!(Runtime.dir())
     tasks = for _ <- 1..50, do: Task.async(&Runtime.ensure/0)
     assert [{:ok, _}] = tasks |> Task.await_many() |> Enum.uniq()
   end
 
-  test "where none can be made: the error names each place, why not, and what to do", %{tmp_dir: dir} do
+  test "if no directory can be made, the error names each place, the reason and what to do", %{tmp_dir: dir} do
     before = Runtime.dir()
     long = Path.join(dir, String.duplicate("x", 101))
     file = Path.join(System.tmp_dir!(), "file-#{System.unique_integer([:positive])}-#{System.pid()}")
@@ -77,7 +77,7 @@ defmodule Snakepit.RuntimeTest do
     System.cmd(System.find_executable("elixir"), args, env: env, stderr_to_stdout: true)
   end
 
-  test "a long TMPDIR: pools start all the same, with gRPC", %{tmp_dir: dir} do
+  test "pools start with a long TMPDIR, also with gRPC", %{tmp_dir: dir} do
     long = Path.join(dir, String.duplicate("x", 101))
     File.mkdir_p!(long)
 

@@ -114,7 +114,7 @@ defmodule Snakepit.TelemetryTest do
     assert_received {[:snakepit, :worker, :down], _, %{pool: ^pool, meant?: true, running: []}}
   end
 
-  test "transfers that become slower, and as fast as before" do
+  test "slower transfers, and their recovery, are events" do
     listen([:snakepit, :performance, :regression])
     pool = pool!(performance_policy: [enabled: true])
     {:ok, handle} = Handle.fetch(pool)
@@ -145,7 +145,7 @@ defmodule Snakepit.TelemetryTest do
     assert {:error, %Error{reason: :unknown_pool}} = Analyzer.detect_regressions(:no_such_pool)
   end
 
-  test "a stream ends with one event, whatever became of it" do
+  test "a stream ends with one event, however it ends" do
     listen([:snakepit, :call, :stop])
     pool = pool!()
     [_, _, _] = Snakepit.stream("count", %{n: 3}, pool: pool) |> Enum.to_list()
@@ -161,7 +161,7 @@ defmodule Snakepit.TelemetryTest do
     refute_received {[:snakepit, :call, :stop], _, %{pool: ^pool}}
   end
 
-  test "attached once, detached once" do
+  test "a handler is attached once and detached once" do
     id = listen([:snakepit, :call, :stop])
 
     assert {:error, :already_exists} =

@@ -24,7 +24,7 @@ defmodule Snakepit.TensorTest do
     c128: [{0.1, 0.2}, {:neg_infinity, 0.0}]
   ]
 
-  test "items of every type come back, edges and all" do
+  test "items of every type come back, also the smallest and largest" do
     assert Keyword.keys(@items) == Keyword.keys(Tensor.types())
 
     for {name, items} <- @items do
@@ -41,7 +41,7 @@ defmodule Snakepit.TensorTest do
     assert Tensor.new([{1, 2}], :c64) == Tensor.new([{1.0, 2.0}], :c64)
   end
 
-  test "what a type cannot hold is refused, never cut" do
+  test "a number that the type cannot hold is refused, never cut" do
     for {type, item} <- [
           u8: 256,
           u8: -1,
@@ -73,7 +73,7 @@ defmodule Snakepit.TensorTest do
     end
   end
 
-  test "integers of any size: what fits comes back, what does not is refused" do
+  test "integers that fit come back, larger ones are refused" do
     sizes =
       for {kind, bits} = type when kind in [:u, :s] <- Keyword.values(Tensor.types()), do: {type, kind, bits}
 

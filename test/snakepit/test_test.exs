@@ -575,7 +575,7 @@ defmodule Snakepit.TestTest do
     end
   end
 
-  test "what is for fake tools says so elsewhere" do
+  test "functions for fake tools are errors elsewhere" do
     for fun <- [&session/0, &correlation_id/0, fn -> put_session(1, 2) end],
         do: assert_raise(ArgumentError, ~r/this is for fake tools/, fun)
   end

@@ -105,7 +105,7 @@ defmodule Snakepit.ToolTest do
     eventually(fn -> match?([%Tool{name: "newer"}], Snakepit.tools(pool)) end)
   end
 
-  test "a pool that is starting is waited for, one that failed says why", %{tmp_dir: dir} do
+  test "tools/1 waits for a pool that is starting, and raises the error of one that failed", %{tmp_dir: dir} do
     go_on = Path.join(dir, "go_on")
 
     source = """
@@ -161,7 +161,7 @@ defmodule Snakepit.ToolTest do
     refute is_map_key(error.details, :pools)
   end
 
-  test "a worker's words are checked" do
+  test "the descriptions that a worker sends are checked" do
     good = %{
       "name" => "f",
       "module" => "m",

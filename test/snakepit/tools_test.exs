@@ -77,7 +77,7 @@ defmodule Snakepit.ToolsTest do
     %{pool: pool, dir: dir}
   end
 
-  test "bytes are of one type for one annotation, from the first byte on, by every way", %{pool: pool} do
+  test "the annotation decides the type of bytes, for every size and way", %{pool: pool} do
     for size <- [0, 1, 16 * 1024 - 1, 16 * 1024, 300_000], way <- Snakepit.Transfer.ways() do
       data = :binary.copy("x", size)
       b = Snakepit.bytes(data)
@@ -87,7 +87,7 @@ defmodule Snakepit.ToolsTest do
     end
   end
 
-  test "what bytes can do, large ones can too", %{pool: pool} do
+  test "large bytes support the operations that small ones do", %{pool: pool} do
     for count <- [1, 20_000] do
       json = "a" <> "[" <> Enum.map_join(1..count, ",", fn _ -> "1" end) <> "]"
 
@@ -103,7 +103,7 @@ defmodule Snakepit.ToolsTest do
     assert error("of_bytes", %{x: "text"}, pool).message =~ "got str: send Snakepit.bytes/1 of the binary"
   end
 
-  test "a refused write names what gives the tool a copy, which nobody else sees", %{pool: pool} do
+  test "a refused write names the option that gives the tool a private copy", %{pool: pool} do
     for size <- [3, 100_000], way <- Snakepit.Transfer.ways() do
       tensor = Tensor.new(:binary.copy(<<1>>, size), :u8, {size})
       more = Tensor.new(:binary.copy(<<2>>, size), :u8, {size})
@@ -125,13 +125,13 @@ defmodule Snakepit.ToolsTest do
     end
   end
 
-  test "a writable parameter that is none keeps the pool from starting, and says so", %{dir: dir} do
+  test "an unknown parameter in writable keeps the pool from starting, with an error", %{dir: dir} do
     source = "from snakepit import tool\n@tool(writable=['dta'])\ndef f(data): return data\n"
     assert {:error, error} = source_pool(dir, source)
     assert Exception.message(error) =~ "there is no parameter 'dta'; did you mean data"
   end
 
-  test "zone UTC needs no zones, and what is not found names tzdata", %{dir: dir} do
+  test "zone UTC needs no zone data, and an unknown zone names tzdata", %{dir: dir} do
     # Packages of the tests bring zones along.
     python = bare_python(dir)
     {:ok, pool} = source_pool(dir, @source, python: python, env: %{"PYTHONTZPATH" => ""})
@@ -170,7 +170,7 @@ defmodule Snakepit.ToolsTest do
     assert Snakepit.execute!("large", %{n: 3_000_000}, pool: pool) == :binary.copy("x", 3_000_000)
   end
 
-  test "the first large items of a stream come, whatever the pool allows beside memory", %{dir: dir} do
+  test "the first large items of a stream come, whatever other ways the pool allows", %{dir: dir} do
     for transfers <- [[:zero_copy, :grpc], [:zero_copy, :inline, :grpc]] do
       {:ok, pool} = source_pool(dir, @large, transfers: transfers)
 

@@ -52,7 +52,7 @@ defmodule Snakepit.TransferContractTest do
     describe "by #{way}" do
       @way way
 
-      test "sizes around every limit", %{pool: pool} do
+      test "sizes around every limit come back equal", %{pool: pool} do
         for edge <- @edges ++ [1024 * 1024], size <- [edge - 1, edge, edge + 1] do
           data = :crypto.strong_rand_bytes(size)
           {result, seen} = Snakepit.observe("fresh", %{x: Snakepit.bytes(data)}, pool: pool, transfer: @way)
@@ -62,13 +62,13 @@ defmodule Snakepit.TransferContractTest do
         end
       end
 
-      test "many buffers in one call", %{pool: pool} do
+      test "many buffers in one call come back equal", %{pool: pool} do
         list = for i <- 1..300, do: Snakepit.bytes(:binary.copy(<<i::16>>, 2100 + i))
         assert {:ok, back} = Snakepit.execute("fresh", %{x: list}, pool: pool, transfer: @way)
         assert back == Enum.map(list, & &1.data)
       end
 
-      test "a tensor of every type, and every shape", %{pool: pool} do
+      test "a tensor of every type and shape comes back equal", %{pool: pool} do
         for {_, type} <- Tensor.types(), shape <- [{}, {0}, {7}, {3, 5}, {2, 0, 4}, {1, 1, 1}, {64, 64, 3}] do
           items = shape |> Tuple.to_list() |> Enum.product()
           bytes = items * Tensor.item_size(type)
@@ -88,7 +88,7 @@ defmodule Snakepit.TransferContractTest do
         assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool, transfer: @way)
       end
 
-      test "a stream's items, small and large", %{pool: pool} do
+      test "a stream's items come back equal, small and large", %{pool: pool} do
         opts = [pool: pool, request_transfer: @way]
         assert Enum.to_list(Snakepit.stream("count", %{n: 5}, opts)) == [0, 1, 2, 3, 4]
         blocks = Enum.to_list(Snakepit.stream("blocks", %{n: 3, size: 100_000}, opts))

@@ -1,7 +1,7 @@
 defmodule Mix.Tasks.Compile.SnakepitRelease do
   @moduledoc false
-  # `mix release` compiles its dependencies by path each time, and has no other way to hear of them: so that a path which
-  # does not hold in the release is told without the user's doing anything (`Snakepit.Release`).
+  # `mix release` compiles its dependencies by path each time, and has no other hook for them. So this compiler warns of
+  # paths that will not work in the release (`Snakepit.Release`).
   use Mix.Task.Compiler
 
   @impl true
@@ -10,7 +10,7 @@ defmodule Mix.Tasks.Compile.SnakepitRelease do
     {:noop, []}
   end
 
-  # A dependency is compiled in the process of the task that needs it, and Mix tells nobody which one that is.
+  # A dependency is compiled in the process of the task that needs it, and Mix does not say which task that is.
   defp releasing? do
     {:backtrace, text} = Process.info(self(), :backtrace)
     String.contains?(text, "Mix.Tasks.Release':run/")

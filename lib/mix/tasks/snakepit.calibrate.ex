@@ -60,7 +60,7 @@ defmodule Mix.Tasks.Snakepit.Calibrate do
     :ok
   end
 
-  # Told of every probe, of which there are thousands.
+  # Called for every probe, of which there are thousands.
   defp shown(bar, percent) do
     if Process.put({__MODULE__, :percent}, percent) != percent, do: Progress.advance(bar, percent, "")
   end

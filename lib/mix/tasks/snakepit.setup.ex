@@ -32,7 +32,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   It lies at `.snakepit/venv`, which git is told to ignore; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
   installs it where present, else `venv` and `pip` do; either extends what the other made.
 
-  What your application always needs stands best in its configuration (`config :snakepit, requirements:`), as a file,
+  List what your application always needs in its configuration (`config :snakepit, requirements:`), as a file,
   `{:my_app, "priv/python/requirements.txt"}`, a pyproject.toml, or a list of requirements. What `--with` and `-r` name is
   kept beside it for later runs, passwords and indexes never are: use `${VARIABLE}` in a requirements file, or
   `PIP_INDEX_URL`, `UV_INDEX_URL` and their like in the environment.
@@ -108,7 +108,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
           installer_args: passed
         ]
 
-    case Snakepit.Python.Environment.setup(options, &Mix.shell().info/1) do
+    case Snakepit.Setup.run(options, &Mix.shell().info/1) do
       :ok -> :ok
       {:error, error} -> error.message |> String.replace_prefix("setup: ", "") |> fail()
     end

@@ -117,14 +117,14 @@ defmodule Snakepit.Error.Reasons do
     ]
   ]
 
-  @doc "Every reason by category, with what it means."
+  @doc "Every reason by category, with its meaning."
   @spec all() :: [{atom(), [{atom(), String.t()}]}]
   def all, do: @reasons
 
   @spec of(atom()) :: [atom()]
   def of(category), do: Keyword.keys(@reasons[category])
 
-  # What a worker may say, so that no atom is made from data.
+  # The reasons that a worker may send; no atom is made from its data.
   @of_workers @of_values ++
                 Keyword.take(@reasons[:validation], [
                   :unknown_command,

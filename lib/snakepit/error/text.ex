@@ -1,6 +1,6 @@
 defmodule Snakepit.Error.Text do
   @moduledoc false
-  # Text from anywhere, made short enough to be read. Pure. Sizes are bytes: nothing here reads all of a huge text.
+  # Shortens text from outside, so that it can be read. Pure. Sizes are bytes, and no function reads all of a huge text.
 
   @doc "The text, or its two ends with a note between them where it is longer than `limit` bytes."
   @spec cut(String.t(), pos_integer()) :: String.t()
@@ -73,7 +73,7 @@ defmodule Snakepit.Error.Text do
     end
   end
 
-  # A character has at most four bytes. What is no UTF-8 to begin with stays as it is.
+  # A character has at most four bytes. Text that is not UTF-8 is left as it is.
   defp without_broken_end(text), do: broken(text, 0, fn n -> binary_part(text, 0, byte_size(text) - n) end)
 
   @doc "The text without the rest of a character at its start."

@@ -14,7 +14,7 @@ defmodule Snakepit.Error.Traceback do
           library: String.t() | nil
         }
 
-  # What is longer is a recursion: its end tells enough.
+  # A longer one is a recursion, of which the end is enough.
   @longest 64 * 1024
   @frame ~r/\A[\s|+]*File "(.+)", line (\d+)(?:, in (.+))?\z/u
   @repeated ~r/\A[\s|+]*\[Previous line repeated (\d{1,9}) more times?\]\z/u
@@ -23,7 +23,7 @@ defmodule Snakepit.Error.Traceback do
   @python ~r{\A<frozen |/lib(?:64)?/python3[^/]*/|/python3\d*\.zip/}u
   @linked ~r/^.*(?:direct cause of the following exception|another exception occurred):\s*$/mu
 
-  @doc "The frames of the exception that came out, the innermost first; not those of what caused it."
+  @doc "The frames of the raised exception, the innermost first, without those of its cause."
   @spec frames(String.t()) :: [frame()]
   def frames(traceback) do
     traceback

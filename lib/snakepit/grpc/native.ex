@@ -6,9 +6,9 @@ defmodule Snakepit.Grpc.Native do
   # The library is loaded with this module, and in interactive mode that is when the first function here is called:
   # refer to it only where gRPC is about to be used.
   #
-  # A call is watched together with its caller: when the caller dies, the call is dropped and the worker told.
+  # A call is watched together with its caller: when the caller dies, the call is dropped and the worker is informed.
   # Binaries of at least 4 KiB are sent from where they are, without a copy; received buffers of at least 64 KiB are
-  # binaries over the memory they were received in. `copy: true` is the business of whoever hands them on.
+  # binaries over the memory they were received in. The caller of this module does what `copy: true` asks.
   @on_load :load
   # Compiling it must not load it: the library may not be in its place yet.
   @compile {:autoload, false}
@@ -16,7 +16,7 @@ defmodule Snakepit.Grpc.Native do
   @type channel :: reference
   @type call :: reference
   @type stream :: reference
-  @typedoc "The codes of gRPC; nothing else is ever made into an atom."
+  @typedoc "The codes of gRPC; no other text is made into an atom."
   @type code ::
           :cancelled
           | :unknown
@@ -101,12 +101,12 @@ defmodule Snakepit.Grpc.Native do
   Asks for what comes next: after `:ok` the calling process is sent `{:item, frame, buffers}` or, once, `:done` or
   `{:error, code, message}`. A stream that has ended already, or broke, answers with that at once.
 
-  Ask again only when the answer is there. Whoever asks gets it, even if another process began the stream.
+  Ask again only after the answer came. The process that asks gets it, even if another process began the stream.
   """
   @spec next(stream, reference) :: :ok | :done | {:error, code, String.t()}
   def next(_stream, _ref), do: not_loaded()
 
-  @doc "Drops a stream. What it sent before may still lie in the mailbox."
+  @doc "Drops a stream. Messages that it sent before may still be in the mailbox."
   @spec cancel(stream) :: :ok
   def cancel(_stream), do: not_loaded()
 

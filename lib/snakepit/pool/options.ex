@@ -357,7 +357,7 @@ defmodule Snakepit.Pool.Options do
 
   @doc "Whether a `:python` is source, not an interpreter."
   @spec source?(term()) :: boolean()
-  def source?(python), do: is_binary(python) and String.contains?(python, ["\n", "\r"])
+  defdelegate source?(python), to: Snakepit.Python.Source
 
   @doc "The pool's own source as a worker is given it: `file` is what tracebacks call it."
   @spec source(t()) :: %{text: String.t(), file: String.t()} | nil
@@ -467,10 +467,9 @@ defmodule Snakepit.Pool.Options do
 
   @doc "Cores that its workers may use, all together."
   @spec cores(t()) :: pos_integer()
-  def cores(%__MODULE__{limits: limits}), do: if(limits.cpus, do: length(limits.cpus), else: Machine.cores())
+  def cores(%__MODULE__{limits: limits}), do: Machine.cores(limits.cpus)
 
   @doc "Lanes of one worker."
   @spec lanes(t()) :: pos_integer()
-  def lanes(%__MODULE__{worker_profile: :process}), do: 1
-  def lanes(%__MODULE__{threads_per_worker: threads}), do: threads
+  defdelegate lanes(options), to: Snakepit.Python
 end

@@ -1,21 +1,26 @@
 defmodule Snakepit.Python.Environment do
   @moduledoc false
-  # The virtual environment of workers: looks at what is there, plans (`Plan`), and does it. Needs neither Mix nor a
-  # running application. A run with nothing to do costs the start of an interpreter or two.
+  # The virtual environment of workers: looks at the present one, makes a plan (`Plan`), and carries it out. Needs
+  # neither Mix nor a running application. A run with nothing to do costs the start of an interpreter or two.
 
-  alias Snakepit.{Config, Error, Python}
+  alias Snakepit.{Error, Python}
+  alias Snakepit.Options.Configured
   alias Snakepit.Python.Environment.{Check, Command, Contents, Installer, Interpreter, Options}
   alias Snakepit.Python.Environment.{Plan, Requirement, Stamp, Wheel}
 
-  @doc "Makes the environment complete, and tells `say` what it does, a line at a time."
-  @spec setup(keyword() | map(), (String.t() -> any())) :: :ok | {:error, Error.t()}
-  def setup(given, say) do
+  @typedoc "Gives the options of the workers that an interpreter runs, each environment once; may `say` what it cannot know."
+  @type workers :: (Path.t(), say() -> [Python.options()])
+  @type say :: (String.t() -> any())
+
+  @doc "Makes the environment complete, and says what it does, a line at a time. `workers` must be able to start in it."
+  @spec setup(keyword() | map(), say(), workers()) :: :ok | {:error, Error.t()}
+  def setup(given, say, workers) do
     # A release's `eval` has not, and without it there is no configuration.
     _ = Application.load(:snakepit)
-    with {:ok, options} <- Options.new(given), do: complete(options, say)
+    with {:ok, options} <- Options.new(given), do: complete(options, say, workers)
   rescue
     error in Error -> {:error, error}
-    # What the file system refuses.
+    # The file system refuses something.
     error in File.Error -> {:error, refused(error)}
   end
 
@@ -28,7 +33,7 @@ defmodule Snakepit.Python.Environment do
     failure(:pool, :setup_failed, Exception.message(error) <> mend)
   end
 
-  defp complete(options, say) do
+  defp complete(options, say, workers) do
     python = Python.venv_python()
     venv = python |> Path.dirname() |> Path.dirname()
     reachable!(python)
@@ -43,8 +48,9 @@ defmodule Snakepit.Python.Environment do
         else: under_lock(place)
 
     one_library_directory(venv)
+    install = fn -> under_lock(place, true) end
 
-    with :ok <- Check.run(venv, python, extras, say, fn -> under_lock(place, true) end) do
+    with :ok <- Check.run(venv, python, extras, workers.(python, say), install) do
       say.(
         "The Python environment #{Requirement.shown(venv)} is complete#{with_words(extras, wanted.requirements)}"
       )
@@ -55,7 +61,7 @@ defmodule Snakepit.Python.Environment do
     end
   end
 
-  # What is wanted, and what is there.
+  # The wanted contents, and the present ones.
   defp look(%{venv: venv, python: python, base: base, options: options}) do
     stamp = Stamp.read(venv)
     wanted = ok!(Plan.wanted(options, configured!(), stamp))
@@ -66,7 +72,7 @@ defmodule Snakepit.Python.Environment do
   end
 
   defp configured! do
-    value = Config.get(:requirements)
+    value = Configured.get(:requirements)
 
     unless Snakepit.Options.cast({:or, [{:in, [nil]}, :path, {:list_of, :path}]}, value) != :error,
       do:
@@ -93,7 +99,7 @@ defmodule Snakepit.Python.Environment do
 
   # ---- making and installing --------------------------------------------------------------------------------------
 
-  # Whoever waited for another setup finds its work done. `repair?`: what is there is not what the stamp says.
+  # After a wait for another setup, the work may be done already. `repair?`: the contents are not those of the stamp.
   defp under_lock(place, repair? \\ false) do
     %{venv: venv, python: python, say: say} = place
     around = Path.dirname(venv)
@@ -131,7 +137,7 @@ defmodule Snakepit.Python.Environment do
     clear!(venv)
     say.("Making a virtual environment in #{Requirement.shown(venv)} (#{base.path})")
     Installer.make!(venv, base, options)
-    # Before anything is installed, so that nothing is recorded to lie behind the link.
+    # Before the installation, so that no file is recorded under the link.
     one_library_directory(venv)
   end
 
@@ -160,7 +166,7 @@ defmodule Snakepit.Python.Environment do
   defp stamped!(venv, {:error, reason}),
     do: raise(File.Error, reason: reason, action: "write", path: Stamp.path(venv))
 
-  # Only what is a virtual environment is ever removed: the configured place may be a slip of the pen.
+  # Removes virtual environments only: the configured place may be a typing error.
   defp clear!(venv) do
     cond do
       not File.exists?(venv) or File.ls(venv) == {:ok, []} ->
@@ -180,7 +186,7 @@ defmodule Snakepit.Python.Environment do
 
   # ---- the place --------------------------------------------------------------------------------------------------
 
-  # An environment that may not be looked into is not one that is not there.
+  # An environment that may not be read is not a missing one.
   defp reachable!(python) do
     case File.stat(python) do
       {:error, reason} when reason != :enoent ->
@@ -198,7 +204,7 @@ defmodule Snakepit.Python.Environment do
     end
   end
 
-  # The first directory on the way that lets nobody through; links are followed.
+  # The first directory of the path that this user may not enter; links are followed.
   defp blocked(path, links \\ 0) do
     path
     |> Path.split()
@@ -212,18 +218,18 @@ defmodule Snakepit.Python.Environment do
     end)
   end
 
-  # `python -m venv` adds lib64 as a link to lib, which only old tools need: Python looks into lib as well. Whoever copies
-  # the environment with its links followed, as `mix release` does, would have everything twice. Where it may not be
-  # removed, it stays.
+  # `python -m venv` adds lib64 as a link to lib, which only old tools need: Python looks into lib as well. Whoever
+  # copies the environment with its links followed, as `mix release` does, would have everything twice. Where it may not
+  # be removed, it stays.
   defp one_library_directory(venv) do
     link = Path.join(venv, "lib64")
     if match?({:ok, "lib"}, File.read_link(link)), do: File.rm(link)
     :ok
   end
 
-  # Workers import the package at every start, and where PYTHONDONTWRITEBYTECODE is set, as in many containers, they would
-  # compile it every time. Checked by hash, since a release does not keep the times of files. Where the directory may not
-  # be written, they do.
+  # Workers import the package at every start, and where PYTHONDONTWRITEBYTECODE is set, as in many containers, they
+  # would compile it every time. Checked by hash, since a release does not keep the times of files. Where the directory
+  # may not be written, they do.
   defp compile(python) do
     dirs = Path.wildcard(Path.join(Wheel.source(), "snakepit{,_bench,_demo}"))
     Command.run(python, ["-m", "compileall", "-q", "--invalidation-mode", "checked-hash" | dirs])

@@ -3,7 +3,7 @@ defmodule Snakepit.Python.Preflight do
   # Whether a worker could start in an environment, without starting one: imports what a worker imports, with a worker's
   # environment variables, and finds the variable or directory that is to blame for a failure.
 
-  alias Snakepit.{Pool, Python}
+  alias Snakepit.Python
 
   @typedoc "`file` is where the module comes from, \"\" if it is nowhere; `module` is nil if Python itself did not start."
   @type failure :: %{module: String.t() | nil, file: Path.t(), problem: String.t()}
@@ -14,9 +14,9 @@ defmodule Snakepit.Python.Preflight do
   @doc """
   Imports msgpack, `extras` (names of modules) and a worker's own modules.
 
-  `without` names environment variables to leave out. The options are those of one worker (`Snakepit.Pool.Env`).
+  `without` names environment variables to leave out. The options are those of one worker.
   """
-  @spec run(Path.t(), Pool.Options.t(), [String.t()], [String.t()]) :: :ok | {:error, failure()}
+  @spec run(Path.t(), Python.options(), [String.t()], [String.t()]) :: :ok | {:error, failure()}
   def run(python, options, extras, without \\ []) do
     args = ["-m", "snakepit.preflight" | Enum.map(["msgpack" | extras], &with_oldest/1)]
     env = Python.command_env(%{options | env: Map.drop(options.env, without)}, python, without)
@@ -32,7 +32,7 @@ defmodule Snakepit.Python.Preflight do
       {:error, %{module: nil, file: "", problem: to_string(:file.format_error(error.original))}}
   end
 
-  @doc "Whether it failed because a module is not installed, and nothing else is wrong."
+  @doc "Whether the only cause of the failure is a module that is not installed."
   @spec missing?(failure()) :: boolean()
   def missing?(%{module: module, file: file}), do: module != nil and file == ""
 
@@ -41,7 +41,7 @@ defmodule Snakepit.Python.Preflight do
   def concerned?(name), do: String.starts_with?(name, "PYTHON") or name in @loader
 
   @doc "The environment variable without which it would not fail; nil if there is none."
-  @spec to_blame(Path.t(), Pool.Options.t(), [String.t()]) :: String.t() | nil
+  @spec to_blame(Path.t(), Python.options(), [String.t()]) :: String.t() | nil
   def to_blame(python, options, extras) do
     names = Enum.uniq(Map.keys(options.env) ++ Map.keys(System.get_env()))
 
@@ -51,8 +51,8 @@ defmodule Snakepit.Python.Preflight do
     |> Enum.find(&(run(python, options, extras, [&1]) == :ok))
   end
 
-  @doc "What failed, why, and how to mend it: `mend` is said where the environment itself is at fault."
-  @spec explain(failure(), Path.t(), Pool.Options.t(), variable :: String.t() | nil, mend :: String.t()) ::
+  @doc "Says what failed, why, and how to mend it; `mend` is the advice if the environment itself is at fault."
+  @spec explain(failure(), Path.t(), Python.options(), variable :: String.t() | nil, mend :: String.t()) ::
           String.t()
   def explain(failure, python, options, variable, mend) do
     what =

@@ -1,6 +1,6 @@
 defmodule Snakepit.Terminal.Name do
   @moduledoc false
-  # File names as text. A name is bytes: it need not be UTF-8, and may hold what would drive a terminal.
+  # File names as text. A name is bytes: it need not be UTF-8, and may have control characters.
 
   @doc """
   The name with everything that cannot be shown written as an escape.

@@ -1,6 +1,6 @@
 defmodule Snakepit.Terminal.Progress do
   @moduledoc false
-  # A bar on the last line of a terminal. Where stdout is none, nothing is ever written.
+  # A bar on the last line of a terminal. Writes nothing if stdout is no terminal.
 
   alias Snakepit.Terminal.Units
 
@@ -37,7 +37,7 @@ defmodule Snakepit.Terminal.Progress do
       else: bar
   end
 
-  @doc "Takes the bar away, so that something else can be written."
+  @doc "Removes the bar, so that other text can be written."
   @spec clear(t()) :: t()
   def clear(%{width: nil} = bar), do: bar
 
@@ -74,7 +74,7 @@ defmodule Snakepit.Terminal.Progress do
   defp paint(text, true), do: "\e[32m" <> text <> "\e[0m"
   defp paint(text, false), do: text
 
-  @doc "What stands behind the bar while files are read."
+  @doc "The text behind the bar while files are read."
   @spec files(non_neg_integer(), non_neg_integer(), non_neg_integer()) :: String.t()
   def files(done, total, bytes),
     do: "#{Units.count(done)} of #{Units.counted(total, "file")}, #{Units.bytes(bytes)}"

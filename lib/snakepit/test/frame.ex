@@ -1,8 +1,8 @@
 defmodule Snakepit.Test.Frame do
   @moduledoc false
   # Lane frames (native/PROTOCOL.md) from the worker's side, with the codec of the library in the other direction: a
-  # request is read as if it were a reply, for both are laid out alike behind their headers, and a result is encoded as if
-  # it were a request's arguments. So a fake tool gets what a real one would, and its caller what a real one would return.
+  # request is read as if it were a reply, for both are laid out alike behind their headers, and a result is encoded as
+  # if it were a request's arguments. So a fake tool gets the values that a real tool would get, and so does its caller.
 
   alias Snakepit.Native
   alias Snakepit.Test.{Kinds, Words}
@@ -89,8 +89,8 @@ defmodule Snakepit.Test.Frame do
       {:ok, :result, [command, args, caller], _meta} ->
         with :ok <- sets(args, "args"), do: {:ok, command, args, Kinds.of(envelope), caller(caller)}
 
-      # The arguments are the second of the three. Members of a set that are one in Elixir are a str and bytes, or, as Python
-      # would refuse them too, a str twice.
+      # The arguments are the second of the three. Members of a set that are one in Elixir are a str and bytes, or, as
+      # Python would refuse them too, a str twice.
       {:error, :value, "result[1]" <> steps, reason, what} ->
         reason = if reason == :key_collision, do: :bad_set, else: reason
         {:error, refusal("validation", reason, "args#{steps}: #{what}", "args" <> steps, nil)}
@@ -116,7 +116,7 @@ defmodule Snakepit.Test.Frame do
   # Both are counted from the header's first byte, which has a multiple of it.
   defp padding(at), do: rem(@align - rem(at, @align), @align)
 
-  # ---- what Python refuses ----------------------------------------------------------------------------------------
+  # ---- values that Python refuses ----------------------------------------------------------------------------------
 
   # Sets that Python cannot have.
   defp sets(%MapSet{} = set, path) do

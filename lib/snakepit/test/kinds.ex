@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Kinds do
   @moduledoc false
-  # What a request's arguments are in Python, read from its envelope (native/PROTOCOL.md): decoded, a `str` and `bytes`
+  # The Python kinds of a request's arguments, read from its envelope (native/PROTOCOL.md): decoded, a `str` and `bytes`
   # are both binaries. Pure.
 
   @type kind ::

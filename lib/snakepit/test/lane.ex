@@ -55,7 +55,7 @@ defmodule Snakepit.Test.Lane do
          do: read(socket, left - byte_size(part), [part | parts])
   end
 
-  # Nothing runs here any more, and no reply had tokens.
+  # No call runs any more, and no reply had tokens.
   defp serve(%{kind: :synchronize} = request, state) do
     {:ok, envelope} = Native.pack([state.seen, false])
     answer(Frame.reply(request, :result, envelope, 0), state)
@@ -104,7 +104,7 @@ defmodule Snakepit.Test.Lane do
     |> Map.put("details", %{"nearest" => Words.nearest(command, known)})
   end
 
-  # Until it is over. What is left in the mailbox of calls before is passed over.
+  # Until the call is over. Messages of earlier calls are skipped.
   defp run(pid, %{id: id} = request, state) do
     receive do
       {^pid, :item, frame} ->
@@ -137,7 +137,7 @@ defmodule Snakepit.Test.Lane do
     with :ok <- :socket.send(state.socket, frame), do: state |> at_rest() |> loop()
   end
 
-  # Cancellations that came after their calls were over, and ends of what functions left behind.
+  # Cancellations that came after the end of their calls, and exits of processes that functions left.
   defp at_rest(state) do
     receive do
       {:cancel, _call_id} -> at_rest(state)

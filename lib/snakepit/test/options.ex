@@ -18,7 +18,7 @@ defmodule Snakepit.Test.Options do
   ]
   @schema @own ++ Pool.Options.schema(@of_pools)
 
-  # Small, for a suite may have many pools. Callers do not spin: what they wait for needs the same schedulers.
+  # Small, because a suite may have many pools. Callers do not spin: the fake tools run on the same schedulers.
   @fixed %{
     python_module: "fake",
     transfers: [:zero_copy, :inline],

@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.PythonError do
   @moduledoc """
-  What a fake tool raises in place of a Python exception.
+  A fake tool raises this in place of a Python exception.
 
       raise Snakepit.Test.PythonError, type: "ValueError", message: "x must be positive"
 

@@ -1,7 +1,7 @@
 defmodule Snakepit.Test.Run do
   @moduledoc false
-  # Runs a fake tool's function, in a process of its own, and makes its replies. They go to the lane by messages, so that
-  # the process can be killed at any moment without harm to the frame under way.
+  # Runs a fake tool's function, in a process of its own, and makes its replies. They go to the lane by messages, so
+  # that the process can be killed at any moment without harm to the frame under way.
 
   alias Snakepit.Test.{Frame, PythonError, Tool}
   alias Snakepit.Worker.Words
@@ -35,7 +35,8 @@ defmodule Snakepit.Test.Run do
   @spec context() :: context() | nil
   def context, do: Process.get(@context)
 
-  # Items say how long the next one took; a result, and the end of a stream, how long the tool ran since the last of them.
+  # Items say how long the next one took; a result, and the end of a stream, how long the tool ran since the last of
+  # them.
   defp run(%{stream?: stream?} = request, tool, args, lane) do
     started = now()
 
@@ -89,7 +90,7 @@ defmodule Snakepit.Test.Run do
     end
   end
 
-  # What nobody asked for need not cross.
+  # A value that the caller did not ask for is not encoded.
   defp over(request, tool, ns) do
     case Frame.encode(if(request.returned?, do: tool.returns), "returned") do
       {:ok, envelope} -> Frame.reply(request, :end, envelope, ns)
@@ -107,7 +108,7 @@ defmodule Snakepit.Test.Run do
 
   defp raised(kind, reason, stacktrace), do: error(to_string(kind), inspect(reason), stacktrace)
 
-  @doc "The error reply of what a tool raised."
+  @doc "The error reply for an exception of a tool."
   @spec error(String.t(), String.t(), Exception.stacktrace()) :: map()
   def error(type, message, stacktrace) do
     {type, message} = {Words.printable(type), Words.printable(message)}

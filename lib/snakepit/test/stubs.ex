@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Stubs do
   @moduledoc false
-  # Which process replaced which fake tool, which process may use whose replacements, and which wants to be told of calls.
+  # Which process replaced which fake tool, which process uses whose replacements, and which process watches calls.
   # All of it ends with the process it belongs to. Written by this process, read by lanes in ETS.
   #
   # A call belongs to the process that made it, and to those that this one works for: its `$callers`, `$ancestors` and
@@ -18,11 +18,11 @@ defmodule Snakepit.Test.Stubs do
   @spec stub(pid(), atom(), String.t(), Tool.t()) :: :ok
   def stub(owner, pool, command, tool), do: put(owner, {{:stub, pool, command, owner}, tool})
 
-  @doc "`owner` is told of calls that belong to it."
+  @doc "`owner` gets a message for each call that belongs to it."
   @spec watch(pid(), atom()) :: :ok
   def watch(owner, pool), do: put(owner, {{:watch, pool, owner}, true})
 
-  @doc "Calls that belong to `pid` belong to `owner` as well; `:all`: all calls that belong to nobody nearer."
+  @doc "Calls that belong to `pid` also belong to `owner`; `:all` stands for all calls that no other process owns."
   @spec allow(pid(), pid() | atom() | :all) :: :ok
   def allow(owner, pid), do: put(owner, {{:allow, pid}, owner})
 
@@ -37,7 +37,7 @@ defmodule Snakepit.Test.Stubs do
     end)
   end
 
-  @doc "Tells those who watch, once each."
+  @doc "Sends a message to each watching process, once."
   @spec called(atom(), String.t(), map(), [pid() | atom()]) :: :ok
   def called(pool, command, args, chain) do
     for owner <- owners(chain), lookup({:watch, pool, owner}) != [] do
@@ -70,7 +70,7 @@ defmodule Snakepit.Test.Stubs do
 
   defp allowed(pid), do: for({_, owner} <- lookup({:allow, pid}), do: owner)
 
-  # Nobody has stubbed anything yet.
+  # There are no stubs yet.
   defp lookup(key) do
     :ets.lookup(@table, key)
   rescue
@@ -91,7 +91,7 @@ defmodule Snakepit.Test.Stubs do
     end
   end
 
-  # With the first stub: who does not test has none of this.
+  # Started with the first stub, so an application outside of tests has none of this.
   defp ensure_started do
     with :ok <- Pool.Handle.application() do
       case Process.whereis(__MODULE__) || DynamicSupervisor.start_child(Snakepit.Pools, __MODULE__) do

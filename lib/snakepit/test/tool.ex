@@ -1,12 +1,12 @@
 defmodule Snakepit.Test.Tool do
   @moduledoc false
-  # A function in place of a Python tool, and the checks of its arguments: those of priv/python/snakepit/signature.py, in
-  # the same words. Pure.
+  # A function in place of a Python tool, and the checks of its arguments: those of priv/python/snakepit/signature.py,
+  # in the same words. Pure.
 
   alias Snakepit.Options
   alias Snakepit.Test.{Kinds, Words}
 
-  # How a declared type is written in Python, and what may be passed for it.
+  # The Python name of each declared type, and the kinds of values that may be passed for it.
   @types [
     any: {nil, nil},
     int: {"int", [:int]},
@@ -39,7 +39,7 @@ defmodule Snakepit.Test.Tool do
     doc: [
       type: {:or, [{:in, [nil]}, :string]},
       default: nil,
-      doc: "What `Snakepit.tools/1` tells of it."
+      doc: "The docstring that `Snakepit.tools/1` shows."
     ]
   ]
 
@@ -69,7 +69,7 @@ defmodule Snakepit.Test.Tool do
   @spec types() :: [atom()]
   def types, do: Keyword.keys(@types)
 
-  @doc "A tool of a function, or of what `tools:` may have in its place; words if it is none."
+  @doc "A tool made of a function, or of another value that `tools:` may have; an error text if it is none."
   @spec new(term(), keyword() | map()) :: {:ok, t()} | {:error, String.t()}
   def new(fun, opts \\ [])
   def new(%__MODULE__{} = tool, []), do: {:ok, tool}
@@ -97,7 +97,7 @@ defmodule Snakepit.Test.Tool do
       {:error,
        "expected a function of the arguments' map, {:stream, function}, or Snakepit.Test.tool/2, got: #{inspect(other)}"}
 
-  # Who takes no arguments has no parameters.
+  # A function without arguments has no parameters.
   defp params(nil, fun) when is_function(fun, 0), do: {:ok, []}
   defp params(nil, _fun), do: {:ok, nil}
 
@@ -175,7 +175,7 @@ defmodule Snakepit.Test.Tool do
   defp written(%{name: name, text: text, default: {:ok, value}}),
     do: "#{name}: #{text} = #{Words.repr(value)}"
 
-  @doc "What a worker says of such a tool in its `ready` (native/PROTOCOL.md)."
+  @doc "The description of such a tool in a worker's `ready` message (native/PROTOCOL.md)."
   @spec described(t(), module :: String.t()) :: map()
   def described(%__MODULE__{} = tool, module) do
     %{

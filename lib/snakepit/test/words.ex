@@ -1,12 +1,12 @@
 defmodule Snakepit.Test.Words do
   @moduledoc false
-  # What Python's side of Snakepit says (priv/python/snakepit/errors.py), in the same words. Pure.
+  # The error messages of Snakepit's Python side (priv/python/snakepit/errors.py), in the same words. Pure.
 
   @most_near 3
   @nearness 0.5
   @most_names 10
 
-  @doc "`; did you mean …?`, or nothing where nothing is near."
+  @doc "`; did you mean …?`, or an empty text if no known word is near."
   @spec did_you_mean(String.t(), [String.t()]) :: String.t()
   def did_you_mean(word, known) do
     case nearest(word, known) do
@@ -69,7 +69,7 @@ defmodule Snakepit.Test.Words do
     Enum.join(first, ", ") <> if(more == [], do: "", else: " and #{length(more)} more")
   end
 
-  @doc "A value as Python's `repr` has it; `...` for what is no plain value."
+  @doc "A value as Python's `repr` writes it; `...` for a value that is not plain."
   @spec repr(term()) :: String.t()
   def repr(nil), do: "None"
   def repr(true), do: "True"

@@ -3,9 +3,9 @@ defmodule Snakepit.Test.Worker do
   # A process in place of a worker's OS process: it connects to the same control socket, says the same words
   # (native/PROTOCOL.md), and hands over lanes of the same kind.
   #
-  # So a fake pool is a real pool from its supervisor to the lanes: queue, deadlines, cancellation, streams, recovery and
-  # telemetry are not imitated. The other way, to answer in Snakepit.Call, would have been shorter and would have had to
-  # imitate all of that. It costs 0.1 ms a call.
+  # So a fake pool is a real pool from its supervisor to the lanes: queue, deadlines, cancellation, streams, recovery
+  # and telemetry are not imitated. The other way, to answer in Snakepit.Call, would have been shorter and would have
+  # had to imitate all of that. It costs 0.1 ms a call.
 
   @behaviour Snakepit.Worker.Launcher
 
@@ -71,7 +71,7 @@ defmodule Snakepit.Test.Worker do
   def init({id, owner, options, env}) do
     Process.flag(:trap_exit, true)
     {:ok, _} = Registry.register(Snakepit.Registry, {:fake_worker_of, options.name, id}, nil)
-    # For the decoder alone, which counts what a worker is lent. Its arena stays empty.
+    # Only for the decoder, which counts the slots that a worker holds. Its arena stays empty.
     {arena, _} = Native.arena_new(options.chunk_size, options.chunk_size)
     {memory, _} = Native.worker_new(arena, options.chunk_size)
     {_launcher, %{tools: tools}} = options.fake
@@ -119,7 +119,7 @@ defmodule Snakepit.Test.Worker do
   def handle_info({:"$socket", _socket, :select, _ref}, state), do: read(state)
   def handle_info({:released, tokens}, state), do: {:noreply, say(state, ["released", tokens])}
 
-  # Nobody is left to be told.
+  # No process is left that could get a message.
   def handle_info({:DOWN, monitor, _, _, _}, %{owner_monitor: monitor} = state), do: gone(state)
 
   def handle_info({:EXIT, lane, reason}, %{lanes: lanes} = state) do
@@ -134,7 +134,7 @@ defmodule Snakepit.Test.Worker do
 
   def handle_info(_other, state), do: {:noreply, state}
 
-  # ---- what the pool says -----------------------------------------------------------------------------------------
+  # ---- messages of the pool -----------------------------------------------------------------------------------------
 
   defp read(state) do
     case ControlSocket.receive_all(state.control) do
@@ -194,7 +194,7 @@ defmodule Snakepit.Test.Worker do
     {lane, socket}
   end
 
-  # If it cannot be sent, the pool's end is gone, which is read next.
+  # If it cannot be sent, the pool closed its end, which the next read shows.
   defp say(state, message) do
     ControlSocket.send_message(state.control, message)
     state
@@ -202,12 +202,12 @@ defmodule Snakepit.Test.Worker do
 
   # ---- its end ----------------------------------------------------------------------------------------------------
 
-  # What failed here is told as a crash of the worker, and not as one of the companion.
+  # A failure here is reported as a crash of the worker, not of the companion.
   @impl GenServer
   def terminate(:normal, _state), do: :ok
   def terminate(_reason, state), do: tell(state, {:exited, {:status, 1}, ""})
 
-  # All it runs is gone before its owner is told.
+  # All that it runs ends before its owner gets the message.
   defp exit_with(state, status) do
     end_lanes(state)
     if state.control, do: ControlSocket.close(state.control)

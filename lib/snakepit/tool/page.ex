@@ -1,19 +1,21 @@
 defmodule Snakepit.Tool.Page do
   @moduledoc false
-  # Tools as text: a line, a few lines, a page. What came from Python is shown without what would drive a terminal. Pure.
+  # Tools as text: a line, a few lines, a page. Text from Python is shown without control characters. Pure.
 
   alias Snakepit.Error.Text
   alias Snakepit.Terminal.Name
-  alias Snakepit.Tool
   alias Snakepit.Tool.Parameter
+
+  # A `Snakepit.Tool`, which shows itself by this module and so stands above it.
+  @type tool :: %{required(:name) => String.t(), optional(atom()) => term()}
 
   @wide 100
 
   @doc "`name(parameters) -> result`."
-  @spec signature(Tool.t()) :: String.t()
-  def signature(%Tool{name: name} = tool), do: shown(name) <> "(" <> parameters(tool) <> ")" <> returns(tool)
+  @spec signature(tool()) :: String.t()
+  def signature(%{name: name} = tool), do: shown(name) <> "(" <> parameters(tool) <> ")" <> returns(tool)
 
-  defp parameters(%Tool{parameters: parameters}) do
+  defp parameters(%{parameters: parameters}) do
     {by_position, others} = Enum.split_while(parameters, &(not &1.keyword_only? and not &1.rest?))
     star = if match?([%Parameter{keyword_only?: true} | _], others), do: ["*"], else: []
     Enum.join(Enum.map(by_position, &parameter/1) ++ star ++ Enum.map(others, &parameter/1), ", ")
@@ -27,18 +29,18 @@ defmodule Snakepit.Tool.Page do
   defp annotated(%Parameter{annotation: nil} = p), do: shown(p.name)
   defp annotated(p), do: "#{shown(p.name)}: #{shown(p.annotation)}"
 
-  defp returns(%Tool{returns: nil}), do: ""
-  defp returns(%Tool{returns: returns}), do: " -> " <> shown(returns)
+  defp returns(%{returns: nil}), do: ""
+  defp returns(%{returns: returns}), do: " -> " <> shown(returns)
 
   @doc "The first line of its docstring."
-  @spec headline(Tool.t()) :: String.t()
-  def headline(%Tool{doc: nil}), do: ""
+  @spec headline(tool()) :: String.t()
+  def headline(%{doc: nil}), do: ""
 
-  def headline(%Tool{doc: doc}),
+  def headline(%{doc: doc}),
     do: doc |> String.trim_leading() |> String.split("\n", parts: 2) |> hd() |> shown()
 
   @doc "A few lines."
-  @spec brief(Tool.t()) :: [String.t(), ...]
+  @spec brief(tool()) :: [String.t(), ...]
   def brief(tool) do
     headline = tool |> headline() |> Text.shorten(@wide)
 
@@ -46,7 +48,7 @@ defmodule Snakepit.Tool.Page do
       if(headline == "", do: [], else: [headline]) ++ [place(tool)]
   end
 
-  defp place(%Tool{kind: kind, pool: pool} = tool) do
+  defp place(%{kind: kind, pool: pool} = tool) do
     where =
       if tool.file,
         do: "#{tool.file |> Name.from_here() |> shown()}:#{tool.line}",
@@ -56,7 +58,7 @@ defmodule Snakepit.Tool.Page do
   end
 
   @doc "All of it."
-  @spec text(Tool.t()) :: String.t()
+  @spec text(tool()) :: String.t()
   def text(tool) do
     [head(tool), place(tool) | doc(tool.doc)]
     |> Kernel.++(arguments(tool))
@@ -86,9 +88,9 @@ defmodule Snakepit.Tool.Page do
       else: [Enum.map_join(lines, "\n", &if(&1 == "", do: "", else: "  " <> shown(&1)))]
   end
 
-  defp arguments(%Tool{parameters: []}), do: ["It takes no arguments."]
+  defp arguments(%{parameters: []}), do: ["It takes no arguments."]
 
-  defp arguments(%Tool{parameters: parameters} = tool) do
+  defp arguments(%{parameters: parameters} = tool) do
     width = parameters |> Enum.map(&String.length(label(&1))) |> Enum.max()
 
     lines =

@@ -8,7 +8,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
   defp mix(args, env \\ []),
     do: System.cmd("mix", ["snakepit.setup" | args], stderr_to_stdout: true, env: [{"MIX_ENV", "test"} | env])
 
-  test "what is there is not made again, and less than that is enough" do
+  test "a complete environment is not made again, also when fewer extras are asked for" do
     assert {out, 0} = mix(["--with", "test"])
     assert out =~ "is complete, with numpy, grpc, ml_dtypes, test"
     refute out =~ "Installing"
@@ -35,9 +35,10 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert out =~ "is complete"
   end
 
-  test "of a pool whose function gives the variables, those of all workers; or it says why it cannot", %{
-    tmp_dir: dir
-  } do
+  test "the variables that a pool's function gives are checked for all workers, or a line says why they cannot be",
+       %{
+         tmp_dir: dir
+       } do
     File.write!(Path.join(dir, "msgpack.py"), "x = (")
 
     setup = fn env ->
@@ -71,7 +72,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     refute out =~ "Making"
   end
 
-  test "a release would copy what lies behind the link lib64 a second time: it goes" do
+  test "the link lib64 is removed, because a release would copy its directory twice" do
     link = ".snakepit/venv/lib64"
     File.rm(link)
     File.ln_s!("lib", link)
@@ -79,7 +80,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     assert {:error, :enoent} = File.read_link(link)
   end
 
-  test "what is wrong is said in one line", %{tmp_dir: dir} do
+  test "an error is one line", %{tmp_dir: dir} do
     assert {"** (Mix) snakepit.setup: \"pandas=2\" is no requirement; did you mean pandas==2?" <> _, 1} =
              mix(["--with", "numpy,pandas=2"])
 

@@ -21,7 +21,7 @@ defmodule Mix.Tasks.Snakepit.ToolsTest do
         Map.new(options)
       )
 
-  test "lists the tools of all pools, shows one, and says what is near" do
+  test "lists the tools of all pools, shows one, and suggests the nearest name" do
     pools = [pool(:a), pool(:b)]
     assert {out, 0} = mix([], pools)
     assert out =~ ~r/^pool :a: \d+ tools$/m and out =~ ~r/^pool :b: \d+ tools$/m
@@ -45,13 +45,13 @@ defmodule Mix.Tasks.Snakepit.ToolsTest do
     assert out =~ "there is no pool c; configured are: a, b"
   end
 
-  test "a pool that cannot start is an error after what others have" do
+  test "a pool that cannot start is an error after the tools of the others" do
     assert {out, 1} = mix([], [pool(:a), pool(:broken, python_module: "nowhere")])
     assert out =~ ~r/^pool :a: \d+ tools/m
     assert out =~ "snakepit.tools: pool :broken: nowhere could not be imported"
   end
 
-  test "help, and what is wrong" do
+  test "prints help; wrong arguments are errors" do
     assert {out, 0} = System.cmd("mix", ~w(snakepit.tools --help), env: [{"MIX_ENV", "test"}])
     assert out =~ "mix snakepit.tools [NAME]"
 

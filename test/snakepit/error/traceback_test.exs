@@ -21,7 +21,7 @@ defmodule Snakepit.Error.TracebackTest do
              [~S(/home/me/app/tools.py:7, in load: return frame["price"]), "… 2 frames of pandas"]
   end
 
-  test "of a chain, the exception that came out is told" do
+  test "the raised exception of a chain is shown" do
     chain =
       String.replace(@pandas, "tools.py", "cause.py") <>
         "\nThe above exception was the direct cause of the following exception:\n\n" <> @pandas
@@ -29,7 +29,7 @@ defmodule Snakepit.Error.TracebackTest do
     assert Traceback.summary(chain, 3) == Traceback.summary(@pandas, 3)
   end
 
-  test "of a group, the frames that raised it; without a source line, and with none of the user's" do
+  test "an exception group shows the frames that raised it, also without source lines and without the user's frames" do
     group = """
       + Exception Group Traceback (most recent call last):
       |   File "/app/a.py", line 1, in <module>
@@ -74,7 +74,7 @@ defmodule Snakepit.Error.TracebackTest do
     assert [_, "… " <> _] = Traceback.summary(long, 1)
   end
 
-  test "whatever a worker calls a traceback is read in bounded work" do
+  test "any text that a worker sends as a traceback is read in bounded work" do
     for text <- [
           "",
           "\n",

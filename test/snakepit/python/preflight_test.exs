@@ -18,11 +18,11 @@ defmodule Snakepit.Python.PreflightTest do
     {failure, variable, Preflight.explain(failure, python, options, variable, "Mend it")}
   end
 
-  test "nothing is wrong with the tests' own environment" do
+  test "the tests' own environment passes" do
     assert :ok = Preflight.run(Python.venv_python(), options([]), ~w(numpy grpc ml_dtypes))
   end
 
-  test "a broken module is told with its file, and the variable that leads to it", %{tmp_dir: dir} do
+  test "a broken module is reported with its file and the variable that leads to it", %{tmp_dir: dir} do
     path = Path.join(dir, "msgpack.py")
     File.write!(path, "raise RuntimeError('half a module')\n")
     {failure, variable, words} = fails(options(env: %{"PYTHONPATH" => dir, "PYTHONHASHSEED" => "0"}))
@@ -43,7 +43,7 @@ defmodule Snakepit.Python.PreflightTest do
              fails(options(env: %{"PYTHONPATH" => dir}))
   end
 
-  test "so is a module that was asked for, and one of Python's own that is hidden", %{tmp_dir: dir} do
+  test "a broken extra, and a hidden module of Python's own, are reported in the same way", %{tmp_dir: dir} do
     File.mkdir_p!(Path.join(dir, "numpy"))
     path = Path.join(dir, "numpy/__init__.py")
     File.write!(path, "import no_such_module\n")
@@ -77,7 +77,7 @@ defmodule Snakepit.Python.PreflightTest do
     assert words =~ "#{dir} is in `python_path:` of pool :checked"
   end
 
-  test "what is not installed is missing; a program that cannot be run is no Python", %{tmp_dir: dir} do
+  test "a package that is not installed is missing; a program that does not run is no Python", %{tmp_dir: dir} do
     {failure, nil, words} = fails(options([]), ["no_such_module"])
     assert Preflight.missing?(failure)
 

@@ -3,7 +3,7 @@ defmodule Snakepit.Terminal.NameTest do
   alias Snakepit.Terminal.Name
   doctest Name
 
-  test "what would drive a terminal is escaped, letters of any script are not" do
+  test "control characters are escaped, letters of any script are not" do
     assert Name.show("ünï/日本") == "ünï/日本"
     assert Name.show("a\e[31m\r\a\0b") == "a\\u{1B}[31m\\r\\u{7}\\u{0}b"
     assert Name.show(<<0xC3>>) == "\\xC3"

@@ -265,7 +265,7 @@ defmodule Snakepit.Test.ContractTest do
     assert {:ok, _} = execute(pools, :moment, %{})
   end
 
-  test "any term comes back as the model has it", %{fake: fake} do
+  test "any term comes back as the model says", %{fake: fake} do
     property =
       :proper.forall(Snakepit.Terms.term([16_384]), fn term ->
         {:ok, back} = Snakepit.execute("echo", %{x: term}, pool: fake)
@@ -284,7 +284,7 @@ defmodule Snakepit.Test.ContractTest do
     end
   end
 
-  test "what cannot cross is refused before any tool runs, with the same place and words", pools do
+  test "a value that cannot cross is refused before any tool runs, with the same place and message", pools do
     for value <- [
           self(),
           fn -> 1 end,
@@ -307,7 +307,7 @@ defmodule Snakepit.Test.ContractTest do
     end
   end
 
-  test "members of a set that are one are refused at the same place", pools do
+  test "equal members of a set are refused at the same place", pools do
     assert {:bad_set, ~S(args["x"][0])} =
              same(pools, fn pool ->
                {:error, error} = Snakepit.execute("echo", %{x: [MapSet.new([:a, "a"])]}, pool: pool)
@@ -366,7 +366,7 @@ defmodule Snakepit.Test.ContractTest do
         do: assert({:ok, "ok"} = execute(pools, "typed", args))
   end
 
-  test "commands that are not there", pools do
+  test "unknown commands have the same errors", pools do
     for command <- ["ad", "ecco", "countup", :remembr, "xyzzyplugh"] do
       assert {:error, %Error{reason: :unknown_command, details: %{nearest: _}}} =
                same(pools, fn pool ->
@@ -377,7 +377,7 @@ defmodule Snakepit.Test.ContractTest do
     end
   end
 
-  test "options of the call", pools do
+  test "options of the call have the same effects and errors", pools do
     for opts <- [
           [timout: 1],
           [timeout: -1],
@@ -392,7 +392,7 @@ defmodule Snakepit.Test.ContractTest do
     assert {:error, %Error{}} = execute(pools, 5, %{})
   end
 
-  test "exceptions", pools do
+  test "exceptions are the same errors", pools do
     assert {:error,
             %Error{python_type: "ValueError", message: "ValueError: bad: é", python_traceback: [_, ""]}} =
              execute(pools, "fails", %{words: "bad: é"})
@@ -401,7 +401,7 @@ defmodule Snakepit.Test.ContractTest do
     assert {:error, %Error{message: "RuntimeError"}} = execute(pools, "silent", %{})
   end
 
-  test "streams: their items, one item of what does not yield, a list of what does, errors", pools do
+  test "streams have the same items and errors, also of tools that do not yield", pools do
     assert {:ok, [3, 2, 1]} = stream(pools, "countdown", %{n: 3})
     assert {:ok, []} = stream(pools, "countdown", %{n: 0})
     assert {:ok, [3, 2, 1]} = execute(pools, "countdown", %{n: 3})
@@ -457,7 +457,7 @@ defmodule Snakepit.Test.ContractTest do
     end
   end
 
-  test "shared memory: what was shared is passed, and given back", pools do
+  test "shared memory is passed to tools and returned by them", pools do
     data = :binary.copy(<<1, 255>>, 100_000)
 
     for pool <- [pools.real, pools.fake] do
@@ -470,7 +470,7 @@ defmodule Snakepit.Test.ContractTest do
     end
   end
 
-  test "a worker's death: its caller is told, and the pool recovers", pools do
+  test "a worker's death is an error for its caller, and the pool recovers", pools do
     assert {:error, %Error{category: :worker, reason: :lost, message: message}} = execute(pools, "die", %{})
     assert message =~ "killed by signal 9 (SIGKILL)"
     assert {:ok, 1} = execute(pools, "now", %{})

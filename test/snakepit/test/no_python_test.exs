@@ -32,7 +32,7 @@ defmodule Snakepit.Test.NoPythonTest do
     System.cmd(Path.join(bin, "erlexec"), args, env: env, stderr_to_stdout: true)
   end
 
-  test "needs no interpreter, no environment and no companion" do
+  test "a fake pool needs no interpreter, no environment and no companion" do
     code = ~S"""
     Application.load(:snakepit)
     Application.put_env(:snakepit, :python, "/nonexistent/python")

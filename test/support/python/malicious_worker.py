@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import termios
+import threading
 import time
 from typing import Any
 
@@ -78,6 +79,13 @@ class MaliciousWorker:
         self.tell("logs", fds=(theirs.fileno(),))
         theirs.close()
         return self.kept
+
+    def obey_stop(self) -> None:
+        """Ends when the VM says so: a pool that stops need not wait until it may kill."""
+        while prefix := self.control.recv(4, socket.MSG_WAITALL):
+            body = self.control.recv(struct.unpack(">I", prefix)[0], socket.MSG_WAITALL)
+            if unpackb(body)[0] == "stop":
+                os._exit(0)
 
     def ready(self) -> None:
         self.tell("ready", {"tools": []})
@@ -312,6 +320,7 @@ def introduce(lie: str) -> None:
     if lie == "tools_that_are_none":
         worker.tell("ready", {"tools": 5})
     worker.ready()
+    threading.Thread(target=worker.obey_stop, daemon=True).start()
     worker.serve()
 
 

@@ -1,22 +1,21 @@
 defmodule Snakepit.Python.Environment.Check do
   @moduledoc false
-  # Whether workers can start in an environment: imports what they import, with the variables that they get, for every
-  # configured pool.
+  # Whether workers can start in an environment: imports what they import, with the variables that they get.
 
-  alias Snakepit.{Config, Error, Pool, Python}
+  alias Snakepit.{Error, Python}
+  alias Snakepit.Options.Configured
   alias Snakepit.Python.Environment.{Extras, Requirement}
   alias Snakepit.Python.Preflight
 
   @doc """
-  What fails, as an error. `say` is given what could not be checked; `install` is called once where something is missing:
-  somebody took it out.
+  The first failure among these workers, as an error; no workers stand for a plain one. `install` is called once where a
+  module is missing that an earlier setup installed.
   """
-  @spec run(Path.t(), Path.t(), [String.t()], (String.t() -> any()), (() -> any())) ::
-          :ok | {:error, Error.t()}
-  def run(venv, python, extras, say, install) do
+  @spec run(Path.t(), Path.t(), [String.t()], [Python.options()], (() -> any())) :: :ok | {:error, Error.t()}
+  def run(venv, python, extras, workers, install) do
     modules = Extras.modules(extras)
 
-    with {options, failure} <- failing(pools(python, say), python, modules),
+    with {options, failure} <- failing(workers, python, modules),
          variable = Preflight.to_blame(python, options, modules),
          {options, failure, variable} <- repaired(python, modules, {options, failure, variable}, install) do
       mend =
@@ -26,8 +25,10 @@ defmodule Snakepit.Python.Environment.Check do
     end
   end
 
-  defp failing(pools, python, modules) do
-    Enum.find_value(pools, :ok, fn options ->
+  defp failing([], python, modules), do: failing([plain()], python, modules)
+
+  defp failing(workers, python, modules) do
+    Enum.find_value(workers, :ok, fn options ->
       with {:error, failure} <- Preflight.run(python, options, modules),
            do: {options, failure},
            else: (:ok -> nil)
@@ -47,42 +48,23 @@ defmodule Snakepit.Python.Environment.Check do
     end
   end
 
-  # Those whose workers this interpreter runs, each environment once; a plain one if none is configured.
-  defp pools(python, say) do
-    configured =
-      case Config.load() do
-        {:ok, config} -> config.pools
-        # The application says what is wrong with it.
-        {:error, _} -> []
-      end
-
-    case Enum.filter(configured, &match?({:ok, ^python}, Python.interpreter(&1))) do
-      [] -> [plain()]
-      pools -> pools |> Enum.flat_map(&of_workers(&1, say)) |> Enum.uniq_by(&{&1.env, &1.python_path})
-    end
-  end
-
-  # A function that gives the variables may need what is not compiled or started yet.
-  defp of_workers(options, say) do
-    case Pool.Env.each(options, &Preflight.concerned?/1) do
-      {:ok, all} ->
-        all
-
-      {:error, error} ->
-        say.("Not checked: the variables that workers get. #{error.message}")
-        [%{options | env: %{}}]
-    end
-  end
-
+  # A worker of a pool that has only a name.
   defp plain do
-    {:ok, options} = Pool.Options.new(name: :setup, python_module: "none", python_path: [])
-    options
+    %{
+      name: :setup,
+      python: nil,
+      python_path: [],
+      env: %{},
+      size: 1,
+      worker_profile: :process,
+      limits: %{cpus: nil}
+    }
   end
 
-  @doc "Pools that were told another interpreter know nothing of this environment: whether that one serves."
+  @doc "Where `config :snakepit, python:` names another interpreter: whether workers can start with that one."
   @spec others(Path.t(), (String.t() -> any())) :: :ok | {:error, Error.t()}
   def others(python, say) do
-    with nil <- Config.get(:python), do: :ok, else: (named -> other(named, python, say))
+    with nil <- Configured.get(:python), do: :ok, else: (named -> other(named, python, say))
   end
 
   defp other(named, python, say) do

@@ -1,14 +1,14 @@
 defmodule Snakepit.Python.Environment.Command do
   @moduledoc false
-  # Programs that the setup runs: short ones for their answer, and long ones whose lines are passed on as they come.
+  # Runs programs for the setup: short ones for their output, long ones whose lines are passed on as they come.
 
   # Neither a module path, nor another environment, nor a setting of where to install may lead a program astray.
   @unset ~w(PYTHONPATH PYTHONHOME VIRTUAL_ENV CONDA_PREFIX PIP_USER PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON UV_SYSTEM_PYTHON)
-  # Of a long output, what is kept for an error.
+  # The part of a long output that is kept for an error.
   @kept 400
   @longest_line 8_192
 
-  # Ends the program, with all it started, when the VM goes away: half an install must not go on beside the next one.
+  # Ends the program, and all that it started, when the VM ends: half an installation must not run beside the next one.
   # Ctrl-C in a terminal reaches all processes of the group: it is for the VM.
   @guard """
   import os, signal, subprocess, sys, threading, time
@@ -51,7 +51,7 @@ defmodule Snakepit.Python.Environment.Command do
     error in [ErlangError, File.Error] -> {Exception.message(error), 127}
   end
 
-  @doc "As `run/2`, for what takes long: each line is given to `fun` as it comes. `python` runs the guard."
+  @doc "As `run/2`, for long runs: `fun` gets each line as it comes. `python` runs the watchdog."
   @spec stream(Path.t(), Path.t(), [String.t()], (String.t() -> any())) :: {String.t(), non_neg_integer()}
   def stream(python, program, args, fun) do
     port = open(python, ["-c", @guard, program | args])

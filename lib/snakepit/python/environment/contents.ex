@@ -1,13 +1,13 @@
 defmodule Snakepit.Python.Environment.Contents do
   @moduledoc false
-  # What requirements amount to now: a digest that changes when any file does that they name, include or lead to, and
-  # the local packages among them. Reads files, starts nothing.
+  # The present contents of requirements: a digest that changes with every file that they name, include or lead to, and
+  # the local packages among them. Reads files, starts no program.
 
   alias Snakepit.Python.Environment.Requirement
 
   # Larger files are known by size and time.
   @largest 8_000_000
-  # What does not go into a package, or is made of what does.
+  # Files that are no part of a package, or are built from its parts.
   @left_out ~w(__pycache__ build dist node_modules venv env)
   @editable ~w(pyproject.toml setup.py setup.cfg)
 
@@ -46,7 +46,7 @@ defmodule Snakepit.Python.Environment.Contents do
   defp listed(path, from, %{above: above} = seen) do
     cond do
       path in above ->
-        # Of which pip has but a traceback to say.
+        # pip only prints a traceback about it.
         cycle = Enum.reverse([path | Enum.take_while(above, &(&1 != path)) ++ [path]])
 
         throw(

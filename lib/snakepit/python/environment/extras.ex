@@ -1,6 +1,6 @@
 defmodule Snakepit.Python.Environment.Extras do
   @moduledoc false
-  # The words of `with:` that are no packages of PyPI but parts of Snakepit's own. Pure.
+  # Words of `with:` that name optional parts of Snakepit's own package, not packages of PyPI. Pure.
 
   @all ~w(numpy grpc ml_dtypes test)
 

@@ -1,12 +1,13 @@
 defmodule Snakepit.Python.Environment.Failure do
   @moduledoc false
-  # What uv and pip say when they fail, as a cause and a message that says what to do. Pure, but for the line of a file.
+  # Turns the output of a failed uv or pip into a cause and a message that says what to do. Pure, but reads a line of a
+  # file.
 
   alias Snakepit.Error
   alias Snakepit.Python.Environment.Requirement
 
   @tail 12
-  # A conflict is told in many lines, each of which may be the one that matters.
+  # A conflict takes many lines, and each may be the important one.
   @conflict 25
 
   @type cause ::
@@ -20,7 +21,7 @@ defmodule Snakepit.Python.Environment.Failure do
           | :not_writable
           | :unknown
 
-  # The first that fits. A package that is not found is told last: pip says so of what it cannot reach, too.
+  # The first that matches. A package that is not found comes last, because pip says the same when it reaches no index.
   @causes [
     disk_full: ~r/No space left on device|ENOSPC|os error 28/,
     not_writable: ~r/Permission denied|Read-only file system|os error (13|30)\b/,
@@ -46,7 +47,7 @@ defmodule Snakepit.Python.Environment.Failure do
     {cause, words(cause, installer, text)}
   end
 
-  @doc "As `explain/2`, as an error. The status says something where the output does not."
+  @doc "As `explain/2`, as an error. The status is shown if the output is empty."
   @spec error(String.t(), String.t(), non_neg_integer()) :: Error.t()
   def error(installer, text, status) do
     {cause, message} = explain(installer, text)
@@ -106,7 +107,7 @@ defmodule Snakepit.Python.Environment.Failure do
   defp words(:unknown, installer, text),
     do: "#{installer} failed; its last lines:\n\n#{last_lines(text, @tail)}"
 
-  # pip says the same of each of its tries.
+  # pip repeats the message for each of its tries.
   defp one_try(lines) do
     {tries, others} = Enum.split_with(lines, &(&1 =~ "WARNING: Retrying"))
     Enum.take(tries, -1) ++ others
@@ -159,7 +160,7 @@ defmodule Snakepit.Python.Environment.Failure do
     with [] <- Enum.drop_while(lines, &(not (&1 =~ start))), do: lines
   end
 
-  # What both say of every failure.
+  # Lines that both print at every failure.
   defp without_advice(text) when is_binary(text), do: text |> lines() |> without_advice()
 
   defp without_advice(lines) do
@@ -170,7 +171,7 @@ defmodule Snakepit.Python.Environment.Failure do
     )
   end
 
-  @doc "What goes on from the words that something failed: the status, and the last lines, where there are some."
+  @doc "The end of a message about a failure: the status, and the last lines of the output, if there are any."
   @spec last_words(String.t(), pos_integer(), non_neg_integer()) :: String.t()
   def last_words(text, count, status) do
     signal = if status in 129..192, do: ", killed by signal #{status - 128}", else: ""
@@ -182,7 +183,7 @@ defmodule Snakepit.Python.Environment.Failure do
     end
   end
 
-  @doc "The last lines of a program's output, indented, without what pip says of each of its tries."
+  @doc "The last lines of a program's output, indented, without the repetitions for each of pip's tries."
   @spec last_lines(String.t(), pos_integer()) :: String.t()
   def last_lines(text, count), do: text |> lines() |> Enum.reject(&(&1 =~ "WARNING: Retrying")) |> last(count)
 

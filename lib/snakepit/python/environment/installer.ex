@@ -1,18 +1,18 @@
 defmodule Snakepit.Python.Environment.Installer do
   @moduledoc false
-  # Makes an environment, and installs into it: by uv, or by venv and pip. Either extends what the other made.
+  # Makes an environment and installs into it, by uv or by venv and pip. Each extends environments that the other made.
 
   alias Snakepit.Error
   alias Snakepit.Python.Environment.{Command, Failure, Interpreter, Options, Requirement, Wheel}
 
   @type tool :: {:uv, Path.t()} | {:pip, [String.t()]}
 
-  # A line for each package, none for what it weighs by the second, nor for Snakepit's own.
+  # One line for each package: no progress in bytes, and nothing about Snakepit's own package.
   @progress ~r/\A\s*(Downloading (?!.*\.metadata)|Building (?!wheels for)|Installing collected|[+~] \S+==)/
   @no_progress ~r/snakepit-setup-|: finished with/
 
-  # The requirements of a pyproject.toml: its dependencies, and of what is asked for in brackets the optional ones or the
-  # group of that name.
+  # The requirements of a pyproject.toml: its dependencies, and for each name in brackets the optional dependencies or
+  # the group of that name.
   @pyproject """
   import sys, tomllib
   path, wanted = sys.argv[1], [name for name in sys.argv[2].split(",") if name]
@@ -26,7 +26,7 @@ defmodule Snakepit.Python.Environment.Installer do
       if not isinstance(value, list):
           sys.exit(f"{key} is no list of strings: {value!r}")
       return value
-  # Nothing that stands here may be an option of the installer, nor two arguments.
+  # An item must be one requirement: neither an option of the installer nor two arguments.
   def requirement(item, key):
       if not isinstance(item, str):
           sys.exit(f"{key}: {item!r} is no string")
@@ -61,7 +61,7 @@ defmodule Snakepit.Python.Environment.Installer do
   print("\\n".join(found))
   """
 
-  @doc "Makes the environment from `base`. What was there is gone already."
+  @doc "Makes the environment from `base`. The place is empty already."
   @spec make!(Path.t(), Interpreter.t(), Options.t()) :: :ok
   def make!(venv, base, options) do
     File.mkdir_p!(Path.dirname(venv))
@@ -73,7 +73,7 @@ defmodule Snakepit.Python.Environment.Installer do
     end
   end
 
-  # What writes into an environment must not go on beside the next setup when this VM is killed.
+  # When this VM is killed, the program must end: it must not write into the environment beside the next setup.
   defp guarded(python, program, args), do: Command.stream(python, program, args, fn _line -> :ok end)
 
   defp made!(_venv, _tool, {_, 0}), do: :ok

@@ -1,6 +1,7 @@
 defmodule Snakepit.Python.Environment.Interpreter do
   @moduledoc false
-  # The interpreters of this machine: which can be the base of an environment, and what an environment's own is.
+  # Finds the interpreters of this machine that can be the base of an environment, and the interpreter of an
+  # environment.
 
   alias Snakepit.Python.Environment.{Command, Failure, Plan}
 
@@ -9,7 +10,7 @@ defmodule Snakepit.Python.Environment.Interpreter do
 
   @type t :: %{path: Path.t(), release: {integer(), integer()}, prefix: Path.t(), version: String.t()}
 
-  @doc "What this interpreter says of itself."
+  @doc "The version and prefix that an interpreter reports."
   @spec probe(Path.t()) :: {:ok, t()} | {:error, String.t()}
   def probe(python) do
     with {text, 0} <- Command.run(python, ["-c", @probe]),

@@ -1,6 +1,6 @@
 defmodule Snakepit.Python.Environment.Options do
   @moduledoc false
-  # What `Snakepit.setup/1` and `mix snakepit.setup` take, and what both answer with when it is wrong. Pure.
+  # The options of `Snakepit.setup/1` and `mix snakepit.setup`, and the errors when they are wrong. Pure.
 
   alias Snakepit.{Error, Options}
   alias Snakepit.Python.Environment.Requirement
@@ -40,7 +40,7 @@ defmodule Snakepit.Python.Environment.Options do
     forget: [
       type: :boolean,
       default: false,
-      doc: "With `:force`: without what earlier runs asked for."
+      doc: "With `:force`: leaves out what earlier runs asked for."
     ],
     installer: [
       type: {:in, [nil, :uv, :pip]},

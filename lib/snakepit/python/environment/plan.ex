@@ -1,15 +1,15 @@
 defmodule Snakepit.Python.Environment.Plan do
   @moduledoc false
-  # What a run of the setup has to do. Pure: facts in, a decision out.
+  # Decides what a run of the setup has to do. Pure: facts in, a decision out.
 
   alias Snakepit.Python.Environment.{Extras, Options, Requirement, Stamp}
 
   @oldest {3, 11}
 
-  @typedoc "`asked` is what this and earlier runs named; `requirements` has what the configuration says as well."
+  @typedoc "`asked` has the requirements of this and earlier runs; `requirements` also has those of the configuration."
   @type wanted :: %{extras: [String.t()], asked: [Requirement.t()], requirements: [Requirement.t()]}
 
-  @typedoc "What is there: nil where there is none, or it does not run."
+  @typedoc "The present environment: nil if there is none, or its interpreter does not run."
   @type facts :: %{
           stamp: Stamp.t() | nil,
           package: String.t(),
@@ -18,7 +18,7 @@ defmodule Snakepit.Python.Environment.Plan do
           base: %{prefix: Path.t()} | nil
         }
 
-  @doc "What to install in all: nothing that an earlier run asked for is left out, unless it is to be forgotten."
+  @doc "All that is to be installed: also the requirements of earlier runs, unless `:forget` is given."
   @spec wanted(Options.t(), configured :: [Requirement.t()], Stamp.t() | nil) ::
           {:ok, wanted()} | {:error, String.t()}
   def wanted(%Options{} = options, configured, stamp) do
@@ -35,13 +35,13 @@ defmodule Snakepit.Python.Environment.Plan do
        %{
          extras: Extras.complete(earlier.extras ++ extras),
          asked: Requirement.merge(before, now),
-         # The configuration is newer than what an earlier run was told.
+         # The configuration is newer than the arguments of an earlier run.
          requirements: before |> Requirement.merge(configured) |> Requirement.merge(now)
        }}
     end
   end
 
-  @doc "The requirements that these words and places are."
+  @doc "Parses words, each with the place where it was written."
   @spec parsed([String.t() | {atom(), Path.t()}], String.t()) ::
           {:ok, [Requirement.t()]} | {:error, String.t()}
   def parsed(words, more) do
@@ -53,7 +53,7 @@ defmodule Snakepit.Python.Environment.Plan do
     end)
   end
 
-  @doc "Whether to do nothing, to install into what is there, or to make the environment anew first."
+  @doc "Whether to do nothing, to install into the present environment, or to make a new one first."
   @spec decide(Options.t(), wanted(), facts()) :: :nothing | :install | :make
   def decide(%Options{force: force?}, wanted, facts) do
     cond do

@@ -3,7 +3,7 @@ defmodule Snakepit.Python.Environment.Requirement do
   # One thing that was asked for: a package, something local, or a file that lists such. Pure, but for the question
   # whether a path is there.
   #
-  # `text` is what it is remembered by: `parse/1` of it gives the same again, from any directory. No secret is in it.
+  # `text` is stored in the stamp: `parse/1` gives the same requirement again, in any directory. It has no secrets.
 
   @enforce_keys [:kind, :text]
   defstruct [:kind, :text, :path, :name, extras: ""]
@@ -30,7 +30,7 @@ defmodule Snakepit.Python.Environment.Requirement do
   @file_like ~r/\.(txt|in|toml)(\[[^\]]*\])?\z/
   @archive ~r/\.(whl|zip|tar\.gz|tgz|tar\.bz2|tar\.xz)\z/
 
-  @doc "What a word, or an application's path, of `requirements:` or `with:` asks for; else what is wrong with it."
+  @doc "Parses an entry of `requirements:` or `with:`: a word, or an application's path. An error says what is wrong."
   @spec parse(String.t() | {atom(), Path.t()}) :: {:ok, t()} | {:error, String.t()}
   def parse({_app, _path} = place), do: file(Snakepit.Python.expand(place))
 
@@ -76,7 +76,7 @@ defmodule Snakepit.Python.Environment.Requirement do
     end
   end
 
-  @doc "A value of `requirements:` as a list. Alone it is a file: whoever means a package writes a list."
+  @doc "A value of `requirements:` as a list. A value that is no list is a file; a package must be in a list."
   @spec listed(nil | String.t() | {atom(), Path.t()} | list()) :: [String.t() | {atom(), Path.t()}]
   def listed(alone) when is_binary(alone), do: if(alone =~ @file_like, do: [alone], else: ["-r " <> alone])
   def listed(other), do: List.wrap(other)
@@ -138,7 +138,7 @@ defmodule Snakepit.Python.Environment.Requirement do
   @spec project?(Path.t()) :: boolean()
   def project?(path), do: Enum.any?(~w(pyproject.toml setup.py), &File.regular?(Path.join(path, &1)))
 
-  # A path, and what it has in brackets at its end.
+  # A path, and the names in brackets at its end.
   defp place(text) do
     [_, path, extras] = Regex.run(~r/\A(.*?)((?:\[[^\]]*\])?)\z/s, text)
     {Path.expand(path), extras}
@@ -174,7 +174,7 @@ defmodule Snakepit.Python.Environment.Requirement do
   @spec normalized(String.t()) :: String.t()
   def normalized(name), do: name |> String.downcase() |> String.replace(~r/[-_.]+/, "-")
 
-  @doc "The arguments by which uv and pip are told of it; a pyproject.toml is read before."
+  @doc "The arguments for uv and pip; a pyproject.toml must have been read before."
   @spec arguments(t()) :: [String.t()]
   def arguments(%__MODULE__{kind: :file, path: path}), do: ["-r", path]
   def arguments(%__MODULE__{kind: :constraint, path: path}), do: ["-c", path]

@@ -1,8 +1,8 @@
 defmodule Snakepit.Python.Environment.Stamp do
   @moduledoc false
-  # The file in an environment that says what it holds. Before anything is installed it is marked as unfinished, and
-  # written when all of it is there: an install that failed is done again, and what earlier runs asked for is not
-  # forgotten. No secret is in it: what was asked for is kept without indexes and passwords, and files by their digest.
+  # The file in an environment that lists its contents. It is marked as unfinished before an installation and written
+  # after it, so a failed installation is done again, and the requirements of earlier runs are kept. It has no secrets:
+  # requirements are stored without indexes and passwords, files by their digest.
   #
   # Lines: digest of the package's own requirements, version of Python, prefix of the interpreter it was made from,
   # "-" and the extras, digest of the user's requirements, then one requirement each that an earlier run asked for.
@@ -32,7 +32,7 @@ defmodule Snakepit.Python.Environment.Stamp do
   def read(venv) do
     with {:ok, text} <- File.read(path(venv)),
          [package, version, base, extras | user] <- String.split(text, "\n", trim: true) do
-      # Those of versions that installed nothing of the user's end here.
+      # Stamps of versions that installed no requirements of the user end here.
       {digest, asked} = with [digest | asked] <- user, do: {digest, asked}, else: ([] -> {nothing(), []})
       extras = extras |> String.split(",") |> Extras.complete()
 
@@ -64,12 +64,12 @@ defmodule Snakepit.Python.Environment.Stamp do
     with :ok <- File.write(half, Enum.map(lines, &[&1, "\n"])), do: File.rename(half, path(venv))
   end
 
-  @doc "From now on, and until `write/2`, the environment holds nothing for certain; `earlier` is what it was to hold."
+  @doc "Marks the environment as unfinished until `write/2`; `earlier` is the stamp that it had."
   @spec begin(Path.t(), t() | nil) :: :ok | {:error, File.posix()}
   def begin(venv, nil), do: with({:error, :enoent} <- File.rm(path(venv)), do: :ok)
   def begin(venv, earlier), do: write(venv, %{earlier | package: @unfinished})
 
-  @doc "The digest where nothing of the user's was asked for."
+  @doc "The digest when the user has no requirements."
   @spec nothing() :: String.t()
   def nothing do
     {:ok, digest, []} = Snakepit.Python.Environment.Contents.read([])

@@ -1,13 +1,13 @@
 defmodule Snakepit.Python.Environment.Wheel do
   @moduledoc false
-  # Snakepit's own package as a wheel. It is plain Python, so a wheel of it is a zip file, and nothing need be fetched to
-  # build it: an install without a network does not want setuptools.
+  # Snakepit's own package as a wheel. It is plain Python, so a wheel of it is a zip file, and nothing need be fetched
+  # to build it: an install without a network does not want setuptools.
 
   @doc "The directory of the package."
   @spec source() :: Path.t()
   def source, do: Path.join(:code.priv_dir(:snakepit), "python")
 
-  @doc "Digest of what the package itself requires. Its modules are not part of it: workers import them where they are."
+  @doc "Digest of the package's own requirements, without its modules: workers import these from their source directory."
   @spec digest() :: String.t()
   def digest do
     parts = for name <- ["pyproject.toml", "requirements-test.txt"], do: File.read!(Path.join(source(), name))

@@ -28,14 +28,14 @@ defmodule Snakepit.Python.Environment.ContentsTest do
     before != later
   end
 
-  test "the order of what is asked for does not matter, a version does" do
+  test "the digest depends on versions, not on the order of requirements" do
     {:ok, one, []} = digest(["a", "b"])
     assert {:ok, ^one, []} = digest(["b", "a"])
     assert {:ok, other, []} = digest(["a==1", "b"])
     assert one != other
   end
 
-  test "a requirements file counts with all that it includes", %{write: write} do
+  test "the digest covers a requirements file and all files that it includes", %{write: write} do
     file =
       write.("r.txt", """
       # -r no-such-file.txt
@@ -61,13 +61,13 @@ defmodule Snakepit.Python.Environment.ContentsTest do
     refute changes?([file], fn -> write.("sub/unrelated.txt", "x") end)
   end
 
-  test "a file that is not there is named, with the line that includes it", %{write: write} do
+  test "a missing file is named with the line that includes it", %{write: write} do
     file = write.("r.txt", "a\n\n-r none.txt\n")
     assert {:error, message} = digest([file])
     assert message =~ ~r"none.txt cannot be read: no such file or directory \(line 3 of .*r.txt\)"
   end
 
-  test "files that include each other are named; one that is included twice is none", %{write: write} do
+  test "files that include each other are an error; a file that is included twice is not", %{write: write} do
     shown = fn path -> Snakepit.Terminal.Name.from_here(path) end
     a = write.("a.txt", "-r b.txt\n")
     b = write.("b.txt", "pandas\n-c c.txt\n")
@@ -84,11 +84,11 @@ defmodule Snakepit.Python.Environment.ContentsTest do
     assert {:ok, _, _} = digest([a])
   end
 
-  test "a directory that is no package is not looked through", %{write: write} do
+  test "a directory that is no package is not searched", %{write: write} do
     assert {:ok, _, []} = digest([write.("root.txt", "/\n-e /\n")])
   end
 
-  test "local packages count with what is in them, and are named to be installed again", %{
+  test "the digest covers the files of local packages, and these are listed to be installed again", %{
     write: write,
     tmp_dir: dir
   } do
@@ -113,7 +113,7 @@ defmodule Snakepit.Python.Environment.ContentsTest do
     assert changes?([wheel], fn -> write.("x-1-py3-none-any.whl", "2") end)
   end
 
-  test "a pyproject.toml counts as a whole", %{write: write} do
+  test "the digest covers the whole pyproject.toml", %{write: write} do
     file = write.("pyproject.toml", "")
     assert changes?([file], fn -> write.("pyproject.toml", "[project]") end)
   end

@@ -5,7 +5,7 @@ defmodule Snakepit.Python.Environment.FailureTest do
 
   @moduletag :tmp_dir
 
-  test "a requirement that cannot be read is told with its file and line, whoever says so", %{tmp_dir: dir} do
+  test "an unreadable requirement is reported with its file and line, for uv and pip", %{tmp_dir: dir} do
     file = Path.join(dir, "r.txt")
     File.write!(file, "numpy\n# c\npandas=1\n")
 
@@ -31,7 +31,7 @@ defmodule Snakepit.Python.Environment.FailureTest do
 
   @refused "WARNING: Retrying (Retry(total=0)) after connection broken by 'NewConnectionError('<x>: Failed to establish a new connection: [Errno -2] Name or service not known')': /simple/six/"
 
-  test "each cause is told from the others, and says what to do" do
+  test "each cause is recognized, and the message says what to do" do
     for {tool, text, cause, words} <- [
           {"pip",
            "Looking in indexes: https://u:secret@h.invalid/simple\n#{@refused}\n#{@refused}\nERROR: No matching distribution found for six",
@@ -75,13 +75,13 @@ defmodule Snakepit.Python.Environment.FailureTest do
     end
   end
 
-  test "what says nothing has at least its exit status" do
+  test "a failure without output has its exit status" do
     assert Failure.error("pip", "\n", 3).message == "pip failed with exit status 3 and said nothing"
     assert Failure.error("uv", "", 137).message =~ "uv failed with exit status 137, killed by signal 9"
     assert Failure.error("pip", "odd", 1).message == "pip failed with exit status 1; its last lines:\n\n  odd"
   end
 
-  test "pip's tries are told once" do
+  test "pip's repeated tries are reported once" do
     {_, message} =
       Failure.explain("pip", Enum.join([@refused, @refused, "ERROR: No matching distribution found"], "\n"))
 

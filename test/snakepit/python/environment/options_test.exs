@@ -2,7 +2,7 @@ defmodule Snakepit.Python.Environment.OptionsTest do
   use ExUnit.Case, async: true
   alias Snakepit.Python.Environment.Options
 
-  test "a comma stands between two requirements, not within one" do
+  test "a comma separates two requirements, and is kept within one" do
     for {given, words} <- [
           {"numpy,grpc", ~w(numpy grpc)},
           {"ruamel.yaml>=0.17,<1", ["ruamel.yaml>=0.17,<1"]},

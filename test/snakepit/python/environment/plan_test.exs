@@ -29,7 +29,7 @@ defmodule Snakepit.Python.Environment.PlanTest do
     {wanted.extras, texts(wanted.asked), texts(wanted.requirements)}
   end
 
-  test "what earlier runs asked for stays; later words of a package win, the configuration over earlier runs" do
+  test "requirements of earlier runs stay; a later one for the same package wins, and the configuration over earlier runs" do
     assert wanted([]) == {["numpy"], ["pandas==1", "six"], ["pandas==1", "six"]}
     assert wanted(with: "grpc,pandas>=2") == {["numpy", "grpc"], ["pandas>=2", "six"], ["pandas>=2", "six"]}
     assert wanted([], ["pandas==3"]) == {["numpy"], ["pandas==1", "six"], ["pandas==3", "six"]}
@@ -45,14 +45,14 @@ defmodule Snakepit.Python.Environment.PlanTest do
     assert wanted([with: "numpy==2.0"], [], nil) == {[], ["numpy==2.0"], ["numpy==2.0"]}
   end
 
-  test "a file that an earlier run asked for and is gone says so" do
+  test "a missing file that an earlier run asked for is an error that says so" do
     assert {:error, message} = Plan.wanted(options(), [], stamp(asked: ["-r /no/such/r.txt"]))
 
     assert message =~
              "/no/such/r.txt, which an earlier run asked for: name it anew, or leave it out with --force --forget"
   end
 
-  test "what is complete is left alone, what is not is extended, what does not run is made anew" do
+  test "a complete environment is left alone, an incomplete one extended, a broken one made anew" do
     python = %{version: "3.11.7", release: {3, 11}}
     facts = %{stamp: stamp(), package: "p", digest: "d", python: python, base: nil}
     {:ok, wanted} = Plan.wanted(options(), [], stamp())

@@ -4,7 +4,7 @@ defmodule Snakepit.Python.Environment.RequirementTest do
 
   @moduletag :tmp_dir
 
-  test "packages, with and without versions, extras and markers" do
+  test "packages are parsed, with and without versions, extras and markers" do
     for {text, name} <- [
           {"pandas", "pandas"},
           {"scikit-learn==1.5.2", "scikit-learn"},
@@ -19,7 +19,7 @@ defmodule Snakepit.Python.Environment.RequirementTest do
     end
   end
 
-  test "what is none says what it may have meant" do
+  test "an invalid requirement is an error with a suggestion" do
     for {text, words} <- [
           {"pandas=2.0", "; did you mean pandas==2.0?"},
           {"pandas 2.0", "; did you mean pandas==2.0?"},
@@ -38,7 +38,7 @@ defmodule Snakepit.Python.Environment.RequirementTest do
     end
   end
 
-  test "files, directories and archives are known by their absolute paths, and again by their texts", %{
+  test "files, directories and archives have absolute paths, and their texts parse to the same", %{
     tmp_dir: dir
   } do
     for name <- ~w(r.txt pyproject.toml x-1-py3-none-any.whl reqs), do: File.write!(Path.join(dir, name), "")
@@ -83,7 +83,7 @@ defmodule Snakepit.Python.Environment.RequirementTest do
              "at https://****@a/ and http://****@b:1/x@y"
   end
 
-  test "a later requirement of a package takes the place of the earlier one" do
+  test "a later requirement of a package replaces the earlier one" do
     [old, other, new] = for text <- ["Pandas==1", "x", "pandas>=2"], do: elem(Requirement.parse(text), 1)
     assert Requirement.merge([old, other], [new]) == [other, new]
   end

@@ -12,7 +12,7 @@ defmodule Snakepit.Python.Environment.StampTest do
     asked: ["a>=1,<2", "-r /r"]
   }
 
-  test "is read as it was written; while something is installed it is of no package", %{tmp_dir: dir} do
+  test "a stamp is read as it was written; during an installation it has no package", %{tmp_dir: dir} do
     assert Stamp.read(dir) == nil
     assert :ok = Stamp.write(dir, @stamp)
     assert Stamp.read(dir) == @stamp
@@ -25,13 +25,13 @@ defmodule Snakepit.Python.Environment.StampTest do
     assert Stamp.read(dir) == nil
   end
 
-  test "one of a version that installed nothing of the user's is complete without", %{tmp_dir: dir} do
+  test "a stamp of a version without user requirements is complete", %{tmp_dir: dir} do
     File.write!(Stamp.path(dir), "p\n3.11\n/usr\n-,numpy,grpc\n")
     nothing = Stamp.nothing()
     assert %Stamp{extras: ["numpy", "grpc"], asked: [], digest: ^nothing} = Stamp.read(dir)
   end
 
-  test "half a one is none", %{tmp_dir: dir} do
+  test "half a stamp is none", %{tmp_dir: dir} do
     File.write!(Stamp.path(dir), "p\n3.11\n")
     assert Stamp.read(dir) == nil
   end
