@@ -29,7 +29,6 @@ defmodule Snakepit.Pool do
   @dying 3
   # As the backoff of workers has it.
   @young_ms 30_000
-  @worker_breaker %{window_ms: 60_000, minimum_calls: 5}
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -409,7 +408,7 @@ defmodule Snakepit.Pool do
 
   @doc false
   @spec worker_breaker() :: map()
-  def worker_breaker, do: @worker_breaker
+  defdelegate worker_breaker, to: Handle
 
   @doc false
   @spec worker_failed(Handle.t(), non_neg_integer(), Error.t()) :: :ok
@@ -527,12 +526,13 @@ defmodule Snakepit.Pool do
     {:noreply, state}
   end
 
-  def handle_cast({:worker_up, index, [%Lane{epoch: epoch} | _] = lanes}, state) do
+  def handle_cast({:worker_up, index, [%Lane{epoch: epoch, worker: worker} | _] = lanes}, state) do
     per_worker = length(lanes)
     forget_killed(state.handle.lanes, index)
     for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
     Native.queue_up(state.handle.queue, index, epoch)
     :ets.delete(state.handle.trouble, :last)
+    Events.emit({:worker_up, state.handle.name, worker})
     {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
   end
 
