@@ -2,60 +2,34 @@ defmodule Snakepit.Call do
   @moduledoc false
   # One call, from arguments to result, in the caller's own process:
   #
-  #     options → encode → check a lane out → choose a way → send → receive → decode → check the lane in
+  #     options → encode → check a lane out → plan → send → receive → decode → check the lane in
+  #     Call.Request       Pool             Decision  Call.Exchange              Call.Outcome
   #
-  # A lane is given back only when it is known to be at rest; a tool that still runs is cancelled first, and a worker
-  # whose state is unknown is replaced.
+  # A lane is given back only when it is known to be at rest. A tool that still runs is cancelled first; a worker whose
+  # state is unknown is replaced.
 
-  alias Snakepit.{Breaker, Error, Native, Observation, Performance, Pool, Telemetry, Transfer}
-  alias Snakepit.Call.{Cancellation, Exchange, Options}
-  alias Snakepit.Performance.{Explanation, Model}
+  alias Snakepit.{Error, Native, Observation, Performance, Pool}
+  alias Snakepit.Call.{Cancellation, Exchange, Items, Outcome, Request}
+  alias Snakepit.Performance.Explanation
   alias Snakepit.Performance.Model.Decision
-  alias Snakepit.Pool.{CommandBreaker, Counters, Handle, LaneRecovery, Retries}
-  alias Snakepit.Transfer.{Payload, Plan}
+  alias Snakepit.Pool.{CommandBreaker, Counters, LaneRecovery, Retries}
   alias Snakepit.Worker.Lane
 
-  defstruct [
-    :command,
-    :handle,
-    :options,
-    :deadline,
-    :envelope,
-    :buffers,
-    :payload,
-    # The ways that the pool and the caller allow; the plan is made once the lane is known.
-    :request_ways,
-    :reply_ways,
-    :plan,
-    :started,
-    # What `Snakepit.cancel/1` finds; nil of a call without a correlation id.
-    :cancellation,
-    # Of a stream: milliseconds.
-    item_timeout: :infinity,
-    stream?: false,
-    # Whether the caller of a stream takes what its generator returns, too.
-    returned?: false
-  ]
-
-  @reason_ms 100
   # To be handed a lane by another process takes longer.
   @at_once_ns 2_000
-  @probe Transfer.probe_command()
-
-  @type t :: %__MODULE__{}
-  @type result :: {:ok, term()} | {:error, Error.t()}
 
   @doc "Runs a call; the result and what it cost."
-  @spec run(String.t() | atom(), map(), keyword(), group :: Cancellation.t()) :: {result(), Observation.t()}
+  @spec run(String.t() | atom(), map(), keyword(), group :: Cancellation.t()) ::
+          {Outcome.result(), Observation.t()}
   def run(command, args, opts, group \\ nil) do
-    case prepare(command, args, opts, false) do
-      {:ok, %{options: %{correlation_id: nil}} = call} -> told(attempt(call, 0))
+    case Request.new(command, args, opts, false) do
+      {:ok, %{options: %{correlation_id: nil}} = call} -> Outcome.emit(attempt(call, 0))
       {:ok, call} -> call |> cancellable(group) |> run_cancellable()
       {:error, %Error{} = error} -> {{:error, error}, %Observation{command: command}}
     end
   end
 
-  defp run_cancellable(call), do: call |> attempt(0) |> unless_cancelled(call) |> told()
+  defp run_cancellable(call), do: call |> attempt(0) |> unless_cancelled(call) |> Outcome.emit()
 
   defp cancellable(%{options: %{correlation_id: id}} = call, group),
     do: %{call | cancellation: Cancellation.register(id, group)}
@@ -63,13 +37,8 @@ defmodule Snakepit.Call do
   # The call is over. One that was counted as cancelled answers so, whatever came of it in the same moment.
   defp unless_cancelled({result, seen} = answer, call) do
     if Cancellation.finish(call.cancellation) and not match?({:error, %Error{category: :cancelled}}, result),
-      do: {{:error, named(Cancellation.error(call.command), call)}, seen},
+      do: {{:error, Outcome.named(Cancellation.error(call.command), call)}, seen},
       else: answer
-  end
-
-  defp told({result, %{command: command} = seen} = answer) do
-    unless command == @probe, do: tell(seen, result)
-    answer
   end
 
   defp attempt(call, tried) do
@@ -125,7 +94,7 @@ defmodule Snakepit.Call do
   defp unserved(call, error) do
     waited = now_ns() - call.started
 
-    {{:error, error |> named(call) |> Error.of_command(call.command)},
+    {{:error, error |> Outcome.named(call) |> Error.of_command(call.command)},
      %Observation{
        pool: call.handle.name,
        command: call.command,
@@ -152,7 +121,7 @@ defmodule Snakepit.Call do
   end
 
   @typedoc "A stream that is under way, and the lane it holds."
-  @opaque stream :: {t(), Lane.t(), Native.checkout(), checked_out(), Exchange.streaming()}
+  @opaque stream :: {Request.t(), Lane.t(), Native.checkout(), checked_out(), Items.streaming()}
   @typep checked_out :: {CommandBreaker.suspect() | nil, queued_ns :: non_neg_integer()}
 
   @doc """
@@ -164,8 +133,7 @@ defmodule Snakepit.Call do
   @spec open_stream(String.t() | atom(), map(), keyword(), returned? :: boolean()) ::
           {:ok, stream()} | {:error, Error.t()}
   def open_stream(command, args, opts, returned?) do
-    with {:ok, call} <- prepare(command, args, opts, true),
-         :ok <- not_idempotent(call) do
+    with {:ok, call} <- Request.new(command, args, opts, true) do
       call = cancellable(%{call | returned?: returned?}, nil)
 
       case checkout_unless_cancelled(call) do
@@ -182,7 +150,7 @@ defmodule Snakepit.Call do
           end)
 
         {:error, error} ->
-          {result, _seen} = call |> unserved(error) |> unless_cancelled(call) |> told()
+          {result, _seen} = call |> unserved(error) |> unless_cancelled(call) |> Outcome.emit()
           result
       end
     end
@@ -192,7 +160,7 @@ defmodule Snakepit.Call do
   @spec next_item(stream()) :: {:item, term(), stream()} | {:ok, returned :: term()} | {:error, Error.t()}
   def next_item({call, lane, checkout, {suspect, _queued} = out, streaming} = stream) do
     guarded(call, lane, checkout, suspect, fn ->
-      case Exchange.next_item(call, lane, streaming) do
+      case Items.next(call, lane, streaming) do
         {:item, item, streaming} -> {:item, item, {call, lane, checkout, out, streaming}}
         ended -> ended(stream, ended)
       end
@@ -202,7 +170,7 @@ defmodule Snakepit.Call do
   @doc "Leaves a stream before its end: its tool is cancelled. `status` is told with the event of its end."
   @spec leave(stream(), :ok | :raised) :: :ok
   def leave({call, lane, checkout, {suspect, _queued}, streaming} = stream, status \\ :ok) do
-    guarded(call, lane, checkout, suspect, fn -> ended(stream, Exchange.leave(call, streaming, status)) end)
+    guarded(call, lane, checkout, suspect, fn -> ended(stream, Items.leave(call, streaming, status)) end)
     :ok
   end
 
@@ -212,7 +180,7 @@ defmodule Snakepit.Call do
       |> finish(lane, checkout, queued, ended)
       |> judged(call, suspect)
       |> unless_cancelled(call)
-      |> told()
+      |> Outcome.emit()
 
     result
   end
@@ -247,215 +215,24 @@ defmodule Snakepit.Call do
       :erlang.raise(kind, reason, __STACKTRACE__)
   end
 
-  # Items that were handed out cannot be taken back.
-  defp not_idempotent(%{options: %{idempotent: false}}), do: :ok
-
-  defp not_idempotent(call) do
-    words = "options of the call: :idempotent is not for streams, which are never tried again"
-
-    with {:error, error} <- invalid(:invalid_option, words),
-         do: {:error, error |> named(call) |> Error.of_command(call.command)}
-  end
-
   @doc "Which ways a call would take, and why; nothing is sent."
   @spec explain(String.t() | atom(), map(), keyword()) :: {:ok, Explanation.t()} | {:error, Error.t()}
   def explain(command, args, opts) do
-    with {:ok, %{handle: handle, payload: payload} = call} <- prepare(command, args, opts, false),
+    with {:ok, %{handle: handle, payload: payload} = call} <- Request.new(command, args, opts, false),
          {:enabled, _call, :ok} <- {:enabled, call, Performance.enabled(handle)} do
       plan = Decision.plan(handle, nil, payload, call.request_ways, call.reply_ways, :look)
       {:ok, Explanation.new(handle, payload.type, Explanation.call(handle, call.command, payload, plan))}
     else
-      {:enabled, call, {:error, error}} -> {:error, error |> named(call) |> Error.of_command(call.command)}
-      {:error, error} -> {:error, error}
+      {:enabled, call, {:error, error}} ->
+        {:error, error |> Outcome.named(call) |> Error.of_command(call.command)}
+
+      {:error, error} ->
+        {:error, error}
     end
-  end
-
-  # ---- before a lane ----------------------------------------------------------------------------------------------
-
-  defp prepare(command, args, opts, stream?) do
-    started = now_ns()
-
-    with {:ok, options} <- Options.new(opts),
-         :ok <- only_of_streams(options, stream?),
-         {:ok, handle} <- Handle.fetch(options.pool || Handle.default()),
-         {:error, error} <- prepared(command, args, options, handle, stream?, started) do
-      {:error, error |> named(%{options: options, handle: handle}) |> Error.of_command(command)}
-    else
-      {:ok, call} -> {:ok, call}
-      {:error, error} -> {:error, Error.of_command(error, command)}
-    end
-  end
-
-  defp prepared(command, args, options, handle, stream?, started) do
-    with {:ok, command} <- command(command, handle),
-         :ok <- arguments(args, handle),
-         {:ok, envelope, buffers, {bytes, fresh, kind}} <- encode(command, args, options, handle) do
-      call = %__MODULE__{
-        command: command,
-        handle: handle,
-        options: options,
-        deadline: deadline(options.timeout || if(stream?, do: :infinity, else: handle.options.timeout)),
-        item_timeout: if(stream?, do: item_timeout(options, handle), else: :infinity),
-        envelope: envelope,
-        buffers: buffers,
-        payload: %Payload{
-          bytes: bytes,
-          fresh: fresh,
-          type: Performance.data_type(kind),
-          count: length(buffers),
-          envelope: byte_size(envelope)
-        },
-        started: started,
-        stream?: stream?
-      }
-
-      ways(call)
-    end
-  end
-
-  defp only_of_streams(%{item_timeout: ms}, false) when ms != nil,
-    do: invalid(:invalid_option, "options of the call: :item_timeout is for streams; this call has :timeout")
-
-  defp only_of_streams(_options, _stream?), do: :ok
-
-  # A stream that hangs ends as a call does that hangs, unless the caller said when.
-  defp item_timeout(%{item_timeout: nil, timeout: nil}, handle), do: handle.options.timeout
-  defp item_timeout(%{item_timeout: nil}, _handle), do: :infinity
-  defp item_timeout(%{item_timeout: ms}, _handle), do: ms
-
-  defp command(command, _handle) when is_binary(command) and byte_size(command) <= 1024 do
-    if String.valid?(command), do: {:ok, command}, else: bad_command(command)
-  end
-
-  defp command(command, _handle) when is_atom(command) and command not in [nil, true, false],
-    do: {:ok, Atom.to_string(command)}
-
-  defp command(command, _handle), do: bad_command(command)
-
-  defp bad_command(command) do
-    shown = inspect(command, printable_limit: 100)
-
-    invalid(
-      :invalid_command,
-      "expected a command to be a string of at most 1024 bytes or an atom, got: #{shown}"
-    )
-  end
-
-  defp arguments(args, _handle) when is_map(args) and not is_struct(args), do: :ok
-
-  defp arguments(args, _handle) do
-    shown = inspect(args, limit: 5, printable_limit: 100)
-
-    hint = if Keyword.keyword?(args), do: "; write #{inspect(Map.new(args), limit: 5, printable_limit: 100)}"
-    words = "expected the arguments to be a map of names to values, got: #{shown}#{hint}"
-    invalid(:invalid_arguments, words, %{path: "args"})
-  end
-
-  defp encode(command, args, options, handle) do
-    case Native.encode(command, args, caller(options, handle.options), handle.options.inline_limit) do
-      {:ok, _envelope, _buffers, _size} = encoded ->
-        encoded
-
-      :convert ->
-        encode(command, Transfer.Convert.term(args), options, handle)
-
-      {:error, path, :unsupported_type, what} ->
-        error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"
-        invalid(:unsupported_type, error, %{path: path, type: what})
-
-      {:error, path, :not_utf8, what} ->
-        invalid(:not_utf8, "#{path}: #{what}: wrap it with Snakepit.bytes/1 to send it as bytes", %{
-          path: path
-        })
-
-      {:error, path, reason, what} ->
-        invalid(reason, "#{path}: #{what}", %{path: path})
-    end
-  end
-
-  # What the tool may learn of its caller (native/PROTOCOL.md).
-  defp caller(%{correlation_id: nil, session: session}, %{fake: nil}), do: session
-  defp caller(%{correlation_id: id, session: session}, %{fake: nil}), do: [session, id]
-  # A fake tool may depend on the process that calls.
-  defp caller(%{correlation_id: id, session: session}, %{fake: {module, _}}),
-    do: [[session, module.caller()], id]
-
-  defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
-  defp hint("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"
-  defp hint(_what), do: ""
-
-  # What a forced way, the pool and `zero_copy: false` leave.
-  defp ways(%{options: options, handle: handle, payload: payload} = call) do
-    allowed =
-      if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]
-
-    with {:ok, for_request} <- choice(options.request, allowed, handle),
-         {:ok, for_reply} <- choice(options.reply, allowed, handle),
-         isolated = Breaker.isolated(handle.breaker),
-         {:ok, for_request} <- without(for_request, isolated, handle),
-         {:ok, for_reply} <- without(for_reply, isolated, handle),
-         :ok <- reply_open(for_reply, options, handle) do
-      case Transfer.among(for_request, for_request, payload.bytes, payload.envelope) do
-        [] -> {:error, too_large(payload, for_request, handle)}
-        able -> {:ok, %{call | request_ways: able, reply_ways: for_reply}}
-      end
-    end
-  end
-
-  defp too_large(%{bytes: bytes, envelope: envelope}, ways, handle) do
-    Error.new(
-      :transfer,
-      :too_large,
-      "the arguments have #{bytes + envelope} bytes; by #{Enum.join(ways, " or ")} a message has at most #{Transfer.largest_message()}",
-      pool: handle.name
-    )
   end
 
   defp planned(%{handle: handle, payload: payload} = call, lane),
     do: %{call | plan: Decision.plan(handle, lane, payload, call.request_ways, call.reply_ways, :call)}
-
-  defp choice(:auto, [], handle) do
-    invalid(:no_way, "pool #{inspect(handle.name)} allows zero_copy alone, and the call forbids it")
-  end
-
-  defp choice(:auto, allowed, _handle), do: {:ok, allowed}
-
-  defp choice(forced, allowed, handle) do
-    if forced in allowed do
-      {:ok, [forced]}
-    else
-      names = Enum.map_join(handle.options.transfers, ", ", &inspect/1)
-
-      invalid(
-        :way_not_allowed,
-        "the way #{inspect(forced)} is not open to this call: pool #{inspect(handle.name)} allows #{names}"
-      )
-    end
-  end
-
-  defp without(ways, [], _handle), do: {:ok, ways}
-
-  defp without(ways, isolated, handle) do
-    case ways -- isolated do
-      [] -> {:error, Exchange.breaker_open(handle, hd(ways))}
-      left -> {:ok, left}
-    end
-  end
-
-  # A worker passes over a way that does not work by itself, unless it is forced: then it need not run the tool first.
-  defp reply_open([way], %{reply: way}, handle) when way != :inline do
-    if Breaker.refuses?(handle.breaker, way),
-      do: {:error, Exchange.breaker_open(handle, way)},
-      else: :ok
-  end
-
-  defp reply_open(_ways, _options, _handle), do: :ok
-
-  defp invalid(reason, message, details \\ %{}),
-    do: {:error, Error.new(:validation, reason, message, details: details)}
-
-  defp deadline(:infinity), do: :infinity
-  defp deadline(timeout), do: System.monotonic_time(:millisecond) + timeout
 
   # ---- a lane -----------------------------------------------------------------------------------------------------
 
@@ -492,7 +269,7 @@ defmodule Snakepit.Call do
 
   # A stream that has all the time does not wait for a worker longer than a call does.
   defp queue_deadline(%{stream?: true, options: %{timeout: nil}, handle: handle}),
-    do: deadline(handle.options.timeout)
+    do: Request.deadline(handle.options.timeout)
 
   defp queue_deadline(call), do: call.deadline
 
@@ -532,148 +309,11 @@ defmodule Snakepit.Call do
       {:lost, why} -> Pool.discard(call.handle, checkout, lane, why)
     end
 
-    result = with {:error, %Error{} = error} <- result, do: {:error, named(error, call, lane)}
-    seen = observe(call, lane, queued, exchange, result)
-    Exchange.collect(exchange)
+    result = with {:error, %Error{} = error} <- result, do: {:error, Outcome.named(error, call, lane)}
+    seen = Outcome.observe(call, lane, queued, exchange, result)
+    Outcome.collect(exchange)
     {result, seen}
   end
-
-  # A run that is ending says why within moments, for which a caller that has no time left waits all the same.
-  defp time_for_reason(%{deadline: :infinity}), do: :infinity
-
-  defp time_for_reason(%{deadline: deadline}),
-    do: max(deadline - System.monotonic_time(:millisecond), @reason_ms)
-
-  defp named(error, call, lane) do
-    error = if error.category == :worker and error.reason == :lost, do: lost(error, call, lane), else: error
-
-    error =
-      if error.reason == :unknown_command,
-        do: Pool.Tools.elsewhere(error, call.handle, call.command),
-        else: error
-
-    %{named(error, call) | worker: lane.name, command: call.command}
-  end
-
-  # A call that its pool's end does not wait for has lost its worker, but not by any fault of the worker's.
-  defp lost(error, call, lane) do
-    case Pool.why(call.handle, lane, time_for_reason(call)) do
-      :stopping -> Pool.stopped(call.handle)
-      :gone -> if Pool.Handle.current?(call.handle), do: error, else: Pool.stopped(call.handle)
-      words -> %{error | message: words}
-    end
-  end
-
-  defp named(error, %{options: %{correlation_id: nil}, handle: handle} = call),
-    do: %{in_its_time(error, call) | pool: handle.name}
-
-  defp named(error, %{options: %{correlation_id: id}, handle: handle} = call),
-    do: %{in_its_time(error, call) | pool: handle.name, details: Map.put(error.details, :correlation_id, id)}
-
-  # The message has the timeout that the caller gave. The measured time differs by a millisecond.
-  defp in_its_time(%Error{reason: :queue_timeout}, %{handle: handle, options: options}),
-    do: Pool.waited_in_vain(handle, options.timeout || handle.options.timeout)
-
-  defp in_its_time(error, _call), do: error
-
-  defp observe(call, lane, queued, exchange, result) do
-    total = now_ns() - call.started
-    # What is done for measuring's sake is nobody's call.
-    unless call.command == @probe, do: count(call, exchange, queued, total, result)
-
-    %Observation{
-      pool: call.handle.name,
-      worker: lane.name,
-      command: call.command,
-      correlation_id: call.options.correlation_id,
-      request_way: exchange.request_way,
-      reply_way: exchange.reply_way,
-      request_bytes: call.payload.bytes,
-      reply_bytes: exchange.reply_bytes,
-      copied_bytes: exchange.copied,
-      queue_ns: queued,
-      tool_ns: exchange.tool_ns,
-      total_ns: total,
-      fallback: exchange.fallback,
-      cold: exchange.cold
-    }
-  end
-
-  defp count(call, exchange, queued, total, result) do
-    counters = call.handle.counters
-    Counters.add(counters, :calls, 1)
-    Retries.earn(call.handle.retries)
-    if match?({:error, _}, result), do: Counters.add(counters, :errors, 1)
-    if exchange.fallback, do: Counters.add(counters, :fallbacks, 1)
-    if exchange.copied > 0, do: Counters.add(counters, :copied_bytes, exchange.copied)
-
-    case exchange.request_way do
-      nil -> :ok
-      way -> Counters.add(counters, counter(:request, way), 1)
-    end
-
-    case exchange.reply_way do
-      nil -> :ok
-      way -> Counters.add(counters, counter(:reply, way), 1)
-    end
-
-    Counters.add(counters, :request_bytes, call.payload.bytes + call.payload.envelope)
-    Counters.add(counters, :reply_bytes, exchange.reply_bytes)
-    record(call.handle.performance, call, exchange, queued, total, result)
-    Decision.emit(call.handle, call.payload, call.plan, exchange.request_way || hd(call.plan.request))
-  end
-
-  @stop [:snakepit, :call, :stop]
-  @fallback [:snakepit, :call, :fallback]
-
-  defp tell(seen, result) do
-    if Telemetry.listened_to?(@stop) do
-      measurements = Map.take(seen, [:tool_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
-
-      metadata =
-        Map.take(seen, [:pool, :worker, :command, :correlation_id, :request_way, :reply_way, :retries])
-
-      status = Map.put(metadata, :status, elem(result, 0))
-      Telemetry.execute(@stop, Map.put(measurements, :duration_ns, seen.total_ns), status)
-    end
-
-    if seen.fallback and Telemetry.listened_to?(@fallback) do
-      metadata = Map.take(seen, [:pool, :command, :request_way, :reply_way])
-      Telemetry.execute(@fallback, Map.take(seen, [:request_bytes, :reply_bytes]), metadata)
-    end
-  end
-
-  # A model that could not decide does not learn from the call.
-  defp record(_failed, %{plan: %{reason: :undecided}}, _exchange, _queued, _total, _result), do: :ok
-
-  defp record(%Model{ref: ref} = model, %{payload: payload} = call, exchange, queued, total, result)
-       when ref != nil do
-    # A call that came to nothing is counted as one.
-    {there, back} = {exchange.request_way || :inline, exchange.reply_way || :inline}
-    # Streams and calls that failed are not learned from.
-    learn? = match?({:ok, _}, result) and not call.stream?
-    carried = if there == :zero_copy, do: exchange.copied, else: payload.bytes
-    work = max(total - exchange.tool_ns - queued, 0)
-    about = {there, back, payload.type, not exchange.cold, learn?}
-    Model.record(model, about, explored(call.plan, payload, there), work, carried, exchange.reply_carried)
-  end
-
-  defp record(_not_measured, _call, _exchange, _queued, _total, _result), do: :ok
-
-  defp explored(%{predicted: nil}, _payload, _way), do: nil
-
-  defp explored(plan, payload, way) do
-    {explored?, propensity} = Plan.choice(plan, way)
-    # What was predicted is for one buffer.
-    {explored?, propensity, if(payload.count == 1, do: Plan.predicted(plan, way))}
-  end
-
-  defp counter(:request, :inline), do: :request_inline
-  defp counter(:request, :zero_copy), do: :request_zero_copy
-  defp counter(:request, :grpc), do: :request_grpc
-  defp counter(:reply, :inline), do: :reply_inline
-  defp counter(:reply, :zero_copy), do: :reply_zero_copy
-  defp counter(:reply, :grpc), do: :reply_grpc
 
   defp now_ns, do: System.monotonic_time(:nanosecond)
 end

@@ -437,7 +437,7 @@ defmodule Snakepit.Native do
           size :: non_neg_integer(),
           allowed :: 0..7,
           preferred :: way() | nil,
-          mode :: :call | :ask | :look
+          mode :: :call | :look
         ) :: decision()
   def cost_model_decide(_cost_model, _direction, _type, _warm, _size, _allowed, _preferred, _mode), do: stub()
 

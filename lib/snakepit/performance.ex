@@ -20,7 +20,6 @@ defmodule Snakepit.Performance do
   """
 
   alias Snakepit.{Error, Pool}
-  alias Snakepit.Performance.Model
 
   @typedoc "What the bytes are."
   @type data_type :: :binary | :string | :tensor | :dataframe | :mixed
@@ -53,8 +52,8 @@ defmodule Snakepit.Performance do
 
   @doc "Whether the pool measures its transfers; else the error of a request for what it does not know."
   @spec enabled(Pool.Handle.t()) :: :ok | {:error, Error.t()}
-  def enabled(%{performance: model} = handle),
-    do: if(Model.enabled?(model), do: :ok, else: not_enabled(handle))
+  def enabled(%{performance: %{ref: ref}}) when ref != nil, do: :ok
+  def enabled(handle), do: not_enabled(handle)
 
   defp not_enabled(%{name: name, options: %{fake: {_module, _}}}) do
     words =
@@ -67,12 +66,4 @@ defmodule Snakepit.Performance do
     words = "pool #{inspect(name)} does not measure its transfers: performance_optimization: [enabled: false]"
     {:error, Error.new(:validation, :not_enabled, words, pool: name)}
   end
-
-  @doc """
-  From which size on shared memory is the cheapest way, in bytes with its 95 % interval; `nil` when nothing is known, or
-  the lines do not cross.
-  """
-  @spec crossover(Pool.Handle.t(), direction(), data_type()) ::
-          {size :: pos_integer(), low :: pos_integer(), high :: pos_integer()} | nil
-  def crossover(%{performance: model}, direction, type), do: Model.crossover(model, direction, type)
 end

@@ -15,7 +15,19 @@ defmodule Snakepit.Pool do
 
   use GenServer
   alias Snakepit.{Breaker, Error, Native, Telemetry, Transfer, Worker}
-  alias Snakepit.Pool.{CommandBreaker, Events, Handle, LaneRecovery, Manager, Options, Resizer, Session, Tools}
+
+  alias Snakepit.Pool.{
+    CommandBreaker,
+    Events,
+    Handle,
+    LaneRecovery,
+    Manager,
+    Options,
+    Resizer,
+    Session,
+    Tools
+  }
+
   alias Snakepit.Terminal.Units
   alias Snakepit.Worker.Lane
   require Logger
@@ -29,7 +41,6 @@ defmodule Snakepit.Pool do
   @dying 3
   # As the backoff of workers has it.
   @young_ms 30_000
-  @worker_breaker %{window_ms: 60_000, minimum_calls: 5}
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
@@ -417,7 +428,7 @@ defmodule Snakepit.Pool do
 
   @doc false
   @spec worker_breaker() :: map()
-  def worker_breaker, do: @worker_breaker
+  defdelegate worker_breaker, to: Handle
 
   @doc false
   @spec worker_failed(Handle.t(), non_neg_integer(), Error.t()) :: :ok
@@ -541,6 +552,7 @@ defmodule Snakepit.Pool do
     Events.emit({:worker_up, state.handle.name, worker})
     Native.queue_up(state.handle.queue, index, epoch)
     :ets.delete(state.handle.trouble, :last)
+    Events.emit({:worker_up, state.handle.name, worker})
     {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
   end
 

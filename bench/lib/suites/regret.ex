@@ -16,7 +16,7 @@ defmodule Snakepit.Bench.Regret do
   """
   @behaviour Snakepit.Bench.Suite
 
-  alias Snakepit.{Bench, Observation, Performance, Pool, Stats}
+  alias Snakepit.{Bench, Observation, Pool, Stats}
   alias Snakepit.Bench.Result
   alias Snakepit.Performance.Controller
   alias Snakepit.Performance.Model
@@ -72,7 +72,7 @@ defmodule Snakepit.Bench.Regret do
       for _ <- 1..2 do
         fresh = %{handle | performance: Model.blank(handle.performance)}
         {:ok, _} = Calibration.run(fresh, budget_ms: 300)
-        Performance.crossover(fresh, :request, :binary)
+        Model.crossover(fresh.performance, :request, :binary)
       end
 
     for {found, n} <- [{first, 1}, {second, 2}], found != nil do

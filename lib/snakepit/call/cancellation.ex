@@ -85,6 +85,10 @@ defmodule Snakepit.Call.Cancellation do
     count
   end
 
+  @doc "Why the lane of a cancelled call is brought to rest."
+  @spec why() :: String.t()
+  def why, do: "its call was cancelled"
+
   @doc "The error of a cancelled call. `items`: what a stream had yielded by then."
   @spec error(String.t(), non_neg_integer() | nil) :: Error.t()
   def error(command, items \\ nil)

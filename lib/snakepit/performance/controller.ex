@@ -58,7 +58,7 @@ defmodule Snakepit.Performance.Controller do
         fall_back({:too_large, data_size(payload)})
 
       able ->
-        plan = Decision.plan!(handle, nil, payload, able, able, :ask)
+        plan = Decision.plan!(handle, nil, payload, able, able, :call)
         [way | _] = plan.request
         Decision.emit(handle, payload, plan, way)
         {way, meta(plan, way, payload, handle)}

@@ -38,7 +38,7 @@ defmodule Snakepit.Performance.Explanation do
       call: call,
       request: ranges(handle, :request, type),
       reply: ranges(handle, :reply, type),
-      crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, type)}),
+      crossover: Map.new([:request, :reply], &{&1, Model.crossover(handle.performance, &1, type)}),
       bound_cost: Enum.flat_map([:request, :reply], &bound_cost(handle, &1, type))
     }
   end

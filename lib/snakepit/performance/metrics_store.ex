@@ -289,7 +289,7 @@ defmodule Snakepit.Performance.MetricsStore do
     %{version: version} = Model.counts(handle.performance)
 
     unless match?([{_, %{version: ^version}}], :ets.lookup(@models, {handle.name, :lines})) do
-      crossover = Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
+      crossover = Map.new([:request, :reply], &{&1, Model.crossover(handle.performance, &1, :binary)})
 
       :ets.insert(
         @models,

@@ -5,9 +5,10 @@ defmodule Snakepit.Performance.Model do
   # A struct of this module is what `Snakepit.Pool.Handle` holds as `performance`. `ref` is the native model, nil in a pool
   # that does not measure. It lives as long as the pool's process: a pool that was started anew has another one.
 
-  alias Snakepit.{Native, Observation, Performance, Transfer}
+  alias Snakepit.{Native, Observation, Performance, Telemetry, Transfer}
   alias Snakepit.Performance.{Policy, Settings}
   alias Snakepit.Performance.Model.Thresholds
+  alias Snakepit.Pool.Counters
 
   defmodule Rules do
     @moduledoc false
@@ -161,6 +162,7 @@ defmodule Snakepit.Performance.Model do
   @tie 0.05
   # What exploring may cost, as a share of the best way's cost.
   @bounded_loss 0.25
+  @failed [:snakepit, :performance, :decision_failed]
 
   @doc "The model of a pool that has these options, which knows nothing yet."
   @spec new(map(), Settings.t(), call()) :: t()
@@ -185,8 +187,8 @@ defmodule Snakepit.Performance.Model do
 
   # ---- decisions --------------------------------------------------------------------------------------------------
 
-  @typedoc "What a decision is for: a call, somebody who will carry it out elsewhere, or only to show it."
-  @type mode :: :call | :ask | :look
+  @typedoc "Whether a decision is to be carried out, or only shown."
+  @type mode :: :call | :look
 
   @doc """
   Decides the ways of a transfer that may take those of `allowed`, a mask. A `preferred` way that is allowed comes first,
@@ -204,6 +206,17 @@ defmodule Snakepit.Performance.Model do
         ) :: Native.decision()
   def decide(%__MODULE__{ref: ref}, direction, type, warm, size, allowed, preferred, mode),
     do: Native.cost_model_decide(ref, direction, type, warm, size, allowed, preferred, mode)
+
+  @doc "Counts a decision, or a custom rule, that failed, and emits why."
+  @spec failed(Snakepit.Pool.Handle.t(), :model | :custom_rule, String.t()) :: :ok
+  def failed(handle, what, why) do
+    Counters.add(handle.counters, :failed_decisions, 1)
+
+    if Telemetry.listened_to?(@failed),
+      do: Telemetry.execute(@failed, %{}, %{pool: handle.name, what: what, why: why})
+
+    :ok
+  end
 
   @doc "What the table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
   @spec cell(t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) :: Cell.t()

@@ -210,27 +210,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
       for worker <- Pool.workers_of(handle), do: Worker.idle_ms(worker, idle_ms)
 
       if Model.enabled?(handle.performance) and Model.set_load(handle.performance, cpu?(bits), memory?(bits)),
-        do: refresh(name)
-    end
-  end
-
-  # Both may be busy, and this process has to go on sampling.
-  defp refresh(pool) do
-    Task.Supervisor.start_child(Snakepit.Performance.Tasks, fn ->
-      refresh(pool, 20)
-      Snakepit.Performance.Model.Learning.publish(pool)
-    end)
-  catch
-    :exit, _stopping -> :ok
-  end
-
-  # It may be just starting again.
-  defp refresh(pool, tries) do
-    with :unavailable when tries > 0 <- Snakepit.Performance.ThresholdManager.refresh(pool) do
-      receive do
-      after
-        100 -> refresh(pool, tries - 1)
-      end
+        do: Pool.Events.emit({:load_changed, name})
     end
   end
 

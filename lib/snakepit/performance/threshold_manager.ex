@@ -21,7 +21,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   alias Snakepit.Performance.Model
   alias Snakepit.Performance.Model.{Learning, Thresholds}
 
-  alias Snakepit.Pool.Handle
+  alias Snakepit.Pool.{Events, Handle}
   require Logger
 
   @tick_ms 10_000
@@ -142,7 +142,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   # ---- what is in force -------------------------------------------------------------------------------------------
 
   @doc false
-  # The pool's policy is another, or something is scarce or no longer: its table is compiled anew.
+  # The pool's policy is another: its table is compiled anew.
   @spec refresh(atom()) :: :ok | :unavailable
   def refresh(pool) do
     GenServer.call(__MODULE__, {:refresh, pool})
@@ -188,8 +188,16 @@ defmodule Snakepit.Performance.ThresholdManager do
   @impl true
   def init(_opts) do
     create()
+    # What changed while there was no such process is seen to at once.
+    :ok = Events.subscribe()
     Process.send_after(self(), :tick, @tick_ms)
-    {:ok, nil}
+    {:ok, nil, {:continue, :apply}}
+  end
+
+  @impl true
+  def handle_continue(:apply, state) do
+    Enum.each(measured(), &apply_all/1)
+    {:noreply, state}
   end
 
   @impl true
@@ -233,16 +241,24 @@ defmodule Snakepit.Performance.ThresholdManager do
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick_ms)
 
-    for name <- Handle.names(),
-        {:ok, handle} <- [Handle.fetch(name)],
-        Model.enabled?(handle.performance),
-        do: tick(handle, now())
-
+    for handle <- measured(), do: tick(handle, now())
     forget_stopped()
     {:noreply, state}
   end
 
+  def handle_info({Events, {:load_changed, pool}}, state) do
+    with {:ok, handle} <- measured(pool), do: apply_all(handle)
+    {:noreply, state}
+  end
+
   def handle_info(_other, state), do: {:noreply, state}
+
+  defp measured do
+    for name <- Handle.names(),
+        {:ok, handle} <- [Handle.fetch(name)],
+        Model.enabled?(handle.performance),
+        do: handle
+  end
 
   defp with_handle(pool, state, fun) do
     case Handle.fetch(pool) do
@@ -281,7 +297,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp step(handle, type) do
     with {tuned, nil} = before <- state_of(handle, type),
-         {crossover, _low, _high} = found <- Performance.crossover(handle, :request, type),
+         {crossover, _low, _high} = found <- Model.crossover(handle.performance, :request, type),
          {:changed, next} <- Thresholds.toward(tuned, crossover) do
       {old, new} = {at_rest(handle, type, before), at_rest(handle, type, {next, nil})}
       # What a bound or the policy holds fast is tuned all the same, for when it no longer does.

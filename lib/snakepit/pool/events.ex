@@ -7,13 +7,13 @@ defmodule Snakepit.Pool.Events do
   # | `{:pool_started, pool}` | its handle is published: after its start, and after every start of its process |
   # | `{:worker_up, pool, worker}` | this worker process may take calls |
   # | `{:pool_stopped, pool}` | its handle was withdrawn |
+  # | `{:load_changed, pool}` | memory or CPU became scarce, or are no longer: its cost model decides otherwise |
   #
   # A pool does not know its subscribers. A subscription ends with its process.
 
   @type event ::
-          {:pool_started, pool :: atom()}
+          {:pool_started | :pool_stopped | :load_changed, pool :: atom()}
           | {:worker_up, pool :: atom(), pid()}
-          | {:pool_stopped, pool :: atom()}
 
   @spec child_spec(term()) :: Supervisor.child_spec()
   def child_spec(_opts), do: Registry.child_spec(keys: :duplicate, name: __MODULE__)

@@ -40,6 +40,9 @@ defmodule Snakepit.Pool.Handle do
           busy_poll: Native.busy_poll() | nil
         }
 
+  # Of each worker, which its runs that died young without a call open.
+  @worker_breaker %{window_ms: 60_000, minimum_calls: 5}
+
   # By the pool's process: it owns the checkout queue and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
   def new(%Pool.Options{} = options) do
@@ -55,7 +58,7 @@ defmodule Snakepit.Pool.Handle do
       retries: Pool.Retries.new(),
       # A target per way; one per worker, which its runs that died young without a call open; and the commands' own.
       breaker: Breaker.new(Transfer.guarded(), options.breaker),
-      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.worker_breaker()),
+      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), @worker_breaker),
       commands: Pool.CommandBreaker.new(options.size),
       # {:last, why a worker ended or did not start}, for what is told while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),
@@ -70,6 +73,11 @@ defmodule Snakepit.Pool.Handle do
       busy_poll: if((us = Pool.Options.busy_poll(options)) > 0, do: Native.busy_poll_new(us))
     }
   end
+
+  @doc false
+  # The settings of a worker's breaker.
+  @spec worker_breaker() :: map()
+  def worker_breaker, do: @worker_breaker
 
   @doc "The handle of the same pool with so many workers."
   @spec resize(t(), pos_integer()) :: t()

@@ -211,12 +211,9 @@ fn cost_model_decide<'a>(
     if explored {
         order.swap(0, 1);
     }
+    // Whether it explored is counted once that was carried out: see `cost_model_record`.
     if mode != terms::Mode::Look {
         cost_model.decisions.fetch_add(1, Ordering::Relaxed);
-    }
-    // A call's exploration counts once it was carried out: see `cost_model_record`.
-    if explored && mode == terms::Mode::Ask {
-        cost_model.explored.fetch_add(1, Ordering::Relaxed);
     }
     let reason = if preferred.is_some() { terms::Reason::CustomRule } else { cell.reason().into() };
     let cold = cost_model.table.look_up(direction, kind, false, load, size);

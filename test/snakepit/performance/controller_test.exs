@@ -61,6 +61,16 @@ defmodule Snakepit.Performance.ControllerTest do
     assert reply_way(pool, 8 * @kib) == :inline
   end
 
+  test "a worker that is started again is sent the table" do
+    {pool, _} = pool()
+    [%{os_pid: before}] = Snakepit.list_workers(pool)
+    {:error, %Error{category: :worker}} = Snakepit.execute("die", %{signum: 9}, pool: pool)
+    assert eventually(fn -> match?([%{status: :ready}], Snakepit.list_workers(pool)) end)
+    [%{os_pid: pid}] = Snakepit.list_workers(pool)
+    assert pid != before
+    assert eventually(fn -> reply_way(pool, @mib) == :zero_copy end)
+  end
+
   defp reply_way(pool, size) do
     {{:ok, _}, seen} = Snakepit.observe("python_value", %{code: "x = b'7' * #{size}"}, pool: pool)
     seen.reply_way

@@ -21,7 +21,9 @@ defmodule Snakepit.Pool.OptionsTest do
     assert Options.lanes(options) == 1
     assert Options.new(Keyword.new(@fine)) == {:ok, options}
     assert {:ok, %{python_module: ["a", "b"]}} = Options.new(%{@fine | python_module: ["a", "b"]})
-    assert Enum.sort([:__struct__, :source, :fake | Options.keys()]) == options |> Map.keys() |> Enum.sort()
+
+    assert Enum.sort([:__struct__, :source, :fake, :performance | Options.keys()]) ==
+             options |> Map.keys() |> Enum.sort()
   end
 
   test "an error names the pool and the key" do

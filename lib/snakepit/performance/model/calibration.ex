@@ -68,7 +68,7 @@ defmodule Snakepit.Performance.Model.Calibration do
         ready?: ready?(model, ways),
         ms: div(state.budget - state.left, 1_000_000),
         base_ns: base.ns,
-        crossover: Map.new([:request, :reply], &{&1, Performance.crossover(handle, &1, :binary)})
+        crossover: Map.new([:request, :reply], &{&1, Model.crossover(handle.performance, &1, :binary)})
       }
 
       tell(handle, :measured, summary)

@@ -4,7 +4,7 @@ defmodule Snakepit.Performance.Model.CustomRules do
   # counted and emitted, the first is logged.
 
   alias Snakepit.{Performance, Transfer}
-  alias Snakepit.Performance.Model.Decision
+  alias Snakepit.Performance.Model
   alias Snakepit.Performance.Policy
   alias Snakepit.Pool.Handle
   alias Snakepit.Transfer.Payload
@@ -38,7 +38,7 @@ defmodule Snakepit.Performance.Model.CustomRules do
   defp call(rule, facts), do: rule.(facts)
 
   defp failed(rule, handle, got) do
-    Decision.failed(handle, :custom_rule, got)
+    Model.failed(handle, :custom_rule, got)
     key = {__MODULE__, handle.name, rule}
 
     # A race logs it twice, which does no harm.

@@ -10,12 +10,11 @@ defmodule Snakepit.Performance.Model.Decision do
   alias Snakepit.{Breaker, Telemetry, Transfer}
   alias Snakepit.Performance.Model
   alias Snakepit.Performance.Model.CustomRules
-  alias Snakepit.Pool.{Counters, Handle}
+  alias Snakepit.Pool.Handle
   alias Snakepit.Transfer.{Payload, Plan}
   alias Snakepit.Worker.Lane
 
   @decided [:snakepit, :performance, :decision]
-  @failed [:snakepit, :performance, :decision_failed]
 
   @doc """
   The plan of a call on `lane`, or on any (nil), whose request may take the ways of `request` and whose reply those of
@@ -34,7 +33,7 @@ defmodule Snakepit.Performance.Model.Decision do
     plan!(handle, lane, payload, request, reply, mode)
   catch
     kind, reason ->
-      failed(handle, :model, Exception.format_banner(kind, reason, __STACKTRACE__))
+      Model.failed(handle, :model, Exception.format_banner(kind, reason, __STACKTRACE__))
       fixed(:undecided, handle, lane, payload, request, reply)
   end
 
@@ -68,22 +67,40 @@ defmodule Snakepit.Performance.Model.Decision do
   defp fixed(reason, handle, lane, payload, request, reply) do
     [wanted | _] = ways = Transfer.plan(payload.bytes, payload.envelope, request)
     # Inline always works: what comes after it does not matter.
-    ways = if wanted == :inline, do: ways, else: usable(ways, handle, lane)
+    ways = if wanted == :inline, do: ways, else: ways |> able(lane) |> closed(handle)
     %Plan{request: ways, reply: able(reply, lane), reason: reason, wanted: wanted}
   end
 
   defp decided(model, handle, lane, payload, request, reply, mode) do
-    usable = usable(request, handle, lane)
     preferred = CustomRules.preferred(handle, model.policy, payload)
+    able = able(request, lane)
+    # One breaker matters to a call: that of its first way. An explanation shows what all of them say.
+    ways = if mode == :call, do: able, else: closed(able, handle)
+    decision = decide(model, payload, ways, preferred, mode)
+    [first | _] = elem(decision, 0)
 
-    {ways, reason, explored?, propensity, predicted, confidence, threshold, version, make_memory?} =
-      decide(model, payload, usable, preferred, mode)
+    cond do
+      mode == :call and refused?(first, handle) ->
+        # Counted already, and nothing is explored where one of the two ways is left alone.
+        decision = decide(model, payload, closed(able, handle), preferred, :look)
+        planned(decision, wanted(model, payload, request, preferred), able(reply, lane))
+
+      ways == request ->
+        planned(decision, first, able(reply, lane))
+
+      true ->
+        planned(decision, wanted(model, payload, request, preferred), able(reply, lane))
+    end
+  end
+
+  defp planned(decision, wanted, reply) do
+    {ways, reason, explored?, propensity, predicted, confidence, threshold, version, make_memory?} = decision
 
     %Plan{
       request: ways,
-      reply: able(reply, lane),
+      reply: reply,
       reason: reason,
-      wanted: if(usable == request, do: hd(ways), else: wanted(model, payload, request, preferred)),
+      wanted: wanted,
       predicted: predicted,
       threshold: threshold,
       confidence: confidence,
@@ -103,33 +120,23 @@ defmodule Snakepit.Performance.Model.Decision do
 
   # ---- masks ------------------------------------------------------------------------------------------------------
 
-  # The ways that the lane's worker has and no breaker refuses. If that leaves none, all of them: trying says why it fails.
-  defp usable(ways, handle, lane) do
-    case for(way <- ways, usable?(way, handle.breaker, lane), do: way) do
-      [] -> ways
-      usable -> usable
-    end
-  end
-
-  defp usable?(:inline, _breaker, _lane), do: true
-  defp usable?(:zero_copy, _breaker, %Lane{zero_copy: false}), do: false
-  defp usable?(:grpc, _breaker, %Lane{grpc: false}), do: false
-  defp usable?(way, breaker, _lane), do: not Breaker.refuses?(breaker, way)
-
-  # The ways that the lane's worker can answer by; if it has none of them, its answer says what is missing.
+  # The ways that the lane's worker has. If it has none of them, all: trying says what is missing.
   defp able(ways, nil), do: ways
   defp able(ways, %Lane{zero_copy: true, grpc: true}), do: ways
+  defp able(ways, lane), do: if_any(for(way <- ways, able?(way, lane), do: way), ways)
 
-  defp able(ways, lane) do
-    case for(way <- ways, able?(way, lane), do: way) do
-      [] -> ways
-      able -> able
-    end
-  end
-
+  defp able?(:inline, _lane), do: true
   defp able?(:zero_copy, lane), do: lane.zero_copy
   defp able?(:grpc, lane), do: lane.grpc
-  defp able?(:inline, _lane), do: true
+
+  # The ways that no breaker refuses. If it refuses all of them, all: the call says so.
+  defp closed(ways, handle), do: if_any(for(way <- ways, not refused?(way, handle), do: way), ways)
+
+  defp refused?(:inline, _handle), do: false
+  defp refused?(way, %{breaker: breaker}), do: Breaker.refuses?(breaker, way)
+
+  defp if_any([], ways), do: ways
+  defp if_any(some, _ways), do: some
 
   # ---- events -----------------------------------------------------------------------------------------------------
 
@@ -151,17 +158,6 @@ defmodule Snakepit.Performance.Model.Decision do
         data_type: payload.type
       })
     end
-
-    :ok
-  end
-
-  @doc "Counts a decision, or a custom rule, that failed, and emits why."
-  @spec failed(Handle.t(), :model | :custom_rule, String.t()) :: :ok
-  def failed(handle, what, why) do
-    Counters.add(handle.counters, :failed_decisions, 1)
-
-    if Telemetry.listened_to?(@failed),
-      do: Telemetry.execute(@failed, %{}, %{pool: handle.name, what: what, why: why})
 
     :ok
   end

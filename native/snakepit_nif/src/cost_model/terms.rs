@@ -6,11 +6,10 @@ use snakepit_core::cost_model::cost::{self, CPU_PRESSURE, MEMORY_PRESSURE};
 use snakepit_core::cost_model::model::{self, Leg};
 use snakepit_core::cost_model::{self as core, Kind, WAYS, table};
 
-/// What a decision is asked for: a call, by somebody who takes it elsewhere, or only to look.
+/// Whether a decision is to be carried out, or only shown.
 #[derive(Clone, Copy, PartialEq, Eq, NifUnitEnum)]
 pub enum Mode {
     Call,
-    Ask,
     Look,
 }
 
