@@ -160,7 +160,7 @@ defmodule Snakepit.Worker.Conversation do
   defp message(["pong", n], _state, %Run{heart: %Heart{}} = run), do: %{run | heart: Heart.pong(run.heart, n)}
 
   defp message(["warning", words], _state, run) when is_binary(words) do
-    if run.warnings < @most_warnings, do: Snakepit.Worker.report(run, {:warning, words})
+    if run.warnings < @most_warnings, do: Run.report(run, {:warning, words})
     %{run | warnings: run.warnings + 1}
   end
 

@@ -61,6 +61,13 @@ defmodule Snakepit.Worker.Run do
           ready_at: integer() | nil
         }
 
+  @doc "Sends the owner an event of the run. By the run's process."
+  @spec report(t(), Snakepit.Worker.event()) :: :ok
+  def report(%__MODULE__{spec: spec}, event) do
+    send(spec.owner, {:worker, self(), event})
+    :ok
+  end
+
   @doc "Releases all that the run holds but its lanes, once its process is gone. To be called once."
   @spec release(t()) :: :ok
   def release(%__MODULE__{} = run) do

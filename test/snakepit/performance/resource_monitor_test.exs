@@ -107,7 +107,7 @@ defmodule Snakepit.Performance.ResourceMonitorTest do
     :ok = Snakepit.Pool.Arena.scarce(handle, true)
     :ok = Snakepit.Worker.idle_ms(worker, 0)
     assert eventually(fn -> Native.arena_usage(handle.arena).held_bytes == 0 end)
-    assert eventually(fn -> MapSet.size(:sys.get_state(worker).run.chunks) == 0 end)
+    assert eventually(fn -> MapSet.size(elem(:sys.get_state(worker), 1).chunks) == 0 end)
 
     # And calls go on, by whatever is left.
     assert {:ok, ^data} = Snakepit.execute("identity", %{x: Snakepit.bytes(data)}, pool: pool)
