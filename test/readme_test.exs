@@ -53,7 +53,7 @@ defmodule Snakepit.ReadmeTest do
   @tag :tmp_dir
   test "the README's table of types holds for array-like objects", %{tmp_dir: dir} do
     assert @readme =~
-             "not what is more than its numbers: subclasses of `ndarray`, tables and columns of pandas, polars and pyarrow"
+             "not objects that are more than their numbers: subclasses of `ndarray`, tables and columns of pandas, polars and pyarrow"
 
     source = """
     import numpy as np
@@ -95,10 +95,10 @@ defmodule Snakepit.ReadmeTest do
     end
   end
 
-  test "each section of the README uses only what earlier sections defined" do
+  test "the README names compilation and setup before the first pool" do
     place = fn words -> @readme |> :binary.match(words) |> elem(0) end
     assert place.("mix snakepit.setup --with numpy") < place.("Snakepit.start_pool")
-    assert place.("builds the parts in Rust") < place.("Snakepit.start_pool")
+    assert place.("builds the Rust libraries") < place.("Snakepit.start_pool")
   end
 
   test "the README's table of calls names all functions, and only existing ones" do
