@@ -154,7 +154,7 @@ defmodule Snakepit.Call.Exchange do
 
   # The worker is told of chunks before it reads of them.
   defp announced(call, lane, {:ok, call_id, frame, tell, copied}) do
-    Worker.tell(lane.worker, tell)
+    Worker.send_chunks(lane.worker, tell)
     send_frame(call, lane, call_id, frame, copied)
   end
 
