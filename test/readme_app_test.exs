@@ -34,6 +34,8 @@ defmodule Snakepit.ReadmeAppTest do
         {:run, command, expected} -> printed!(run!(command, app), expected, command)
       end
 
+      share_build(app)
+
       MapSet.put(written, elem(step, 1))
     end)
   end
@@ -87,6 +89,16 @@ defmodule Snakepit.ReadmeAppTest do
   defp write!(path, text, more?) do
     File.mkdir_p!(Path.dirname(path))
     if more?, do: File.write!(path, "\n" <> text, [:append]), else: File.write!(path, text)
+  end
+
+  # Mix would compile Snakepit once more, to the same modules, for each of the environments.
+  defp share_build(app) do
+    from = Path.join(app, "_build/dev/lib/snakepit")
+
+    for env <- ["test", "prod"], to = Path.join(app, "_build/#{env}/lib/snakepit"), not File.exists?(to) do
+      File.mkdir_p!(Path.dirname(to))
+      if File.dir?(from), do: {_, 0} = System.cmd("cp", ["-a", from, to])
+    end
   end
 
   # The reader's shell has no variables of this run of Mix.
