@@ -61,7 +61,7 @@ defmodule Snakepit.Pool.Handle do
       retries: Pool.Retries.new(),
       # A target per way; one per worker, which its runs that died young without a call open; and the commands' own.
       breaker: Breaker.new(Transfer.guarded(), options.breaker),
-      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.worker_breaker()),
+      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.Deaths.worker_breaker()),
       commands: Pool.CommandBreaker.new(options.size),
       # {:last, why a worker ended or did not start}, for what is told while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),

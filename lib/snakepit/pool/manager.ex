@@ -8,8 +8,8 @@ defmodule Snakepit.Pool.Manager do
 
   use GenServer
   alias Snakepit.{Error, Pool, Worker}
-  alias Snakepit.Pool.{Env, Handle, Options, Slot, WorkerSpec}
-  alias Snakepit.Worker.{Chunks, Report}
+  alias Snakepit.Pool.{Env, Handle, Options, Slot, Workers, WorkerSpec}
+  alias Snakepit.Worker.{Chunks, Lane, Report}
   require Logger
 
   # Per worker. Callers ask within moments.
@@ -48,10 +48,13 @@ defmodule Snakepit.Pool.Manager do
     :exit, _ -> :gone
   end
 
-  @doc "Why a run ended whose process is gone; `:gone` if nobody knows."
-  @spec why(atom(), run :: pos_integer()) :: String.t() | :gone
-  def why(pool, run) do
-    call(pool, {:why, run})
+  @doc """
+  Why the lane's worker ended, in words. Waits a moment, but not beyond `timeout`, for a run that is just ending. `:gone`: nobody
+  knows, or the pool has stopped; `:stopping`: the worker is being stopped.
+  """
+  @spec why(Handle.t(), Lane.t(), timeout()) :: String.t() | :stopping | :gone
+  def why(%Handle{name: pool}, %Lane{epoch: run} = lane, timeout) do
+    with :gone <- Worker.why(lane, timeout), do: call(pool, {:why, run})
   catch
     :exit, _ -> :gone
   end
@@ -312,7 +315,7 @@ defmodule Snakepit.Pool.Manager do
     options = %{options | size: state.size}
     spec = WorkerSpec.new(state.handle, options, index, state.slots[index].restarts, self())
 
-    case Pool.Supervisor.start_worker(state.handle.name, spec) do
+    case Workers.start(state.handle.name, spec) do
       {:ok, pid} ->
         run = %{index: index, id: id, monitor: Process.monitor(pid), number: nil, over?: false}
         run = Map.merge(run, %{started_at: now(), departing: nil, restarts: 0, last_error: nil})
