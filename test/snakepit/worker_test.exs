@@ -240,6 +240,59 @@ defmodule Snakepit.WorkerTest do
     whole_again(pool, old)
   end
 
+  describe "memory of a reply that was not announced" do
+    defp lane(pool) do
+      {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+      [{_, lane} | _] = :ets.tab2list(handle.lanes)
+      lane
+    end
+
+    test "is waited for as long as the caller says, and the answer says why there is none" do
+      lane = lane(pool!())
+      assert Snakepit.Worker.await_chunk(lane, 7, 60_000) == {:error, :unknown}
+      :sys.suspend(lane.worker)
+      assert Snakepit.Worker.await_chunk(lane, 7, 10) == {:error, :timeout}
+      :sys.resume(lane.worker)
+      Process.exit(lane.worker, :kill)
+      assert Snakepit.Worker.await_chunk(lane, 7, 60_000) == {:error, :gone}
+    end
+
+    test "ends its call at the call's own deadline, as any other lateness does; the pool is whole again" do
+      pool = pool!()
+      worker = lane(pool).worker
+      # It reads no announcement.
+      :sys.suspend(worker)
+
+      assert {:error, %Error{category: :timeout}} =
+               Snakepit.execute("python_value", %{code: "x = bytes(5_000_000)"},
+                 pool: pool,
+                 transfer: :zero_copy,
+                 timeout: 1_000
+               )
+
+      :sys.resume(worker)
+
+      assert eventually(fn ->
+               match?({:ok, %{busy: 0, idle: 1, workers_up: 1}}, Snakepit.get_stats(pool))
+             end)
+
+      assert {:ok, 3} = Snakepit.execute("add", %{a: 1, b: 2}, pool: pool)
+    end
+  end
+
+  test "a call that is asked about late, when its run is long over, still has its reason" do
+    pool = pool!()
+    {:ok, handle} = Snakepit.Pool.Handle.fetch(pool)
+    [{_, lane} | _] = :ets.tab2list(handle.lanes)
+    monitor = Process.monitor(lane.worker)
+    assert {:error, %Error{category: :worker}} = Snakepit.execute("die", %{signum: 11}, pool: pool)
+    # The process of a run ends with it.
+    assert_receive {:DOWN, ^monitor, _, _, :normal}, 30_000
+    assert Snakepit.Pool.Manager.why(handle, lane, 1_000) =~ "SIGSEGV"
+    assert {:error, :gone} = Snakepit.Worker.grpc(lane, 1_000)
+    assert Snakepit.Pool.Manager.why(handle, %{lane | epoch: 0}, 1_000) == :gone
+  end
+
   describe "another VM" do
     @tag :tmp_dir
     test "killed by kill -9 leaves no worker, no child of a tool, and its directory to the next", %{

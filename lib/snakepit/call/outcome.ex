@@ -31,7 +31,7 @@ defmodule Snakepit.Call.Outcome do
 
     error =
       if error.reason == :unknown_command,
-        do: Pool.Tools.elsewhere(error, call.handle, call.command),
+        do: Pool.Elsewhere.add(error, call.handle, call.command),
         else: error
 
     %{named(error, call) | worker: lane.name, command: call.command}
@@ -39,7 +39,7 @@ defmodule Snakepit.Call.Outcome do
 
   # A call that its pool's end does not wait for has lost its worker, but not by any fault of the worker's.
   defp lost(error, call, lane) do
-    case Pool.why(call.handle, lane, time_for_reason(call)) do
+    case Pool.Manager.why(call.handle, lane, time_for_reason(call)) do
       :stopping -> Pool.stopped(call.handle)
       :gone -> if Pool.Handle.current?(call.handle), do: error, else: Pool.stopped(call.handle)
       words -> %{error | message: words}

@@ -173,5 +173,5 @@ defmodule Snakepit.Pool.Arena do
   # No room within the quota.
   defp announce(state, {:error, _refused}), do: state
 
-  defp workers(state), do: Snakepit.Pool.Supervisor.workers(state.handle.name)
+  defp workers(state), do: Snakepit.Pool.Workers.all(state.handle.name)
 end

@@ -5,10 +5,11 @@ defmodule Snakepit.Pool.Env do
   # neither its failure nor its slowness is the worker's.
 
   alias Snakepit.Error
-  alias Snakepit.Pool.Options
 
   @own ~w(SNAKEPIT_SOCKET SNAKEPIT_TOKEN)
 
+  @typedoc "The options of a pool (`Snakepit.Pool.Options`), which in their turn are checked here."
+  @type options :: struct()
   @type variables :: %{String.t() => String.t()}
   @type t :: variables() | (index :: non_neg_integer() -> variables()) | {module(), atom()}
 
@@ -17,7 +18,7 @@ defmodule Snakepit.Pool.Env do
           pid: pid(),
           monitor: reference(),
           timer: reference(),
-          options: Options.t(),
+          options: options(),
           index: non_neg_integer()
         }
 
@@ -25,17 +26,17 @@ defmodule Snakepit.Pool.Env do
   As `resolve/2`, without waiting: the caller is sent a `:DOWN` or an `{:env_late, pid}` message, which `answer/2` reads.
   The function's process ends with the caller.
   """
-  @spec ask(Options.t(), non_neg_integer()) :: {:ok, Options.t()} | {:asked, asked()}
-  def ask(%Options{env: env} = options, _index) when is_map(env), do: {:ok, options}
+  @spec ask(options(), non_neg_integer()) :: {:ok, options()} | {:asked, asked()}
+  def ask(%{env: env} = options, _index) when is_map(env), do: {:ok, options}
 
-  def ask(%Options{} = options, index) do
+  def ask(options, index) do
     {pid, monitor} = :erlang.spawn_opt(fn -> exit({:env, call(options.env, index)}) end, [:link, :monitor])
     timer = Process.send_after(self(), {:env_late, pid}, options.startup_timeout)
     {:asked, %{pid: pid, monitor: monitor, timer: timer, options: options, index: index}}
   end
 
   @doc "What the message says that `ask/2` announced."
-  @spec answer(message :: tuple(), asked()) :: {:ok, Options.t()} | {:error, Error.t()}
+  @spec answer(message :: tuple(), asked()) :: {:ok, options()} | {:error, Error.t()}
   def answer({:DOWN, monitor, :process, _pid, reason}, %{monitor: monitor} = asked) do
     Process.cancel_timer(asked.timer)
 
@@ -63,10 +64,10 @@ defmodule Snakepit.Pool.Env do
   defp late(timeout), do: "did not return within #{timeout} ms (startup_timeout: of the pool)"
 
   @doc "The options with the variables of the worker of this index in place of a function."
-  @spec resolve(Options.t(), non_neg_integer()) :: {:ok, Options.t()} | {:error, Error.t()}
-  def resolve(%Options{env: env} = options, _index) when is_map(env), do: {:ok, options}
+  @spec resolve(options(), non_neg_integer()) :: {:ok, options()} | {:error, Error.t()}
+  def resolve(%{env: env} = options, _index) when is_map(env), do: {:ok, options}
 
-  def resolve(%Options{} = options, index) do
+  def resolve(options, index) do
     task = Task.async(fn -> call(options.env, index) end)
 
     case returned(task, options.startup_timeout) do
@@ -138,10 +139,10 @@ defmodule Snakepit.Pool.Env do
   The options of each worker of the pool, for what checks them without a start. Those whose variables differ only in
   what `concerns?` is false of are listed once.
   """
-  @spec each(Options.t(), (name :: String.t() -> boolean())) :: {:ok, [Options.t()]} | {:error, Error.t()}
-  def each(%Options{env: env} = options, _concerns?) when is_map(env), do: {:ok, [options]}
+  @spec each(options(), (name :: String.t() -> boolean())) :: {:ok, [options()]} | {:error, Error.t()}
+  def each(%{env: env} = options, _concerns?) when is_map(env), do: {:ok, [options]}
 
-  def each(%Options{} = options, concerns?) do
+  def each(options, concerns?) do
     Enum.reduce_while(0..(options.size - 1), {:ok, []}, fn index, {:ok, done} ->
       case resolve(options, index) do
         {:ok, options} -> {:cont, {:ok, [options | done]}}

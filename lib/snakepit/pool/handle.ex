@@ -41,7 +41,6 @@ defmodule Snakepit.Pool.Handle do
         }
 
   # Of each worker, which its runs that died young without a call open.
-  @worker_breaker %{window_ms: 60_000, minimum_calls: 5}
 
   # By the pool's process: it owns the checkout queue and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
@@ -58,7 +57,7 @@ defmodule Snakepit.Pool.Handle do
       retries: Pool.Retries.new(),
       # A target per way; one per worker, which its runs that died young without a call open; and the commands' own.
       breaker: Breaker.new(Transfer.guarded(), options.breaker),
-      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), @worker_breaker),
+      workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.Deaths.worker_breaker()),
       commands: Pool.CommandBreaker.new(options.size),
       # {:last, why a worker ended or did not start}, for what is told while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),

@@ -4,8 +4,8 @@ defmodule Snakepit.Pool.LaneRecovery do
   # to *synchronize*: its answer comes once nothing runs on the lane any more, which then may be used again. If none
   # comes within the pool's `cancel_grace`, the worker is replaced.
 
-  alias Snakepit.{Native, Pool, Transfer, Worker}
-  alias Snakepit.Pool.Handle
+  alias Snakepit.{Native, Transfer, Worker}
+  alias Snakepit.Pool.{Checkout, Handle}
   alias Snakepit.Wire.{Frame, LaneSocket, Reply}
   alias Snakepit.Worker.Lane
 
@@ -26,11 +26,11 @@ defmodule Snakepit.Pool.LaneRecovery do
 
     case Task.Supervisor.start_child(__MODULE__, fn -> s |> prepared() |> begin() end) do
       {:ok, _pid} -> :ok
-      _ -> Pool.discard(handle, checkout, lane, why)
+      _ -> Checkout.discard(handle, checkout, lane, why)
     end
   catch
     # The application is stopping.
-    :exit, _ -> Pool.discard(handle, checkout, lane, why)
+    :exit, _ -> Checkout.discard(handle, checkout, lane, why)
   end
 
   # `last` is as the caller left it: what is read here changes it.
@@ -133,8 +133,8 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   # Every call before the synchronization; those that follow on the lane have greater ids.
   defp cancel(s), do: Worker.cancel(s.lane, s.sync)
-  defp checkin(s), do: Pool.checkin(s.checkout)
-  defp discard(s, why), do: Pool.discard(s.handle, s.checkout, s.lane, why)
+  defp checkin(s), do: Checkout.checkin(s.checkout)
+  defp discard(s, why), do: Checkout.discard(s.handle, s.checkout, s.lane, why)
 
   defp now, do: System.monotonic_time(:millisecond)
 end

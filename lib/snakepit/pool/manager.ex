@@ -8,8 +8,8 @@ defmodule Snakepit.Pool.Manager do
 
   use GenServer
   alias Snakepit.{Error, Pool, Worker}
-  alias Snakepit.Pool.{Env, Handle, Options, Slot, WorkerSpec}
-  alias Snakepit.Worker.{Chunks, Report}
+  alias Snakepit.Pool.{Env, Handle, Listing, Options, Slot, Workers, WorkerSpec}
+  alias Snakepit.Worker.{Chunks, Lane, Report}
   require Logger
 
   # Per worker. Callers ask within moments.
@@ -48,10 +48,13 @@ defmodule Snakepit.Pool.Manager do
     :exit, _ -> :gone
   end
 
-  @doc "Why a run ended whose process is gone; `:gone` if nobody knows."
-  @spec why(atom(), run :: pos_integer()) :: String.t() | :gone
-  def why(pool, run) do
-    call(pool, {:why, run})
+  @doc """
+  Why the lane's worker ended, in words. Waits a moment, but not beyond `timeout`, for a run that is just ending. `:gone`: nobody
+  knows, or the pool has stopped; `:stopping`: the worker is being stopped.
+  """
+  @spec why(Handle.t(), Lane.t(), timeout()) :: String.t() | :stopping | :gone
+  def why(%Handle{name: pool}, %Lane{epoch: run} = lane, timeout) do
+    with :gone <- Worker.why(lane, timeout), do: call(pool, {:why, run})
   catch
     :exit, _ -> :gone
   end
@@ -59,33 +62,10 @@ defmodule Snakepit.Pool.Manager do
   @doc "The workers as `Snakepit.list_workers/1` has them. The manager does not wait for a worker: who calls does."
   @spec described(Handle.t()) :: [map()]
   def described(%Handle{} = handle) do
-    for {row, worker} <- call(handle.name, :rows), row = described(row, worker, handle), do: row
+    Listing.described(call(handle.name, :rows), handle)
   catch
     :exit, _ -> []
   end
-
-  @waiting %{status: :waiting, os_pid: nil, python: nil, held_buffers: 0}
-
-  defp described(row, nil, handle), do: row(row, @waiting, handle)
-
-  defp described(row, worker, handle) do
-    case Worker.describe(worker) do
-      # Its process is gone, and the next one not there yet.
-      found when found == nil or found.status == :over -> unless row.departing, do: row(row, @waiting, handle)
-      found -> row(row, found, handle)
-    end
-  end
-
-  defp row(row, found, handle) do
-    tools = if found.status in [:ready, :draining], do: Pool.Tools.names(handle), else: []
-    {departing, row} = Map.pop!(row, :departing)
-    Map.merge(row, %{found | status: status(departing, found.status)}) |> Map.put(:tools, tools)
-  end
-
-  defp status(:leaving, _status), do: :leaving
-  # Its calls go on.
-  defp status(_departing, :draining), do: :ready
-  defp status(_departing, status), do: status
 
   defp call(pool, request), do: GenServer.call(Handle.name(:manager, pool), request, :infinity)
 
@@ -144,7 +124,8 @@ defmodule Snakepit.Pool.Manager do
     end
   end
 
-  def handle_call(:rows, _from, state), do: {:reply, rows(state), state}
+  def handle_call(:rows, _from, state),
+    do: {:reply, Listing.rows(state.handle.name, state.slots, state.runs), state}
 
   @impl true
   def handle_info({:worker, pid, event}, state) do
@@ -159,7 +140,7 @@ defmodule Snakepit.Pool.Manager do
   def handle_info({:DOWN, monitor, :process, pid, reason} = message, state) do
     case state do
       %{runs: %{^pid => run}} ->
-        {:noreply, gone(run, pid, reason, %{state | runs: Map.delete(state.runs, pid)})}
+        {:noreply, gone(run, reason, %{state | runs: Map.delete(state.runs, pid)})}
 
       _ ->
         {:noreply, answered(message, &(&1.monitor == monitor), state)}
@@ -312,7 +293,7 @@ defmodule Snakepit.Pool.Manager do
     options = %{options | size: state.size}
     spec = WorkerSpec.new(state.handle, options, index, state.slots[index].restarts, self())
 
-    case Pool.Supervisor.start_worker(state.handle.name, spec) do
+    case Workers.start(state.handle.name, spec) do
       {:ok, pid} ->
         run = %{index: index, id: id, monitor: Process.monitor(pid), number: nil, over?: false}
         run = Map.merge(run, %{started_at: now(), departing: nil, restarts: 0, last_error: nil})
@@ -393,10 +374,14 @@ defmodule Snakepit.Pool.Manager do
     do: %{state | reasons: Enum.take([{number, why} | state.reasons], @remembered * max(state.size, 1))}
 
   # Its process ended. If it did not say that its run is over, it was killed, or failed: the OS process goes with it.
-  defp gone(%{over?: true}, _pid, _reason, state), do: state
-  defp gone(%{departing: departing}, _pid, _reason, state) when departing != nil, do: state
+  defp gone(%{over?: true}, _reason, state), do: state
 
-  defp gone(run, _pid, reason, state) do
+  defp gone(%{departing: departing} = run, _reason, state) when departing != nil do
+    if run.number, do: Pool.worker_down(state.handle, run.index, run.number)
+    state
+  end
+
+  defp gone(run, reason, state) do
     if run.number, do: Pool.worker_down(state.handle, run.index, run.number)
     name = name(state, run.index)
 
@@ -406,36 +391,6 @@ defmodule Snakepit.Pool.Manager do
     error = Error.new(:worker, :exited, words)
     ended = %{error: error, ready?: run.number != nil, ran_ms: now() - run.started_at, at_once?: false}
     state |> remember(run.number, words) |> step(run.index, {:ended, run.id, ended})
-  end
-
-  # ---- rows -------------------------------------------------------------------------------------------------------
-
-  defp rows(state) do
-    pids = for {pid, run} <- state.runs, not run.over?, into: %{}, do: {{run.index, run.id}, pid}
-
-    present =
-      for {index, slot} <- state.slots,
-          run <- [slot.run, slot.successor],
-          run != nil or (slot.run == nil and slot.successor == nil),
-          do: {row(state, index, slot, nil), pids[{index, run && run.id}]}
-
-    departing =
-      for {pid, %{departing: departing} = run} <- state.runs,
-          departing != nil and not run.over?,
-          do: {row(state, run.index, run, departing), pid}
-
-    Enum.sort_by(Enum.uniq(present) ++ departing, fn {row, _pid} -> row.index end)
-  end
-
-  defp row(state, index, facts, departing) do
-    %{
-      name: name(state, index),
-      pool: state.handle.name,
-      index: index,
-      restarts: facts.restarts,
-      last_error: facts.last_error,
-      departing: departing
-    }
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Reload do
   # all of the pool is started again (Pool.Supervisor is one_for_all).
 
   use GenServer
-  alias Snakepit.{Config, Error, Pool, Python, Telemetry}
+  alias Snakepit.{Error, Pool, Python, Telemetry}
   alias Snakepit.Pool.{Handle, Manager, Sources}
   require Logger
 
@@ -23,16 +23,6 @@ defmodule Snakepit.Pool.Reload do
   # How often a worker is started that is lost meanwhile, and after what pause.
   @tries 3
   @retry_ms 100
-
-  @doc "Whether such a pool reloads."
-  @spec wanted?(Pool.Options.t()) :: boolean()
-  def wanted?(%Pool.Options{reload: reload}) do
-    with nil <- reload, nil <- Config.get(:reload), do: Python.mix_dev?()
-  end
-
-  @doc "A worker is about to import this file, which has so many bytes and this checksum; nil if it is too large to say."
-  @spec source(atom(), Path.t(), {non_neg_integer(), non_neg_integer()} | nil) :: :ok
-  def source(pool, path, content), do: GenServer.cast(Handle.name(:reload, pool), {:source, path, content})
 
   @spec start_link(atom()) :: GenServer.on_start()
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:reload, pool))

@@ -8,7 +8,7 @@ defmodule Snakepit.Pool.Resizer do
 
   use GenServer
   alias Snakepit.{Error, Pool, Telemetry}
-  alias Snakepit.Pool.{Handle, Manager, Options}
+  alias Snakepit.Pool.{Handle, Manager, Size}
   require Logger
 
   @spec start_link(atom()) :: GenServer.on_start()
@@ -23,19 +23,6 @@ defmodule Snakepit.Pool.Resizer do
       words = "pool #{inspect(name)} stopped before it was resized to #{size} workers"
       {:error, Error.new(:pool, :stopped, words, pool: name)}
   end
-
-  @doc "A pool's options with the size that it has by now, when its processes start again after a crash."
-  @spec resized(Options.t()) :: Options.t()
-  def resized(%Options{name: name} = options) do
-    with {:ok, {supervisor, size}} <- Registry.meta(Snakepit.Registry, {:size, name}),
-         ^supervisor <- Pool.Supervisor.whereis(name),
-         do: %{options | size: size},
-         else: (_ -> options)
-  end
-
-  # A pool that is stopped and started has another supervisor, and forgets it.
-  defp remember(name, size),
-    do: Registry.put_meta(Snakepit.Registry, {:size, name}, {Pool.Supervisor.whereis(name), size})
 
   @impl true
   def init(pool), do: {:ok, pool}
@@ -57,7 +44,7 @@ defmodule Snakepit.Pool.Resizer do
     started = System.monotonic_time(:millisecond)
 
     with :ok <- Pool.started(handle), :ok <- change(handle, size) do
-      remember(pool, size)
+      Size.remember(pool, size)
       ms = System.monotonic_time(:millisecond) - started
       Logger.info("pool #{inspect(pool)} has #{size} workers now; it had #{from}")
 

@@ -4,7 +4,7 @@ defmodule Snakepit.Pool.Supervisor do
   # others. They stop in reverse: the drain waits for running calls, then the manager and the workers stop, then the queue.
 
   use Supervisor
-  alias Snakepit.{Pool, Worker}
+  alias Snakepit.Pool
 
   @spec start_link(Pool.Options.t()) :: Supervisor.on_start()
   def start_link(%Pool.Options{name: name} = options) do
@@ -23,7 +23,7 @@ defmodule Snakepit.Pool.Supervisor do
   @impl true
   def init(options) do
     # Before the workers, which report what they import.
-    reload = if Pool.Reload.wanted?(options), do: [{Pool.Reload, options.name}], else: []
+    reload = if Pool.Imports.watched?(options), do: [{Pool.Reload, options.name}], else: []
 
     children =
       [
@@ -32,7 +32,7 @@ defmodule Snakepit.Pool.Supervisor do
       ] ++
         reload ++
         [
-          %{id: :workers, start: {__MODULE__, :start_workers, [options.name]}, type: :supervisor},
+          %{id: :workers, start: {Pool.Workers, :start_link, [options.name]}, type: :supervisor},
           %{id: Pool.Manager, start: {Pool.Manager, :start_link, [options.name]}},
           %{id: Pool.Resizer, start: {Pool.Resizer, :start_link, [options.name]}},
           Pool.Drain.child_spec(options)
@@ -41,31 +41,9 @@ defmodule Snakepit.Pool.Supervisor do
     Supervisor.init(children, strategy: :one_for_all)
   end
 
-  @doc false
-  def start_workers(pool),
-    do: DynamicSupervisor.start_link(strategy: :one_for_one, name: Pool.Handle.name(:workers, pool))
-
-  @doc "Starts the process of one run of a worker. It is never started again: the manager starts the next run."
-  @spec start_worker(atom(), Worker.Spec.t()) :: {:ok, pid()} | {:error, term()}
-  def start_worker(pool, spec) do
-    DynamicSupervisor.start_child(Pool.Handle.name(:workers, pool), Worker.child_spec(spec))
-  catch
-    :exit, reason -> {:error, reason}
-  end
-
-  @doc "The worker processes of a pool."
+  @doc "The processes of a pool's workers."
   @spec workers(atom()) :: [pid()]
-  def workers(name) do
-    case Registry.lookup(Snakepit.Registry, {:workers, name}) do
-      [{supervisor, _}] ->
-        for {_, pid, _, _} <- DynamicSupervisor.which_children(supervisor), is_pid(pid), do: pid
-
-      [] ->
-        []
-    end
-  catch
-    :exit, _ -> []
-  end
+  defdelegate workers(name), to: Pool.Workers, as: :all
 
   @doc "The workers of a pool as `Snakepit.list_workers/1` has them; none of a pool that is not there."
   @spec described(atom()) :: [map()]

@@ -3,7 +3,7 @@ defmodule Snakepit.Pool.WorkerSpec do
   # What a worker of a pool is started with: the pool's options, in the words of `Snakepit.Worker.Spec`.
 
   alias Snakepit.{Bytes, Python, Worker}
-  alias Snakepit.Pool.{Handle, Options, Reload, WarmUp}
+  alias Snakepit.Pool.{Handle, Imports, Options, WarmUp}
   alias Snakepit.Worker.{Chunks, OsProcess, Spec}
 
   @doc """
@@ -19,7 +19,7 @@ defmodule Snakepit.Pool.WorkerSpec do
         ) ::
           Worker.Spec.t()
   def new(%Handle{} = handle, %Options{} = options, index, restarts, owner) do
-    reload? = Reload.wanted?(options)
+    reload? = Imports.watched?(options)
 
     %Spec{
       pool: handle.name,
@@ -28,6 +28,7 @@ defmodule Snakepit.Pool.WorkerSpec do
       size: options.size,
       owner: owner,
       launcher: launcher(options),
+      os_process?: options.fake == nil,
       options: options,
       lanes: Options.lanes(options),
       quota: Chunks.quota(%{handle | options: options}),
@@ -35,7 +36,7 @@ defmodule Snakepit.Pool.WorkerSpec do
       arena: handle.arena,
       queue: handle.queue,
       restarts: restarts,
-      on_source: if(reload?, do: &Reload.source(handle.name, &1, &2))
+      on_source: if(reload?, do: &Imports.report(handle.name, &1, &2))
     }
   end
 

@@ -4,7 +4,7 @@ defmodule Snakepit.Worker.Launcher do
   # The caller then gets `{:companion, id, event}` messages (`Snakepit.Companion`).
 
   alias Snakepit.{Companion, Error}
-  alias Snakepit.Worker.{OsProcess, Run}
+  alias Snakepit.Worker.Run
 
   @type id :: Companion.id()
   @type env :: [{String.t(), String.t()}]
@@ -27,6 +27,6 @@ defmodule Snakepit.Worker.Launcher do
 
   @doc "The OS process of a run. A fake worker has the VM's, which nobody is to kill: none is shown."
   @spec os_pid(Run.t()) :: pos_integer() | nil
-  def os_pid(%Run{spec: %{launcher: OsProcess}, os_pid: pid}), do: pid
+  def os_pid(%Run{spec: %{os_process?: true}, os_pid: pid}), do: pid
   def os_pid(_fake), do: nil
 end

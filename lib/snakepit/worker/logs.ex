@@ -7,7 +7,7 @@ defmodule Snakepit.Worker.Logs do
   use GenServer
   alias Snakepit.Native
   alias Snakepit.Terminal.Units
-  alias Snakepit.Worker.{LogRecord, Run}
+  alias Snakepit.Worker.LogRecord
   require Logger
 
   # As in log_channel.py.
@@ -36,8 +36,8 @@ defmodule Snakepit.Worker.Logs do
   end
 
   @doc "The run that records are of."
-  @spec who(Run.t()) :: LogRecord.who()
-  def who(%Run{} = run), do: %{pool: run.spec.pool, worker: run.spec.name, os_pid: run.os_pid}
+  @spec who(Snakepit.Worker.Run.t()) :: LogRecord.who()
+  def who(run), do: %{pool: run.spec.pool, worker: run.spec.name, os_pid: run.os_pid}
 
   @doc "The worker is gone: what it said is read, and then this process ends."
   @spec finish(pid()) :: :ok

@@ -66,6 +66,13 @@ defmodule Snakepit.Worker.Report do
     )
   end
 
+  @doc "It printed a line."
+  @spec printed(Run.t(), :stdout | :stderr, binary()) :: :ok
+  def printed(%Run{spec: spec} = run, stream, line) do
+    metadata = [pool: spec.pool, worker: spec.name, os_pid: run.os_pid, stream: stream]
+    Logger.info(fn -> "[#{spec.name} #{stream}] #{Words.printable(line)}" end, metadata)
+  end
+
   @doc "A worker warns of a tool."
   @spec warned(atom(), String.t()) :: :ok
   def warned(pool, words), do: Logger.warning("pool #{inspect(pool)}: #{Words.printable(words)}")

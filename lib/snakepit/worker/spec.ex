@@ -6,12 +6,12 @@ defmodule Snakepit.Worker.Spec do
 
   @enforce_keys [:pool, :index, :name, :size, :owner, :launcher, :options, :lanes, :quota] ++
                   [:welcome, :arena, :queue]
-  defstruct @enforce_keys ++ [restarts: 0, on_source: nil]
+  defstruct @enforce_keys ++ [os_process?: true, restarts: 0, on_source: nil]
 
   @typedoc """
   - `pool`, `index`, `name`: which worker of which pool, of `size` workers. `restarts`: how often it was started again.
   - `owner`: the process that is sent `t:Snakepit.Worker.event/0`s.
-  - `launcher`: what starts and ends the process that the run is of.
+  - `launcher`: what starts and ends the process that the run is of. `os_process?`: whether that is one of its own.
   - `options`: the pool's options, with this worker's variables in `env`.
   - `lanes`: how many calls run at once. `quota`: bytes that the worker's own memory may have.
   - `welcome`: the settings that the worker is sent, without those that change from run to run.
@@ -25,6 +25,7 @@ defmodule Snakepit.Worker.Spec do
           size: pos_integer(),
           owner: pid(),
           launcher: module(),
+          os_process?: boolean(),
           options: map(),
           lanes: pos_integer(),
           quota: pos_integer(),

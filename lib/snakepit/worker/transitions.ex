@@ -5,8 +5,20 @@ defmodule Snakepit.Worker.Transitions do
 
   alias Snakepit.{Bytes, Companion, Error, Native}
   alias Snakepit.Wire.ControlSocket
-  alias Snakepit.Worker.{Chunks, Conversation, Heart, Lane, Launcher, Outcome, Run, Start, Upkeep, Words}
-  require Logger
+
+  alias Snakepit.Worker.{
+    Chunks,
+    Conversation,
+    Heart,
+    Lane,
+    Launcher,
+    Outcome,
+    Report,
+    Run,
+    Start,
+    Upkeep,
+    Words
+  }
 
   @type state :: Snakepit.Worker.state()
   @type at :: {state(), Run.t()}
@@ -109,9 +121,8 @@ defmodule Snakepit.Worker.Transitions do
   @spec launched(Companion.event(), state(), Run.t()) :: at()
   def launched({:started, pid}, state, run), do: check_peer(state, %{run | os_pid: pid})
 
-  def launched({:output, stream, line}, state, %Run{spec: spec} = run) do
-    metadata = [pool: spec.pool, worker: spec.name, os_pid: run.os_pid, stream: stream]
-    Logger.info(fn -> "[#{spec.name} #{stream}] #{Words.printable(line)}" end, metadata)
+  def launched({:output, stream, line}, state, run) do
+    Report.printed(run, stream, line)
     {state, run}
   end
 

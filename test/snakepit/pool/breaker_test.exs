@@ -209,15 +209,15 @@ defmodule Snakepit.Pool.BreakerTest do
 
   describe "workers that die young" do
     test "run_ended/4: five deaths within a minute open a worker's breaker, a long life closes it" do
-      breaker = Breaker.new([0, 1], Map.merge(Pool.worker_breaker(), %{now: 0}))
-      for _ <- 1..4, do: Pool.run_ended(breaker, 0, 100, 1_000)
+      breaker = Breaker.new([0, 1], Map.merge(Pool.Deaths.worker_breaker(), %{now: 0}))
+      for _ <- 1..4, do: Pool.Deaths.run_ended(breaker, 0, 100, 1_000)
       # Another's.
-      Pool.run_ended(breaker, 1, 100, 1_000)
+      Pool.Deaths.run_ended(breaker, 1, 100, 1_000)
       assert Breaker.state(breaker, 0, 1_000) == :closed
-      Pool.run_ended(breaker, 0, 29_999, 2_000)
+      Pool.Deaths.run_ended(breaker, 0, 29_999, 2_000)
       assert Breaker.state(breaker, 0, 2_000) == :open
       assert Breaker.state(breaker, 1, 2_000) == :closed
-      Pool.run_ended(breaker, 0, 30_000, 3_000)
+      Pool.Deaths.run_ended(breaker, 0, 30_000, 3_000)
       assert Breaker.state(breaker, 0, 3_000) == :closed
     end
 

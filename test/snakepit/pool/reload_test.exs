@@ -3,7 +3,7 @@ defmodule Snakepit.Pool.ReloadTest do
   use Snakepit.Case, async: true
   import ExUnit.CaptureLog
   alias Snakepit.{Config, Telemetry}
-  alias Snakepit.Pool.{Options, Reload}
+  alias Snakepit.Pool.{Imports, Options, Reload}
 
   @moduletag :tmp_dir
   @event [:snakepit, :pool, :reload]
@@ -303,8 +303,8 @@ defmodule Snakepit.Pool.ReloadTest do
     {:ok, options} = Options.new(name: :x, python_module: "x")
     assert options.reload == nil
     # The tests run in :test.
-    refute Reload.wanted?(options)
-    assert Reload.wanted?(%{options | reload: true})
+    refute Imports.watched?(options)
+    assert Imports.watched?(%{options | reload: true})
     assert {:ok, %Config{reload: nil}} = Config.validate([])
     assert {:ok, %Config{reload: true}} = Config.validate(reload: true)
     assert {:error, %Error{message: message}} = Config.validate(reload: :dev)

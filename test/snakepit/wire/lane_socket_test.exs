@@ -197,7 +197,7 @@ defmodule Snakepit.Wire.LaneSocketTest do
 
   # A receive that begins at such a marker does not look at what was in the mailbox before its reference was made.
   test "no receive on the way of a call searches the caller's mailbox" do
-    for module <- [LaneSocket, Snakepit.Pool, Snakepit.Grpc, Snakepit.Call.FanOut] do
+    for module <- [LaneSocket, Snakepit.Pool.Checkout, Snakepit.Grpc, Snakepit.Call.FanOut] do
       receives = receives(module)
       assert receives != []
 

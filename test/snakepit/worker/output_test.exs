@@ -17,8 +17,8 @@ defmodule Snakepit.Worker.OutputTest do
   """
 
   setup do
-    Logger.put_module_level(Snakepit.Worker, :info)
-    on_exit(fn -> Logger.delete_module_level(Snakepit.Worker) end)
+    Logger.put_module_level(Snakepit.Worker.Report, :info)
+    on_exit(fn -> Logger.delete_module_level(Snakepit.Worker.Report) end)
   end
 
   test "what hooks print is logged, at the end as well", %{tmp_dir: dir} do
