@@ -73,11 +73,6 @@ defmodule Snakepit.Pool.Handle do
     }
   end
 
-  @doc false
-  # The settings of a worker's breaker.
-  @spec worker_breaker() :: map()
-  def worker_breaker, do: @worker_breaker
-
   @doc "The handle of the same pool with so many workers."
   @spec resize(t(), pos_integer()) :: t()
   def resize(%__MODULE__{} = handle, size) do
