@@ -1,8 +1,8 @@
 defmodule Snakepit.Native do
   @moduledoc false
-  # The one module that calls the main NIF library (native/snakepit_nif). Functions that may do much work come as a
-  # pair: the clean one answers :dirty when the work is too much for an ordinary scheduler, and the wrapper here then
-  # calls its dirty twin. Handles are opaque references.
+  # The one module that calls the main NIF library (native/snakepit_nif). A function whose work grows with its input comes
+  # as a pair: the clean one answers :dirty beyond a bound (bounds.rs), and the wrapper here then calls its dirty twin.
+  # Handles are opaque references.
 
   @on_load :load
 
@@ -12,6 +12,7 @@ defmodule Snakepit.Native do
   @type cost_model :: reference()
   @type busy_poll :: reference()
   @type checkout :: reference()
+  @type place :: reference()
   @type lane :: reference()
   @type frame :: binary() | [binary()]
   @type token :: non_neg_integer()
@@ -45,11 +46,11 @@ defmodule Snakepit.Native do
 
   @doc """
   Writes a request's frame. By `zero_copy`, the buffers are copied into the arena, but for those that lie in a chunk
-  already; `tell` lists the chunks whose descriptors the worker must be sent. `:cold`, with the
+  already; `unsent` lists the chunks whose descriptors the worker must be sent. `:cold`, with the
   lengths that are to be copied, when there is no memory at hand.
   """
   @spec request(worker(), arena(), head(), binary(), [binary()]) ::
-          {:ok, call_id :: pos_integer(), iodata(), tell :: [chunk_id()], copied :: non_neg_integer()}
+          {:ok, call_id :: pos_integer(), iodata(), unsent :: [chunk_id()], copied :: non_neg_integer()}
           | {:cold, lengths :: [non_neg_integer()]}
   def request(worker, arena, head, envelope, buffers) do
     case request_clean(worker, arena, head, envelope, buffers) do
@@ -60,7 +61,7 @@ defmodule Snakepit.Native do
 
   @doc "As `request/5` by `zero_copy`; memory that is not at hand is made, which takes its time."
   @spec request_making_room(worker(), arena(), head(), binary(), [binary()]) ::
-          {:ok, call_id :: pos_integer(), iodata(), tell :: [chunk_id()], copied :: non_neg_integer()}
+          {:ok, call_id :: pos_integer(), iodata(), unsent :: [chunk_id()], copied :: non_neg_integer()}
           | {:cold, lengths :: [non_neg_integer()]}
           | {:error, refusal()}
   def request_making_room(_worker, _arena, _head, _envelope, _buffers), do: stub()
@@ -96,10 +97,36 @@ defmodule Snakepit.Native do
 
   @doc "A term as MessagePack, for control messages."
   @spec pack(term()) :: {:ok, binary()} | :error
-  def pack(_term), do: stub()
+  def pack(term) do
+    case pack_clean(term) do
+      :dirty -> pack_dirty(term)
+      answer -> answer
+    end
+  end
 
   @spec unpack(binary(), MapSet.t()) :: {:ok, term()} | {:error, String.t()}
-  def unpack(_bytes, _empty_set), do: stub()
+  def unpack(bytes, empty_set) do
+    case unpack_clean(bytes, empty_set) do
+      :dirty -> unpack_dirty(bytes, empty_set)
+      answer -> answer
+    end
+  end
+
+  @doc false
+  def pack_clean(_term), do: stub()
+  @doc false
+  def pack_dirty(_term), do: stub()
+  @doc false
+  def unpack_clean(_bytes, _empty_set), do: stub()
+  @doc false
+  def unpack_dirty(_bytes, _empty_set), do: stub()
+
+  @doc """
+  Kinds, flags and fields of a frame as Rust has them (`snakepit_core::frame`). A name stands for one number, or for a
+  field's offset and size. Tests compare what other languages have with this.
+  """
+  @spec frame_layout() :: [{section :: String.t(), [{name :: String.t(), [non_neg_integer()]}]}]
+  def frame_layout, do: stub()
 
   @doc "A pool's outbound arena, and its owner id. It is closed when the calling process ends."
   @spec arena_new(chunk_size :: pos_integer(), quota :: pos_integer()) :: {arena(), owner :: pos_integer()}
@@ -153,7 +180,7 @@ defmodule Snakepit.Native do
   def worker_adopt(_worker, _id, _size, _fd), do: stub()
 
   @doc "As if the system had refused to map this chunk of the worker's."
-  @spec worker_refuse(worker(), chunk_id()) :: :ok
+  @spec worker_refuse(worker(), chunk_id()) :: :ok | {:error, broken :: String.t()}
   def worker_refuse(_worker, _id), do: stub()
 
   @spec worker_forget(worker(), chunk_id()) :: boolean()
@@ -161,16 +188,36 @@ defmodule Snakepit.Native do
 
   @doc "The worker no longer looks at what these tokens stand for; false if one of them is unknown."
   @spec worker_released(worker(), [token()]) :: boolean()
-  def worker_released(_worker, _tokens), do: stub()
+  def worker_released(worker, tokens) do
+    case worker_released_clean(worker, tokens) do
+      :dirty -> worker_released_dirty(worker, tokens)
+      answer -> answer
+    end
+  end
+
+  @doc false
+  def worker_released_clean(_worker, _tokens), do: stub()
+  @doc false
+  def worker_released_dirty(_worker, _tokens), do: stub()
 
   @doc "Tokens of the worker's slots that nobody refers to any more; each is returned once."
   @spec worker_freed(worker()) :: [token()]
-  def worker_freed(_worker), do: stub()
+  def worker_freed(worker) do
+    case worker_freed_some(worker) do
+      [] -> []
+      some -> some ++ worker_freed(worker)
+    end
+  end
 
+  @doc false
+  # As many as an ordinary scheduler can take.
+  def worker_freed_some(_worker), do: stub()
+
+  @doc "Whether the worker must be sent this chunk's descriptor before it can read it; true once for each chunk."
   @spec worker_needs_chunk(worker(), chunk_id()) :: boolean()
   def worker_needs_chunk(_worker, _id), do: stub()
 
-  @doc "The chunks the worker was told of that are gone by now, each once: it may unmap them."
+  @doc "The chunks the worker was sent that are gone by now, each once: it may unmap them."
   @spec worker_stale(worker()) :: [chunk_id()]
   def worker_stale(_worker), do: stub()
 
@@ -225,7 +272,17 @@ defmodule Snakepit.Native do
 
   @doc "Sends a frame. What the socket does not take at once stays with the lane, for `lane_flush/2`; no message comes."
   @spec lane_send(lane(), frame()) :: :ok | :wait | :again | {:error, :closed | String.t()}
-  def lane_send(_lane, _frame), do: stub()
+  def lane_send(lane, frame) do
+    case lane_send_clean(lane, frame) do
+      :dirty -> lane_send_dirty(lane, frame)
+      answer -> answer
+    end
+  end
+
+  @doc false
+  def lane_send_clean(_lane, _frame), do: stub()
+  @doc false
+  def lane_send_dirty(_lane, _frame), do: stub()
 
   @spec lane_flush(lane(), reference()) :: :ok | :wait | :again | {:error, :closed | String.t()}
   def lane_flush(_lane, _reference), do: stub()
@@ -306,25 +363,25 @@ defmodule Snakepit.Native do
   """
   @spec queue_checkout(queue(), worker :: integer(), prefer :: boolean(), reference()) ::
           {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
-          | {:wait, key :: non_neg_integer()}
+          | {:wait, place()}
           | :full
           | {:closed, code :: non_neg_integer()}
           | :moved
   def queue_checkout(_queue, _worker, _prefer, _reference), do: stub()
 
-  @doc "For a waiter that was told `{:moved, key}`, since its worker left: it keeps its turn, however many wait."
+  @doc "For a waiter that was sent `{:moved, turn}` because its worker left: it keeps its turn, however many wait."
   @spec queue_checkout_again(
           queue(),
           worker :: integer(),
           prefer :: boolean(),
           reference(),
-          key :: non_neg_integer()
+          turn :: non_neg_integer()
         ) ::
           {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
-          | {:wait, key :: non_neg_integer()}
+          | {:wait, place()}
           | {:closed, code :: non_neg_integer()}
           | :moved
-  def queue_checkout_again(_queue, _worker, _prefer, _reference, _key), do: stub()
+  def queue_checkout_again(_queue, _worker, _prefer, _reference, _turn), do: stub()
 
   @doc "From now on it has so many workers: the runs of those that leave get no more calls (`{:lanes_retired, epoch}`)."
   @spec queue_resize(queue(), workers :: pos_integer()) :: :ok
@@ -335,8 +392,8 @@ defmodule Snakepit.Native do
   def queue_take(_checkout), do: stub()
 
   @doc "Leaves the line; false if a lane was handed over already, and its message is there."
-  @spec queue_cancel(queue(), key :: non_neg_integer()) :: boolean()
-  def queue_cancel(_queue, _key), do: stub()
+  @spec queue_cancel(queue(), place()) :: boolean()
+  def queue_cancel(_queue, _place), do: stub()
 
   @doc "The lane is at rest: it goes to whoever waited longest."
   @spec queue_checkin(checkout()) :: :ok
@@ -358,7 +415,7 @@ defmodule Snakepit.Native do
   @spec queue_down(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
   def queue_down(_queue, _worker, _epoch), do: stub()
 
-  @doc "No more calls; those who wait are told the code."
+  @doc "No more calls; callers that wait are answered `{:closed, code}`."
   @spec queue_close(queue(), code :: non_neg_integer()) :: :ok
   def queue_close(_queue, _code), do: stub()
 

@@ -289,6 +289,8 @@ defmodule Snakepit.MisbehavingWorkersTest do
         {"chunk_that_is_a_file", @lost, "refused"},
         {"chunk_without_descriptor", @lost, "without its descriptor"},
         {"announces_a_chunk_twice", @lost, "announced twice"},
+        {"announces_a_dropped_chunk_again", @lost, "announced twice"},
+        {"announces_an_earlier_chunk", @lost, "ids only grow"},
         {"announces_for_another", @lost, "not this worker's"},
         {"negative_chunk", @lost, "said \"chunk\""},
         {"chunk_of_negative_size", @lost, "said \"chunk\""},

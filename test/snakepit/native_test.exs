@@ -179,6 +179,77 @@ defmodule Snakepit.NativeTest do
       assert Native.worker_held(worker) == 2
     end
 
+    test "many buffers, tokens or bytes are too much for an ordinary scheduler: the dirty twin does the same", context do
+      %{worker: worker, arena: arena, chunk: chunk} = context
+      many = for n <- 1..10_000, do: <<n::32>>
+      {:ok, _} = Native.arena_ensure(arena, [@chunk])
+      {:ok, _} = Native.arena_grow(arena)
+
+      # As a request…
+      args = %{"x" => Enum.map(1..200, &%Bytes{data: <<&1::64>>})}
+      assert Native.encode_clean("c", args, nil, 8) == :dirty
+      assert {:ok, _, few, {1600, 1600, 0}} = Native.encode("c", args, nil, 8)
+      assert Native.request_clean(worker, arena, head(@zero_copy), "e", few) == :dirty
+      assert {:ok, _, frame, [_ | _], 1600} = Native.request(worker, arena, head(@zero_copy), "e", few)
+      assert Native.request_clean(worker, arena, head(@inline), "e", many) == :dirty
+      assert {:ok, _, [_ | _] = inline, [], 0} = Native.request(worker, arena, head(@inline), "e", many)
+
+      # …whose many parts a lane sends as well…
+      {fd, there} = end_of_lane()
+      lane = Native.lane_open(fd)
+      assert Native.lane_send_clean(lane, inline) == :dirty
+      assert Native.lane_send(lane, inline) in [:ok, :wait, :again]
+      assert {:ok, <<size::32>>} = :socket.recv(there, 4)
+      assert size == IO.iodata_length(inline)
+      :ok = Native.lane_close(lane)
+
+      # …whose tokens come back at once…
+      <<_::binary-size(32), table::binary-size(6400), _::binary>> = frame
+      tokens = for <<_::binary-size(24), token::64-little <- table>>, do: token
+      assert Native.worker_held(worker) == 200
+      returned = frame(9, @inline, [], <<1>>, released: tokens)
+      assert {:ok, :result, 1, _} = Native.reply(worker, 9, returned, [], @plain)
+      assert Native.worker_held(worker) == 0
+      unknown = Enum.to_list(1..5_000)
+      assert Native.worker_released_clean(worker, unknown) == :dirty
+      refute Native.worker_released(worker, unknown)
+      returned = frame(9, @inline, [], <<1>>, released: unknown)
+      assert Native.reply_clean(worker, 9, returned, [], @plain) == :dirty
+      assert {:error, :protocol, _} = Native.reply(worker, 9, returned, [], @plain)
+
+      # …and as a reply, by every way.
+      indices = for n <- 0..9_999, into: <<0xDC, 10_000::16>>, do: ref(n)
+      places = for n <- 1..10_000, do: {chunk, 0, 4, n}
+
+      for {way, table, beside} <- [{@inline, many, []}, {@zero_copy, places, []}, {@grpc, many, many}] do
+        frame = frame(9, way, table, indices)
+        assert Native.reply_clean(worker, 9, frame, beside, @plain) == :dirty
+        assert {:ok, :result, all, {^way, _, 5, _}} = Native.reply(worker, 9, frame, beside, @plain)
+        assert length(all) == 10_000
+        assert way == @zero_copy or all == many
+      end
+
+      :erlang.garbage_collect()
+      # The worker has them back one part at a time.
+      assert eventually(fn ->
+               freed = Native.worker_freed_some(worker)
+               Process.put(:freed, freed ++ Process.get(:freed, []))
+               assert length(freed) <= 1_024
+               length(Process.get(:freed)) == 10_000
+             end)
+
+      assert Enum.sort(Process.get(:freed)) == Enum.to_list(1..10_000)
+    end
+
+    # The descriptor of a lane's end here, and the other end.
+    defp end_of_lane do
+      {here, there} = socket_pair()
+      {:ok, fd} = :socket.getopt(here, {:otp, :fd})
+      copy = duplicate(fd)
+      :ok = :socket.close(here)
+      {copy, there}
+    end
+
     test "without memory at hand it is cold, and says for which lengths", %{worker: worker} do
       assert {:cold, [5000, 6000]} =
                Native.request(worker, arena(), head(@zero_copy), "e", [
@@ -351,6 +422,23 @@ defmodule Snakepit.NativeTest do
     end
   end
 
+  test "the layout of frames is what the protocol says" do
+    layout = Map.new(Native.frame_layout(), fn {section, entries} -> {section, Map.new(entries)} end)
+    assert layout["sizes"]["header"] == [32]
+    assert layout["ways"] == %{"inline" => [0], "zero_copy" => [1], "grpc" => [2]}
+    assert layout["request_kinds"] == %{"call" => [1], "fetch" => [2], "synchronize" => [3]}
+    assert layout["reply_kinds"]["fetch"] == [5]
+    assert layout["request"]["lane"] == [28, 4]
+
+    for section <- ["request", "reply"] do
+      # The fields lie one after the other within the header.
+      fields = layout[section] |> Map.values() |> Enum.sort()
+      assert [0, 1] = hd(fields)
+      assert [at, size] = List.last(fields)
+      assert at + size == 32
+    end
+  end
+
   describe "arenas and workers" do
     test "chunks are made, used, listed, and dropped when idle" do
       assert {arena, owner} = Native.arena_new(@chunk, 4 * @chunk)
@@ -401,10 +489,11 @@ defmodule Snakepit.NativeTest do
       assert is_integer(fd) and is_reference(holder)
 
       for {claimed, bytes, words} <- [
-            {chunk, size, "twice"},
+            {chunk, size, "announced twice"},
+            {chunk - 1, size, "ids only grow"},
             {id, size, "not this worker's"},
-            {chunk + 1, size + 4096, "announced"},
-            {chunk + 1, 0, "announced"}
+            {chunk + 1, size + 4096, "bytes was announced"},
+            {chunk + 2, 0, "bytes was announced"}
           ] do
         assert {:error, why} = Native.worker_adopt(worker, claimed, bytes, duplicate(fd))
         assert why =~ words
@@ -412,9 +501,10 @@ defmodule Snakepit.NativeTest do
 
       {:ok, socket} = :socket.open(:local, :stream)
       {:ok, no_memory} = :socket.getopt(socket, {:otp, :fd})
-      assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, duplicate(no_memory))
+      assert {:error, why} = Native.worker_adopt(worker, chunk + 3, size, duplicate(no_memory))
+      assert why =~ "not sealed"
       :socket.close(socket)
-      assert {:error, _} = Native.worker_adopt(worker, chunk + 1, size, -1)
+      assert {:error, _} = Native.worker_adopt(worker, chunk + 4, size, -1)
       # Alive until here, and with it the descriptor's number.
       assert Native.arena_chunks(arena) == [{id, size}] and is_reference(holder)
       assert Native.worker_forget(worker, chunk)
@@ -425,7 +515,25 @@ defmodule Snakepit.NativeTest do
       assert Native.close_fd(duplicate(fd)) == :ok
     end
 
-    test "what a worker is told, holds and gives back" do
+    test "a chunk id that was dropped does not come back, and hides no chunk that is still in use" do
+      %{worker: worker, arena: arena, chunk: chunk, size: size} = worker_with_chunk()
+      [{id, _}] = Native.arena_chunks(arena)
+      {:ok, fd, ^size, holder} = Native.chunk_fd(id)
+      shared = frame(9, @zero_copy, [{chunk, 0, 100, 1}], ref(0))
+      assert {:ok, :result, bytes, _} = Native.reply(worker, 9, shared, [], @plain)
+      assert Native.worker_forget(worker, chunk)
+      assert {:error, why} = Native.worker_adopt(worker, chunk, size, duplicate(fd))
+      assert why =~ "announced twice"
+      assert {:error, ^why} = Native.worker_refuse(worker, chunk)
+      assert {:error, why} = Native.worker_refuse(worker, id)
+      assert why =~ "not this worker's"
+      assert Native.worker_refuse(worker, chunk + 1) == :ok
+      # The first chunk, in which the binary lies, still has the id to itself.
+      assert {:ok, _, ^size, _} = Native.chunk_fd(chunk)
+      assert byte_size(bytes) == 100 and Native.in_chunk(bytes) and is_reference(holder)
+    end
+
+    test "what a worker is sent, holds and gives back" do
       %{worker: worker, arena: arena} = worker_with_chunk()
       [{id, _}] = Native.arena_chunks(arena)
       assert Native.worker_needs_chunk(worker, id)
@@ -609,12 +717,12 @@ defmodule Snakepit.NativeTest do
       queue
     end
 
-    # Whoever waits has a reference for the message, and a key to leave the line.
+    # A caller that waits has a reference for the message, and a place that it must keep.
     defp checkout(queue, worker, prefer) do
       ref = make_ref()
 
-      with {:wait, key} <- Native.queue_checkout(queue, worker, prefer, ref) do
-        Process.put(ref, key)
+      with {:wait, place} <- Native.queue_checkout(queue, worker, prefer, ref) do
+        Process.put(ref, place)
         {:wait, ref}
       end
     end
@@ -746,23 +854,25 @@ defmodule Snakepit.NativeTest do
       assert Native.queue_counts(queue) == {3, 0, 0}
       [{:ok, 0, 100, first}, {:ok, 1, 101, second}] = for worker <- 0..1, do: checkout(queue, worker, false)
       {:wait, ref} = checkout(queue, 1, false)
-      key = Process.get(ref)
+      left = Process.get(ref)
       {:wait, _later} = checkout(queue, 0, false)
       :ok = Native.queue_resize(queue, 1)
-      assert_receive {:snakepit_lane, ^ref, {:moved, ^key}}
+      assert_receive {:snakepit_lane, ^ref, {:moved, turn}}
       # The idle one leaves now, the other when its call is done.
       assert_receive {:lanes_retired, 102}
       refute_received {:lanes_retired, 101}
       assert checkout(queue, 1, false) == :moved
       again = make_ref()
-      assert Native.queue_checkout_again(queue, 1, false, again, key) == :moved
-      assert Native.queue_checkout_again(queue, 0, false, again, key) == {:wait, key}
+      assert Native.queue_checkout_again(queue, 1, false, again, turn) == :moved
+      assert {:wait, place} = Native.queue_checkout_again(queue, 0, false, again, turn)
+      # The place that it had before is no place in the new line.
+      assert Native.queue_cancel(queue, left) == false
       :ok = Native.queue_checkin(second)
       assert_receive {:lanes_retired, 101}
       :ok = Native.queue_checkin(first)
       assert_receive {:snakepit_lane, ^again, {:ok, 0, 100, checkout}}
       :ok = Native.queue_take(checkout)
-      assert Native.queue_cancel(queue, key) == false
+      assert Native.queue_cancel(queue, place) == false
       :ok = Native.queue_close(queue, 7)
       assert Native.queue_checkout_again(queue, 0, false, make_ref(), 99) == {:closed, 7}
     end
@@ -803,11 +913,21 @@ defmodule Snakepit.NativeTest do
       waiters = for _ <- 1..2, do: waiting(queue)
       assert checkout(queue, -1, false) == :full
       Enum.each(waiters, &kill/1)
+      # They leave it by themselves: a refusal looks at nobody.
+      assert eventually(fn -> Native.queue_counts(queue) == {0, 1, 0} end)
       assert {:wait, ref} = checkout(queue, -1, false)
       assert Native.queue_counts(queue) == {0, 1, 1}
       assert cancel(queue, ref)
       refute cancel(queue, ref)
       assert Native.queue_counts(queue) == {0, 1, 0}
+    end
+
+    test "a place that nobody refers to any more is left" do
+      queue = queue(1, 1, 2)
+      {:ok, _, _, _checkout} = checkout(queue, -1, false)
+      lose = fn -> match?({:wait, _}, Native.queue_checkout(queue, -1, false, make_ref())) end
+      assert lose.()
+      assert eventually(fn -> :erlang.garbage_collect() && Native.queue_counts(queue) == {0, 1, 0} end)
     end
 
     test "closing tells those who wait and those who come, and says when all is at rest" do

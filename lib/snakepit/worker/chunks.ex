@@ -36,8 +36,8 @@ defmodule Snakepit.Worker.Chunks do
   end
 
   defp map(run, id, _size, :lost) do
-    Native.worker_refuse(run.memory, id)
-    {:error, {:errno, "this VM has as many open files as it may (ulimit -n)"}}
+    with :ok <- Native.worker_refuse(run.memory, id),
+         do: {:error, {:errno, "this VM has as many open files as it may (ulimit -n)"}}
   end
 
   # The library takes the descriptor over, whatever it says of it.

@@ -47,10 +47,19 @@ impl<T> FreeList<T> {
     pub fn take(&self) -> Taken<T> {
         // The common case is empty: a plain load keeps the line shared.
         if self.head.load(Ordering::Relaxed).is_null() {
-            return Taken { next: ptr::null_mut() };
+            return Taken::default();
         }
         // Acquire: pairs with the Release in `push`.
         Taken { next: self.head.swap(ptr::null_mut(), Ordering::Acquire) }
+    }
+
+    /// Removes one value: of those taken before, or, if `before` is empty, of all that were pushed since. So a taker that
+    /// must not take long can leave the rest for another time.
+    pub fn take_next(&self, before: &mut Taken<T>) -> Option<T> {
+        before.next().or_else(|| {
+            *before = self.take();
+            before.next()
+        })
     }
 
     /// Whether nothing has been pushed since the last `take`. Another thread may push meanwhile.
@@ -68,6 +77,21 @@ impl<T> Drop for FreeList<T> {
 /// The values taken by [`FreeList::take`].
 pub struct Taken<T> {
     next: *mut Node<T>,
+}
+
+// SAFETY: the chain is reachable from here alone, and its values may be sent.
+unsafe impl<T: Send> Send for Taken<T> {}
+
+impl<T> Default for Taken<T> {
+    fn default() -> Self {
+        Self { next: ptr::null_mut() }
+    }
+}
+
+impl<T> Taken<T> {
+    pub fn is_empty(&self) -> bool {
+        self.next.is_null()
+    }
 }
 
 impl<T> Iterator for Taken<T> {
@@ -103,6 +127,19 @@ mod tests {
         assert_eq!(list.take().collect::<Vec<_>>(), [4, 3, 2, 1, 0]);
         assert!(list.is_empty());
         assert_eq!(list.take().next(), None);
+    }
+
+    #[test]
+    fn taken_bit_by_bit() {
+        let (list, mut before) = (FreeList::default(), Taken::default());
+        assert_eq!(list.take_next(&mut before), None);
+        (0..3).for_each(|i| list.push(i));
+        assert_eq!(list.take_next(&mut before), Some(2));
+        assert!(list.is_empty() && !before.is_empty());
+        list.push(3);
+        let rest: Vec<_> = std::iter::from_fn(|| list.take_next(&mut before)).collect();
+        assert_eq!(rest, [1, 0, 3]);
+        assert!(before.is_empty());
     }
 
     #[test]

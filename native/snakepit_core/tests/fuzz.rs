@@ -13,7 +13,7 @@
 use proptest::prelude::*;
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use snakepit_core::companion::{self, Event, Exit, Limits, Request, Shortage, Stream};
-use snakepit_core::frame::{Reply, Table};
+use snakepit_core::frame::{FLAG_WANTED_MEMORY, Kind, Reply, Table, Way};
 use snakepit_core::reader::{BadValue, Budget, Reader, Token};
 use snakepit_core::writer::Writer;
 use std::fmt::Debug;
@@ -194,8 +194,8 @@ fn keep(target: &str, name: &str, bytes: &[u8]) {
     std::fs::write(directory(target).join(name), bytes).unwrap();
 }
 
-fn reply(kind: u8, way: u8, flags: u8, envelope: &[u8], table: &[u64], count: u32, released: &[u64]) -> Vec<u8> {
-    let mut out = vec![kind, way, flags, 0];
+fn reply(kind: Kind, way: Way, flags: u8, envelope: &[u8], table: &[u64], count: u32, released: &[u64]) -> Vec<u8> {
+    let mut out = vec![kind as u8, way as u8, flags, 0];
     out.extend_from_slice(&(envelope.len() as u32).to_le_bytes());
     out.extend_from_slice(&7_u64.to_le_bytes());
     out.extend_from_slice(&123_456_u64.to_le_bytes());
@@ -254,13 +254,17 @@ fn write_the_corpus() {
     (1..4).for_each(|n| w.uint(n));
     keep("envelope", "released", w.as_slice());
 
-    keep("reply", "plain", &reply(1, 0, 0, &[3], &[], 0, &[]));
-    keep("reply", "error", &reply(2, 0, 0, &inner, &[], 0, &[5]));
-    keep("reply", "zero_copy", &reply(1, 1, 0, &inner, &[7 << 32, 64, 24, 9, 7 << 32, 4096, 100, 10], 2, &[1, 2]));
-    keep("reply", "grpc", &reply(3, 2, 1, &inner, &[100, 200], 2, &[]));
-    keep("reply", "end", &reply(4, 0, 0, &[0xc0], &[], 0, &[]));
-    keep("reply", "waits", &reply(5, 2, 0, &[0xc0], &[], 0, &[3]));
-    let mut inline = reply(1, 0, 0, &inner, &[5, 70], 2, &[]);
+    keep("reply", "plain", &reply(Kind::Result, Way::Inline, 0, &[3], &[], 0, &[]));
+    keep("reply", "error", &reply(Kind::Error, Way::Inline, 0, &inner, &[], 0, &[5]));
+    keep(
+        "reply",
+        "zero_copy",
+        &reply(Kind::Result, Way::ZeroCopy, 0, &inner, &[7 << 32, 64, 24, 9, 7 << 32, 4096, 100, 10], 2, &[1, 2]),
+    );
+    keep("reply", "grpc", &reply(Kind::Item, Way::Grpc, FLAG_WANTED_MEMORY, &inner, &[100, 200], 2, &[]));
+    keep("reply", "end", &reply(Kind::End, Way::Inline, 0, &[0xc0], &[], 0, &[]));
+    keep("reply", "waits", &reply(Kind::Fetch, Way::Grpc, 0, &[0xc0], &[], 0, &[3]));
+    let mut inline = reply(Kind::Result, Way::Inline, 0, &inner, &[5, 70], 2, &[]);
     for len in [5, 70] {
         inline.resize(inline.len().next_multiple_of(64), 0);
         inline.resize(inline.len() + len, 0xAB);

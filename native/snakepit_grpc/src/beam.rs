@@ -7,7 +7,8 @@ use crate::wire::COPY_BELOW;
 use bytes::Bytes;
 use rustler::env::SavedTerm;
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, NewBinary, OwnedEnv, Reference, Resource, ResourceArc, Term};
-use std::sync::{Arc, Mutex, PoisonError};
+use snakepit_core::locks::locked;
+use std::sync::{Arc, Mutex};
 use tonic::Status;
 
 rustler::atoms! { ok, error, item, done, snakepit_grpc }
@@ -30,7 +31,7 @@ impl Pins {
             return Bytes::copy_from_slice(&binary);
         }
         let owner = self.0.get_or_insert_with(|| Arc::new(Mutex::new(OwnedEnv::new())));
-        let env = owner.lock().unwrap_or_else(PoisonError::into_inner);
+        let env = locked(owner);
         // A copy of the term, not of the bytes, which live outside of any heap from 65 bytes on.
         let slice = env.run(|env| Binary::from_term(binary.to_term(env)).map(|own| std::ptr::from_ref(own.as_slice())));
         match slice {
@@ -124,7 +125,7 @@ impl Caller {
     fn send(&self, message: impl for<'a> FnOnce(Env<'a>) -> Term<'a>) -> bool {
         OwnedEnv::new()
             .send_and_clear(&self.pid, |env| {
-                let saved = self.reference.lock().unwrap_or_else(PoisonError::into_inner);
+                let saved = locked(&self.reference);
                 let reference = saved.0.run(|own| saved.1.load(own).in_env(env));
                 (snakepit_grpc(), reference, message(env)).encode(env)
             })

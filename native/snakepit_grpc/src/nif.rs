@@ -5,9 +5,10 @@ use crate::proto::snakepit::Payload;
 use crate::wire::{self, Pieces};
 use crate::{client, runtime};
 use rustler::{Atom, Binary, Encoder, Env, LocalPid, Monitor, NifResult, Reference, Resource, ResourceArc, Term};
+use snakepit_core::locks::locked;
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
@@ -65,9 +66,8 @@ impl Resource for Call {
 }
 
 impl Call {
-    /// Every operation leaves it whole, so that a poisoned lock still serves.
     fn turn(&self) -> MutexGuard<'_, Turn> {
-        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.turn)
     }
 
     /// Hands an item to whoever asked; false if nobody is there to read it.

@@ -7,9 +7,10 @@ use crate::atoms;
 use rustler::env::SavedTerm;
 use rustler::sys::enif_send;
 use rustler::{Binary, Encoder, Env, LocalPid, OwnedEnv, Reference, Resource, ResourceArc, Term};
+use snakepit_core::locks::locked;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 
 /// Locks of their own, so that callers seldom meet.
 const SHARDS: usize = 64;
@@ -17,11 +18,6 @@ const SHARDS: usize = 64;
 type Shard = HashMap<Arc<[u8]>, Vec<Arc<Entry>>>;
 
 static CALLS: LazyLock<Vec<Mutex<Shard>>> = LazyLock::new(|| (0..SHARDS).map(|_| Mutex::default()).collect());
-
-/// Every operation leaves what it locks whole, so that a poisoned lock still serves.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 fn shard(id: &[u8]) -> MutexGuard<'static, Shard> {
     // FNV-1a. Ids that somebody chose to meet in one shard do no more than that.

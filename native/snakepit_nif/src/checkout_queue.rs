@@ -1,15 +1,18 @@
 //! The checkout queue of a pool: where callers get a lane and give it back, without a process in between.
 //!
-//! A caller that waits is woken by the one who frees the lane, with a message. A lane is held by way of a *checkout*; if
-//! its process dies, the checkout is collected with its heap, and its destructor says so.
+//! The process that frees a lane wakes the caller that waits for it, with a message. Two resources on the caller's heap
+//! say what it has: a *place* in line, and then a *checkout* of a lane. If the process dies, both are collected with its
+//! heap. The destructor of a place leaves the line; that of a checkout reports the lane. So the line holds living callers
+//! only, and nobody has to look for dead ones.
 
 use crate::atoms;
 use rustler::env::SavedTerm;
 use rustler::sys::enif_send;
 use rustler::{Encoder, Env, LocalPid, OwnedEnv, Reference, Resource, ResourceArc, Term};
-use snakepit_core::lanes::{CheckoutAnswer, Lane, Lanes, Want};
+use snakepit_core::lanes::{CheckoutAnswer, Lane, Lanes, Place, Want};
+use snakepit_core::locks::locked;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 struct Waiter {
     pid: LocalPid,
@@ -33,7 +36,8 @@ impl Waiter {
     }
 }
 
-/// One pool's checkout queue. `owner` is told of lanes whose holder died, and when a closed checkout queue comes to rest.
+/// One pool's checkout queue. `owner` is sent the lanes whose holder died, the runs that are over, and word that a closed
+/// queue has no call left.
 pub struct CheckoutQueue {
     lanes: Mutex<Lanes<Waiter>>,
     owner: LocalPid,
@@ -72,10 +76,25 @@ impl Resource for Checkout {
     }
 }
 
+/// A caller's place in line, which it leaves when the last reference to this is collected.
+pub struct PlaceInLine {
+    queue: ResourceArc<CheckoutQueue>,
+    place: Place,
+}
+
+#[rustler::resource_impl]
+impl Resource for PlaceInLine {}
+
+impl Drop for PlaceInLine {
+    fn drop(&mut self) {
+        self.queue.lock().cancel(self.place);
+    }
+}
+
 impl CheckoutQueue {
-    /// Bookkeeping only under this lock. Every operation leaves the books whole, so that a poisoned lock still serves.
+    /// Bookkeeping only under this lock.
     fn lock(&self) -> MutexGuard<'_, Lanes<Waiter>> {
-        self.lanes.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.lanes)
     }
 
     fn checkout(this: &ResourceArc<Self>, lane: Lane, state: u8) -> ResourceArc<Checkout> {
@@ -164,23 +183,12 @@ fn queue_checkout<'a>(
     prefer: bool,
     reference: Reference<'a>,
 ) -> Term<'a> {
-    let want = wanted(worker, prefer);
     let pid = env.pid();
-    let answer = {
-        let mut lanes = queue.lock();
-        match lanes.checkout(want, |_key| Waiter::new(pid, reference)) {
-            CheckoutAnswer::Full => {
-                // Callers that were killed while they waited still stand in line.
-                lanes.purge(|w| !env.is_process_alive(w.pid));
-                lanes.checkout(want, |_key| Waiter::new(pid, reference))
-            }
-            answer => answer,
-        }
-    };
+    let answer = queue.lock().checkout(wanted(worker, prefer), || Waiter::new(pid, reference));
     answered(env, &queue, answer)
 }
 
-/// For a waiter that was told that its worker left: it keeps its turn.
+/// For a waiter that was sent `{:moved, turn}` because its worker left: it keeps its turn.
 #[rustler::nif]
 fn queue_checkout_again<'a>(
     env: Env<'a>,
@@ -188,10 +196,10 @@ fn queue_checkout_again<'a>(
     worker: i64,
     prefer: bool,
     reference: Reference<'a>,
-    key: u64,
+    turn: u64,
 ) -> Term<'a> {
     let waiter = Waiter::new(env.pid(), reference);
-    let answer = queue.lock().checkout_again(wanted(worker, prefer), key, waiter);
+    let answer = queue.lock().checkout_again(wanted(worker, prefer), turn, waiter);
     answered(env, &queue, answer)
 }
 
@@ -208,20 +216,22 @@ fn answered<'a>(env: Env<'a>, queue: &ResourceArc<CheckoutQueue>, answer: Checko
         CheckoutAnswer::Lane(lane) => {
             (atoms::ok(), lane.id, lane.epoch, CheckoutQueue::checkout(queue, lane, TAKEN)).encode(env)
         }
-        CheckoutAnswer::Waiting(key) => (atoms::wait(), key).encode(env),
+        CheckoutAnswer::Waiting(place) => {
+            (atoms::wait(), ResourceArc::new(PlaceInLine { queue: queue.clone(), place })).encode(env)
+        }
         CheckoutAnswer::Full => atoms::full().encode(env),
         CheckoutAnswer::Closed(code) => (atoms::closed(), code).encode(env),
         CheckoutAnswer::Moved => atoms::moved().encode(env),
     }
 }
 
-/// From now on the pool has so many workers. Those who wait for one that leaves are told, with their key.
-#[rustler::nif]
+/// From now on the pool has so many workers. Callers that wait for one that leaves are sent `{:moved, turn}`.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn queue_resize(env: Env, queue: ResourceArc<CheckoutQueue>, workers: u32) -> rustler::Atom {
     let moved = queue.lock().resize(workers);
-    for (key, waiter) in moved {
-        // One that is dead has left the line.
-        waiter.send(env, (atoms::moved(), key));
+    for (turn, waiter) in moved {
+        // A dead one has left the line by this.
+        waiter.send(env, (atoms::moved(), turn));
     }
     queue.notify_owner(env);
     atoms::ok()
@@ -235,10 +245,10 @@ fn queue_take(checkout: ResourceArc<Checkout>) -> rustler::Atom {
     atoms::ok()
 }
 
-/// False if a lane was handed over already: then its message is there.
+/// Leaves the line. False if a lane was handed over already: then its message is there.
 #[rustler::nif]
-fn queue_cancel(queue: ResourceArc<CheckoutQueue>, key: u64) -> bool {
-    queue.lock().cancel(key)
+fn queue_cancel(queue: ResourceArc<CheckoutQueue>, place: ResourceArc<PlaceInLine>) -> bool {
+    queue.lock().cancel(place.place)
 }
 
 /// The lane is at rest.
@@ -289,8 +299,8 @@ fn queue_down(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rus
     atoms::ok()
 }
 
-/// No more calls: those who wait, and all who come, are told `code`.
-#[rustler::nif]
+/// No more calls: callers that wait, and all that come, are answered `{:closed, code}`.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn queue_close(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustler::Atom {
     let waiters = queue.lock().close(code);
     send_away(env, waiters, code);
@@ -299,7 +309,7 @@ fn queue_close(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustle
 }
 
 /// As `queue_close`, but only while no worker is up.
-#[rustler::nif]
+#[rustler::nif(schedule = "DirtyCpu")]
 fn queue_suspend(env: Env, queue: ResourceArc<CheckoutQueue>, code: u32) -> rustler::Atom {
     let waiters = queue.lock().suspend(code);
     send_away(env, waiters, code);

@@ -17,9 +17,10 @@ use snakepit_core::cost_model::model::{Leg, Model};
 use snakepit_core::cost_model::ring::Ring;
 use snakepit_core::cost_model::table::{Reason, Rules, Table, pack_ns, unpack_ns};
 use snakepit_core::cost_model::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
+use snakepit_core::locks::locked;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// Records kept until they are drained; a power of two.
 const RING: usize = 1 << 14;
@@ -91,7 +92,7 @@ type CostModelArc = ResourceArc<CostModel>;
 impl CostModel {
     /// Not held on the way of a call.
     fn slow(&self) -> MutexGuard<'_, Slow> {
-        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.slow)
     }
 
     fn compile(&self, slow: &Slow) {

@@ -10,12 +10,13 @@
 //!
 //! [NEP 49]: https://numpy.org/neps/nep-0049-data-allocation-strategies.html
 
+use snakepit_core::locks::locked;
 use std::cell::UnsafeCell;
 use std::collections::HashMap;
 use std::ffi::{c_char, c_void};
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Mutex, MutexGuard, OnceLock};
 
 type Malloc = unsafe extern "C" fn(*mut c_void, usize) -> *mut c_void;
 type Calloc = unsafe extern "C" fn(*mut c_void, usize, usize) -> *mut c_void;
@@ -65,11 +66,6 @@ static LENT_COUNT: AtomicUsize = AtomicUsize::new(0);
 /// What numpy freed and the arena has not heard of yet.
 static FREED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 static FREED_COUNT: AtomicUsize = AtomicUsize::new(0);
-
-/// A thread that died in here left the map whole.
-fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
 
 /// This is a forked child: its parent's arena is not here.
 static FORKED: AtomicBool = AtomicBool::new(false);

@@ -87,6 +87,8 @@ class Arena:
         self._announce = announce
         self._retract = retract
         self._lock = lock()
+        # Ids grow in the order of announcements, also when two threads make chunks at once.
+        self._announcing = lock()
         self._ids = count(owner << 32)
         self._tokens = count(1)
         self._held: dict[int, Slot] = {}
@@ -228,8 +230,10 @@ class Arena:
         try:
             fd, mapping = create(total)
             try:
-                chunk = Chunk(next(self._ids), mapping, whole(mapping))
-                self._announce(chunk.id, total, fd)
+                exporter = whole(mapping)
+                with self._announcing:
+                    chunk = Chunk(next(self._ids), mapping, exporter)
+                    self._announce(chunk.id, total, fd)
             finally:
                 os.close(fd)
         except BaseException:

@@ -179,6 +179,15 @@ class MaliciousWorker:
         self.chunk()
         self.chunk()
 
+    def announces_a_dropped_chunk_again(self) -> None:
+        id = self.chunk(3)
+        self.tell("drop", id)
+        self.chunk(3)
+
+    def announces_an_earlier_chunk(self) -> None:
+        self.chunk(3)
+        self.chunk(2)
+
     def floods_the_control_socket(self) -> None:
         body = packb(["pong", 1])
         block = (struct.pack(">I", len(body)) + body) * 4000
@@ -239,6 +248,8 @@ LIES = {
     "chunk_that_is_a_file": lambda w: w.chunk(fd=os.open(__file__, os.O_RDONLY)),
     "chunk_without_descriptor": lambda w: w.tell("chunk", w.owner << 32, MIB),
     "announces_a_chunk_twice": MaliciousWorker.announces_a_chunk_twice,
+    "announces_a_dropped_chunk_again": MaliciousWorker.announces_a_dropped_chunk_again,
+    "announces_an_earlier_chunk": MaliciousWorker.announces_an_earlier_chunk,
     "announces_for_another": lambda w: w.tell("chunk", 1 << 32, MIB, fds=(chunk_of(MIB),)),
     "negative_chunk": lambda w: w.tell("chunk", -1, MIB, fds=(chunk_of(MIB),)),
     "chunk_of_negative_size": lambda w: w.tell("chunk", w.owner << 32, -MIB, fds=(chunk_of(MIB),)),

@@ -8,7 +8,7 @@ use snakepit_core::cost_model::model::{Leg, Model};
 use snakepit_core::cost_model::ring::Ring;
 use snakepit_core::cost_model::table::{Rules, Table};
 use snakepit_core::cost_model::{Direction, INLINE, Kind, ZERO_COPY};
-use snakepit_core::frame::{Place, Reply, Request, Way};
+use snakepit_core::frame::{Ask, Kind as ReplyKind, Place, Reply, Request, Way};
 use snakepit_core::free_list::FreeList;
 use snakepit_core::lanes::{Lanes, Want};
 use std::hint::black_box;
@@ -62,8 +62,15 @@ fn encode_request() -> Operation {
     let mut out = Vec::with_capacity(256);
     Box::new(move |n| {
         out.clear();
-        let request =
-            Request { kind: 1, way: Way::ZeroCopy, reply_mask: 3, flags: 0, call_id: n, timeout_ms: 60_000, lane: 0 };
+        let request = Request {
+            kind: Ask::Call,
+            way: Way::ZeroCopy,
+            reply_mask: 3,
+            flags: 0,
+            call_id: n,
+            timeout_ms: 60_000,
+            lane: 0,
+        };
         let place = Place { chunk: 7, offset: n * 64, len: 1 << 20, token: n };
         request.write(&mut out, 40, &[], &[place], &[n, n + 1]);
         black_box(&out);
@@ -72,7 +79,7 @@ fn encode_request() -> Operation {
 
 /// A reply with one buffer in shared memory, as a worker writes it.
 fn decode_reply() -> Operation {
-    let mut frame = vec![1, Way::ZeroCopy as u8, 0, 0];
+    let mut frame = vec![ReplyKind::Result as u8, Way::ZeroCopy as u8, 0, 0];
     let envelope = b"\xc7\x05\x06tensor";
     frame.extend_from_slice(&(envelope.len() as u32).to_le_bytes());
     for n in [42u64, 12_345] {
@@ -102,7 +109,7 @@ fn lane() -> Operation {
     }
     Box::new(move |_| {
         use snakepit_core::lanes::CheckoutAnswer;
-        if let CheckoutAnswer::Lane(lane) = lanes.checkout(Want::Any, |key| key) {
+        if let CheckoutAnswer::Lane(lane) = lanes.checkout(Want::Any, || 0) {
             black_box(lanes.checkin(lane));
         }
     })

@@ -9,27 +9,27 @@
 //! system calls, each of a bounded number of bytes: a descriptor must not be closed, and its number reused, between a
 //! look at it and its use.
 
+mod receive;
+mod send;
+
 use crate::atoms;
 use rustler::env::SavedTerm;
-use rustler::sys::{
-    self, ErlNifBinary, ErlNifEnv, ErlNifEvent, ErlNifMonitor, ErlNifPid, ErlNifResourceType, ErlNifTerm,
-};
+use rustler::sys::{self, ErlNifEnv, ErlNifEvent, ErlNifMonitor, ErlNifPid, ErlNifResourceType, ErlNifTerm};
 use rustler::sys::{c_int, c_void};
-use rustler::{Binary, Decoder, Encoder, Env, Error, LocalPid, NewBinary, NifResult};
-use rustler::{OwnedBinary, OwnedEnv, Reference, Term};
+use rustler::{Decoder, Encoder, Env, Error, LocalPid, NifResult, OwnedBinary, OwnedEnv, Reference, Term};
+use send::Unsent;
+use snakepit_core::locks::locked;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard};
 
 /// A frame of at most this is read together with what follows it, and copied; a larger one is read into its place.
 const SMALL: usize = 64 * 1024;
 /// Bytes that one call moves at most: some 200 µs of copying.
 const BURST: usize = 512 * 1024;
-/// Parts of a frame that one system call sends.
-const PARTS: usize = 64;
 /// gRPC's limit as well; a greater length is none that a worker sends.
 const MAX_FRAME: usize = i32::MAX as usize;
 const PREFIX: usize = 4;
@@ -54,25 +54,6 @@ struct State {
     large: Option<(OwnedBinary, usize)>,
     unsent: Option<Unsent>,
     waiter: Option<Waiter>,
-}
-
-/// A frame that did not fit the socket's buffer.
-struct Unsent {
-    /// Keeps what `parts` point to. Never cleared, only dropped.
-    _owner: OwnedEnv,
-    prefix: [u8; PREFIX],
-    parts: Vec<*const [u8]>,
-    at: Position,
-}
-
-// SAFETY: the parts are immutable binaries, kept by the environment beside them, which belongs to no thread.
-unsafe impl Send for Unsent {}
-
-/// How far a frame is sent: this part, after so many bytes of it. Part 0 is the prefix.
-#[derive(Clone, Copy, Default)]
-struct Position {
-    part: usize,
-    offset: usize,
 }
 
 struct Waiter {
@@ -138,9 +119,8 @@ unsafe extern "C" fn down(env: *mut ErlNifEnv, object: *mut c_void, _: *const Er
 }
 
 impl Lane {
-    /// Each operation leaves the state whole, so that a poisoned lock still serves.
     fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        locked(&self.state)
     }
 
     fn release(&self) {
@@ -295,250 +275,6 @@ fn lane_cancel(env: Env, lane: LaneRef) -> bool {
     // A lane that is closed told whoever waited.
     // SAFETY: it is not closed; the object is this lane's, the environment this NIF's.
     !state.closed && unsafe { cancel(env.as_c_arg(), lane.lane.fd, lane.object) }
-}
-
-// ---- out ------------------------------------------------------------------------------------------------------------
-
-/// Sends a frame, a binary or a list of them, with its length before it. What does not fit stays here for `lane_flush`.
-#[rustler::nif]
-fn lane_send<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>) -> NifResult<Term<'a>> {
-    let parts: Vec<Binary> = if frame.is_list() { frame.decode()? } else { vec![frame.decode()?] };
-    let size: usize = parts.iter().map(|part| part.len()).sum();
-    if size > MAX_FRAME {
-        return Ok(failed(env, &io::Error::from_raw_os_error(libc::EMSGSIZE)));
-    }
-    let mut state = lane.lane.state();
-    state.waiter = None;
-    if state.closed || state.unsent.is_some() {
-        return Ok(failed(env, &closed()));
-    }
-    let prefix = (size as u32).to_be_bytes();
-    let mut at = Position::default();
-    let part = |n: usize| if n == 0 { Some(&prefix[..]) } else { parts.get(n - 1).map(|b| b.as_slice()) };
-    let progress = send(env, lane.lane.fd, part, &mut at);
-    if matches!(progress, Ok(Progress::Wait | Progress::Again)) {
-        state.unsent = Some(Unsent::new(prefix, &parts, at));
-    }
-    Ok(lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, None))
-}
-
-/// Goes on with a frame of which a part was sent, whoever sent it. `:ok` if nothing is left.
-#[rustler::nif]
-fn lane_flush<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Reference<'a>) -> Term<'a> {
-    let mut state = lane.lane.state();
-    state.waiter = None;
-    if state.closed {
-        return failed(env, &closed());
-    }
-    let Some(unsent) = &mut state.unsent else { return atoms::ok().encode(env) };
-    let (prefix, parts) = (&unsent.prefix, &unsent.parts);
-    let part = |n: usize| {
-        // SAFETY: `_owner` keeps the binaries, whose bytes neither move nor change.
-        if n == 0 { Some(&prefix[..]) } else { parts.get(n - 1).map(|part| unsafe { &**part }) }
-    };
-    let progress = send(env, lane.lane.fd, part, &mut unsent.at);
-    if !matches!(progress, Ok(Progress::Wait | Progress::Again)) {
-        state.unsent = None;
-    }
-    lane.answer(env, &mut state, sys::ERL_NIF_SELECT_WRITE, progress, Some(reference))
-}
-
-impl Unsent {
-    fn new(prefix: [u8; PREFIX], parts: &[Binary], at: Position) -> Self {
-        let owner = OwnedEnv::new();
-        let parts = owner.run(|own| {
-            // Copies of terms: bytes are copied of binaries of at most 64 bytes only.
-            let kept = parts.iter().map(|part| Binary::from_term(part.to_term(own)));
-            kept.map(|part| part.map(|b| ptr::from_ref(b.as_slice())).expect("a binary a moment ago")).collect()
-        });
-        Self { _owner: owner, prefix, parts, at }
-    }
-}
-
-fn send<'p>(env: Env, fd: RawFd, part: impl Fn(usize) -> Option<&'p [u8]>, at: &mut Position) -> io::Result<Progress> {
-    let mut sent = 0;
-    loop {
-        let mut iov = [libc::iovec { iov_base: ptr::null_mut(), iov_len: 0 }; PARTS];
-        let (mut n, mut bytes, mut next) = (0, 0, *at);
-        while n < PARTS && sent + bytes < BURST {
-            let Some(rest) = part(next.part).map(|p| &p[next.offset..]) else { break };
-            let take = rest.len().min(BURST - sent - bytes);
-            iov[n] = libc::iovec { iov_base: rest.as_ptr().cast_mut().cast(), iov_len: take };
-            (n, bytes) = (n + 1, bytes + take);
-            next = Position { part: next.part + 1, offset: 0 };
-        }
-        if n == 0 {
-            consume(env, sent);
-            return Ok(if part(at.part).is_none() { Progress::Done } else { Progress::Again });
-        }
-        // SAFETY: all zeros is a valid msghdr; the parts are read only, and outlive the call.
-        let answer = unsafe {
-            let mut message: libc::msghdr = std::mem::zeroed();
-            message.msg_iov = iov.as_mut_ptr();
-            message.msg_iovlen = n as _;
-            libc::sendmsg(fd, &message, libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL)
-        };
-        let Ok(written) = usize::try_from(answer) else {
-            let error = io::Error::last_os_error();
-            match error.kind() {
-                io::ErrorKind::Interrupted => continue,
-                io::ErrorKind::WouldBlock => {
-                    consume(env, sent);
-                    return Ok(Progress::Wait);
-                }
-                _ => return Err(error),
-            }
-        };
-        sent += written;
-        at.offset += written;
-        while let Some(whole) = part(at.part).map(<[u8]>::len).filter(|len| at.offset >= *len) {
-            *at = Position { part: at.part + 1, offset: at.offset - whole };
-        }
-        if bytes == written && part(at.part).is_none() {
-            consume(env, sent);
-            return Ok(Progress::Done);
-        }
-    }
-}
-
-// ---- in -------------------------------------------------------------------------------------------------------------
-
-/// The next frame, without its length: `{:ok, binary}`.
-#[rustler::nif]
-fn lane_receive<'a>(env: Env<'a>, lane: LaneRef<'a>, reference: Reference<'a>) -> Term<'a> {
-    let mut state = lane.lane.state();
-    state.waiter = None;
-    if state.closed {
-        return failed(env, &closed());
-    }
-    match receive(env, lane.lane.fd, &mut state) {
-        Ok(Ok(frame)) => (atoms::ok(), frame).encode(env),
-        Ok(Err(progress)) => lane.answer(env, &mut state, sys::ERL_NIF_SELECT_READ, Ok(progress), Some(reference)),
-        Err(error) => failed(env, &error),
-    }
-}
-
-fn receive<'a>(env: Env<'a>, fd: RawFd, state: &mut State) -> io::Result<Result<Term<'a>, Progress>> {
-    let mut received = 0;
-    loop {
-        if let Some((frame, filled)) = &mut state.large {
-            let left = frame.len() - *filled;
-            if left == 0 {
-                consume(env, received);
-                let (frame, _) = state.large.take().expect("looked at above");
-                return Ok(Ok(frame.release(env).to_term(env)));
-            }
-            if received >= BURST {
-                consume(env, received);
-                return Ok(Err(Progress::Again));
-            }
-            let room = &mut frame.as_mut_slice()[*filled..];
-            let len = left.min(BURST);
-            // SAFETY: `room` has at least `len` bytes.
-            match unsafe { read(fd, room.as_mut_ptr(), len) }? {
-                Some(n) => (*filled, received) = (*filled + n, received + n),
-                None => {
-                    consume(env, received);
-                    return Ok(Err(Progress::Wait));
-                }
-            }
-            continue;
-        }
-        let ahead = &state.ahead[state.taken..];
-        if let Some(frame) = whole(ahead)? {
-            let term = NewBinary::from_slice(env, frame).into();
-            state.take(PREFIX + frame.len());
-            return Ok(Ok(term));
-        }
-        if let Some(size) = size(ahead)?.filter(|size| PREFIX + size > SMALL) {
-            state.begin(size)?;
-            continue;
-        }
-        let mut buffer = [MaybeUninit::<u8>::uninit(); SMALL];
-        // SAFETY: the buffer has as many bytes.
-        let Some(n) = unsafe { read(fd, buffer.as_mut_ptr().cast(), SMALL) }? else {
-            return Ok(Err(Progress::Wait));
-        };
-        // SAFETY: so many were written just now.
-        let bytes = unsafe { std::slice::from_raw_parts(buffer.as_ptr().cast::<u8>(), n) };
-        if ahead.is_empty()
-            && let Some(frame) = whole(bytes)?
-        {
-            state.keep(&bytes[PREFIX + frame.len()..]);
-            return Ok(Ok(NewBinary::from_slice(env, frame).into()));
-        }
-        state.keep(bytes);
-    }
-}
-
-/// What a length prefix says, if it is there.
-fn size(bytes: &[u8]) -> io::Result<Option<usize>> {
-    let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
-    let size = u32::from_be_bytes(*prefix) as usize;
-    if size > MAX_FRAME { Err(io::Error::from_raw_os_error(libc::EMSGSIZE)) } else { Ok(Some(size)) }
-}
-
-/// The frame that `bytes` begin with, if all of it is there.
-fn whole(bytes: &[u8]) -> io::Result<Option<&[u8]>> {
-    Ok(size(bytes)?.and_then(|size| bytes.get(PREFIX..PREFIX + size)))
-}
-
-impl State {
-    /// So many bytes of those read ahead were used.
-    fn take(&mut self, n: usize) {
-        self.taken += n;
-        if self.taken == self.ahead.len() {
-            self.ahead.clear();
-            self.taken = 0;
-        }
-    }
-
-    fn keep(&mut self, bytes: &[u8]) {
-        self.ahead.drain(..self.taken);
-        self.taken = 0;
-        self.ahead.extend_from_slice(bytes);
-    }
-
-    /// A large frame, of which the first bytes were read ahead.
-    fn begin(&mut self, size: usize) -> io::Result<()> {
-        let mut binary = MaybeUninit::<ErlNifBinary>::uninit();
-        // SAFETY: it writes the binary unless it answers 0. `OwnedBinary::new` would end the VM where memory is short.
-        let mut frame = unsafe {
-            if sys::enif_alloc_binary(size, binary.as_mut_ptr()) == 0 {
-                return Err(io::ErrorKind::OutOfMemory.into());
-            }
-            OwnedBinary::from_raw(binary.assume_init())
-        };
-        let there = &self.ahead[self.taken + PREFIX..];
-        let filled = there.len();
-        frame.as_mut_slice()[..filled].copy_from_slice(there);
-        self.large = Some((frame, filled));
-        self.take(PREFIX + filled);
-        Ok(())
-    }
-}
-
-/// Bytes that are there; `None` if there are none yet.
-///
-/// # Safety
-/// `to` has room for `len` bytes.
-unsafe fn read(fd: RawFd, to: *mut u8, len: usize) -> io::Result<Option<usize>> {
-    loop {
-        // SAFETY: as the caller promises.
-        let answer = unsafe { libc::recv(fd, to.cast(), len, libc::MSG_DONTWAIT) };
-        match usize::try_from(answer) {
-            Ok(0) => return Err(closed()),
-            Ok(n) => return Ok(Some(n)),
-            Err(_) => {
-                let error = io::Error::last_os_error();
-                match error.kind() {
-                    io::ErrorKind::Interrupted => {}
-                    io::ErrorKind::WouldBlock => return Ok(None),
-                    _ => return Err(error),
-                }
-            }
-        }
-    }
 }
 
 /// Charges the calling process for what it copied: a burst for a fifth of its turn.

@@ -4,6 +4,7 @@
 //! SIGBUS in a NIF is the death of the VM; a peer's chunk is mapped only with the seals that keep it from shrinking.
 
 use snakepit_core::free_list::FreeList;
+use snakepit_core::locks::{locked, read, write};
 use snakepit_core::room::{self, NoRoom};
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -11,7 +12,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, RwLock, Weak};
 
-use crate::slot::Slot;
+use super::slot::Slot;
 
 /// Which system call refused, and why.
 #[derive(Debug)]
@@ -223,7 +224,7 @@ impl Chunk {
     fn register(id: u64, map: Mapping, fd: OwnedFd) -> Arc<Self> {
         let base = map.base.as_ptr() as usize;
         let chunk = Arc::new(Self { id, body: Some((map, fd)), live: Mutex::default() });
-        let mut registry = REGISTRY.write().expect("registry");
+        let mut registry = write(&REGISTRY);
         registry.by_base.insert(base, Arc::downgrade(&chunk));
         registry.by_id.insert(id, Arc::downgrade(&chunk));
         chunk
@@ -231,13 +232,13 @@ impl Chunk {
 
     /// The chunk with this id, while anything holds it.
     pub fn by_id(id: u64) -> Option<Arc<Self>> {
-        REGISTRY.read().expect("registry").by_id.get(&id)?.upgrade()
+        read(&REGISTRY).by_id.get(&id)?.upgrade()
     }
 
     /// Whether `bytes` begin in a chunk that is mapped: a quick look, before [`Self::find`] makes sure.
     pub fn covers(bytes: &[u8]) -> bool {
         let start = bytes.as_ptr() as usize;
-        let registry = REGISTRY.read().expect("registry");
+        let registry = read(&REGISTRY);
         // Let go of after the lock, as in `find`.
         let chunk = registry.by_base.range(..=start).next_back().and_then(|(_, chunk)| chunk.upgrade());
         drop(registry);
@@ -250,7 +251,7 @@ impl Chunk {
         // What is upgraded here may be the last reference by now, and its destructor takes the lock under which it was
         // found: every one is let go after the lock, never under it.
         let chunk = {
-            let registry = REGISTRY.read().expect("registry");
+            let registry = read(&REGISTRY);
             registry.by_base.range(..=start).next_back()?.1.upgrade()?
         };
         let offset = (start - chunk.map().base.as_ptr() as usize) as u64;
@@ -272,7 +273,7 @@ impl Chunk {
     }
 
     pub fn live(&self) -> MutexGuard<'_, BTreeMap<(u64, u64), Weak<Slot>>> {
-        self.live.lock().expect("live slots")
+        locked(&self.live)
     }
 
     pub fn id(&self) -> u64 {
@@ -323,10 +324,10 @@ impl Chunk {
 impl Drop for Chunk {
     fn drop(&mut self) {
         let Some(body) = self.body.take() else { return };
-        if let Ok(mut registry) = REGISTRY.write() {
-            registry.by_base.remove(&(body.0.base.as_ptr() as usize));
-            registry.by_id.remove(&self.id);
-        }
+        let mut registry = write(&REGISTRY);
+        registry.by_base.remove(&(body.0.base.as_ptr() as usize));
+        registry.by_id.remove(&self.id);
+        drop(registry);
         UNUSED.push(body);
     }
 }

@@ -1,10 +1,11 @@
 //! Envelope and buffers to Elixir terms.
 
+use super::dtypes::DTYPES;
 use crate::atoms;
-use crate::encode::DTYPES;
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use snakepit_core::MAX_DIMS;
+use snakepit_core::decimal;
 use snakepit_core::reader::{BadValue, Budget, Reader, Token};
 use snakepit_core::writer::ext;
 
@@ -33,9 +34,6 @@ fn at<'a>(result: Decoded<'a>, step: impl FnOnce() -> String) -> Decoded<'a> {
         other => other,
     })
 }
-
-/// Digits of a decimal's coefficient: their conversion takes time that grows with their square.
-const MAX_DIGITS: usize = 4096;
 
 const BAD_EXT: Failure = Failure::Protocol("an extension's payload is not what its code says");
 
@@ -149,15 +147,19 @@ impl<'a> Decoder<'a, '_> {
 
     fn big_int(&self, payload: &[u8]) -> Decoded<'a> {
         let (sign, magnitude) = payload.split_first().ok_or(BAD_EXT)?;
+        self.large(*sign != 0, magnitude)
+    }
+
+    fn large(&self, negative: bool, magnitude: &[u8]) -> Decoded<'a> {
         // The BEAM refuses (raises for) integers above 2^26 bits or so; erts' own reader is asked, with bytes of ours.
         let mut etf = vec![131];
         match u8::try_from(magnitude.len()) {
-            Ok(n) => etf.extend_from_slice(&[110, n, u8::from(*sign != 0)]),
+            Ok(n) => etf.extend_from_slice(&[110, n, u8::from(negative)]),
             Err(_) => {
                 let n = u32::try_from(magnitude.len()).map_err(|_| BAD_EXT)?;
                 etf.push(111);
                 etf.extend_from_slice(&n.to_be_bytes());
-                etf.push(u8::from(*sign != 0));
+                etf.push(u8::from(negative));
             }
         }
         etf.extend_from_slice(magnitude);
@@ -296,35 +298,16 @@ impl<'a> Decoder<'a, '_> {
         let exponent: i64 = exponent.parse().map_err(|_| BAD_EXT)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = format!("{whole}{fraction}");
-        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > MAX_DIGITS {
+        if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > decimal::MAX_DIGITS {
             return Err(BAD_EXT);
         }
         let exp = exponent.checked_sub(fraction.len() as i64).ok_or(BAD_EXT)?;
-        Ok((self.big_int(&magnitude(&digits))?, exp))
+        Ok((self.large(false, &decimal::magnitude(&digits))?, exp))
     }
 }
 
 fn value<'a>(reason: Atom, detail: &str) -> Decoded<'a> {
     Err(Failure::Value { path: Vec::new(), reason, detail: detail.to_owned() })
-}
-
-/// Decimal digits as a payload of a large integer: sign 0, then the magnitude, little-endian.
-fn magnitude(digits: &str) -> Vec<u8> {
-    let mut bytes: Vec<u8> = vec![0];
-    for digit in digits.bytes() {
-        let mut carry = u32::from(digit - b'0');
-        for byte in &mut bytes {
-            carry += u32::from(*byte) * 10;
-            *byte = carry as u8;
-            carry >>= 8;
-        }
-        while carry > 0 {
-            bytes.push(carry as u8);
-            carry >>= 8;
-        }
-    }
-    bytes.insert(0, 0);
-    bytes
 }
 
 fn days_in_month(year: i64, month: i64) -> i64 {

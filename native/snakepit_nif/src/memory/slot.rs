@@ -1,9 +1,10 @@
 //! Slots: pieces of chunks that somebody uses, and what happens when the last user lets go.
 
-use crate::chunk::Chunk;
+use super::chunk::Chunk;
 use rustler::{LocalPid, Resource, ResourceArc};
 use snakepit_core::arena;
 use snakepit_core::free_list::FreeList;
+use snakepit_core::locks::locked;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
@@ -104,7 +105,7 @@ pub fn binary<'a>(env: rustler::Env<'a>, slot: Arc<Slot>) -> rustler::Binary<'a>
 #[derive(Default)]
 struct Lease {
     held: u64,
-    /// Leased since the process was last told to collect, and to collect all.
+    /// Leased since the process was last asked to collect what is young, and to collect everything.
     since_minor: u64,
     since_major: u64,
 }
@@ -114,7 +115,7 @@ type Leases = HashMap<(u32, LocalPid), Lease>;
 static LEASES: LazyLock<Mutex<Leases>> = LazyLock::new(Mutex::default);
 
 fn leases() -> std::sync::MutexGuard<'static, Leases> {
-    LEASES.lock().expect("leases")
+    locked(&LEASES)
 }
 
 /// What a process should do about garbage of its own in which leases may lie that nobody needs.

@@ -1,12 +1,13 @@
-//! The functions that tend shared memory: a pool's arena, a worker's chunks, and the leases on them.
+//! The functions of Elixir for shared memory: a pool's arena, what is known of a worker's memory, and chunks.
 
+use super::chunk::{self, Chunk};
+use super::slot;
+use super::{AdoptError, ChunkRef, GrowError, Outbound, OutboundArc, Watch, Worker, WorkerArc};
 use crate::atoms;
-use crate::chunk::{self, Chunk};
-use crate::memory::{AdoptError, ChunkRef, GrowError, Outbound, OutboundArc, Watch, Worker, WorkerArc};
-use crate::slot;
+use crate::bounds::TOKENS;
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
-use rustler::{Binary, Encoder, Env, ListIterator, LocalPid, ResourceArc, Term, TermType};
+use rustler::{Binary, Encoder, Env, ListIterator, LocalPid, NifResult, ResourceArc, Term, TermType};
 use snakepit_core::arena::Refused;
 use std::os::fd::{FromRawFd, OwnedFd};
 
@@ -73,7 +74,7 @@ fn arena_chunks(arena: OutboundArc) -> Vec<(u64, u64)> {
     arena.chunks()
 }
 
-#[rustler::nif]
+#[rustler::nif(schedule = "DirtyCpu")]
 fn arena_usage<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
     let usage = arena.usage();
     let fields = [
@@ -85,7 +86,7 @@ fn arena_usage<'a>(env: Env<'a>, arena: OutboundArc) -> Term<'a> {
     fields.iter().fold(rustler::types::map::map_new(env), |map, (k, v)| map.map_put(*k, *v).unwrap_or(map))
 }
 
-#[rustler::nif]
+#[rustler::nif(schedule = "DirtyCpu")]
 fn arena_leases(arena: OutboundArc) -> Vec<(LocalPid, u64)> {
     slot::leases_of(arena.owner)
 }
@@ -121,7 +122,11 @@ fn worker_adopt<'a>(env: Env<'a>, worker: WorkerArc, id: u64, size: u64, fd: i32
     }
     // SAFETY: the descriptor was received by the caller with SCM_RIGHTS and handed over to this function alone.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-    match worker.adopt(id, size, fd) {
+    adopted(env, worker.adopt(id, size, fd))
+}
+
+fn adopted<'a>(env: Env<'a>, answer: Result<(), AdoptError>) -> Term<'a> {
+    match answer {
         Ok(()) => atoms::ok().encode(env),
         Err(AdoptError::Broken(what)) => (atoms::error(), what).encode(env),
         Err(AdoptError::Refused(what)) => (atoms::error(), (atoms::errno(), what)).encode(env),
@@ -130,9 +135,8 @@ fn worker_adopt<'a>(env: Env<'a>, worker: WorkerArc, id: u64, size: u64, fd: i32
 
 /// As if mapping this chunk of the worker had been refused: its descriptor was lost.
 #[rustler::nif]
-fn worker_refuse(worker: WorkerArc, id: u64) -> rustler::Atom {
-    worker.refuse(id);
-    atoms::ok()
+fn worker_refuse<'a>(env: Env<'a>, worker: WorkerArc, id: u64) -> Term<'a> {
+    adopted(env, worker.refuse(id))
 }
 
 #[rustler::nif]
@@ -140,14 +144,24 @@ fn worker_forget(worker: WorkerArc, id: u64) -> bool {
     worker.forget(id)
 }
 
+/// `:dirty` if there are too many for an ordinary scheduler.
 #[rustler::nif]
-fn worker_released(worker: WorkerArc, tokens: Vec<u64>) -> bool {
+fn worker_released_clean<'a>(env: Env<'a>, worker: WorkerArc, tokens: Term<'a>) -> NifResult<Term<'a>> {
+    if tokens.list_length()? > TOKENS {
+        return Ok(atoms::dirty().encode(env));
+    }
+    Ok(worker.released(&tokens.decode::<Vec<u64>>()?).is_ok().encode(env))
+}
+
+#[rustler::nif(schedule = "DirtyCpu")]
+fn worker_released_dirty(worker: WorkerArc, tokens: Vec<u64>) -> bool {
     worker.released(&tokens).is_ok()
 }
 
+/// At most [`TOKENS`] of them; the others are in the next answer.
 #[rustler::nif]
-fn worker_freed(worker: WorkerArc) -> Vec<u64> {
-    worker.take_freed()
+fn worker_freed_some(worker: WorkerArc) -> Vec<u64> {
+    worker.take_freed(TOKENS)
 }
 
 /// Whether the worker must be sent the descriptor of this chunk before it can use it; true once.
@@ -156,7 +170,7 @@ fn worker_needs_chunk(worker: WorkerArc, id: u64) -> bool {
     worker.needs_chunk(id)
 }
 
-/// The chunks the worker was told of that are gone by now, each once.
+/// The chunks the worker was sent that are gone by now, each once.
 #[rustler::nif]
 fn worker_stale(worker: WorkerArc) -> Vec<u64> {
     worker.stale()
@@ -165,19 +179,19 @@ fn worker_stale(worker: WorkerArc) -> Vec<u64> {
 /// The latest call that was written for a lane: `{id, stream?, read?}`, or nil.
 #[rustler::nif]
 fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool)> {
-    worker.last_call(lane)
+    worker.calls.last(lane)
 }
 
 #[rustler::nif]
 fn worker_unsent(worker: WorkerArc, lane: u32) -> rustler::Atom {
-    worker.unsent(lane);
+    worker.calls.unsent(lane);
     atoms::ok()
 }
 
 /// `[{lane, command, correlation id, ms}]`
 #[rustler::nif]
 fn worker_unanswered(worker: WorkerArc) -> Vec<(u32, String, Option<String>, u64)> {
-    worker.unanswered().into_iter().map(|call| (call.lane, call.command, call.correlation_id, call.ms)).collect()
+    worker.calls.unanswered().into_iter().map(|call| (call.lane, call.command, call.correlation_id, call.ms)).collect()
 }
 
 #[rustler::nif]
@@ -185,7 +199,8 @@ fn worker_held(worker: WorkerArc) -> usize {
     worker.held()
 }
 
-#[rustler::nif]
+/// Gives back all that the worker held.
+#[rustler::nif(schedule = "DirtyCpu")]
 fn worker_close(worker: WorkerArc) -> rustler::Atom {
     worker.close();
     atoms::ok()

@@ -1,4 +1,9 @@
-//! Headers of lane frames: what `native/PROTOCOL.md` calls *Lane frames*, written and checked.
+//! Lane frames (`native/PROTOCOL.md`): their kinds, flags and headers, written and checked. No other Rust module has these
+//! numbers, and [`LAYOUT`] is what the tests of the other languages compare theirs with.
+
+mod layout;
+
+pub use layout::{LAYOUT, Section};
 
 /// How a frame's buffers travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,6 +28,12 @@ impl Way {
 
 /// Bytes of either header.
 pub const HEADER: usize = 32;
+/// Bytes of a table entry of the way zero_copy.
+pub const PLACE: usize = 32;
+/// Bytes of a table entry of the other ways, which is a length.
+pub const LENGTH: usize = 8;
+/// Bytes of a token.
+pub const TOKEN: usize = 8;
 /// Buffers of the way inline start at multiples of this, counted from the header.
 pub const INLINE_ALIGN: usize = 64;
 /// One frame refers to at most this many buffers.
@@ -33,6 +44,22 @@ pub const FLAG_FORCED: u8 = 1;
 pub const FLAG_STREAM: u8 = 2;
 /// Request flag: the next call may come at once; the worker does well to spin for it.
 pub const FLAG_SPIN: u8 = 4;
+/// Request flag: the caller of a stream wants what the generator returns at its end.
+pub const FLAG_RETURN: u8 = 8;
+/// Reply flag: a warmer or larger arena would have let this reply go by zero_copy.
+pub const FLAG_WANTED_MEMORY: u8 = 1;
+/// Reply flag: no buffer was copied, all lay in the arena.
+pub const FLAG_IN_PLACE: u8 = 2;
+/// All flags of a reply. The bits above are free for its reader.
+pub const REPLY_FLAGS: u8 = FLAG_WANTED_MEMORY | FLAG_IN_PLACE;
+
+/// Bytes of a frame's table entries.
+pub const fn entry(way: Way) -> usize {
+    match way {
+        Way::ZeroCopy => PLACE,
+        Way::Inline | Way::Grpc => LENGTH,
+    }
+}
 
 /// Where a buffer lies in shared memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,20 +80,53 @@ pub enum Table {
     Grpc(Vec<u64>),
 }
 
-/// What a reply is.
+/// What a request is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    Result,
-    Error,
-    Item,
-    End,
-    Fetch,
+#[repr(u8)]
+pub enum Ask {
+    Call = 1,
+    /// gRPC only: the reply that waits for it.
+    Fetch = 2,
+    Synchronize = 3,
 }
 
-/// What a caller tells the worker besides the envelope.
+impl Ask {
+    /// The kind with this number, if there is one.
+    pub fn from_u8(n: u8) -> Option<Self> {
+        [Self::Call, Self::Fetch, Self::Synchronize].into_iter().find(|ask| *ask as u8 == n)
+    }
+}
+
+/// What a reply is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Kind {
+    Result = 1,
+    Error = 2,
+    /// Of a stream.
+    Item = 3,
+    /// Of a stream.
+    End = 4,
+    /// It waits to be fetched by gRPC.
+    Fetch = 5,
+}
+
+impl Kind {
+    /// The kind with this number, if there is one.
+    pub fn from_u8(n: u8) -> Option<Self> {
+        [Self::Result, Self::Error, Self::Item, Self::End, Self::Fetch].into_iter().find(|kind| *kind as u8 == n)
+    }
+
+    /// Whether the call has no further reply after one of this kind.
+    pub fn is_last(self) -> bool {
+        matches!(self, Self::Result | Self::Error | Self::End)
+    }
+}
+
+/// The head of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Request {
-    pub kind: u8,
+    pub kind: Ask,
     pub way: Way,
     pub reply_mask: u8,
     pub flags: u8,
@@ -80,7 +140,7 @@ impl Request {
     /// lengths; for zero_copy, `places` are used instead.
     pub fn write(&self, out: &mut Vec<u8>, envelope: usize, lens: &[u64], places: &[Place], freed: &[u64]) {
         let count = if self.way == Way::ZeroCopy { places.len() } else { lens.len() };
-        out.extend_from_slice(&[self.kind, self.way as u8, self.reply_mask, self.flags]);
+        out.extend_from_slice(&[self.kind as u8, self.way as u8, self.reply_mask, self.flags]);
         out.extend_from_slice(&(envelope as u32).to_le_bytes());
         out.extend_from_slice(&self.call_id.to_le_bytes());
         for n in [self.timeout_ms, count as u32, freed.len() as u32, self.lane] {
@@ -107,7 +167,7 @@ pub fn padding(at: usize) -> usize {
 pub struct Reply {
     pub kind: Kind,
     pub way: Way,
-    /// 1: more shared memory would have been used; 2: no buffer was copied.
+    /// Of [`REPLY_FLAGS`].
     pub flags: u8,
     pub call_id: u64,
     pub tool_ns: u64,
@@ -150,21 +210,35 @@ impl<'a> Cursor<'a> {
     }
 }
 
+/// What a reply's header says of its size, before the rest is read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Counts {
+    pub envelope: usize,
+    pub buffers: usize,
+    pub released: usize,
+}
+
+impl Counts {
+    /// Of a whole header; the numbers are not checked against the frame.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<HEADER>()?;
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;
+        Some(Self {
+            envelope: number(layout::REPLY_ENVELOPE),
+            buffers: number(layout::REPLY_BUFFERS),
+            released: number(layout::REPLY_RELEASED),
+        })
+    }
+}
+
 impl Reply {
     /// Reads a reply, checking every length and count against the frame.
     pub fn read(bytes: &[u8]) -> Result<Self, BadFrame> {
         let mut c = Cursor { bytes, at: 0 };
         let head = c.take(4)?;
-        let kind = match head[0] {
-            1 => Kind::Result,
-            2 => Kind::Error,
-            3 => Kind::Item,
-            4 => Kind::End,
-            5 => Kind::Fetch,
-            _ => return Err(BadFrame("unknown kind of reply")),
-        };
+        let kind = Kind::from_u8(head[0]).ok_or(BadFrame("unknown kind of reply"))?;
         let way = Way::from_u8(head[1]).ok_or(BadFrame("unknown way"))?;
-        let flags = head[2] & 3;
+        let flags = head[2] & REPLY_FLAGS;
         let envelope_len = c.u32()? as usize;
         let call_id = c.u64()?;
         let tool_ns = c.u64()?;
@@ -173,7 +247,7 @@ impl Reply {
         if buffers > MAX_BUFFERS {
             return Err(BadFrame("too many buffers"));
         }
-        c.room_for(buffers, if way == Way::ZeroCopy { 32 } else { 8 })?;
+        c.room_for(buffers, entry(way))?;
         let mut lens = Vec::new();
         let mut places = Vec::new();
         for _ in 0..buffers {
@@ -183,7 +257,7 @@ impl Reply {
                 lens.push(c.u64()?);
             }
         }
-        c.room_for(released, 8)?;
+        c.room_for(released, TOKEN)?;
         let released = (0..released).map(|_| c.u64()).collect::<Result<_, _>>()?;
         let start = c.at;
         c.take(envelope_len)?;
@@ -249,6 +323,10 @@ mod tests {
         ) {
             let bytes = written(kind, way, id, &bufs, &released, &envelope);
             let reply = Reply::read(&bytes).unwrap();
+            prop_assert_eq!(reply.kind as u8, kind);
+            prop_assert_eq!(reply.way as u8, way);
+            let counts = Counts { envelope: envelope.len(), buffers: bufs.len(), released: released.len() };
+            prop_assert_eq!(Counts::read(&bytes), Some(counts));
             prop_assert_eq!(reply.call_id, id);
             prop_assert_eq!(reply.tool_ns, 7);
             prop_assert_eq!(&bytes[reply.envelope], &envelope[..]);
@@ -285,8 +363,15 @@ mod tests {
 
     #[test]
     fn a_request_lays_out_as_the_protocol_says() {
-        let req =
-            Request { kind: 1, way: Way::ZeroCopy, reply_mask: 3, flags: 0, call_id: 0x0102, timeout_ms: 5, lane: 1 };
+        let req = Request {
+            kind: Ask::Call,
+            way: Way::ZeroCopy,
+            reply_mask: 3,
+            flags: 0,
+            call_id: 0x0102,
+            timeout_ms: 5,
+            lane: 1,
+        };
         let mut out = Vec::new();
         req.write(&mut out, 9, &[], &[Place { chunk: 1, offset: 64, len: 3, token: 4 }], &[8]);
         assert_eq!(out.len(), HEADER + 32 + 8);
@@ -295,5 +380,61 @@ mod tests {
         assert_eq!(&out[16..32], [5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(&out[40..48], 64u64.to_le_bytes());
         assert_eq!(&out[64..], 8u64.to_le_bytes());
+    }
+
+    /// Each field of a header that is all zeros but for it.
+    #[test]
+    fn the_layout_names_the_fields_that_are_written_and_read() {
+        let section = |name: &str| LAYOUT.iter().find(|(known, _)| *known == name).unwrap().1;
+        let field = |of: &str, name: &str| section(of).iter().find(|(known, _)| *known == name).unwrap().1;
+        let number = |bytes: &[u8], at: &[u64]| {
+            let part = &bytes[at[0] as usize..(at[0] + at[1]) as usize];
+            part.iter().rev().fold(0u64, |n, byte| n << 8 | u64::from(*byte))
+        };
+        let request = Request {
+            kind: Ask::Synchronize,
+            way: Way::Grpc,
+            reply_mask: 5,
+            flags: 9,
+            call_id: 1 << 40,
+            timeout_ms: 70_000,
+            lane: 80_000,
+        };
+        let mut out = Vec::new();
+        request.write(&mut out, 90_000, &[1, 2], &[], &[3, 4, 5]);
+        let wanted = [
+            ("kind", 3),
+            ("way", 2),
+            ("reply_mask", 5),
+            ("flags", 9),
+            ("envelope", 90_000),
+            ("call_id", 1 << 40),
+            ("timeout_ms", 70_000),
+            ("buffers", 2),
+            ("freed", 3),
+            ("lane", 80_000),
+        ];
+        assert_eq!(section("request").len(), wanted.len());
+        for (name, value) in wanted {
+            assert_eq!(number(&out, field("request", name)), value, "{name}");
+        }
+
+        let mut bytes = written(4, 2, 1 << 40, &[vec![], vec![]], &[5, 6, 7], &[0xc0; 300]);
+        bytes[2] = FLAG_IN_PLACE;
+        let reply = Reply::read(&bytes).unwrap();
+        let wanted = [
+            ("kind", reply.kind as u64),
+            ("way", reply.way as u64),
+            ("flags", u64::from(reply.flags)),
+            ("envelope", reply.envelope.len() as u64),
+            ("call_id", reply.call_id),
+            ("tool_ns", reply.tool_ns),
+            ("buffers", 2),
+            ("released", reply.released.len() as u64),
+        ];
+        assert_eq!(section("reply").len(), wanted.len());
+        for (name, value) in wanted {
+            assert_eq!(number(&bytes, field("reply", name)), value, "{name}");
+        }
     }
 }

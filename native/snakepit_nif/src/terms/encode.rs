@@ -1,0 +1,305 @@
+//! Elixir terms to envelope and buffers.
+
+use super::shown::{atom_text, big_integer, shown, step};
+use crate::atoms;
+use crate::bounds;
+use crate::memory::chunk::Chunk;
+use rustler::types::map::MapIterator;
+use rustler::types::tuple::get_tuple;
+use rustler::{Atom, Binary, Env, ListIterator, Term, TermType};
+use snakepit_core::cost_model::Kind;
+use snakepit_core::writer::{OpenExt, Writer, ext};
+use snakepit_core::{MAX_DEPTH, MAX_VALUES};
+use std::collections::HashSet;
+
+/// Why a term was not encoded.
+pub enum Refusal {
+    /// The caller's mistake: where (innermost first), what, and words for it.
+    Term { path: Vec<String>, reason: Atom, detail: String },
+    /// Too much work for an ordinary scheduler.
+    Dirty,
+    /// A struct that Elixir must turn into something else first (`Nx.Tensor`).
+    Convert,
+}
+
+pub type Encoded = Result<(), Refusal>;
+
+pub fn refuse<T>(reason: Atom, detail: impl Into<String>) -> Result<T, Refusal> {
+    Err(Refusal::Term { path: Vec::new(), reason, detail: detail.into() })
+}
+
+/// Adds a step to the path of a refusal on its way up; costs nothing when all is well.
+pub fn at<T>(result: Result<T, Refusal>, step: impl FnOnce() -> String) -> Result<T, Refusal> {
+    result.map_err(|refusal| match refusal {
+        Refusal::Term { mut path, reason, detail } => {
+            path.push(step());
+            Refusal::Term { path, reason, detail }
+        }
+        other => other,
+    })
+}
+
+/// One request in the making.
+pub struct Encoder<'a> {
+    pub env: Env<'a>,
+    pub out: Writer,
+    /// What travels out of band.
+    pub buffers: Vec<Binary<'a>>,
+    pub buffer_bytes: usize,
+    /// Of these, how many lie in no chunk yet.
+    pub fresh_bytes: usize,
+    /// What all buffers are, or that they are several things.
+    pub kind: Option<Kind>,
+    inline_limit: usize,
+    values_left: u32,
+    bytes_left: usize,
+    clean: bool,
+}
+
+impl<'a> Encoder<'a> {
+    /// `clean`: stop with [`Refusal::Dirty`] when the work is too much for an ordinary scheduler.
+    pub fn new(env: Env<'a>, inline_limit: usize, clean: bool) -> Self {
+        Self {
+            env,
+            out: Writer::with_capacity(256),
+            buffers: Vec::new(),
+            buffer_bytes: 0,
+            fresh_bytes: 0,
+            kind: None,
+            inline_limit: inline_limit.max(1),
+            values_left: if clean { bounds::VALUES } else { MAX_VALUES },
+            bytes_left: if clean { bounds::ENCODED_BYTES } else { usize::MAX },
+            clean,
+        }
+    }
+
+    fn count(&mut self) -> Encoded {
+        if self.values_left == 0 {
+            if self.clean {
+                return Err(Refusal::Dirty);
+            }
+            return refuse(atoms::too_many_values(), "more than 2^26 values");
+        }
+        self.values_left -= 1;
+        Ok(())
+    }
+
+    pub fn spend(&mut self, bytes: usize) -> Encoded {
+        match self.bytes_left.checked_sub(bytes) {
+            Some(left) => {
+                self.bytes_left = left;
+                Ok(())
+            }
+            None => Err(Refusal::Dirty),
+        }
+    }
+
+    /// Any supported term.
+    pub fn term(&mut self, term: Term<'a>, depth: u32) -> Encoded {
+        self.count()?;
+        if depth > MAX_DEPTH {
+            return refuse(atoms::too_deep(), "nested deeper than 128");
+        }
+        match term.get_type() {
+            TermType::Atom => self.atom(term),
+            TermType::Integer => self.integer(term),
+            TermType::Float => {
+                self.out.float(number(term)?);
+                Ok(())
+            }
+            TermType::Binary => self.text(term),
+            TermType::List => self.list(term, depth),
+            TermType::Tuple => {
+                let Ok(items) = get_tuple(term) else { return unsupported("a tuple that cannot be read") };
+                self.payload(ext::TUPLE, |this| {
+                    this.out.array(items.len() as u32);
+                    for (i, item) in items.into_iter().enumerate() {
+                        at(this.term(item, depth + 1), || format!("[{i}]"))?;
+                    }
+                    Ok(())
+                })
+            }
+            TermType::Map => match term.map_get(atoms::__struct__()) {
+                Ok(name) => self.structure(term, name, depth),
+                Err(_) => self.map(term, depth),
+            },
+            TermType::Fun => unsupported("a function"),
+            TermType::Pid => unsupported("a pid"),
+            TermType::Port => unsupported("a port"),
+            TermType::Ref => unsupported("a reference"),
+            TermType::Unknown => unsupported("a term of an unknown kind"),
+        }
+    }
+
+    fn atom(&mut self, term: Term<'a>) -> Encoded {
+        let out = &mut self.out;
+        if term == atoms::nil().to_term(self.env) {
+            out.nil();
+        } else if term == atoms::true_().to_term(self.env) {
+            out.bool(true);
+        } else if term == atoms::false_().to_term(self.env) {
+            out.bool(false);
+        } else if term == atoms::nan().to_term(self.env) {
+            out.float(f64::NAN);
+        } else if term == atoms::infinity().to_term(self.env) {
+            out.float(f64::INFINITY);
+        } else if term == atoms::neg_infinity().to_term(self.env) {
+            out.float(f64::NEG_INFINITY);
+        } else {
+            out.str(&atom_text(term)?);
+        }
+        Ok(())
+    }
+
+    fn integer(&mut self, term: Term<'a>) -> Encoded {
+        if let Ok(n) = term.decode::<i64>() {
+            self.out.int(n);
+        } else if let Ok(n) = term.decode::<u64>() {
+            self.out.uint(n);
+        } else {
+            let (negative, magnitude) = big_integer(term)?;
+            self.spend(magnitude.len())?;
+            self.out.big_int(negative, &magnitude);
+        }
+        Ok(())
+    }
+
+    fn text(&mut self, term: Term<'a>) -> Encoded {
+        let Ok(binary) = Binary::from_term(term) else {
+            return unsupported("a bitstring whose length is no multiple of 8 bits");
+        };
+        let bytes = binary.as_slice();
+        self.spend(bytes.len())?;
+        let Ok(text) = simdutf8_check(bytes) else {
+            let s = if bytes.len() == 1 { "" } else { "s" };
+            return refuse(atoms::not_utf8(), format!("a binary of {} byte{s} that is not UTF-8", bytes.len()));
+        };
+        if bytes.len() >= self.inline_limit {
+            let index = self.buffer(binary, Kind::Text)?;
+            self.out.buffer(ext::STR, index);
+        } else {
+            self.out.str(text);
+        }
+        Ok(())
+    }
+
+    /// Bytes: within the envelope when small, else out of band.
+    pub fn bytes(&mut self, binary: Binary<'a>, kind: Kind) -> Encoded {
+        if binary.len() >= self.inline_limit {
+            let index = self.buffer(binary, kind)?;
+            self.out.buffer(ext::BYTES, index);
+        } else {
+            self.spend(binary.len())?;
+            self.out.bin(binary.as_slice());
+        }
+        Ok(())
+    }
+
+    fn buffer(&mut self, binary: Binary<'a>, kind: Kind) -> Result<u32, Refusal> {
+        if self.clean && self.buffers.len() == bounds::BUFFERS {
+            return Err(Refusal::Dirty);
+        }
+        if self.buffers.len() == snakepit_core::frame::MAX_BUFFERS {
+            return refuse(atoms::too_many_buffers(), "more than 65536 large values in one call");
+        }
+        self.buffer_bytes += binary.len();
+        if !Chunk::covers(binary.as_slice()) {
+            self.fresh_bytes += binary.len();
+        }
+        self.kind = Some(if self.kind.is_none_or(|k| k == kind) { kind } else { Kind::Mixed });
+        self.buffers.push(binary);
+        Ok(self.buffers.len() as u32 - 1)
+    }
+
+    fn list(&mut self, term: Term<'a>, depth: u32) -> Encoded {
+        let Ok(len) = term.list_length() else {
+            return unsupported("an improper list");
+        };
+        let Ok(short) = u32::try_from(len) else { return refuse(atoms::too_many_values(), "more than 2^26 values") };
+        if short > self.values_left && self.clean {
+            return Err(Refusal::Dirty);
+        }
+        self.out.array(short);
+        let Ok(items) = term.decode::<ListIterator>() else { return unsupported("an improper list") };
+        for (i, item) in items.enumerate() {
+            at(self.term(item, depth + 1), || format!("[{i}]"))?;
+        }
+        Ok(())
+    }
+
+    fn map(&mut self, term: Term<'a>, depth: u32) -> Encoded {
+        let size = term.map_size().unwrap_or(0);
+        if size > self.values_left as usize && self.clean {
+            return Err(Refusal::Dirty);
+        }
+        self.out.map(size as u32);
+        let (mut atoms_seen, mut texts_seen) = (false, false);
+        for (key, value) in MapIterator::new(term).into_iter().flatten() {
+            self.count()?;
+            match key.get_type() {
+                TermType::Atom => {
+                    atoms_seen = true;
+                    self.out.str(&atom_text(key)?);
+                }
+                TermType::Binary => {
+                    texts_seen = true;
+                    self.key(key)?;
+                }
+                TermType::Integer if key.decode::<i64>().is_ok() || key.decode::<u64>().is_ok() => self.integer(key)?,
+                _ => {
+                    let detail = format!("the key {}: keys are strings, atoms or 64-bit integers", shown(key));
+                    return refuse(atoms::unsupported_key(), detail);
+                }
+            }
+            at(self.term(value, depth + 1), || step(key))?;
+        }
+        if atoms_seen && texts_seen { self.no_collision(term) } else { Ok(()) }
+    }
+
+    fn key(&mut self, key: Term<'a>) -> Encoded {
+        let text = Binary::from_term(key).ok().map(|b| b.as_slice()).and_then(|b| simdutf8_check(b).ok());
+        match text {
+            Some(text) => {
+                self.spend(text.len())?;
+                self.out.str(text);
+                Ok(())
+            }
+            None => refuse(atoms::unsupported_key(), format!("the key {}: it is not UTF-8", shown(key))),
+        }
+    }
+
+    /// An atom and a string of the same letters are one key in Python.
+    fn no_collision(&self, term: Term<'a>) -> Encoded {
+        let mut names: HashSet<Vec<u8>> = HashSet::new();
+        for (key, _) in MapIterator::new(term).into_iter().flatten() {
+            let name = match key.get_type() {
+                TermType::Atom => atom_text(key)?.into_bytes(),
+                TermType::Binary => Binary::from_term(key).map(|b| b.as_slice().to_vec()).unwrap_or_default(),
+                _ => continue,
+            };
+            if let Some(name) = names.replace(name) {
+                let name = String::from_utf8_lossy(&name).into_owned();
+                return refuse(atoms::key_collision(), format!("{name:?} is a key twice, as an atom and as a string"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn payload(&mut self, code: i8, inner: impl FnOnce(&mut Self) -> Encoded) -> Encoded {
+        let open: OpenExt = self.out.open_ext(code);
+        inner(self)?;
+        if self.out.close_ext(open) { Ok(()) } else { refuse(atoms::too_large(), "more than 4 GiB in one value") }
+    }
+}
+
+pub fn unsupported<T>(what: impl Into<String>) -> Result<T, Refusal> {
+    refuse(atoms::unsupported_type(), what)
+}
+
+fn number(term: Term) -> Result<f64, Refusal> {
+    term.decode().or_else(|_| unsupported("a float that cannot be read"))
+}
+
+fn simdutf8_check(bytes: &[u8]) -> Result<&str, ()> {
+    snakepit_core::utf8(bytes).ok_or(())
+}
