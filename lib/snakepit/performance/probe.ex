@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.Probe do
   @moduledoc false
-  # A call of the command that does nothing (priv/python/snakepit/probe.py), for measuring's sake: it takes a payload, or
+  # A call of the command that does nothing (priv/python/snakepit/tools/probe.py), for measuring's sake: it takes a payload, or
   # returns one.
 
   alias Snakepit.{Bytes, Call, Error, Observation, Performance, Tensor, Transfer}

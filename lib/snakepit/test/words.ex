@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Words do
   @moduledoc false
-  # What Python's side of Snakepit says (priv/python/snakepit/errors.py), in the same words. Pure.
+  # What Python's side of Snakepit says (priv/python/snakepit/support/errors.py), in the same words. Pure.
 
   @most_near 3
   @nearness 0.5

@@ -5,7 +5,7 @@ defmodule Snakepit.Worker.ImportFailure do
   alias Snakepit.{Error, Pool, Python, Release}
 
   @spec error(Pool.Options.t(), map()) :: Error.t()
-  def error(%Pool.Options{} = options, %{"type" => "snakepit.registry.NoTools", "message" => message})
+  def error(%Pool.Options{} = options, %{"type" => "snakepit.tools.registry.NoTools", "message" => message})
       when is_binary(message) do
     Error.new(:python_error, :no_tools, "pool #{inspect(options.name)}: #{message}")
   end
