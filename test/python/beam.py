@@ -12,7 +12,7 @@ import threading
 
 from msgpack import ExtType, packb, unpackb
 
-from snakepit import size_classes
+from snakepit.memory import size_classes
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(HERE)), "priv", "python")

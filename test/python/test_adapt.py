@@ -9,13 +9,13 @@ from msgpack import ExtType, packb
 
 from beam import REQUEST, buffer, tensor
 from snakepit import tool
-from snakepit.borrowed import Borrowed
-from snakepit.calls import Calls, Service
-from snakepit.errors import CallError
-from snakepit.frames import FRAME_START, PREFIX
-from snakepit.keeper import Keeper
-from snakepit.registry import collect
-from snakepit.signature import Tool
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.maintenance import Keeper
+from snakepit.runtime.calls import Calls, Service
+from snakepit.support.errors import CallError
+from snakepit.tools.registry import collect
+from snakepit.tools.signature import Tool
+from snakepit.wire.frames import FRAME_START, PREFIX
 
 SIZES = (0, 1, 100, 16_383, 16_384, 100_000)
 UserId = typing.NewType("UserId", bytes)

@@ -26,9 +26,9 @@ import pydantic.v1
 import typing_extensions
 
 from snakepit import tool
-from snakepit.checks import seen
-from snakepit.errors import CallError
-from snakepit.signature import BadAnnotation, Tool
+from snakepit.support.errors import CallError
+from snakepit.tools.checks import seen
+from snakepit.tools.signature import BadAnnotation, Tool
 
 T = typing.TypeVar("T")
 N = typing.TypeVar("N", bound=int)

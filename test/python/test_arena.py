@@ -7,12 +7,12 @@ import unittest
 
 import numpy as np
 
-from snakepit import memory_array
-from snakepit.arena import Arena
-from snakepit.borrowed import Borrowed
-from snakepit.chunk_memory import BadChunk, create, open_foreign
-from snakepit.errors import CallError, ProtocolError
-from snakepit.size_classes import class_size
+from snakepit.memory import memory_array
+from snakepit.memory.arena import Arena
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.chunk_memory import BadChunk, create, open_foreign
+from snakepit.memory.size_classes import class_size
+from snakepit.support.errors import CallError, ProtocolError
 
 CHUNK = 1 << 16
 

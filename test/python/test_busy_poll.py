@@ -4,7 +4,7 @@ import socket
 import unittest
 import unittest.mock
 
-from snakepit.busy_poll import BusyPoll
+from snakepit.runtime.busy_poll import BusyPoll
 
 
 class Waiting(unittest.TestCase):
@@ -33,7 +33,7 @@ class Waiting(unittest.TestCase):
 
     def test_who_waited_in_vain_rests_twenty_times_as_long(self):
         clock = Clock(1_000)
-        with unittest.mock.patch("snakepit.busy_poll.perf_counter_ns", clock):
+        with unittest.mock.patch("snakepit.runtime.busy_poll.perf_counter_ns", clock):
             poll = BusyPoll(self.here, 10)
             self.assertIsNone(poll.receive(self.window))
             in_vain = clock.now

@@ -19,16 +19,17 @@ from msgpack import ExtType, packb, unpackb
 
 import tools
 from beam import REQUEST, buffer, tensor
-from snakepit import registry, tool
-from snakepit.borrowed import Borrowed
-from snakepit.calls import Calls, Service
-from snakepit.cancel import SIGNAL, Cancellation
-from snakepit.errors import CallError, ProtocolError
-from snakepit.frames import FRAME_START, HEADER, PREFIX
-from snakepit.keeper import Keeper
-from snakepit.limits import RESULT
-from snakepit.registry import collect
-from snakepit.signature import Tool
+from snakepit import tool
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.maintenance import Keeper
+from snakepit.runtime.calls import Calls, Service
+from snakepit.support.cancel import SIGNAL, Cancellation
+from snakepit.support.errors import CallError, ProtocolError
+from snakepit.support.limits import RESULT
+from snakepit.tools import registry
+from snakepit.tools.registry import collect
+from snakepit.tools.signature import Tool
+from snakepit.wire.frames import FRAME_START, HEADER, PREFIX
 
 
 def accepts(annotation, value):
@@ -231,7 +232,7 @@ class Conversions(unittest.TestCase):
             error = self.error(Troubled, {"what": "sleep"})
             thread.join()
         self.assertLess(time.monotonic() - started, 10)
-        self.assertEqual(error["type"], "snakepit.cancel.Cancelled")
+        self.assertEqual(error["type"], "snakepit.Cancelled")
         self.assertFalse(self.lane.cancellation.cancelling)
 
 

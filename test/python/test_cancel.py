@@ -3,7 +3,7 @@
 import unittest
 import unittest.mock
 
-from snakepit.cancel import Cancellation
+from snakepit.support.cancel import Cancellation
 
 
 class Clock:
@@ -18,7 +18,7 @@ class Telling(unittest.TestCase):
     def setUp(self):
         self.clock = Clock()
         for target, what in (("time.monotonic", self.clock), ("_imports", lambda frame: self.importing)):
-            patch = unittest.mock.patch(f"snakepit.cancel.{target}", what)
+            patch = unittest.mock.patch(f"snakepit.support.cancel.{target}", what)
             patch.start()
             self.addCleanup(patch.stop)
         patch = unittest.mock.patch.object(Cancellation, "_raise", lambda _, call: self.raised.append(call))

@@ -4,9 +4,9 @@ import unittest
 
 from msgpack import packb
 
-from snakepit import catalog
-from snakepit.catalog import describe
-from snakepit.signature import Tool
+from snakepit.tools import catalog
+from snakepit.tools.catalog import describe
+from snakepit.tools.signature import Tool
 
 
 def entry(function, **options):

@@ -13,9 +13,9 @@ import zoneinfo
 import numpy as np
 from msgpack import ExtType, Timestamp, packb, unpackb
 
-from snakepit.decode import Decoder
-from snakepit.encode import Encoder
-from snakepit.errors import CallError
+from snakepit.codec.decode import Decoder
+from snakepit.codec.encode import Encoder
+from snakepit.support.errors import CallError
 
 LIMIT = 256
 

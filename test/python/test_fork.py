@@ -10,17 +10,18 @@ import unittest
 from pathlib import Path
 
 from beam import HERE, PYTHONPATH, Beam
-from snakepit import fork
+from snakepit.support import fork
 
 LIBRARY = str(Path(HERE).parents[1] / "priv" / "native" / "libsnakepit_fork.so")
 
 START = f"""
 import ctypes, mmap, os, random, sys, threading
-from snakepit import fork, memory_array
+from snakepit.support import fork
+from snakepit.memory import memory_array
 fork.install({LIBRARY!r})
-from snakepit.arena import Arena
-from snakepit.borrowed import Borrowed
-from snakepit.chunk_memory import create, open_foreign, whole
+from snakepit.memory.arena import Arena
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.chunk_memory import create, open_foreign, whole
 arena = Arena(1, 1 << 20, 64 << 20, lambda *_: None, lambda _: None)
 
 def child(function):
@@ -215,7 +216,7 @@ class Memory(unittest.TestCase):
 
     def test_without_the_library_a_child_has_nothing_there(self):
         self.works("""
-            from snakepit import chunk_memory
+            from snakepit.memory import chunk_memory
             chunk_memory.fork.library = None
             view = lent(300_000, 1)
             def look():
@@ -236,10 +237,10 @@ class Locks(unittest.TestCase):
         return run(
             """
             import signal, socket
-            from snakepit import context
-            from snakepit.cancel import Cancellation
-            from snakepit.control import Control
-            from snakepit.keeper import Keeper
+            from snakepit.support import context
+            from snakepit.support.cancel import Cancellation
+            from snakepit.wire.control import Control
+            from snakepit.memory.maintenance import Keeper
             os.register_at_fork(after_in_child=fork.become_child)
             borrowed, cancellation = Borrowed({}), Cancellation()
             control = Control(socket.socketpair()[0])
@@ -414,9 +415,9 @@ class Worker(unittest.TestCase):
         done = run("""
             import socket
             from types import SimpleNamespace
-            from snakepit.lane import Lane
-            from snakepit.borrowed import Borrowed
-            from snakepit.calls import Service
+            from snakepit.runtime.lane import Lane
+            from snakepit.memory.borrowed import Borrowed
+            from snakepit.runtime.calls import Service
             ours, theirs = socket.socketpair()
             number = ours.fileno()
             lane = Lane(ours, Service({}, None, Borrowed({}), None, 4096, 0))

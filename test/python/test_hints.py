@@ -28,10 +28,10 @@ import zoneinfo
 
 import numpy as np
 
-from snakepit import hints
-from snakepit.decode import Decoder
-from snakepit.encode import Encoder
-from snakepit.errors import CallError
+from snakepit.codec import suggestions as hints
+from snakepit.codec.decode import Decoder
+from snakepit.codec.encode import Encoder
+from snakepit.support.errors import CallError
 
 
 def cross(value):

@@ -4,7 +4,7 @@ import functools
 import unittest
 
 import snakepit
-from snakepit import hooks
+from snakepit.runtime import hooks
 
 
 class Decorating(unittest.TestCase):

@@ -6,7 +6,7 @@ import threading
 import unittest
 
 import snakepit
-from snakepit import identity
+from snakepit.support import identity
 
 
 class Identity(unittest.TestCase):

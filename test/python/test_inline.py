@@ -5,7 +5,7 @@ import sys
 import traceback
 import unittest
 
-from snakepit import inline
+from snakepit.tools import inline
 
 
 class Lines(unittest.TestCase):

@@ -14,9 +14,9 @@ class AtExit(unittest.TestCase):
         # Else the thread would be stopped with the arena's lock, and the destructor below would wait for ever.
         script = """
         import os, sys, threading, time
-        from snakepit.arena import Arena
-        from snakepit.borrowed import Borrowed
-        from snakepit.keeper import Keeper
+        from snakepit.memory.arena import Arena
+        from snakepit.memory.borrowed import Borrowed
+        from snakepit.memory.maintenance import Keeper
 
         arena = Arena(1, 1 << 16, 1 << 20, lambda id, size, fd: None, lambda id: None)
         inside = threading.Event()

@@ -10,8 +10,8 @@ import unittest.mock
 
 from msgpack import unpackb
 
-from snakepit import log_channel
-from snakepit.log_channel import LogChannel
+from snakepit.logs import channel as log_channel
+from snakepit.logs.channel import LogChannel
 
 
 class Reader:

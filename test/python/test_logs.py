@@ -9,8 +9,8 @@ from beam import PYTHONPATH
 
 START = """
 import socket, sys, warnings
-from snakepit.log_channel import LogChannel
-from snakepit.logs import Logs
+from snakepit.logs.channel import LogChannel
+from snakepit.logs.records import Logs
 ours, theirs = socket.socketpair()
 theirs.setblocking(False)
 logs = Logs(LogChannel(ours), 20)

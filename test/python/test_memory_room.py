@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import unittest
 
-from snakepit.memory_room import lacking
+from snakepit.memory.memory_room import lacking
 
 MACHINE = {"/proc/meminfo": "MemTotal: 1000 kB\nMemFree: 1 kB\nMemAvailable: 500 kB\n"}
 

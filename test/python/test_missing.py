@@ -6,7 +6,7 @@ import tempfile
 import unittest
 from unittest import mock
 
-from snakepit import missing
+from snakepit.diagnosis import missing
 
 
 def raised(name: str) -> ModuleNotFoundError:

@@ -11,13 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
-from snakepit.arena import Arena
-from snakepit.borrowed import Borrowed
-from snakepit.encode import Encoder
-from snakepit.keeper import Keeper
-from snakepit.limits import ZERO_COPY
-from snakepit.numpy_memory import LARGE, NumpyMemory
-from snakepit.replies import Placer
+from snakepit.codec.encode import Encoder
+from snakepit.memory.arena import Arena
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.maintenance import Keeper
+from snakepit.memory.numpy_memory import LARGE, NumpyMemory
+from snakepit.memory.placement import Placer
+from snakepit.support.limits import ZERO_COPY
 
 LIBRARY = Path(__file__).parents[2] / "priv" / "native" / "libsnakepit_numpy.so"
 QUOTA = 64 << 20
@@ -199,9 +199,9 @@ class NumpyMemoryTest(unittest.TestCase):
 
     def test_a_forked_child_leaves_the_memory_alone(self):
         code = (
-            "import os, numpy as np\nfrom snakepit import fork\n"
+            "import os, numpy as np\nfrom snakepit.support import fork\n"
             f"fork.install({str(LIBRARY.with_name('libsnakepit_fork.so'))!r})\n"
-            "from snakepit.arena import Arena\nfrom snakepit.numpy_memory import NumpyMemory\n"
+            "from snakepit.memory.arena import Arena\nfrom snakepit.memory.numpy_memory import NumpyMemory\n"
             "a = Arena(1, 1 << 20, 1 << 26, lambda *x: None, lambda i: None)\n"
             f"NumpyMemory(a, {str(LIBRARY)!r}).install()\n"
             "for slot in [a.force(300_000) for _ in range(4)]: a.release(slot)\n"
@@ -255,7 +255,8 @@ class NumpyMemoryTest(unittest.TestCase):
 class Refused(unittest.TestCase):
     def test_a_library_that_is_not_there(self):
         code = (
-            "from snakepit.numpy_memory import NumpyMemory; from snakepit.arena import Arena; import numpy as np;"
+            "from snakepit.memory.numpy_memory import NumpyMemory; from snakepit.memory.arena import Arena;"
+            "import numpy as np;"
             "a = Arena(1, 1 << 20, 1 << 22, lambda *x: None, lambda i: None);"
             "m = NumpyMemory(a, '/nowhere.so'); m.install(); m.install(); print(np.ones(10**6).sum())"
         )

@@ -11,9 +11,10 @@ import unittest.mock
 
 import numpy
 
-from snakepit import registry, signature, tool
-from snakepit.catalog import describe
-from snakepit.registry import collect
+from snakepit import tool
+from snakepit.tools import registry, signature
+from snakepit.tools.catalog import describe
+from snakepit.tools.registry import collect
 
 
 def touch(*_, **__):

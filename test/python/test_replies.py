@@ -7,17 +7,17 @@ from msgpack import packb
 
 import tools
 from beam import GRPC, INLINE, REQUEST, ZERO_COPY, Beam
-from snakepit.arena import Arena
-from snakepit.borrowed import Borrowed
-from snakepit.buffers import Bytes
-from snakepit.calls import Calls, Service
-from snakepit.errors import CallError
-from snakepit.frames import lay_out, write_head
-from snakepit.keeper import Keeper
-from snakepit.limits import MAX_FRAME, MAX_GRPC_MESSAGE
-from snakepit.payload import payload_size, write_payload
-from snakepit.registry import collect
-from snakepit.replies import TOKENS, Placer
+from snakepit.codec.buffers import Bytes
+from snakepit.memory.arena import Arena
+from snakepit.memory.borrowed import Borrowed
+from snakepit.memory.maintenance import Keeper
+from snakepit.memory.placement import TOKENS, Placer
+from snakepit.runtime.calls import Calls, Service
+from snakepit.support.errors import CallError
+from snakepit.support.limits import MAX_FRAME, MAX_GRPC_MESSAGE
+from snakepit.tools.registry import collect
+from snakepit.wire.frames import lay_out, write_head
+from snakepit.wire.payload import payload_size, write_payload
 
 ALL = INLINE | ZERO_COPY | GRPC
 KIB, MIB = 1 << 10, 1 << 20

@@ -7,8 +7,8 @@ import unittest
 import numpy as np
 import numpy.typing as npt
 
-from snakepit import returns
-from snakepit.signature import Tool
+from snakepit.tools import returns
+from snakepit.tools.signature import Tool
 
 
 class Row(typing.TypedDict):

@@ -9,7 +9,7 @@ from binascii import crc32
 from importlib.machinery import PathFinder
 from importlib.util import cache_from_source
 
-from snakepit.sources import Sources
+from snakepit.runtime.sources import Sources
 
 
 class Imports(unittest.TestCase):

@@ -12,8 +12,8 @@ import unittest
 import numpy as np
 
 from beam import GRPC, INLINE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
-from snakepit.payload import read_payload, write_payload
-from snakepit.signals import FOR_THE_BEAM
+from snakepit.runtime.signals import FOR_THE_BEAM
+from snakepit.wire.payload import read_payload, write_payload
 
 DATA = np.arange(2000, dtype="<f8")
 X = tensor("f64", [2000], buffer(0))
@@ -416,13 +416,13 @@ class Life(unittest.TestCase):
     def test_modules_that_fail(self):
         for module, kind, told in [
             ("broken_module", "KeyError", "in helper"),
-            ("duplicate_tools", "snakepit.registry.DuplicateTool", "add"),
+            ("duplicate_tools", "snakepit.tools.registry.DuplicateTool", "add"),
             ("no_such_module", "ModuleNotFoundError", "no_such_module"),
         ]:
             with Beam([module]) as beam:
                 self.assertEqual((beam.ready[0], beam.ready[1]["type"]), ("failed", kind))
                 self.assertIn(told, beam.ready[1]["traceback"])
-                self.assertNotIn("snakepit/process.py", beam.ready[1]["traceback"])
+                self.assertNotIn("snakepit/runtime/process.py", beam.ready[1]["traceback"])
                 self.assertEqual(beam.process.wait(5), 1)
 
     def test_idle_chunks_are_dropped(self):
@@ -495,7 +495,7 @@ class Payload(unittest.TestCase):
     def test_round_trip_and_rubbish(self):
         import random
 
-        from snakepit.errors import ProtocolError
+        from snakepit.support.errors import ProtocolError
 
         rng = random.Random(2)
         for _ in range(2000):

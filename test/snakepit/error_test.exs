@@ -223,7 +223,7 @@ defmodule Snakepit.ErrorTest do
   test "every reason that Python gives is known here" do
     literal = ~r/\b(?:Refusal\(|CallError\(\s*"\w+",|_fail\(\w+,)\s*"(\w+)"/
 
-    reasons = scanned("priv/python/snakepit/*.py", literal)
+    reasons = scanned("priv/python/snakepit/**/*.py", literal)
     assert length(reasons) > 20
     assert Enum.reject(reasons, &Error.Reasons.from_worker/1) == []
   end
@@ -264,7 +264,7 @@ defmodule Snakepit.ErrorTest do
 
       assert error.python_traceback =~ "in fail"
       assert error.python_traceback =~ "snakepit_test_tools.py"
-      refute error.python_traceback =~ "snakepit/calls.py"
+      refute error.python_traceback =~ "snakepit/runtime/calls.py"
       assert error.worker =~ "-0"
       assert_raise Error, ~r/boom/, fn -> Snakepit.execute!("fail", %{message: "boom"}, pool: pool) end
     end

@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Tool do
   @moduledoc false
-  # A function in place of a Python tool, and the checks of its arguments: those of priv/python/snakepit/signature.py,
+  # A function in place of a Python tool, and the checks of its arguments: those of priv/python/snakepit/tools/signature.py,
   # in the same words. Pure.
 
   alias Snakepit.Options

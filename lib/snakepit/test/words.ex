@@ -1,6 +1,6 @@
 defmodule Snakepit.Test.Words do
   @moduledoc false
-  # The error messages of Snakepit's Python side (priv/python/snakepit/errors.py), in the same words. Pure.
+  # The error messages of Snakepit's Python side (priv/python/snakepit/support/errors.py), in the same words. Pure.
 
   @most_near 3
   @nearness 0.5

@@ -6,7 +6,7 @@ defmodule Snakepit.Worker.ImportFailure do
 
   @doc "`options`: the pool's."
   @spec error(options :: map(), map()) :: Error.t()
-  def error(options, %{"type" => "snakepit.registry.NoTools", "message" => message})
+  def error(options, %{"type" => "snakepit.tools.registry.NoTools", "message" => message})
       when is_binary(message) do
     Error.new(:python_error, :no_tools, "pool #{inspect(options.name)}: #{message}")
   end

@@ -10,7 +10,7 @@ defmodule Snakepit.Worker.Logs do
   alias Snakepit.Worker.LogRecord
   require Logger
 
-  # As in log_channel.py.
+  # As in priv/python/snakepit/logs/channel.py.
   @max_frame 32 * 1024
   # Bytes that are read at once.
   @read 64 * 1024

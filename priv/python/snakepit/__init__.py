@@ -20,12 +20,12 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.stderr.write(_PROBLEM % (sys.version_info[0], sys.version_info[1], sys.executable))
     sys.exit(78)
 
-from .cancel import Cancelled
-from .context import cancelled, correlation_id, session
-from .hooks import on_start, on_stop
-from .identity import Worker, worker
-from .memory_array import empty
-from .registry import tool
+from .memory.memory_array import empty
+from .runtime.hooks import on_start, on_stop
+from .support.cancel import Cancelled
+from .support.context import cancelled, correlation_id, session
+from .support.identity import Worker, worker
+from .tools.registry import tool
 
 __all__ = [
     "Cancelled",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 
-from .signals import leave_to_the_beam
+from .runtime.signals import leave_to_the_beam
 
 # sysexits.h: something in the configuration is wrong. The package exits with the same where Python is too old.
 EX_CONFIG = 78
@@ -61,7 +61,7 @@ def main() -> None:
     if not path or not token:
         sys.stderr.write("snakepit: workers are started by Snakepit; SNAKEPIT_SOCKET and SNAKEPIT_TOKEN are not set\n")
         sys.exit(EX_CONFIG)
-    from .process import run
+    from .runtime.process import run
 
     run(path, token)
 

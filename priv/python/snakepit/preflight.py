@@ -8,8 +8,8 @@ is not there.
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 
-TYPE_CHECKING = False
 if TYPE_CHECKING:
     from types import TracebackType
 
@@ -23,7 +23,7 @@ def main(wanted: list[str]) -> int:
         if problem:
             return _failed(name, _file(name), problem)
     # Everything that a worker needs to start.
-    own = "snakepit.process"
+    own = "snakepit.runtime.process"
     try:
         __import__(own)
     except BaseException as error:

@@ -236,7 +236,7 @@ def whoami() -> list[Any]:
 
 @tool
 def arena_quota() -> int:
-    from snakepit import memory_array
+    from snakepit.memory import memory_array
 
     assert memory_array.arena is not None
     return memory_array.arena.quota

@@ -1,0 +1,1 @@
+"""Failures of the user's code as data, with advice."""

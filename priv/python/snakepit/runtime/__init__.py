@@ -1,0 +1,1 @@
+"""The worker at work: lanes, calls, the control loop, start and end."""

@@ -1,0 +1,593 @@
+"""Runs calls: from a request's frame to the reply's parts. One at a time for each lane.
+
+A call must leave no reference to its arguments behind: views of shared memory are given back by the reply that ends it.
+So locals are cleared as soon as they are not needed, and the frames that exceptions hold as well.
+"""
+
+from __future__ import annotations
+
+import types
+from functools import partial
+from time import perf_counter_ns
+from typing import TYPE_CHECKING, Any
+
+from msgpack import Packer, packb, unpackb
+
+from ..codec.decode import Decoder
+from ..codec.encode import Encoder
+from ..codec.validation import look_inside
+from ..memory.placement import Placer, bare_way
+from ..support import context
+from ..support.cancel import Cancellation, Cancelled
+from ..support.errors import CallError, ProtocolError, did_you_mean, nearest, some_of
+from ..support.fork import FORKED
+from ..support.fork import table as _table
+from ..support.limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, RETURNED, STREAM, ZERO_COPY
+from ..tools.probe import PROBE
+from ..wire.frames import (
+    FRAME_START,
+    HEADER,
+    PREFIX,
+    REPLY,
+    REQUEST,
+    granted_tokens,
+    quads,
+    read_body,
+    without_released,
+    write_head,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from ..memory.arena import Arena
+    from ..memory.borrowed import Borrowed
+    from ..memory.maintenance import Keeper
+    from ..tools.signature import Tool
+    from ..wire.frames import Body
+
+# Way, everything up to the envelope's end, and the buffers that follow or go beside it.
+Reply = tuple[int, bytes, list[memoryview]]
+
+_ENVELOPE = FRAME_START + HEADER
+_unpack_request = REQUEST.unpack_from
+_pack_reply = REPLY.pack
+# Values whose envelope has at most nine bytes, and the prefixes of such replies.
+_SHORT = frozenset({int, float, bool, type(None)})
+_PREFIXES = [PREFIX.pack(HEADER + size) for size in range(10)]
+_unpack_prefix = PREFIX.unpack_from
+# Of replies with neither buffers nor tokens.
+BARE: list[memoryview] = []
+_LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
+# Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
+_COPY_LIMIT = 1 << 20
+
+
+class Service:
+    """What all lanes of a worker share."""
+
+    def __init__(
+        self,
+        tools: dict[str, Tool],
+        arena: Arena | None,
+        borrowed: Borrowed,
+        keeper: Keeper,
+        inline_limit: int,
+        max_result: int,
+        lend_to_numpy: Callable[[], None] | None = None,
+        pool: str = "",
+        busy_poll: int = 0,
+    ) -> None:
+        self.pool = f"pool {pool}" if pool else "this pool"
+        self.tools = tools
+        self.arena = arena
+        self.borrowed = borrowed
+        self.keeper = keeper
+        self.inline_limit = inline_limit
+        self.max_result = max_result
+        self.lend_to_numpy = lend_to_numpy
+        # How long lanes spin for a request, in microseconds.
+        self.busy_poll = busy_poll
+        self.stopping = False
+
+
+class Calls:
+    """The calls of one lane."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._tools = service.tools
+        self._borrowed = service.borrowed
+        self._gone = service.borrowed.leases.gone
+        self._decoder = Decoder()
+        self._encoder = Encoder(service.inline_limit)
+        self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
+        self._max_result = service.max_result or 1 << 62
+        self._max_envelope = min(self._max_result, self.placer.max_envelope())
+        self._unpack = self._decoder.plainly
+        self._pack = Packer(strict_types=True).pack
+        self._runner: Any = None
+        self._call_id = 0
+        # The last call that came, by whichever way.
+        self.seen = 0
+        self._mask = 0
+        self._forced = False
+        self.cancellation = Cancellation()
+
+    def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
+        """The common small call in one go: all arguments of a known tool, no buffers.
+
+        `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. A plain result comes back as a whole
+        frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
+        simple, or not right: `answer` then does all of it, and explains what is wrong.
+        """
+        kind, way, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
+        if kind != CALL or way > GRPC or flags & STREAM or count or freed or size + HEADER != length:
+            return None
+        try:
+            if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
+                return None
+            parts = self._unpack(memory[_ENVELOPE : FRAME_START + length])
+            if type(parts) is not list:
+                return None
+            command, arguments, caller = parts
+            tool = self._tools[command]
+            if len(arguments) != tool.complete or caller != context.caller.get():
+                return None
+            simple = tool.simple
+            for name, value in arguments.items():
+                if type(value) not in simple[name]:
+                    bytes_inside = look_inside(arguments)
+                    tool.check(arguments)
+                    if bytes_inside or tool.writable:
+                        tool.adapt(arguments)
+                    break
+        except Exception:
+            return None
+        started = perf_counter_ns()
+        cancellation = self.cancellation
+        try:
+            try:
+                self.seen = cancellation.running = call_id
+                value = tool.call(**arguments)
+            finally:
+                cancellation.running = 0
+                if cancellation.cancelling or _table[FORKED]:
+                    cancellation.over()
+        except BaseException as error:
+            self._mask, self._call_id = mask, call_id
+            return self._raised(error, perf_counter_ns() - started)
+        nanoseconds = perf_counter_ns() - started
+        if type(value) in _SHORT and not self._gone:
+            try:
+                envelope: bytes = self._pack(value)
+            except OverflowError:
+                # A large int is an extension.
+                pass
+            else:
+                size = len(envelope)
+                way = INLINE if mask & 1 << INLINE else bare_way(mask)
+                return _PREFIXES[size] + _pack_reply(RESULT, way, 0, 0, size, call_id, nanoseconds, 0, 0) + envelope
+        self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
+        holder = [value]
+        value = None
+        return self._finish(holder, nanoseconds, started)
+
+    def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
+        """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""
+        try:
+            opened = self._open(frame, beside)
+        except Exception as error:
+            return self._failed(self._as_failure(error), 0)
+        return self._run_tool(opened)
+
+    def _run_tool(self, opened: list[Any]) -> Reply:
+        """Runs a tool and makes the reply. Takes tool and arguments out of `opened`, so that nobody else holds them."""
+        arguments = opened.pop()
+        tool = opened.pop()
+        started = perf_counter_ns()
+        try:
+            value = [self._users(tool.call, arguments)]
+        except BaseException as error:
+            arguments = None
+            return self._raised(error, perf_counter_ns() - started)
+        arguments = None
+        return self._finish(value, perf_counter_ns() - started, started)
+
+    def _finish(self, holder: list[Any], nanoseconds: int, started: int) -> Reply:
+        """The reply with a tool's value, which is taken out of `holder`. Runs on what it started: a coroutine, say."""
+        value = holder.pop()
+        try:
+            if type(value) in _LATE:
+                late, value = value, None
+                try:
+                    value = self._users(self._collect, {"value": late})
+                except BaseException as error:
+                    late = None
+                    return self._raised(error, perf_counter_ns() - started)
+                late = None
+                nanoseconds = perf_counter_ns() - started
+            envelope = self._encoder.encode(value)
+            value = None
+            if self._encoder.buffers or len(envelope) > self._max_envelope:
+                return self._with_buffers(RESULT, nanoseconds, envelope)
+        except Exception as error:
+            failure = self._as_failure(error)
+            # What is still held here.
+            value = None
+            return self._failed(failure, nanoseconds)
+        return self._bare(RESULT, nanoseconds, envelope)
+
+    def _raised(self, error: BaseException, nanoseconds: int) -> Reply:
+        """The reply with what a tool raised, or with `Cancelled` if that arrived after it."""
+        if self.cancellation.cancelling:
+            # It arrived on the way into `over`.
+            self.cancellation.over()
+        if self._service.stopping:
+            raise error
+        return self._failed(self._as_failure(python_error(error)), nanoseconds)
+
+    def stream(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Generator[Reply, None, None]:
+        """Runs a call whose caller takes a stream: items, then an end or an error."""
+        source: Any = None
+        started = perf_counter_ns()
+        try:
+            try:
+                tool, arguments = self._open(frame, beside)
+                if beside is None and self._mask != 1 << GRPC:
+                    # The items of a stream on a lane cannot be fetched.
+                    self._mask &= ~(1 << GRPC)
+                wanted = frame[3] & RETURNED
+                started = perf_counter_ns()
+                source = self._guarded(tool.call, arguments)
+                arguments = tool = None
+                if type(source) is types.CoroutineType:
+                    source = self._guarded(self._run, {"coroutine": source})
+                advance = self._advancing(source)
+                self.cancellation.stream = self._call_id
+                while True:
+                    if self.cancellation.cancelling:
+                        raise CallError("python_error", "raised", "the stream was cancelled")
+                    item = self._guarded(advance, {})
+                    nanoseconds = perf_counter_ns() - started
+                    if type(item) is _End:
+                        # What nobody asked for need not be fit to cross.
+                        item = item.returned if wanted else None
+                        envelope = self._encoder.encode(item, "returned")
+                        item = None
+                        end = self._with_buffers(END, nanoseconds, envelope)
+                        break
+                    envelope = self._encoder.encode(item, "item")
+                    item = None
+                    yield self._with_buffers(ITEM, nanoseconds, envelope)
+                    started = perf_counter_ns()
+            except Exception as error:
+                failure = self._as_failure(error)
+                arguments = item = None
+                self._closed(source)
+                source = None
+                yield self._failed(failure, perf_counter_ns() - started)
+                return
+            source = advance = None  # type: ignore[assignment]
+            yield end
+        finally:
+            self.cancellation.stream = 0
+            if self.cancellation.cancelling:
+                self.cancellation.over()
+            self._closed(source)
+
+    def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> list[Any]:
+        """Decodes a request and checks its arguments; tool and arguments, as `_run_tool` takes them."""
+        if len(frame) < HEADER:
+            raise ProtocolError("a frame is shorter than a header")
+        kind, way, self._mask, flags, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
+        self._forced = bool(flags & FORCED)
+        if kind != CALL or way > GRPC:
+            raise ProtocolError(f"a request of kind {kind}, way {way}")
+        self.seen = self._call_id
+        if count or freed:
+            body = read_body(frame, way, length, count, freed)
+            if freed:
+                self._take_freed(body)
+            command, arguments, caller = self._decoder.request(body.envelope, self._views(way, body, beside))
+        else:
+            if len(frame) != HEADER + length:
+                raise ProtocolError("a frame's length differs from what its header says")
+            command, arguments, caller = self._decoder.request(frame[HEADER:])
+        tool = self._tools.get(command)
+        if tool is None:
+            raise self._unknown(command)
+        if tool.converts:
+            # The user's classes take part in it.
+            self._users_part(tool, arguments)
+        else:
+            tool.check(arguments)
+            if self._decoder.bytes_inside or tool.writable:
+                tool.adapt(arguments)
+        if caller is not context.caller.get():
+            context.caller.set(caller)
+        return [tool, arguments]
+
+    def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:
+        if way == ZERO_COPY:
+            if body.places:
+                self._service.keeper.stir()
+            views: Sequence[memoryview] = self._borrowed.views(body.places)
+            return views
+        if way == INLINE:
+            inline: Sequence[memoryview] = body.inline
+            return inline
+        if tuple(map(len, beside or ())) != body.lengths:
+            raise ProtocolError("the buffers beside a frame are not those it lists")
+        return beside or ()
+
+    def _unknown(self, command: str) -> CallError:
+        known = [name for name in self._tools if name != PROBE]
+        hint = did_you_mean(command[:200], known) or f"; it has {some_of(known)}"
+        message = f"{self._service.pool} has no tool {command[:200]!r}{hint}"
+        return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
+
+    def _users(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Calls the user's code, which may be cancelled meanwhile."""
+        cancellation = self.cancellation
+        try:
+            cancellation.running = self._call_id
+            return function(**arguments)
+        finally:
+            cancellation.running = 0
+            if cancellation.cancelling or _table[FORKED]:
+                cancellation.over()
+
+    def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
+        """Calls the user's code; whatever it raises becomes a `CallError`."""
+        try:
+            return self._users(function, arguments)
+        except BaseException as error:
+            if self._service.stopping:
+                raise
+            raise python_error(error) from None
+
+    def _users_part(self, tool: Tool, arguments: dict[str, Any]) -> None:
+        """Checks and converts arguments as a tool runs: the user's code in it may be cancelled, or raise anything."""
+        adapts = self._decoder.bytes_inside or bool(tool.writable)
+        try:
+            self._users(tool.prepare, {"arguments": arguments, "adapts": adapts})
+        except CallError:
+            raise
+        except BaseException as error:
+            if self._service.stopping:
+                raise
+            raise python_error(error) from None
+
+    def _run(self, coroutine: Any) -> Any:
+        """Runs a coroutine to its end in this thread. The loop lives as long as the lane, for what tools keep in it."""
+        import asyncio
+        import contextvars
+
+        if self._runner is None:
+            self._runner = asyncio.Runner()
+        try:
+            return self._runner.run(self._watched(coroutine), context=contextvars.copy_context())
+        except Cancelled:
+            # It hit the loop itself, which is in an unknown state: the next coroutine has a new one.
+            runner, self._runner = self._runner, None
+            runner.close()
+            raise
+
+    def complete(self, coroutine: Any) -> None:
+        """Runs what is no tool's coroutine, such as a hook's, in the loop that tools have here."""
+        self._run(coroutine)
+
+    def abandon(self) -> None:
+        """Ends the coroutine out of which this thread was interrupted, so that it can clean up."""
+        if self.cancellation.task is None or self._runner is None:
+            return
+        _loop, task = self.cancellation.task
+        self.cancellation.task = None
+        task.cancel()
+        try:
+            self._runner.run(_ended(task))
+        except BaseException as error:
+            # Whatever it says, its worker ends.
+            _forget(error)
+
+    async def _watched(self, coroutine: Any) -> Any:
+        """The coroutine, in a task that can be cancelled."""
+        import asyncio
+
+        task = asyncio.current_task()
+        assert task is not None
+        self.cancellation.task = asyncio.get_running_loop(), task
+        try:
+            return await coroutine
+        finally:
+            self.cancellation.task = None
+            if _table[FORKED]:
+                # At once: what the loop has open is its parent's.
+                self.cancellation.over()
+
+    def _collect(self, value: Any) -> Any:
+        """A generator's items as a list, a coroutine's result."""
+        if type(value) is types.GeneratorType:
+            return list(value)
+        if type(value) is types.AsyncGeneratorType:
+            return self._run(_listed(value))
+        result = self._run(value)
+        return self._collect(result) if type(result) in _LATE else result
+
+    def _advancing(self, source: Any) -> Callable[[], Any]:
+        """A function that returns the next item, or an `_End`."""
+        if type(source) is types.GeneratorType:
+            return partial(_next_of, source)
+        if type(source) is types.AsyncGeneratorType:
+            return lambda: self._run(_next(source))
+        return partial(next, iter((source,)), _End(None))
+
+    def _closed(self, source: Any) -> None:
+        """Ends a generator that was not read to its end."""
+        try:
+            if type(source) is types.GeneratorType:
+                self._guarded(source.close, {})
+            elif type(source) is types.AsyncGeneratorType:
+                self._guarded(self._run, {"coroutine": _close(source)})
+        except Exception as error:
+            _forget(error)
+
+    def _as_failure(self, error: Exception) -> CallError:
+        """What went wrong, without the frames and buffers that it holds. What nobody foresaw is a failure as well."""
+        if isinstance(error, ProtocolError):
+            raise error
+        self._encoder.take_buffers()
+        if not isinstance(error, CallError):
+            error = CallError("worker", "internal", f"{type(error).__name__}: {error}"[:2000])
+        _forget(error)
+        return error
+
+    def _failed(self, failure: CallError, nanoseconds: int) -> Reply:
+        return self._bare(ERROR, nanoseconds, packb(failure.as_map()))
+
+    def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        """A reply without buffers."""
+        way = bare_way(self._mask)
+        released = self._borrowed.take_released() if self._gone else None
+        if released:
+            head = _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, len(released))
+            return way, head + quads(released) + envelope, []
+        return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
+
+    def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        buffers = self._encoder.take_buffers()
+        total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
+        if total > self._max_result:
+            message = f"the result has {total} bytes, the limit is {self._max_result} (max_result of the pool)"
+            raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
+        if len(envelope) > self._max_envelope:
+            # Whichever way the buffers take, this part goes in a frame or a message.
+            limit = self._max_envelope
+            message = (
+                f"the result has {len(envelope)} bytes without its large strings, bytes and arrays; "
+                f"at most {limit} can go: return arrays, or a stream of parts"
+            )
+            raise CallError("transfer", "too_large", message, details={"bytes": len(envelope), "limit": limit})
+        if not buffers:
+            return self._bare(kind, nanoseconds, envelope)
+        placement = self.placer.place(buffers, self._mask, self._forced, len(envelope))
+        del buffers
+        views = placement.views
+        if views and total <= _COPY_LIMIT and self._borrowed.outstanding:
+            placement.views = views = [memoryview(bytes(view)) for view in views]
+        released = self._borrowed.take_released() if self._gone else ()
+        lengths = [view.nbytes for view in views]
+        head = write_head(
+            kind,
+            placement.way,
+            placement.flags,
+            self._call_id,
+            nanoseconds,
+            envelope,
+            lengths,
+            placement.places,
+            released,
+        )
+        return placement.way, head, views
+
+    def synchronized(self, frame: memoryview, lost: bool | bytes) -> tuple[Reply, bool | bytes]:
+        """The answer to who wants to know that nothing runs here: nothing does, or nobody could ask.
+
+        It names the last call, and says whether tokens are lost if its replies were not read. Who says by a call's id
+        that it was not read has them taken back, where `lost` is the head of its only reply.
+        """
+        _, _, self._mask, _, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
+        if count or self._mask != 1 << INLINE:
+            raise ProtocolError("a request to synchronize has neither buffers nor a choice of ways")
+        body = read_body(frame, INLINE, length, 0, freed)
+        self._take_freed(body)
+        unread = unpackb(body.envelope)
+        if isinstance(lost, bytes) and unread == REPLY.unpack_from(lost)[5]:
+            if self._service.arena is not None:
+                self._service.arena.freed(granted_tokens(lost))
+            # They go with the answer.
+            self._borrowed.take_back(without_released(lost)[1])
+            lost = False
+        return self._bare(RESULT, 0, self._pack([self.seen, bool(lost)])), lost
+
+    def _take_freed(self, body: Body) -> None:
+        if body.freed and self._service.arena is not None:
+            self._service.arena.freed(body.freed)
+
+    def unread(self, reply: Reply) -> None:
+        """Takes back what a reply grants that nobody will read."""
+        arena = self._service.arena
+        if arena is not None:
+            arena.freed(granted_tokens(reply[1]))
+
+    def keeping_released(self, head: bytes) -> bytes:
+        """The head of a reply that may not arrive: its released tokens go another way."""
+        head, released = without_released(head)
+        if released:
+            self._borrowed.take_back(released)
+        return head
+
+    def no_way(self, head: bytes) -> Reply:
+        """The reply that stands for a stream's item, of this head, which the lane may not carry."""
+        self._borrowed.take_back(without_released(head)[1])
+        message = "a stream's large items cannot go by gRPC on a lane: call it by gRPC, or allow another way"
+        return self._failed(CallError("transfer", "no_way", message), 0)
+
+    def too_large(self, head: bytes, size: int, limit: int) -> Reply:
+        """The reply that stands for one, of this head, which gRPC cannot carry."""
+        self._borrowed.take_back(without_released(head)[1])
+        message = f"the reply has {size} bytes, a gRPC message at most {limit}"
+        return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
+
+
+class _End:
+    """Stands for the item after the last one."""
+
+    __slots__ = ("returned",)
+
+    def __init__(self, returned: Any) -> None:
+        self.returned = returned
+
+
+def _next_of(source: Any) -> Any:
+    try:
+        return next(source)
+    except StopIteration as stop:
+        return _End(stop.value)
+
+
+def python_error(error: BaseException) -> CallError:
+    """What a tool raised, as data."""
+    from ..diagnosis.failures import python_error
+
+    return python_error(error)
+
+
+async def _ended(task: Any) -> None:
+    import asyncio
+
+    # One that takes longer must not keep the hooks of the worker's end.
+    await asyncio.wait([task], timeout=1.0)
+
+
+async def _listed(source: Any) -> list[Any]:
+    return [item async for item in source]
+
+
+# After the last item of an async generator, which can return nothing.
+_NOTHING = _End(None)
+
+
+async def _next(source: Any) -> Any:
+    return await anext(source, _NOTHING)
+
+
+async def _close(source: Any) -> None:
+    await source.aclose()
+
+
+def _forget(error: BaseException) -> None:
+    """Lets go of the frames an exception holds, and of what they hold."""
+    error.__traceback__ = None
+    error.__context__ = error.__cause__ = None

@@ -1,0 +1,212 @@
+"""One lane: a socket on which one call at a time travels. The thread that reads it runs the tool."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import TYPE_CHECKING
+
+from ..support import context, fork, identity
+from ..support.errors import ProtocolError
+from ..support.limits import (
+    AWAKE,
+    ERROR,
+    GRPC,
+    INLINE,
+    MAX_FRAME,
+    MAX_GRPC_MESSAGE,
+    RESULT,
+    STREAM,
+    SYNC,
+    WAITS,
+    ZERO_COPY,
+)
+from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
+from ..wire.payload import payload_size, write_payload
+from .busy_poll import BusyPoll
+from .calls import BARE, Calls
+
+if TYPE_CHECKING:
+    from .calls import Reply, Service
+
+_ROOM = 64 << 10
+_START = FRAME_START
+_SMALLEST = HEADER + 4
+# Up to this many bytes are joined and sent by one call.
+_JOIN = 128 << 10
+_IOV_MAX = 512
+_NIL = b"\xc0"
+
+
+class Lane:
+    """The worker's end of a lane."""
+
+    def __init__(self, sock: socket.socket, service: Service, number: int = 0) -> None:
+        self.sock = sock
+        self._number = number
+        self._row = fork.add(sock.fileno(), fork.DESCRIPTOR)
+        # Held while a call runs, whichever way it came.
+        self.lock = fork.lock()
+        self.calls = Calls(service)
+        self._service = service
+        # A reply that waits to be fetched by gRPC: call id and payload.
+        self.waiting: tuple[int, bytes] | None = None
+        # Whether a reply of the last call had tokens, of places that it grants or buffers that it gives back: if nobody
+        # read it, they are lost. The head of that reply where it is the only one, so that they can be taken back.
+        self.lost: bool | bytes = False
+
+    def serve(self) -> None:
+        """Runs calls until the connection ends or the worker stops."""
+        self.here()
+        buffer = bytearray(_START + _ROOM)
+        memory = memoryview(buffer)
+        window = memory[_START - 4 :]
+        receive, send = self.sock.recv_into, self.sock.sendall
+        unpack, count = PREFIX.unpack_from, PREFIX.unpack_from
+        acquire, release = self.lock.acquire, self.lock.release
+        lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
+        # Bytes read past the current frame. Only a `sync` can arrive this early, after a caller abandoned its call.
+        rest = b""
+        poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll else None
+        awake = 0
+        try:
+            while not service.stopping:
+                if rest:
+                    got = len(rest)
+                    window[:got], rest = rest, b""
+                else:
+                    soon = poll.receive(window) if awake and poll else None
+                    got = receive(window) if soon is None else soon
+                # Byte 3 of the header; of what is too short to have one, whatever was there before.
+                awake = buffer[_START + 3] & AWAKE
+                if got >= _SMALLEST:
+                    acquire()
+                    try:
+                        reply = quick(memory, got - 4)
+                        if reply is not None:
+                            self.waiting = None
+                            self.lost = False
+                            if isinstance(reply, bytes):
+                                send(reply)
+                            else:
+                                self._send(reply)
+                            reply = None
+                            continue
+                    finally:
+                        release()
+                if got < 4:
+                    if not got or not self._fill(window, got, 4):
+                        return
+                    got = 4
+                length = unpack(buffer, _START - 4)[0]
+                if got > length + 4:
+                    rest = bytes(window[length + 4 : got])
+                    got = length + 4
+                if got == length + 4 and (buffer[_START + 1] == ZERO_COPY or not count(buffer, _START + 20)[0]):
+                    frame = memory[_START : _START + length]
+                else:
+                    # Large, or with buffers in it that may outlive the call: memory of its own.
+                    read = self._read(window, got, length)
+                    if read is None:
+                        return
+                    frame = read
+                with lock:
+                    if length >= HEADER and frame[0] == SYNC:
+                        reply, lost = self.calls.synchronized(frame, self.lost)
+                        self._send(reply)
+                        # Who asked reads this one.
+                        self.lost = lost
+                        continue
+                    self.waiting = None
+                    self.lost = False
+                    if length >= HEADER and frame[3] & STREAM:
+                        self._stream(frame)
+                        continue
+                    reply = answer(frame)
+                    self._send(reply)
+                    frame = reply = None  # type: ignore[assignment]
+        except (ProtocolError, OSError):
+            # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
+            return
+        finally:
+            if fork.is_child():
+                # Forked by what is no tool: a handler of a signal, say.
+                fork.leave()
+            fork.remove(self._row)
+            self.sock.close()
+
+    def here(self) -> None:
+        """This thread runs the lane's tools from now on."""
+        self.calls.cancellation.thread = threading.get_ident()
+        context.cancellation.set(self.calls.cancellation)
+        identity.lane.set(self._number)
+
+    def _stream(self, frame: memoryview) -> None:
+        replies = self.calls.stream(frame)
+        try:
+            for reply in replies:
+                if reply[0] == GRPC and reply[2]:
+                    # A lane keeps one reply to be fetched; the items of a stream would be many.
+                    self._send(self.calls.no_way(reply[1]))
+                    return
+                self._send(reply)
+        finally:
+            # An unfinished generator of the user ends here, not when it happens to be collected.
+            replies.close()
+
+    def _fill(self, view: memoryview, got: int, need: int) -> bool:
+        while got < need:
+            more = self.sock.recv_into(view[got:need])
+            if not more:
+                return False
+            got += more
+        return True
+
+    def _read(self, window: memoryview, got: int, length: int) -> memoryview | None:
+        frame = memoryview(bytearray(length))
+        have = got - 4
+        frame[:have] = window[4:got]
+        return frame.toreadonly() if self._fill(frame, have, length) else None
+
+    def _send(self, reply: Reply) -> None:
+        way, head, views = reply
+        if views is not BARE:
+            kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
+            if released or (count and way == ZERO_COPY):
+                self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
+            if way == GRPC and views:
+                size = payload_size(head, views)
+                if size > MAX_GRPC_MESSAGE:
+                    way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
+                else:
+                    head, views = self._keep(head, views), []
+        if not (way == INLINE and views) and len(head) <= _JOIN:
+            self.sock.sendall(PREFIX.pack(len(head)) + head)
+            return
+        parts = lay_out(head, views) if way == INLINE else [head]
+        total = sum(len(part) for part in parts)
+        if total > MAX_FRAME:
+            raise ProtocolError("a reply is longer than a frame can be")
+        parts.insert(0, PREFIX.pack(total))
+        if total <= _JOIN:
+            self.sock.sendall(b"".join(parts))
+            return
+        for at in range(0, len(parts), _IOV_MAX):
+            batch = parts[at : at + _IOV_MAX]
+            sent = self.sock.sendmsg(batch)
+            for part in batch:
+                if sent >= len(part):
+                    sent -= len(part)
+                else:
+                    self.sock.sendall(memoryview(part)[sent:])
+                    sent = 0
+
+    def _keep(self, head: bytes, views: list[memoryview]) -> bytes:
+        """Keeps a reply until it is fetched; returns what the lane says instead.
+
+        The tokens go with what is sent now: a reply that nobody fetches must not take them away.
+        """
+        head, released = without_released(head)
+        _, _, flags, _, _, call_id, nanoseconds, _, _ = REPLY.unpack_from(head)
+        self.waiting = (call_id, write_payload(head, views))
+        return write_head(WAITS, GRPC, flags, call_id, nanoseconds, _NIL, (), (), released)

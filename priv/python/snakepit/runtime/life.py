@@ -1,0 +1,97 @@
+"""What a worker does between its imports and its first call, and after its last."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any
+
+from msgpack import unpackb
+
+from ..support import identity
+from ..support.limits import CALL, ERROR, INLINE
+from ..wire.frames import HEADER, REPLY, REQUEST
+from . import hooks
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import ModuleType
+
+    from ..wire.control import Control
+    from .lane import Lane
+
+
+class WarmUpFailed(Exception):
+    """A call of the pool's `warm_up` had an error, which is the argument, as in a reply."""
+
+
+class Life:
+    """One worker's start and end, as the user's code takes part in them. In the main thread."""
+
+    def __init__(self, control: Control, lane: Lane, warm_up: Sequence[tuple[str, bytes]]) -> None:
+        self._control = control
+        # The lane that the main thread serves.
+        self._lane = lane
+        self._calls = lane.calls
+        # Commands, and the envelopes of their requests.
+        self._warm_up = warm_up
+        self._on_stop: list[hooks.Hook] = []
+        # What runs: a kind and a name.
+        self._doing: tuple[str, str] | None = None
+
+    def begin(self, modules: Sequence[ModuleType]) -> bool:
+        """Runs what comes before the first call. Whether anything is to be done after the last."""
+        on_start, on_stop = hooks.collect(modules)
+        for hook in on_start:
+            self._do("on_start", hook.name)
+            hook.run(self._calls)
+        if self._warm_up:
+            self._lane.here()
+        for command, envelope in self._warm_up:
+            self._do("warm_up", command)
+            self._call(envelope)
+        self._doing = None
+        # A worker that never was ready has nothing to stop.
+        self._on_stop = on_stop
+        return bool(on_stop)
+
+    def end(self) -> None:
+        """Runs the hooks of the end, whatever each of them does."""
+        self._calls.abandon()
+        identity.lane.set(None)
+        for hook in self._on_stop:
+            try:
+                hook.run(self._calls)
+            except BaseException as error:
+                self._say(hook, error)
+
+    def failure(self, error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:
+        """What the BEAM is told of a start that failed; `source` is the pool's own."""
+        from ..diagnosis.start_failure import described
+
+        told: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else described(error, source)
+        if self._doing:
+            told["during"] = list(self._doing)
+        return told
+
+    def _do(self, kind: str, name: str) -> None:
+        # Should it take too long, the BEAM knows what.
+        self._doing = kind, name
+        self._control.send(["doing", kind, name])
+
+    def _call(self, envelope: bytes) -> None:
+        """A call like any other, but for the lane: nobody else has one before the worker is ready."""
+        head = REQUEST.pack(CALL, INLINE, 1 << INLINE, 0, len(envelope), 0, 0, 0, 0, 0)
+        _way, reply, _views = self._calls.answer(memoryview(head + envelope))
+        kind, _, _, _, length, _, _, _, released = REPLY.unpack_from(reply)
+        if kind == ERROR:
+            at = HEADER + 8 * released
+            raise WarmUpFailed(unpackb(reply[at : at + length]))
+
+    def _say(self, hook: hooks.Hook, error: BaseException) -> None:
+        from ..diagnosis.failures import describe
+
+        told = describe(error)
+        try:
+            self._control.send(["hook_failed", hook.name, told])
+        except OSError:
+            sys.stderr.write(f"snakepit: @on_stop {hook.name} failed:\n{told['traceback']}\n")

@@ -1,0 +1,1 @@
+"""Bytes on sockets: frames, gRPC payloads, the control socket."""
