@@ -179,7 +179,8 @@ defmodule Snakepit.NativeTest do
       assert Native.worker_held(worker) == 2
     end
 
-    test "many buffers, tokens or bytes are too much for an ordinary scheduler: the dirty twin does the same", context do
+    test "many buffers, tokens or bytes are too much for an ordinary scheduler: the dirty twin does the same",
+         context do
       %{worker: worker, arena: arena, chunk: chunk} = context
       many = for n <- 1..10_000, do: <<n::32>>
       {:ok, _} = Native.arena_ensure(arena, [@chunk])

@@ -30,7 +30,8 @@ defmodule Snakepit.Pool.ArenaTest do
 
   # What the worker's own arena holds.
   defp worker_slots(pool),
-    do: Snakepit.execute!("numpy_value", %{code: "snakepit.memory.memory_array.arena.live_slots()"}, pool: pool)
+    do:
+      Snakepit.execute!("numpy_value", %{code: "snakepit.memory.memory_array.arena.live_slots()"}, pool: pool)
 
   # In a process of its own, whose garbage ends with it.
   defp elsewhere(fun), do: fun |> Task.async() |> Task.await(60_000)
@@ -329,7 +330,9 @@ defmodule Snakepit.Pool.ArenaTest do
         assert eventually(fn -> memory(pool).chunks == 0 end)
 
         assert eventually(fn ->
-                 Snakepit.execute!("numpy_value", %{code: "snakepit.memory.memory_array.arena.total"}, pool: pool) ==
+                 Snakepit.execute!("numpy_value", %{code: "snakepit.memory.memory_array.arena.total"},
+                   pool: pool
+                 ) ==
                    0
                end)
       end
