@@ -53,6 +53,7 @@
     Snakepit,
     Snakepit.Application,
     Snakepit.Config,
+    Snakepit.Setup,
     Snakepit.Stream
   ],
   # What uses the facade.

@@ -29,9 +29,7 @@ defmodule Snakepit.Companion do
   `:out_of_memory`: the kernel killed it because memory ran out, which is certain where it had a limit of its own, of
   so many bytes.
   """
-  @type status ::
-          {:status | :signal, integer()}
-          | {:signal, integer(), :out_of_memory | {:out_of_memory, limit :: non_neg_integer()}}
+  @type status :: Snakepit.Native.exit_status()
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)

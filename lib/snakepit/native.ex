@@ -431,6 +431,19 @@ defmodule Snakepit.Native do
           {idle :: non_neg_integer(), busy :: non_neg_integer(), waiting :: non_neg_integer()}
   def queue_counts(_queue), do: stub()
 
+  @typedoc "What an OS process may use; `memory` in bytes. `nil`: as much as it likes."
+  @type limits :: %{
+          memory: pos_integer() | nil,
+          open_files: pos_integer() | nil,
+          nice: -20..19 | nil,
+          cpus: [non_neg_integer()] | nil
+        }
+
+  @typedoc "How an OS process ended (`Snakepit.Companion`)."
+  @type exit_status ::
+          {:status | :signal, integer()}
+          | {:signal, integer(), :out_of_memory | {:out_of_memory, limit :: non_neg_integer()}}
+
   @doc "Frames for the companion (native/snakepit_core/src/companion.rs)."
   @spec companion_start(
           non_neg_integer(),
@@ -439,7 +452,7 @@ defmodule Snakepit.Native do
           [{String.t(), String.t()}],
           [String.t()],
           String.t() | nil,
-          Snakepit.Pool.Options.limits()
+          limits()
         ) ::
           binary()
   def companion_start(_id, _program, _args, _env, _unset_env, _cwd, _limits), do: stub()
@@ -454,7 +467,7 @@ defmodule Snakepit.Native do
           {:started, id :: non_neg_integer(), pid :: pos_integer()}
           | {:start_failed, id :: non_neg_integer(), String.t()}
           | {:output, id :: non_neg_integer(), :stdout | :stderr, binary(), truncated :: boolean()}
-          | {:exited, id :: non_neg_integer(), Snakepit.Companion.status(), stderr_tail :: binary()}
+          | {:exited, id :: non_neg_integer(), exit_status(), stderr_tail :: binary()}
           | {:dropped, id :: non_neg_integer(), lines :: pos_integer()}
           | {:bad_frame, String.t()}
   def companion_event(_bytes), do: stub()

@@ -231,7 +231,7 @@ defmodule Snakepit.ErrorTest do
   test "every reason that the library and Elixir give is one of the table" do
     known = Enum.flat_map(Error.categories(), &Error.reasons/1) |> Enum.map(&to_string/1)
 
-    rust = scanned("native/snakepit_nif/src/*.rs", ~r/\b(?:refuse|value)\(atoms::(\w+)\(\)/)
+    rust = scanned("native/snakepit_nif/src/**/*.rs", ~r/\b(?:refuse|value)\(atoms::(\w+)\(\)/)
     assert length(rust) > 8
     assert rust -- known == []
 

@@ -246,12 +246,7 @@ defmodule Snakepit.Pool.Options do
   defstruct Keyword.keys(@schema) ++ [source: nil, fake: nil, performance: nil]
 
   @type way :: :zero_copy | :inline | :grpc
-  @type limits :: %{
-          memory: pos_integer() | nil,
-          open_files: pos_integer() | nil,
-          nice: -20..19 | nil,
-          cpus: [non_neg_integer()] | nil
-        }
+  @type limits :: Snakepit.Native.limits()
   @type t :: %__MODULE__{
           limits: limits(),
           env: Snakepit.Pool.Env.t(),

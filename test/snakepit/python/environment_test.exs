@@ -4,7 +4,7 @@ defmodule Snakepit.Python.EnvironmentTest do
 
   @moduletag vm: :second
 
-  test "venv and pip make an environment from wheels; its requirements are kept, and installed again when they change",
+  test "venv and pip make an environment from wheels, whose requirements are kept and installed again when they change",
        %{
          tmp_dir: dir,
          links: links
