@@ -335,9 +335,10 @@ def _say_over(path: str) -> None:
 @tool
 def busy(how: str, path: str) -> str:
     """Runs for a minute in the way that is named; says in a file that it does."""
-    open(path, "w").close()
     until = time.monotonic() + 60
     try:
+        # In here: whoever sees the file may cancel at once.
+        open(path, "w").close()
         if how == "sleep":
             time.sleep(60)
         elif how == "loop":
