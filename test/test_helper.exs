@@ -24,4 +24,4 @@ exclude =
   end
 
 # A machine that is busy with something else may take its time: no test is about that.
-ExUnit.start(capture_log: true, exclude: exclude, assert_receive_timeout: 30_000)
+ExUnit.start(capture_log: true, exclude: exclude, assert_receive_timeout: 30_000, timeout: 300_000)

@@ -129,16 +129,19 @@ defmodule Snakepit.Performance.ControllerTest do
   end
 
   test "it is total" do
+    pool = pool!(performance_policy: @latency)
+    inline_only = pool!(transfers: [:inline], performance_policy: @latency)
+
     log =
       capture_log(fn ->
         for {data, opts} <- [
               {"x", [pool: :no_such_pool]},
-              {self(), [pool: elem(pool(), 0)]},
-              {"x", [pool: elem(pool(), 0), data_type: :picture]},
-              {"x", [pool: elem(pool(), 0), direction: :sideways]},
+              {self(), [pool: pool]},
+              {"x", [pool: pool, data_type: :picture]},
+              {"x", [pool: pool, direction: :sideways]},
               {"x", :nonsense},
               {"x", [1]},
-              {nil, [pool: pool!(transfers: [:inline], performance_policy: @latency), data_size: 2 ** 40]}
+              {nil, [pool: inline_only, data_size: 2 ** 40]}
             ] do
           assert {:grpc, %{fallback: true, reason: _}} = Controller.decide_transfer_method(data, opts)
         end
