@@ -11,11 +11,10 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from msgpack import Packer, packb, unpackb
+from msgpack import packb, unpackb
 
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
-from ..codec.validation import look_inside
 from ..memory.placement import Placer, bare_way
 from ..support import context
 from ..support.cancel import Cancellation, Cancelled
@@ -99,13 +98,11 @@ class Calls:
         self._tools = service.tools
         self._borrowed = service.borrowed
         self._gone = service.borrowed.leases.gone
-        self._decoder = Decoder()
+        self._request = Decoder().request
         self._encoder = Encoder(service.inline_limit)
         self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, self.placer.max_envelope())
-        self._unpack = self._decoder.plainly
-        self._pack = Packer(strict_types=True).pack
         self._runner: Any = None
         self._call_id = 0
         # The last call that came, by whichever way.
@@ -127,17 +124,13 @@ class Calls:
         try:
             if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
                 return None
-            parts = self._unpack(memory[_ENVELOPE : FRAME_START + length])
-            if type(parts) is not list:
-                return None
-            command, arguments, caller = parts
+            command, arguments, caller, bytes_inside = self._request(memory[_ENVELOPE : FRAME_START + length])
             tool = self._tools[command]
             if len(arguments) != tool.complete or caller != context.caller.get():
                 return None
             simple = tool.simple
             for name, value in arguments.items():
                 if type(value) not in simple[name]:
-                    bytes_inside = look_inside(arguments)
                     tool.check(arguments)
                     if bytes_inside or tool.writable:
                         tool.adapt(arguments)
@@ -159,13 +152,10 @@ class Calls:
             return self._raised(error, perf_counter_ns() - started)
         nanoseconds = perf_counter_ns() - started
         if type(value) in _SHORT and not self._gone:
-            try:
-                envelope: bytes = self._pack(value)
-            except OverflowError:
-                # A large int is an extension.
-                pass
-            else:
-                size = len(envelope)
+            envelope = self._encoder.encode(value)
+            size = len(envelope)
+            # A large int is an extension, and longer.
+            if size < len(_PREFIXES):
                 way = INLINE if mask & 1 << INLINE else bare_way(mask)
                 return _PREFIXES[size] + _pack_reply(RESULT, way, 0, 0, size, call_id, nanoseconds, 0, 0) + envelope
         self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
@@ -289,20 +279,21 @@ class Calls:
             body = read_body(frame, way, length, count, freed)
             if freed:
                 self._take_freed(body)
-            command, arguments, caller = self._decoder.request(body.envelope, self._views(way, body, beside))
+            opened = self._request(body.envelope, self._views(way, body, beside))
         else:
             if len(frame) != HEADER + length:
                 raise ProtocolError("a frame's length differs from what its header says")
-            command, arguments, caller = self._decoder.request(frame[HEADER:])
+            opened = self._request(frame[HEADER:])
+        command, arguments, caller, bytes_inside = opened
         tool = self._tools.get(command)
         if tool is None:
             raise self._unknown(command)
         if tool.converts:
             # The user's classes take part in it.
-            self._users_part(tool, arguments)
+            self._users_part(tool, arguments, bytes_inside)
         else:
             tool.check(arguments)
-            if self._decoder.bytes_inside or tool.writable:
+            if bytes_inside or tool.writable:
                 tool.adapt(arguments)
         if caller is not context.caller.get():
             context.caller.set(caller)
@@ -347,9 +338,9 @@ class Calls:
                 raise
             raise python_error(error) from None
 
-    def _users_part(self, tool: Tool, arguments: dict[str, Any]) -> None:
+    def _users_part(self, tool: Tool, arguments: dict[str, Any], bytes_inside: bool) -> None:
         """Checks and converts arguments as a tool runs: the user's code in it may be cancelled, or raise anything."""
-        adapts = self._decoder.bytes_inside or bool(tool.writable)
+        adapts = bytes_inside or bool(tool.writable)
         try:
             self._users(tool.prepare, {"arguments": arguments, "adapts": adapts})
         except CallError:
@@ -509,7 +500,7 @@ class Calls:
             # They go with the answer.
             self._borrowed.take_back(without_released(lost)[1])
             lost = False
-        return self._bare(RESULT, 0, self._pack([self.seen, bool(lost)])), lost
+        return self._bare(RESULT, 0, self._encoder.encode([self.seen, bool(lost)])), lost
 
     def _take_freed(self, body: Body) -> None:
         if body.freed and self._service.arena is not None:

@@ -1,0 +1,494 @@
+//! The envelope of a request to Python's objects.
+
+use crate::Step;
+use pyo3::buffer::PyBuffer;
+use pyo3::exceptions::PyTypeError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple};
+use snakepit_core::reader::{BadValue, Budget, Reader, Token};
+use snakepit_core::writer::ext;
+use snakepit_core::{MAX_DEPTH, MAX_DIMS};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+/// So many kinds of tensors are remembered.
+const LAYOUTS: usize = 256;
+
+/// Why a request was not decoded.
+pub enum Failure {
+    /// Not an envelope.
+    Bad(&'static str),
+    /// A value that Python cannot have: the reason, and words for it.
+    Refused(&'static str, String),
+    /// What a function of Python raised.
+    Raised(PyErr),
+}
+
+impl From<BadValue> for Failure {
+    fn from(bad: BadValue) -> Self {
+        Self::Bad(bad.0)
+    }
+}
+
+impl From<PyErr> for Failure {
+    fn from(error: PyErr) -> Self {
+        Self::Raised(error)
+    }
+}
+
+type Result<T> = std::result::Result<T, Failure>;
+type Decoded<'py> = Result<Bound<'py, PyAny>>;
+
+fn refused<T>(reason: &'static str, message: impl Into<String>) -> Result<T> {
+    Err(Failure::Refused(reason, message.into()))
+}
+
+fn bad_value<T>(message: impl Into<String>) -> Result<T> {
+    refused("bad_value", message)
+}
+
+/// A kind of tensor that went before, known again by its bytes.
+struct Layout {
+    layout: Py<PyAny>,
+    buffer: u32,
+}
+
+/// Decodes requests; belongs to one lane.
+#[pyclass(frozen, module = "snakepit._native")]
+pub struct Decoder {
+    /// `(code, parts) -> value`: datetimes with a zone, and decimals.
+    make: Py<PyAny>,
+    /// `(dtype, shape) -> layout`, which has `over(data) -> array`.
+    layout: Py<PyAny>,
+    /// `(failure, path) -> exception`, where `failure` is an exception or `(reason, message)`.
+    error: Py<PyAny>,
+    /// `key -> str`: a step of a path as it is written in source.
+    step: Py<PyAny>,
+    layouts: Mutex<HashMap<Box<[u8]>, Layout>>,
+}
+
+#[pymethods]
+impl Decoder {
+    #[new]
+    fn new(make: Py<PyAny>, layout: Py<PyAny>, error: Py<PyAny>, step: Py<PyAny>) -> Self {
+        Self { make, layout, error, step, layouts: Mutex::default() }
+    }
+
+    /// Command, arguments, caller, and whether there are bytes anywhere in the arguments, of a request's envelope and
+    /// the buffers beside it. Raises what `error` makes of the first thing that it does not like.
+    #[pyo3(signature = (envelope, buffers = None))]
+    fn request<'py>(
+        &self,
+        envelope: &Bound<'py, PyAny>,
+        buffers: Option<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let py = envelope.py();
+        let view = PyBuffer::<u8>::get(envelope)?;
+        if !view.is_c_contiguous() {
+            return Err(PyTypeError::new_err("an envelope must be contiguous"));
+        }
+        // SAFETY: the buffer is contiguous, and `view` holds it, so that it is neither freed nor resized meanwhile. Its
+        // bytes are a lane's frame or immutable: the one thread that writes to a lane's frame is the caller's.
+        let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>().cast_const(), view.len_bytes()) };
+        let budget = Budget::default();
+        let mut run = Run { decoder: self, py, buffers, path: Vec::new(), bytes_inside: false, members: false };
+        let mut reader = Reader::new(bytes, &budget);
+        match run.request(&mut reader) {
+            Ok((command, arguments, caller)) => {
+                PyTuple::new(py, [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()])
+            }
+            Err(failure) => Err(self.explained(py, failure, run.path)),
+        }
+    }
+
+    /// How many kinds of tensors are remembered.
+    fn remembered(&self) -> usize {
+        self.layouts.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+impl Decoder {
+    fn explained(&self, py: Python<'_>, failure: Failure, path: Vec<Step>) -> PyErr {
+        let made = self.path(py, path).and_then(|path| {
+            let failure = match failure {
+                Failure::Bad(words) => {
+                    return self.error.bind(py).call1((("bad_envelope", words), py.None()));
+                }
+                Failure::Refused(reason, message) => (reason, message).into_pyobject(py)?.into_any(),
+                // Without its frames: they hold what was decoded so far, views of shared memory among it.
+                Failure::Raised(error) => {
+                    error.set_traceback(py, None);
+                    error.into_value(py).into_bound(py).into_any()
+                }
+            };
+            self.error.bind(py).call1((failure, path))
+        });
+        made.map_or_else(|error| error, PyErr::from_value)
+    }
+
+    fn path<'py>(&self, py: Python<'py>, path: Vec<Step>) -> PyResult<Bound<'py, PyString>> {
+        let mut text = String::from("args");
+        for step in path.iter().rev() {
+            match step {
+                Step::Index(index) => text.push_str(&format!("[{index}]")),
+                Step::Key(key) => text.push_str(self.step.bind(py).call1((key,))?.cast::<PyString>()?.to_str()?),
+            }
+        }
+        Ok(PyString::new(py, &text))
+    }
+}
+
+/// One request on its way.
+struct Run<'a, 'py> {
+    decoder: &'a Decoder,
+    py: Python<'py>,
+    buffers: Option<Bound<'py, PyAny>>,
+    /// Where a failure lies, innermost step first. Filled on the way out of it.
+    path: Vec<Step>,
+    bytes_inside: bool,
+    /// Whether this is inside of a set, whose members need a hash: bytes are `bytes` there, not views.
+    members: bool,
+}
+
+impl<'py> Run<'_, 'py> {
+    fn request(&mut self, r: &mut Reader) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+        let shape = "a request must be [command, args, caller]";
+        let (Token::Array(3), Token::Str(command)) = (r.next()?, r.next()?) else {
+            return Err(Failure::Bad(shape));
+        };
+        let command = string(self.py, command);
+        let Token::Map(n) = r.next()? else {
+            return Err(Failure::Bad("a request needs the name of a command and a map of arguments"));
+        };
+        let arguments = self.map(r, n, 1)?;
+        let caller = self.caller(r)?;
+        r.finish()?;
+        Ok((command, arguments, caller))
+    }
+
+    /// A session, or that and a correlation id.
+    fn caller(&mut self, r: &mut Reader) -> Decoded<'py> {
+        const BAD: Failure = Failure::Bad("a caller must be a session, or that and a correlation id");
+        match r.next()? {
+            Token::Nil => Ok(self.none()),
+            Token::Str(session) => Ok(string(self.py, session)),
+            Token::Array(2) => {
+                let session = match r.next()? {
+                    Token::Nil => self.none(),
+                    Token::Str(session) => string(self.py, session),
+                    _ => return Err(BAD),
+                };
+                let Token::Str(id) = r.next()? else { return Err(BAD) };
+                Ok(PyList::new(self.py, [session, string(self.py, id)])?.into_any())
+            }
+            _ => Err(BAD),
+        }
+    }
+
+    fn none(&self) -> Bound<'py, PyAny> {
+        self.py.None().into_bound(self.py)
+    }
+
+    /// A value that would be a container of this depth.
+    fn value(&mut self, r: &mut Reader, depth: u32) -> Decoded<'py> {
+        let py = self.py;
+        Ok(match r.next()? {
+            Token::Nil => self.none(),
+            Token::Bool(b) => PyBool::new(py, b).to_owned().into_any(),
+            Token::Int(n) => PyInt::new(py, n).into_any(),
+            Token::Uint(n) => PyInt::new(py, n).into_any(),
+            Token::Float(x) => PyFloat::new(py, x).into_any(),
+            Token::Str(s) => string(py, s),
+            Token::Bin(b) => {
+                self.bytes_inside = true;
+                PyBytes::new(py, b).into_any()
+            }
+            Token::Array(n) => self.list(r, n, depth)?.into_any(),
+            Token::Map(n) => self.map(r, n, depth)?,
+            Token::Ext(code, payload) => self.extension(r, code, payload, depth)?,
+        })
+    }
+
+    /// Into a container of this depth. What is too deep is told of the container that it lies in.
+    fn enter(&mut self, depth: u32) -> Result<()> {
+        if depth > MAX_DEPTH {
+            return refused("too_deep", format!("values are nested deeper than {MAX_DEPTH}"));
+        }
+        Ok(())
+    }
+
+    fn list(&mut self, r: &mut Reader, n: usize, depth: u32) -> Result<Bound<'py, PyList>> {
+        self.enter(depth)?;
+        let py = self.py;
+        // SAFETY: the list is new and nobody else's until it is returned. Its items are NULL until they are set, which
+        // the collector and the destructor allow for. `n` is at most the bytes that are left.
+        unsafe {
+            let list = Bound::from_owned_ptr_or_err(py, ffi::PyList_New(n as ffi::Py_ssize_t))?;
+            for i in 0..n {
+                let item = self.value(r, depth + 1).inspect_err(|_| self.path.push(Step::Index(i)))?;
+                ffi::PyList_SET_ITEM(list.as_ptr(), i as ffi::Py_ssize_t, item.into_ptr());
+            }
+            Ok(list.cast_into_unchecked())
+        }
+    }
+
+    fn map(&mut self, r: &mut Reader, n: usize, depth: u32) -> Decoded<'py> {
+        self.enter(depth)?;
+        let dict = PyDict::new(self.py);
+        for _ in 0..n {
+            let key = self.key(r)?;
+            let item = self.value(r, depth + 1).inspect_err(|_| self.path.push(Step::Key(key.clone().unbind())))?;
+            dict.set_item(key, item)?;
+        }
+        Ok(dict.into_any())
+    }
+
+    fn key(&mut self, r: &mut Reader) -> Decoded<'py> {
+        match r.next()? {
+            Token::Str(s) => Ok(string(self.py, s)),
+            Token::Int(n) => Ok(PyInt::new(self.py, n).into_any()),
+            Token::Uint(n) => Ok(PyInt::new(self.py, n).into_any()),
+            Token::Float(x) => {
+                self.path.push(Step::Key(PyFloat::new(self.py, x).into_any().unbind()));
+                refused("unsupported_key", "keys must be str or int, this one is float")
+            }
+            _ => refused("unsupported_key", "keys must be str or int"),
+        }
+    }
+
+    fn extension(&mut self, r: &mut Reader, code: i8, payload: &[u8], depth: u32) -> Decoded<'py> {
+        match code {
+            ext::TUPLE => {
+                let items = self.array(r, payload, depth + 1, "tuple")?;
+                Ok(items.to_tuple().into_any())
+            }
+            ext::SET => self.set(r, payload, depth + 1),
+            ext::BYTES => {
+                self.bytes_inside = true;
+                let view = self.buffer(payload)?;
+                // A view has no hash where the memory below it can change.
+                if !self.members {
+                    return Ok(view);
+                }
+                // SAFETY: `view` is an object.
+                Ok(unsafe { Bound::from_owned_ptr_or_err(self.py, ffi::PyBytes_FromObject(view.as_ptr())) }?)
+            }
+            ext::STR => self.text(payload),
+            ext::BIG_INT => self.big_int(payload),
+            _ => {
+                if depth + 2 > MAX_DEPTH {
+                    return refused("too_deep", format!("values are nested deeper than {MAX_DEPTH}"));
+                }
+                match code {
+                    ext::TENSOR => self.tensor(r, payload),
+                    ext::DATE => self.date(r, payload),
+                    ext::TIME => self.time(r, payload),
+                    ext::NAIVE_DATETIME => self.naive(r, payload),
+                    ext::DATETIME | ext::DECIMAL => {
+                        let mut inner = r.inside(payload);
+                        let parts = self.value(&mut inner, depth + 1)?;
+                        inner.finish()?;
+                        Ok(self.decoder.make.bind(self.py).call1((code, parts))?)
+                    }
+                    _ => refused("unsupported_type", format!("this worker does not know extension {code}")),
+                }
+            }
+        }
+    }
+
+    /// The array that fills an extension's payload.
+    fn array(&mut self, r: &Reader, payload: &[u8], depth: u32, what: &str) -> Result<Bound<'py, PyList>> {
+        let mut inner = r.inside(payload);
+        let Token::Array(n) = inner.next()? else { return bad_value(format!("a {what} must be an array")) };
+        let items = self.list(&mut inner, n, depth)?;
+        inner.finish()?;
+        Ok(items)
+    }
+
+    fn set(&mut self, r: &Reader, payload: &[u8], depth: u32) -> Decoded<'py> {
+        let around = std::mem::replace(&mut self.members, true);
+        let items = self.array(r, payload, depth, "set");
+        self.members = around;
+        // A set's members have no place of their own.
+        let items = items.inspect_err(|_| drop(self.path.pop()))?;
+        let set = match PySet::new(self.py, items.iter()) {
+            Ok(set) => set,
+            Err(error) if error.is_instance_of::<PyTypeError>(self.py) => {
+                return refused("bad_set", format!("Python cannot have this in a set: {}", error.value(self.py)));
+            }
+            Err(error) => return Err(error.into()),
+        };
+        if set.len() != items.len() {
+            return refused("bad_set", "elements of this set are equal in Python (1, 1.0 and True are)");
+        }
+        Ok(set.into_any())
+    }
+
+    /// The view of the buffer that a payload names.
+    fn buffer(&self, payload: &[u8]) -> Decoded<'py> {
+        match payload.try_into() {
+            Ok(index) => self.view(u32::from_le_bytes(index)),
+            Err(_) => refused("bad_envelope", "a buffer's index has four bytes"),
+        }
+    }
+
+    fn view(&self, index: u32) -> Decoded<'py> {
+        let count = self.buffers.as_ref().map_or(Ok(0), |buffers| buffers.len())?;
+        match &self.buffers {
+            Some(buffers) if (index as usize) < count => Ok(buffers.get_item(index)?),
+            _ => refused("bad_envelope", format!("there is no buffer {index}: {count} came")),
+        }
+    }
+
+    fn text(&self, payload: &[u8]) -> Decoded<'py> {
+        let view = self.buffer(payload)?;
+        // SAFETY: `view` is an object, and both strings end with a NUL.
+        let text = unsafe {
+            Bound::from_owned_ptr_or_err(
+                self.py,
+                ffi::PyUnicode_FromEncodedObject(view.as_ptr(), c"utf-8".as_ptr(), c"strict".as_ptr()),
+            )
+        };
+        text.or_else(|error| {
+            if error.is_instance_of::<pyo3::exceptions::PyUnicodeDecodeError>(self.py) {
+                refused("not_utf8", "a str that is not UTF-8")
+            } else {
+                Err(error.into())
+            }
+        })
+    }
+
+    fn big_int(&self, payload: &[u8]) -> Decoded<'py> {
+        let malformed = "an integer's sign or magnitude is malformed";
+        let (sign, magnitude) = match payload.split_first() {
+            Some((sign @ (0 | 1), magnitude)) if magnitude.last() != Some(&0) => (*sign, magnitude),
+            _ => return bad_value(malformed),
+        };
+        // 64 bits, or -2^63 and less of them.
+        let low = match magnitude.len() {
+            0..8 => true,
+            8 => {
+                sign == 0
+                    || u64::from_le_bytes(magnitude.try_into().map_err(|_| Failure::Bad(malformed))?) <= 1 << 63
+            }
+            _ => false,
+        };
+        if low {
+            return bad_value("an integer of 64 bits does not travel as an extension");
+        }
+        let int = self.py.get_type::<PyInt>();
+        let value = int.call_method1("from_bytes", (PyBytes::new(self.py, magnitude), "little"))?;
+        if sign == 1 { Ok(value.neg()?) } else { Ok(value) }
+    }
+
+    fn tensor(&mut self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
+        let known = {
+            let layouts = self.decoder.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+            layouts.get(payload).map(|known| (known.layout.clone_ref(self.py), known.buffer))
+        };
+        if let Some((layout, buffer)) = known {
+            let data = self.view(buffer)?;
+            return Ok(layout.bind(self.py).call_method1("over", (data,))?);
+        }
+        let bad = "a tensor must be [dtype, shape, data]";
+        let mut inner = r.inside(payload);
+        let Token::Array(3) = inner.next()? else { return refused("bad_tensor", bad) };
+        let (dtype, named_here) = match inner.next()? {
+            Token::Str(dtype) => (string(self.py, dtype), true),
+            Token::Ext(ext::STR, index) => (self.text(index)?, false),
+            _ => return refused("bad_tensor", "a tensor's type must be its name"),
+        };
+        let shape = match inner.next()? {
+            Token::Array(rank) if rank <= MAX_DIMS => self.list(&mut inner, rank, MAX_DEPTH)?,
+            _ => return refused("bad_tensor", format!("a tensor's shape must be a list of at most {MAX_DIMS} sizes")),
+        };
+        let (data, beside) = match inner.next()? {
+            Token::Bin(b) => (PyBytes::new(self.py, b).into_any(), None),
+            Token::Ext(ext::BYTES, index) => (self.buffer(index)?, index.try_into().ok().map(u32::from_le_bytes)),
+            _ => return refused("bad_tensor", "a tensor's data must be bytes"),
+        };
+        inner.finish()?;
+        let layout = self.decoder.layout.bind(self.py).call1((dtype, shape))?;
+        let made = layout.call_method1("over", (data,))?;
+        if let (true, Some(buffer)) = (named_here, beside) {
+            let mut layouts = self.decoder.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+            if layouts.len() == LAYOUTS {
+                layouts.clear();
+            }
+            layouts.insert(payload.into(), Layout { layout: layout.unbind(), buffer });
+        }
+        Ok(made)
+    }
+
+    /// The integers that fill an extension's payload.
+    fn integers<const N: usize>(&self, r: &Reader, payload: &[u8], what: &str) -> Result<[i64; N]> {
+        let mut inner = r.inside(payload);
+        let mut parts = [0; N];
+        let wrong = || bad_value(format!("a {what} must be {N} integers"));
+        match inner.next()? {
+            Token::Array(n) if n == N => {}
+            _ => return wrong(),
+        }
+        for part in &mut parts {
+            match inner.next()? {
+                Token::Int(n) => *part = n,
+                _ => return wrong(),
+            }
+        }
+        inner.finish()?;
+        Ok(parts)
+    }
+
+    fn date(&self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
+        let [y, m, d] = self.integers(r, payload, "date")?;
+        self.calendar(PyDate::new(self.py, small(y), byte(m), byte(d)), "date")
+    }
+
+    fn time(&self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
+        let [h, m, s, us] = self.integers(r, payload, "time")?;
+        self.calendar(PyTime::new(self.py, byte(h), byte(m), byte(s), micros(us), None), "time")
+    }
+
+    fn naive(&self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
+        let [y, mo, d, h, mi, s, us] = self.integers(r, payload, "datetime")?;
+        let made = PyDateTime::new(self.py, small(y), byte(mo), byte(d), byte(h), byte(mi), byte(s), micros(us), None);
+        self.calendar(made, "datetime")
+    }
+
+    fn calendar<T>(&self, made: PyResult<Bound<'py, T>>, what: &str) -> Decoded<'py> {
+        match made {
+            Ok(made) => Ok(made.into_any()),
+            Err(error) => bad_value(format!("Python has no such {what}: {}", error.value(self.py))),
+        }
+    }
+}
+
+// Numbers that are out of range stay so: Python says what is wrong with them.
+fn small(n: i64) -> i32 {
+    n.clamp(-1, 1 << 30) as i32
+}
+
+fn byte(n: i64) -> u8 {
+    u8::try_from(n).unwrap_or(u8::MAX)
+}
+
+fn micros(n: i64) -> u32 {
+    u32::try_from(n).unwrap_or(u32::MAX >> 1)
+}
+
+/// Text of ASCII alone is the most common by far, and needs no second look.
+fn string<'py>(py: Python<'py>, s: &str) -> Bound<'py, PyAny> {
+    if !s.is_ascii() {
+        return PyString::new(py, s).into_any();
+    }
+    // SAFETY: a new string of `len` characters up to 127 has room for `len` bytes, and nobody has it yet.
+    unsafe {
+        let made = ffi::PyUnicode_New(s.len() as ffi::Py_ssize_t, 127);
+        let made = Bound::from_owned_ptr_or_opt(py, made).unwrap_or_else(|| PyString::new(py, s).into_any());
+        if !s.is_empty() {
+            std::ptr::copy_nonoverlapping(s.as_ptr(), ffi::PyUnicode_DATA(made.as_ptr()).cast(), s.len());
+        }
+        made
+    }
+}

@@ -1,0 +1,369 @@
+//! A result of Python's to an envelope, and the buffers that travel beside it.
+
+use pyo3::exceptions::PyValueError;
+use pyo3::ffi;
+use pyo3::prelude::*;
+use pyo3::types::{
+    PyBool, PyByteArray, PyBytes, PyDate, PyDateAccess, PyDateTime, PyDict, PyFloat, PyFrozenSet, PyInt, PyList,
+    PyMemoryView, PySet, PyString, PyTime, PyTimeAccess, PyTuple, PyTzInfoAccess,
+};
+use snakepit_core::writer::{Writer, ext};
+use snakepit_core::{MAX_DEPTH, MAX_VALUES};
+
+/// Encodes values; belongs to one lane.
+#[pyclass(frozen, module = "snakepit._native")]
+pub struct Encoder {
+    /// Bytes and strings from here on, and arrays with as many, travel beside the envelope.
+    limit: usize,
+    /// `value -> (code, parts)`, an array as `(name, shape, buffer)`, or a plain value, for what is not known here.
+    convert: Py<PyAny>,
+    /// `source -> buffer` of bytes.
+    bytes: Py<PyAny>,
+    /// Raised for what cannot cross; where and why is found out by a second look.
+    suspect: Py<PyAny>,
+    max_buffers: usize,
+}
+
+#[pymethods]
+impl Encoder {
+    #[new]
+    fn new(limit: usize, convert: Py<PyAny>, bytes: Py<PyAny>, suspect: Py<PyAny>, max_buffers: usize) -> Self {
+        Self { limit, convert, bytes, suspect, max_buffers }
+    }
+
+    /// The envelope, and the list of buffers beside it (`None`: none).
+    fn encode<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Option<Bound<'py, PyList>>)> {
+        let py = value.py();
+        let mut run = Run { encoder: self, out: Writer::with_capacity(64), buffers: None, values: 0, limit: self.limit };
+        run.value(value, 1)?;
+        Ok((PyBytes::new(py, run.out.as_slice()), run.buffers))
+    }
+}
+
+/// One value on its way.
+struct Run<'a, 'py> {
+    encoder: &'a Encoder,
+    out: Writer,
+    buffers: Option<Bound<'py, PyList>>,
+    values: u32,
+    /// The encoder's, or none inside of an extension whose parts stay in it.
+    limit: usize,
+}
+
+impl<'py> Run<'_, 'py> {
+    fn suspect(&self, py: Python<'py>, words: &'static str) -> PyErr {
+        match self.encoder.suspect.bind(py).call1((words,)) {
+            Ok(error) => PyErr::from_value(error),
+            Err(error) => error,
+        }
+    }
+
+    fn count(&mut self, py: Python<'py>, more: usize) -> PyResult<()> {
+        match u32::try_from(more).ok().and_then(|more| self.values.checked_add(more)) {
+            Some(values) if values <= MAX_VALUES => {
+                self.values = values;
+                Ok(())
+            }
+            _ => Err(self.suspect(py, "too_many_values")),
+        }
+    }
+
+    fn enter(&self, py: Python<'py>, depth: u32) -> PyResult<()> {
+        if depth > MAX_DEPTH { Err(self.suspect(py, "too_deep")) } else { Ok(()) }
+    }
+
+    /// A value that would be a container of this depth. The order is that of how common they are.
+    fn value(&mut self, value: &Bound<'py, PyAny>, depth: u32) -> PyResult<()> {
+        let py = value.py();
+        if let Ok(text) = value.cast_exact::<PyString>() {
+            self.text(text)
+        } else if let Ok(float) = value.cast_exact::<PyFloat>() {
+            self.out.float(float.value());
+            Ok(())
+        } else if let Ok(int) = value.cast_exact::<PyInt>() {
+            self.int(int)
+        } else if let Ok(dict) = value.cast_exact::<PyDict>() {
+            self.dict(dict, depth)
+        } else if let Ok(list) = value.cast_exact::<PyList>() {
+            self.list(list, depth)
+        } else if value.is_none() {
+            self.out.nil();
+            Ok(())
+        } else if let Ok(b) = value.cast_exact::<PyBool>() {
+            self.out.bool(b.is_true());
+            Ok(())
+        } else if let Ok(tuple) = value.cast_exact::<PyTuple>() {
+            self.extension(py, ext::TUPLE, |run| {
+                run.enter(py, depth + 1)?;
+                run.array(py, tuple.len())?;
+                tuple.iter_borrowed().try_for_each(|item| run.value(&item, depth + 2))
+            })
+        } else if let Ok(bytes) = value.cast_exact::<PyBytes>() {
+            let raw = bytes.as_bytes();
+            if raw.len() >= self.limit {
+                return self.beside(py, ext::BYTES, value);
+            }
+            self.out.bin(raw);
+            Ok(())
+        } else {
+            self.rarer(value, depth)
+        }
+    }
+
+    fn text(&mut self, text: &Bound<'py, PyString>) -> PyResult<()> {
+        let s = text.to_str()?;
+        if s.len() >= self.limit && text.len()? >= self.limit {
+            let py = text.py();
+            return self.beside(py, ext::STR, PyBytes::new(py, s.as_bytes()).as_any());
+        }
+        self.out.str(s);
+        Ok(())
+    }
+
+    fn int(&mut self, int: &Bound<'py, PyInt>) -> PyResult<()> {
+        let mut overflow = 0;
+        // SAFETY: `int` is an int, so that this fails by `overflow` alone.
+        let n = unsafe { ffi::PyLong_AsLongLongAndOverflow(int.as_ptr(), &mut overflow) };
+        if overflow == 0 {
+            self.out.int(n);
+        } else if let (1, Ok(n)) = (overflow, int.extract::<u64>()) {
+            self.out.uint(n);
+        } else {
+            let magnitude = int.abs()?;
+            let bits: usize = magnitude.call_method0("bit_length")?.extract()?;
+            let bytes = magnitude.call_method1("to_bytes", (bits.div_ceil(8), "little"))?;
+            self.out.big_int(overflow < 0, bytes.cast::<PyBytes>()?.as_bytes());
+        }
+        Ok(())
+    }
+
+    fn array(&mut self, py: Python<'py>, n: usize) -> PyResult<()> {
+        self.count(py, n)?;
+        // `count` bounds it.
+        self.out.array(n as u32);
+        Ok(())
+    }
+
+    fn list(&mut self, list: &Bound<'py, PyList>, depth: u32) -> PyResult<()> {
+        let py = list.py();
+        self.enter(py, depth)?;
+        let n = list.len();
+        self.array(py, n)?;
+        for i in 0..n {
+            // A conversion of Python's may change the list.
+            let item = list.get_item(i).map_err(|_| self.suspect(py, "changed"))?;
+            self.value(&item, depth + 1)?;
+        }
+        if list.len() == n { Ok(()) } else { Err(self.suspect(py, "changed")) }
+    }
+
+    fn dict(&mut self, dict: &Bound<'py, PyDict>, depth: u32) -> PyResult<()> {
+        let py = dict.py();
+        self.enter(py, depth)?;
+        let n = dict.len();
+        self.count(py, 2 * n)?;
+        self.out.map(n as u32);
+        let (mut at, mut done) = (0, 0);
+        let (mut key, mut item) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: `PyDict_Next` gives borrowed references, which are made strong before anything else runs. A dict that
+        // changes meanwhile gives other pairs or fewer, and never what is not there: both are looked for.
+        while unsafe { ffi::PyDict_Next(dict.as_ptr(), &mut at, &mut key, &mut item) } != 0 {
+            // SAFETY: as above.
+            let (key, item) = unsafe { (Bound::from_borrowed_ptr(py, key), Bound::from_borrowed_ptr(py, item)) };
+            self.key(&key)?;
+            self.value(&item, depth + 1)?;
+            done += 1;
+            if dict.len() != n || done > n {
+                return Err(self.suspect(py, "changed"));
+            }
+        }
+        if done == n { Ok(()) } else { Err(self.suspect(py, "changed")) }
+    }
+
+    fn key(&mut self, key: &Bound<'py, PyAny>) -> PyResult<()> {
+        if let Ok(text) = key.cast_exact::<PyString>() {
+            self.out.str(text.to_str()?);
+            return Ok(());
+        }
+        if let Ok(int) = key.cast_exact::<PyInt>() {
+            if let Ok(n) = int.extract::<i64>() {
+                self.out.int(n);
+                return Ok(());
+            }
+            if let Ok(n) = int.extract::<u64>() {
+                self.out.uint(n);
+                return Ok(());
+            }
+        }
+        Err(self.suspect(key.py(), "key"))
+    }
+
+    fn extension(&mut self, py: Python<'py>, code: i8, inner: impl FnOnce(&mut Self) -> PyResult<()>) -> PyResult<()> {
+        let open = self.out.open_ext(code);
+        inner(self)?;
+        if self.out.close_ext(open) { Ok(()) } else { Err(self.suspect(py, "too_large")) }
+    }
+
+    /// With nothing beside the envelope.
+    fn whole(&mut self, inner: impl FnOnce(&mut Self) -> PyResult<()>) -> PyResult<()> {
+        let limit = std::mem::replace(&mut self.limit, usize::MAX);
+        let done = inner(self);
+        self.limit = limit;
+        done
+    }
+
+    /// A buffer beside the envelope, of bytes or of a buffer of Python's.
+    fn beside(&mut self, py: Python<'py>, code: i8, source: &Bound<'py, PyAny>) -> PyResult<()> {
+        let buffer = self.encoder.bytes.bind(py).call1((source,))?;
+        self.push(py, code, buffer)
+    }
+
+    fn push(&mut self, py: Python<'py>, code: i8, buffer: Bound<'py, PyAny>) -> PyResult<()> {
+        let buffers = self.buffers.get_or_insert_with(|| PyList::empty(py));
+        let index = buffers.len();
+        if index >= self.encoder.max_buffers {
+            return Err(self.suspect(py, "too_many_buffers"));
+        }
+        buffers.append(buffer)?;
+        self.out.buffer(code, index as u32);
+        Ok(())
+    }
+
+    fn rarer(&mut self, value: &Bound<'py, PyAny>, depth: u32) -> PyResult<()> {
+        let py = value.py();
+        if value.is_exact_instance_of::<PySet>() || value.is_exact_instance_of::<PyFrozenSet>() {
+            return self.extension(py, ext::SET, |run| {
+                run.enter(py, depth + 1)?;
+                let n = value.len()?;
+                run.array(py, n)?;
+                let mut done = 0;
+                for item in value.try_iter()? {
+                    run.value(&item?, depth + 2)?;
+                    done += 1;
+                }
+                if done == n { Ok(()) } else { Err(run.suspect(py, "changed")) }
+            });
+        }
+        if let Ok(bytes) = value.cast_exact::<PyByteArray>() {
+            if bytes.len() >= self.limit {
+                return self.beside(py, ext::BYTES, value);
+            }
+            self.out.bin(&bytes.to_vec());
+            return Ok(());
+        }
+        if value.is_exact_instance_of::<PyMemoryView>() {
+            return self.view(value);
+        }
+        if value.is_instance_of::<PyDict>() {
+            let plain = py.get_type::<PyDict>().call1((value,))?;
+            return self.dict(plain.cast::<PyDict>()?, depth);
+        }
+        if depth + 2 > MAX_DEPTH {
+            return Err(self.suspect(py, "too_deep"));
+        }
+        if self.calendar(value)? {
+            return Ok(());
+        }
+        let made = self.encoder.convert.bind(py).call1((value,))?;
+        if let Ok(parts) = made.cast_exact::<PyTuple>() {
+            return match parts.len() {
+                2 => {
+                    let code: i8 = parts.get_item(0)?.extract()?;
+                    let parts = parts.get_item(1)?;
+                    self.extension(py, code, |run| run.whole(|run| run.value(&parts, depth + 1)))
+                }
+                3 => self.tensor(parts, depth),
+                _ => Err(PyValueError::new_err("a conversion gave neither two nor three parts")),
+            };
+        }
+        self.plain(&made, depth)
+    }
+
+    /// What a conversion gave for a value that equals a plain one.
+    fn plain(&mut self, made: &Bound<'py, PyAny>, depth: u32) -> PyResult<()> {
+        let known = made.is_exact_instance_of::<PyString>()
+            || made.is_exact_instance_of::<PyFloat>()
+            || made.is_exact_instance_of::<PyInt>()
+            || made.is_exact_instance_of::<PyBool>()
+            || made.is_exact_instance_of::<PyBytes>()
+            || made.is_exact_instance_of::<PyByteArray>();
+        if known { self.value(made, depth) } else { Err(self.suspect(made.py(), "converted")) }
+    }
+
+    fn view(&mut self, value: &Bound<'py, PyAny>) -> PyResult<()> {
+        let py = value.py();
+        let contiguous: bool = value.getattr("c_contiguous")?.extract()?;
+        let size: usize = value.getattr("nbytes")?.extract()?;
+        if contiguous && size >= self.limit {
+            return self.beside(py, ext::BYTES, value);
+        }
+        let bytes = value.call_method0("tobytes")?;
+        if size >= self.limit {
+            return self.beside(py, ext::BYTES, &bytes);
+        }
+        self.out.bin(bytes.cast::<PyBytes>()?.as_bytes());
+        Ok(())
+    }
+
+    /// `[dtype, shape, data]`.
+    fn tensor(&mut self, parts: &Bound<'py, PyTuple>, depth: u32) -> PyResult<()> {
+        let py = parts.py();
+        let (name, shape, buffer) = (parts.get_item(0)?, parts.get_item(1)?, parts.get_item(2)?);
+        self.extension(py, ext::TENSOR, |run| {
+            run.array(py, 3)?;
+            run.whole(|run| {
+                run.value(&name, depth + 2)?;
+                run.value(&shape, depth + 2)
+            })?;
+            let size: usize = buffer.getattr("nbytes")?.extract()?;
+            if size >= run.limit {
+                return run.push(py, ext::BYTES, buffer);
+            }
+            let bytes = buffer.call_method0("view")?.call_method0("tobytes")?;
+            run.out.bin(bytes.cast::<PyBytes>()?.as_bytes());
+            Ok(())
+        })
+    }
+
+    /// Dates, times and datetimes without a zone. False: the value is none of them.
+    fn calendar(&mut self, value: &Bound<'py, PyAny>) -> PyResult<bool> {
+        let py = value.py();
+        if let Ok(at) = value.cast_exact::<PyDateTime>() {
+            if at.get_tzinfo().is_some() {
+                return Ok(false);
+            }
+            self.integers(
+                py,
+                ext::NAIVE_DATETIME,
+                &[
+                    at.get_year().into(),
+                    at.get_month().into(),
+                    at.get_day().into(),
+                    at.get_hour().into(),
+                    at.get_minute().into(),
+                    at.get_second().into(),
+                    at.get_microsecond().into(),
+                ],
+            )?;
+        } else if let Ok(day) = value.cast_exact::<PyDate>() {
+            self.integers(py, ext::DATE, &[day.get_year().into(), day.get_month().into(), day.get_day().into()])?;
+        } else if let Ok(time) = value.cast_exact::<PyTime>() {
+            if time.get_tzinfo().is_some() {
+                return Ok(false);
+            }
+            let (h, m, s) = (time.get_hour().into(), time.get_minute().into(), time.get_second().into());
+            self.integers(py, ext::TIME, &[h, m, s, time.get_microsecond().into()])?;
+        } else {
+            return Ok(false);
+        }
+        Ok(true)
+    }
+
+    fn integers(&mut self, py: Python<'py>, code: i8, parts: &[i64]) -> PyResult<()> {
+        self.extension(py, code, |run| {
+            run.array(py, parts.len())?;
+            parts.iter().for_each(|part| run.out.int(*part));
+            Ok(())
+        })
+    }
+}
