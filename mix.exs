@@ -11,7 +11,7 @@ defmodule Snakepit.MixProject do
       version: @version,
       elixir: "~> 1.14",
       description: "Calls Python from the BEAM, each call's bytes by the cheapest way",
-      compilers: [:cargo] ++ Mix.compilers() ++ [:snakepit_release],
+      compilers: [:cargo] ++ Mix.compilers() ++ [:snakepit_worker, :snakepit_release],
       elixirc_paths: elixirc_paths(Mix.env()),
       start_permanent: Mix.env() == :prod,
       deps: [],

@@ -4,10 +4,22 @@ defmodule Snakepit.Setup do
   # work, and knows no pools.
 
   alias Snakepit.{Config, Error, Pool, Python}
-  alias Snakepit.Python.{Environment, Preflight}
+  alias Snakepit.Python.{Environment, Extension, Preflight}
 
   @spec run(keyword() | map(), (String.t() -> any())) :: :ok | {:error, Error.t()}
-  def run(options, say), do: Environment.setup(options, say, &workers/2)
+  def run(options, say) do
+    with :ok <- Environment.setup(options, say, &workers/2), do: extensions(say)
+  end
+
+  # For the interpreters that pools name: whatever else they need is their owner's affair.
+  defp extensions(say) do
+    configured()
+    |> Enum.flat_map(&with({:ok, python} <- Python.interpreter(&1), do: [python], else: (_ -> [])))
+    |> Enum.uniq()
+    |> Enum.reduce_while(:ok, fn python, :ok ->
+      with :ok <- Extension.complete(python, say), do: {:cont, :ok}, else: (error -> {:halt, error})
+    end)
+  end
 
   # Each environment once: workers with the same variables and directories find the same modules.
   defp workers(python, say) do

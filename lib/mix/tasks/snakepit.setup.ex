@@ -13,6 +13,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
       `"pyproject.toml[dev]"` with those of its extra or group `dev`. May be repeated.
     * `--python PATH` - the interpreter to make the environment from; by default the first `python3` in the path that
       is new enough
+    * `--build-for PATH` - build the native part of workers for this interpreter, too: one that a pool names while the
+      application runs. Those that the configuration names need no mention. May be repeated
     * `--force` - make the environment anew, even if it is complete, with what is asked for now and was asked for before
     * `--forget` - with `--force`: without what earlier runs asked for
     * `--installer NAME` - `uv` or `pip`; by default uv where it is in the path
@@ -41,7 +43,8 @@ defmodule Mix.Tasks.Snakepit.Setup do
   is in them, those that they include and local packages too. To ask for less is fine: nothing is ever taken out, except
   by `--force`.
 
-  At last it imports what workers import, with the environment variables that they get, for every configured pool: an
+  It builds the native part of workers for the interpreter (cargo, which built Snakepit itself), unless it is there. At
+  last it imports what workers import, with the environment variables that they get, for every configured pool: an
   environment is complete if workers can start in it.
 
   `Snakepit.setup/1` does the same without Mix, in a script or a notebook.
@@ -58,6 +61,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
     index_url: :string,
     extra_index_url: :keep,
     find_links: :keep,
+    build_for: :keep,
     no_index: :boolean,
     offline: :boolean,
     help: :boolean
@@ -105,6 +109,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
           installer: installer(opts[:installer]),
           extra_index_url: Keyword.get_values(opts, :extra_index_url),
           find_links: Keyword.get_values(opts, :find_links),
+          build_for: Keyword.get_values(opts, :build_for),
           installer_args: passed
         ]
 

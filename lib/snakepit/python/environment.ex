@@ -7,6 +7,7 @@ defmodule Snakepit.Python.Environment do
   alias Snakepit.Options.Configured
   alias Snakepit.Python.Environment.{Check, Command, Contents, Installer, Interpreter, Options}
   alias Snakepit.Python.Environment.{Plan, Requirement, Stamp, Wheel}
+  alias Snakepit.Python.Extension
 
   @typedoc "Gives the options of the workers that an interpreter runs, each environment once; may `say` what it cannot know."
   @type workers :: (Path.t(), say() -> [Python.options()])
@@ -50,15 +51,23 @@ defmodule Snakepit.Python.Environment do
     one_library_directory(venv)
     install = fn -> under_lock(place, true) end
 
-    with :ok <- Check.run(venv, python, extras, workers.(python, say), install) do
+    with :ok <- Extension.complete(python, say),
+         :ok <- Check.run(venv, python, extras, workers.(python, say), install) do
       say.(
         "The Python environment #{Requirement.shown(venv)} is complete#{with_words(extras, wanted.requirements)}"
       )
 
       keep_out_of_git(venv)
       compile(python)
-      Check.others(python, say)
+      with :ok <- Check.others(python, say), do: build_for(options.build_for, say)
     end
+  end
+
+  defp build_for(pythons, say) do
+    Enum.reduce_while(pythons, :ok, fn named, :ok ->
+      python = ok!(Interpreter.named(named, "--build-for")).path
+      with :ok <- Extension.complete(python, say), do: {:cont, :ok}, else: (error -> {:halt, error})
+    end)
   end
 
   # The wanted contents, and the present ones.

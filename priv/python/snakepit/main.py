@@ -37,6 +37,19 @@ def _msgpack() -> None:
         _broken("msgpack", error)
 
 
+def _native() -> None:
+    try:
+        from . import _native as native
+
+        native.Decoder  # noqa: B018
+    except ImportError as error:
+        _unfit(
+            f"this Python has no native part of Snakepit: {error}",
+            f"run `mix snakepit.setup`, or `mix snakepit.setup --build-for {sys.executable}` "
+            "for an interpreter of your own; for a release, before `mix release`",
+        )
+
+
 def _broken(name: str, error: Exception) -> None:
     """What is imported in place of the right module, and by which entry of the path."""
     from importlib.machinery import PathFinder
@@ -56,6 +69,7 @@ def main() -> None:
     # First of all: nothing is imported yet that could start programs.
     leave_to_the_beam()
     _msgpack()
+    _native()
     path = os.environ.pop("SNAKEPIT_SOCKET", None)
     token = os.environ.pop("SNAKEPIT_TOKEN", None)
     if not path or not token:

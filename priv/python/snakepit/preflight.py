@@ -7,6 +7,7 @@ is not there.
 
 from __future__ import annotations
 
+import os
 import sys
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,9 @@ def main(wanted: list[str]) -> int:
         problem = _import(name) or _too_old(name, oldest)
         if problem:
             return _failed(name, _file(name), problem)
+    problem = _import("snakepit._native")
+    if problem:
+        return _failed("snakepit._native", os.path.dirname(__file__), problem)
     # Everything that a worker needs to start.
     own = "snakepit.runtime.process"
     try:

@@ -5,7 +5,7 @@ defmodule Snakepit.Python.Environment.Check do
   alias Snakepit.{Error, Python}
   alias Snakepit.Options.Configured
   alias Snakepit.Python.Environment.{Extras, Requirement}
-  alias Snakepit.Python.Preflight
+  alias Snakepit.Python.{Extension, Preflight}
 
   @doc """
   The first failure among these workers, as an error; no workers stand for a plain one. `install` is called once where a
@@ -77,7 +77,8 @@ defmodule Snakepit.Python.Environment.Check do
       {:ok, other} ->
         say.("Pools use #{named} instead, as `config :snakepit, python:` says")
 
-        with {:error, failure} <- Preflight.run(other, options, []) do
+        with :ok <- Extension.complete(other, say),
+             {:error, failure} <- Preflight.run(other, options, []) do
           mend = "Install what is missing for it: #{other} -m pip install msgpack"
           failed(Preflight.explain(failure, other, options, Preflight.to_blame(other, options, []), mend))
         end

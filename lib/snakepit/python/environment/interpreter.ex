@@ -24,8 +24,8 @@ defmodule Snakepit.Python.Environment.Interpreter do
   end
 
   @doc "The one that was named."
-  @spec named(String.t()) :: {:ok, t()} | {:error, String.t()}
-  def named(name) do
+  @spec named(String.t(), option :: String.t()) :: {:ok, t()} | {:error, String.t()}
+  def named(name, option \\ "--python") do
     found = if String.contains?(name, "/"), do: Path.expand(name), else: System.find_executable(name)
 
     if found && File.regular?(found) do
@@ -33,13 +33,13 @@ defmodule Snakepit.Python.Environment.Interpreter do
         {:ok, base} ->
           if new_enough?(base),
             do: {:ok, base},
-            else: {:error, "--python #{name} is Python #{base.version}; #{needed()}"}
+            else: {:error, "#{option} #{name} is Python #{base.version}; #{needed()}"}
 
         {:error, text} ->
-          {:error, "--python #{name} does not run: #{Failure.last_lines(text, 3)}"}
+          {:error, "#{option} #{name} does not run: #{Failure.last_lines(text, 3)}"}
       end
     else
-      {:error, "--python #{name}: there is no such program"}
+      {:error, "#{option} #{name}: there is no such program"}
     end
   end
 

@@ -62,6 +62,13 @@ defmodule Snakepit.Python.Environment.Options do
       default: false,
       doc: "Uses no network: uv takes what is in its cache, pip only `:find_links`."
     ],
+    build_for: [
+      type: {:or, [:string, {:list_of, :string}]},
+      default: [],
+      doc:
+        "Interpreters that pools name while the application runs: the native part of workers is built for them, too. It " <>
+          "is for those that the configuration names."
+    ],
     installer_args: [
       type: {:list_of, :string},
       default: [],
@@ -94,6 +101,7 @@ defmodule Snakepit.Python.Environment.Options do
     |> Map.update!(:requirements, &Requirement.listed/1)
     |> Map.update!(:extra_index_url, &List.wrap/1)
     |> Map.update!(:find_links, &List.wrap/1)
+    |> Map.update!(:build_for, &List.wrap/1)
     |> Map.update!(:with, fn words -> words |> List.wrap() |> Enum.flat_map(&split/1) |> Enum.uniq() end)
   end
 
