@@ -5,7 +5,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::prelude::*;
-use pyo3::types::{PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple};
+use pyo3::types::{
+    PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple,
+};
 use snakepit_core::reader::{BadValue, Budget, Reader, Token};
 use snakepit_core::writer::ext;
 use snakepit_core::{MAX_DEPTH, MAX_DIMS};
@@ -95,9 +97,10 @@ impl Decoder {
         let mut run = Run { decoder: self, py, buffers, path: Vec::new(), bytes_inside: false, members: false };
         let mut reader = Reader::new(bytes, &budget);
         match run.request(&mut reader) {
-            Ok((command, arguments, caller)) => {
-                PyTuple::new(py, [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()])
-            }
+            Ok((command, arguments, caller)) => PyTuple::new(
+                py,
+                [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()],
+            ),
             Err(failure) => Err(self.explained(py, failure, run.path)),
         }
     }
@@ -153,13 +156,13 @@ struct Run<'a, 'py> {
 
 impl<'py> Run<'_, 'py> {
     fn request(&mut self, r: &mut Reader) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
-        let shape = "a request must be [command, args, caller]";
-        let (Token::Array(3), Token::Str(command)) = (r.next()?, r.next()?) else {
-            return Err(Failure::Bad(shape));
+        let Token::Array(3) = r.next()? else {
+            return Err(Failure::Bad("a request must be [command, args, caller]"));
         };
-        let command = string(self.py, command);
+        let nameless = "a request needs the name of a command and a map of arguments";
+        let command = self.a_string(r)?.ok_or(Failure::Bad(nameless))?;
         let Token::Map(n) = r.next()? else {
-            return Err(Failure::Bad("a request needs the name of a command and a map of arguments"));
+            return Err(Failure::Bad(nameless));
         };
         let arguments = self.map(r, n, 1)?;
         let caller = self.caller(r)?;
@@ -172,17 +175,30 @@ impl<'py> Run<'_, 'py> {
         const BAD: Failure = Failure::Bad("a caller must be a session, or that and a correlation id");
         match r.next()? {
             Token::Nil => Ok(self.none()),
-            Token::Str(session) => Ok(string(self.py, session)),
             Token::Array(2) => {
                 let session = match r.next()? {
                     Token::Nil => self.none(),
-                    Token::Str(session) => string(self.py, session),
-                    _ => return Err(BAD),
+                    token => self.text_of(token)?.ok_or(BAD)?,
                 };
-                let Token::Str(id) = r.next()? else { return Err(BAD) };
-                Ok(PyList::new(self.py, [session, string(self.py, id)])?.into_any())
+                let id = self.a_string(r)?.ok_or(BAD)?;
+                Ok(PyList::new(self.py, [session, id])?.into_any())
             }
-            _ => Err(BAD),
+            token => self.text_of(token)?.ok_or(BAD),
+        }
+    }
+
+    /// The next value, if it is a string.
+    fn a_string(&self, r: &mut Reader) -> Result<Option<Bound<'py, PyAny>>> {
+        let token = r.next()?;
+        self.text_of(token)
+    }
+
+    /// A string, which may lie beside the envelope.
+    fn text_of(&self, token: Token) -> Result<Option<Bound<'py, PyAny>>> {
+        match token {
+            Token::Str(s) => Ok(Some(string(self.py, s))),
+            Token::Ext(ext::STR, index) => self.text(index).map(Some),
+            _ => Ok(None),
         }
     }
 
@@ -368,10 +384,7 @@ impl<'py> Run<'_, 'py> {
         // 64 bits, or -2^63 and less of them.
         let low = match magnitude.len() {
             0..8 => true,
-            8 => {
-                sign == 0
-                    || u64::from_le_bytes(magnitude.try_into().map_err(|_| Failure::Bad(malformed))?) <= 1 << 63
-            }
+            8 => sign == 0 || u64::from_le_bytes(magnitude.try_into().map_err(|_| Failure::Bad(malformed))?) <= 1 << 63,
             _ => false,
         };
         if low {
@@ -400,7 +413,7 @@ impl<'py> Run<'_, 'py> {
             _ => return refused("bad_tensor", "a tensor's type must be its name"),
         };
         let shape = match inner.next()? {
-            Token::Array(rank) if rank <= MAX_DIMS => self.list(&mut inner, rank, MAX_DEPTH)?,
+            Token::Array(rank) if rank <= MAX_DIMS => self.shape(&mut inner, rank)?,
             _ => return refused("bad_tensor", format!("a tensor's shape must be a list of at most {MAX_DIMS} sizes")),
         };
         let (data, beside) = match inner.next()? {
@@ -419,6 +432,18 @@ impl<'py> Run<'_, 'py> {
             layouts.insert(payload.into(), Layout { layout: layout.unbind(), buffer });
         }
         Ok(made)
+    }
+
+    fn shape(&self, r: &mut Reader, rank: usize) -> Result<Bound<'py, PyList>> {
+        let mut sizes = [0; MAX_DIMS];
+        for size in &mut sizes[..rank] {
+            *size = match r.next()? {
+                Token::Int(n) if n >= 0 => n as u64,
+                Token::Uint(n) => n,
+                _ => return refused("bad_tensor", "a tensor's sizes must be integers from 0"),
+            };
+        }
+        Ok(PyList::new(self.py, &sizes[..rank])?)
     }
 
     /// The integers that fill an extension's payload.

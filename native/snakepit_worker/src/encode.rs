@@ -34,7 +34,8 @@ impl Encoder {
     /// The envelope, and the list of buffers beside it (`None`: none).
     fn encode<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Option<Bound<'py, PyList>>)> {
         let py = value.py();
-        let mut run = Run { encoder: self, out: Writer::with_capacity(64), buffers: None, values: 0, limit: self.limit };
+        let mut run =
+            Run { encoder: self, out: Writer::with_capacity(64), buffers: None, values: 0, limit: self.limit };
         run.value(value, 1)?;
         Ok((PyBytes::new(py, run.out.as_slice()), run.buffers))
     }
