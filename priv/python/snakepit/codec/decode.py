@@ -1,6 +1,6 @@
 """Turns the envelope of a request and the buffers beside it into a command and its arguments.
 
-The native decoder does it. Here is what it asks Python for: layouts of tensors, datetimes with a zone, decimals, errors.
+The native decoder does it. It asks Python for layouts of tensors, datetimes with a zone, decimals and errors.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Turns a result into an envelope and the buffers that travel beside it.
 
-The native encoder does it. Here is what it asks Python for: values of types it does not know, and what is wrong with one
+The native encoder does it. It asks Python for values of types that it does not know, and for what is wrong with a value
 that cannot cross.
 """
 
@@ -70,7 +70,8 @@ class Encoder:
 def convert(value: Any) -> Any:
     """What the native encoder makes of a value whose type it does not know.
 
-    Code and parts of an extension; name, shape and buffer of an array; or the plain value that it equals. Raises `Refusal`.
+    Code and parts of an extension; name, shape and buffer of an array; or the plain value that it equals. Raises
+    `Refusal`.
     """
     kind = type(value)
     if kind in _DATETIMES or ("decimal" in sys.modules and kind is sys.modules["decimal"].Decimal):

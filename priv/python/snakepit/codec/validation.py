@@ -4,26 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from msgpack import ExtType, Timestamp
-
-from ..support.limits import MAX_DEPTH
-
 
 class Suspect(Exception):
     """Something in the value cannot cross; `locate` finds out what and where."""
 
 
 PLAIN: frozenset[type] = frozenset({int, float, bool, type(None)})
-SIZED = frozenset({str, bytes, bytearray, memoryview})
-LEAVES = PLAIN | SIZED
 # What a tool is given as it was read, without a look at the tool's annotations.
 NOT_BYTES: frozenset[type] = PLAIN | {str}
-KEYS = frozenset({str, int})
-# What msgpack would pass through as it is.
-_RAW = frozenset({ExtType, Timestamp})
-# Integer keys must be plain MessagePack integers.
-FIRST, LAST = -(1 << 63), (1 << 64) - 1
-_SEQUENCES = frozenset({list, tuple, set, frozenset})
+_KEYS = frozenset({str, int})
 
 
 def with_plain_keys(value: Any) -> Any:
@@ -48,4 +37,4 @@ def _plain_key(key: Any) -> Any:
         plain = scalar(key)
     except Exception:
         return key
-    return plain if type(plain) in KEYS else key
+    return plain if type(plain) in _KEYS else key
