@@ -262,7 +262,7 @@ defmodule Snakepit.Call do
 
     with {:error, _} = failed <-
            Pool.checkout(handle, queue_deadline(call), options.session, prefer?, call.cancellation) do
-      CommandBreaker.tell(handle.commands, suspect, failed)
+      CommandBreaker.record(handle.commands, suspect, failed)
       failed
     end
   end
@@ -287,7 +287,7 @@ defmodule Snakepit.Call do
   end
 
   defp judged({result, _seen} = answer, call, suspect) do
-    CommandBreaker.tell(call.handle.commands, suspect, result)
+    CommandBreaker.record(call.handle.commands, suspect, result)
     answer
   end
 

@@ -142,14 +142,18 @@ defmodule Snakepit.Companion do
     end
   end
 
-  defp event({:output, id, stream, line, _truncated}, state), do: tell(state, id, {:output, stream, line})
-  defp event({:started, id, pid}, state), do: tell(state, id, {:started, pid})
-  defp event({:start_failed, id, reason}, state), do: state |> tell(id, {:start_failed, reason}) |> forget(id)
-  defp event({:exited, id, status, tail}, state), do: state |> tell(id, {:exited, status, tail}) |> forget(id)
+  defp event({:output, id, stream, line, _truncated}, state), do: forward(state, id, {:output, stream, line})
+  defp event({:started, id, pid}, state), do: forward(state, id, {:started, pid})
+
+  defp event({:start_failed, id, reason}, state),
+    do: state |> forward(id, {:start_failed, reason}) |> forget(id)
+
+  defp event({:exited, id, status, tail}, state),
+    do: state |> forward(id, {:exited, status, tail}) |> forget(id)
 
   defp event({:dropped, id, lines}, state),
     do:
-      tell(
+      forward(
         state,
         id,
         {:output, :stderr, "(#{Units.counted(lines, "line of output was", "lines of output were")} dropped)"}
@@ -160,7 +164,7 @@ defmodule Snakepit.Companion do
     state
   end
 
-  defp tell(state, id, event) do
+  defp forward(state, id, event) do
     with %{^id => {owner, _}} <- state.owners, do: send(owner, {:companion, id, event})
     state
   end

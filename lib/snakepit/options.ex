@@ -103,13 +103,13 @@ defmodule Snakepit.Options do
         known = Keyword.keys(schema)
         name = if is_atom(key) or is_binary(key), do: key, else: inspect(key)
 
-        hint =
+        suggestion =
           case nearest(name, known) do
             nil -> "known are: #{Enum.map_join(known, ", ", &inspect/1)}"
             near -> "did you mean #{inspect(near)}?"
           end
 
-        {:error, key, "unknown option #{inspect(key)}; #{hint}"}
+        {:error, key, "unknown option #{inspect(key)}; #{suggestion}"}
     end
   end
 

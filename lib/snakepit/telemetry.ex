@@ -116,7 +116,7 @@ defmodule Snakepit.Telemetry do
   @spec execute(event(), map(), map()) :: :ok
   def execute(event, measurements, metadata) do
     case :persistent_term.get(@handlers, %{}) do
-      %{^event => list} -> Enum.each(list, &tell(&1, event, measurements, metadata))
+      %{^event => list} -> Enum.each(list, &run(&1, event, measurements, metadata))
       _ -> :ok
     end
 
@@ -150,7 +150,7 @@ defmodule Snakepit.Telemetry do
   defp library?, do: Code.ensure_loaded?(:telemetry) and function_exported?(:telemetry, :execute, 3)
   defp started?, do: List.keymember?(Application.started_applications(), :telemetry, 0)
 
-  defp tell({id, fun, config}, event, measurements, metadata) do
+  defp run({id, fun, config}, event, measurements, metadata) do
     fun.(event, measurements, metadata, config)
   catch
     kind, reason ->

@@ -166,8 +166,10 @@ defmodule Snakepit.Test do
     with nil <- tools[command] do
       names = tools |> Map.keys() |> Enum.sort()
       near = Snakepit.Options.nearest(command, names)
-      hint = if near, do: "did you mean #{near}?", else: "it has #{Enum.join(names, ", ")}"
-      raise ArgumentError, "pool #{inspect(pool)} has no tool #{inspect(command)} to be stubbed; #{hint}"
+      suggestion = if near, do: "did you mean #{near}?", else: "it has #{Enum.join(names, ", ")}"
+
+      raise ArgumentError,
+            "pool #{inspect(pool)} has no tool #{inspect(command)} to be stubbed; #{suggestion}"
     end
   end
 

@@ -6,11 +6,11 @@ import subprocess
 import time
 
 
-def tell(number, frame):
+def report(number, frame):
     subprocess.run(["grep", "SigIgn", "/proc/self/status"])
 
 
-signal.signal(signal.SIGALRM, tell)
+signal.signal(signal.SIGALRM, report)
 atexit.register(print, "exit handlers run", flush=True)
 print("importing", flush=True)
 time.sleep(600)

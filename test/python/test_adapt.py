@@ -10,7 +10,7 @@ from msgpack import ExtType, packb
 from beam import REQUEST, buffer, tensor
 from snakepit import tool
 from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.maintenance import Keeper
+from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.errors import CallError
 from snakepit.tools.registry import collect
@@ -44,8 +44,8 @@ class Served:
     def __init__(self, *functions):
         module = Module(**{function.__name__: function for function in functions})
         borrowed = Borrowed({})
-        keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
-        self.calls = Calls(Service(collect([module]), None, borrowed, keeper, 16_384, 0))
+        maintenance = Maintenance(None, borrowed, 60_000, lambda tokens: None)
+        self.calls = Calls(Service(collect([module]), None, borrowed, maintenance, 16_384, 0))
 
     def call(self, name, arguments, buffers=()):
         envelope = packb([name, arguments, None])

@@ -18,9 +18,9 @@ CHUNK = 1 << 16
 
 
 def arena(quota=8 * CHUNK):
-    told = []
-    made = Arena(7, CHUNK, quota, lambda i, s, fd: told.append(("chunk", i, s)), lambda i: told.append(("drop", i)))
-    return made, told
+    sent = []
+    made = Arena(7, CHUNK, quota, lambda i, s, fd: sent.append(("chunk", i, s)), lambda i: sent.append(("drop", i)))
+    return made, sent
 
 
 class SizeClasses(unittest.TestCase):
@@ -44,7 +44,7 @@ class Allocation(unittest.TestCase):
             self.run_model(rng)
 
     def run_model(self, rng):
-        memory, told = arena()
+        memory, sent = arena()
         held = {}
         for step in range(1500):
             what = rng.random()
@@ -75,7 +75,7 @@ class Allocation(unittest.TestCase):
         memory.freed(list(held))
         memory.drop_idle(0)
         self.assertEqual((memory.total, memory.live_slots()), (0, 0))
-        self.assertEqual({t[1] for t in told if t[0] == "chunk"}, {t[1] for t in told if t[0] == "drop"})
+        self.assertEqual({t[1] for t in sent if t[0] == "chunk"}, {t[1] for t in sent if t[0] == "drop"})
 
     def check_apart(self, held, place, slot):
         self.assertEqual(place[1] % 64, 0)
@@ -100,22 +100,22 @@ class Allocation(unittest.TestCase):
         self.assertIs(memory.allocate(CHUNK), large)
 
     def test_a_chunk_without_held_slots_serves_other_classes(self):
-        memory, told = arena()
+        memory, sent = arena()
         slots = [memory.force(CHUNK // 2), memory.force(CHUNK // 2)]
         for slot in slots:
             memory.release(slot)
         self.assertIsNotNone(memory.allocate(1000))
-        self.assertEqual(len(told), 1)
+        self.assertEqual(len(sent), 1)
 
     def test_a_spare_is_made_when_the_current_chunk_fills(self):
-        memory, told = arena()
+        memory, sent = arena()
         memory.force(CHUNK // 2)
         self.assertFalse(memory.wants_spare())
         memory.force(CHUNK // 2)
         self.assertTrue(memory.wants_spare())
         memory.make_spare()
         memory.make_spare()
-        self.assertEqual(len(told), 2)
+        self.assertEqual(len(sent), 2)
         self.assertIsNotNone(memory.allocate(100))
 
     def test_what_lies_inside_is_found(self):

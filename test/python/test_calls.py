@@ -21,7 +21,7 @@ import tools
 from beam import REQUEST, buffer, tensor
 from snakepit import tool
 from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.maintenance import Keeper
+from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.cancel import SIGNAL, Cancellation
 from snakepit.support.errors import CallError, ProtocolError
@@ -142,8 +142,8 @@ def nested(depth):
 
 def calls(known=None):
     borrowed = Borrowed({})
-    keeper = Keeper(None, borrowed, 60_000, lambda tokens: None)
-    return Calls(Service(known or collect([tools]), None, borrowed, keeper, 256, 0))
+    maintenance = Maintenance(None, borrowed, 60_000, lambda tokens: None)
+    return Calls(Service(known or collect([tools]), None, borrowed, maintenance, 256, 0))
 
 
 class Unspeakable(Exception):

@@ -29,7 +29,7 @@ class Telling(unittest.TestCase):
         self.cancellation = Cancellation()
         self.cancellation.running = 7
 
-    def told(self, *gaps):
+    def interrupted(self, *gaps):
         """How often it was raised since the last time, told after each of these gaps in seconds."""
         self.raised.clear()
         for gap in gaps:
@@ -37,39 +37,39 @@ class Telling(unittest.TestCase):
             self.cancellation.cancel(7)
         return len(self.raised)
 
-    def test_a_tool_that_goes_on_is_told_every_half_second(self):
-        self.assertEqual(self.told(0), 1)
-        self.assertEqual(self.told(*[0.125] * 3), 0)
-        self.assertEqual(self.told(0.125), 1)
-        self.assertEqual(self.told(*[0.125] * 24), 6)
+    def test_a_tool_that_goes_on_is_interrupted_every_half_second(self):
+        self.assertEqual(self.interrupted(0), 1)
+        self.assertEqual(self.interrupted(*[0.125] * 3), 0)
+        self.assertEqual(self.interrupted(0.125), 1)
+        self.assertEqual(self.interrupted(*[0.125] * 24), 6)
 
     def test_time_in_which_nothing_ran_does_not_count(self):
-        self.assertEqual(self.told(0), 1)
+        self.assertEqual(self.interrupted(0), 1)
         # The machine stood still; this process did, and finds what it was told meanwhile all at once.
-        self.assertEqual(self.told(30.0), 0)
-        self.assertEqual(self.told(30.0, *[0.0] * 300), 0)
-        self.assertEqual(self.told(*[0.0625] * 3), 0)
-        self.assertEqual(self.told(0.0625), 1)
+        self.assertEqual(self.interrupted(30.0), 0)
+        self.assertEqual(self.interrupted(30.0, *[0.0] * 300), 0)
+        self.assertEqual(self.interrupted(*[0.0625] * 3), 0)
+        self.assertEqual(self.interrupted(0.0625), 1)
 
-    def test_each_call_is_told_at_once(self):
-        self.assertEqual(self.told(0, 0.1), 1)
+    def test_each_call_is_interrupted_at_once(self):
+        self.assertEqual(self.interrupted(0, 0.1), 1)
         self.cancellation.running = 0
         self.cancellation.over()
         self.cancellation.running = 6
-        self.assertEqual(self.told(0.1), 1)
+        self.assertEqual(self.interrupted(0.1), 1)
         self.assertEqual(self.raised, [6])
 
-    def test_one_that_imports_is_told_as_soon_as_it_does_not(self):
+    def test_one_that_imports_is_interrupted_as_soon_as_it_does_not(self):
         self.importing = True
-        self.assertEqual(self.told(0, 0.1, 0.1), 0)
+        self.assertEqual(self.interrupted(0, 0.1, 0.1), 0)
         self.assertTrue(self.cancellation.cancelled)
         self.importing = False
-        self.assertEqual(self.told(0.1), 1)
-        self.assertEqual(self.told(0.1), 0)
+        self.assertEqual(self.interrupted(0.1), 1)
+        self.assertEqual(self.interrupted(0.1), 0)
 
     def test_a_later_call_is_none_of_those(self):
         self.cancellation.running = 8
-        self.assertEqual(self.told(0, 1.0), 0)
+        self.assertEqual(self.interrupted(0, 1.0), 0)
         self.assertFalse(self.cancellation.cancelled)
 
 

@@ -1,4 +1,4 @@
-"""What the BEAM is told about tools: bounded, and always something that can be packed."""
+"""What the BEAM is shown about tools: bounded, and always something that can be packed."""
 
 import unittest
 
@@ -19,50 +19,50 @@ class CatalogTest(unittest.TestCase):
             """A \ud800 doc."""
             yield x
 
-        told = entry(f)
-        packb(told)
-        self.assertEqual(told["kind"], "stream")
-        self.assertEqual(told["doc"], "A \\ud800 doc.")
-        self.assertEqual(told["returns"], "dict[str, int]")
+        shown = entry(f)
+        packb(shown)
+        self.assertEqual(shown["kind"], "stream")
+        self.assertEqual(shown["doc"], "A \\ud800 doc.")
+        self.assertEqual(shown["returns"], "dict[str, int]")
         self.assertEqual(
-            [(p["name"], p["kind"], p["annotation"], p["default"]) for p in told["parameters"]],
+            [(p["name"], p["kind"], p["annotation"], p["default"]) for p in shown["parameters"]],
             [
                 ("x", "plain", "int", "1"),
                 ("y", "keyword_only", "list[str] | None", "None"),
                 ("rest", "rest", "float", None),
             ],
         )
-        self.assertEqual((told["file"], told["line"]), (__file__, f.__code__.co_firstlineno))
+        self.assertEqual((shown["file"], shown["line"]), (__file__, f.__code__.co_firstlineno))
 
     def test_what_is_no_function_has_no_place(self):
         class Callable:
             def __call__(self, x):
                 return x
 
-        told = entry(Callable())
-        self.assertEqual((told["file"], told["line"], told["kind"]), (None, None, "function"))
-        self.assertEqual([p["name"] for p in told["parameters"]], ["x"])
+        shown = entry(Callable())
+        self.assertEqual((shown["file"], shown["line"], shown["kind"]), (None, None, "function"))
+        self.assertEqual([p["name"] for p in shown["parameters"]], ["x"])
 
     def test_long_texts_are_cut(self):
         def f(x="y" * 10_000):
             return x
 
         f.__doc__ = "d" * 100_000
-        told = entry(f)
-        self.assertEqual(len(told["parameters"][0]["default"]), 1024)
-        self.assertEqual(len(told["doc"]), 16 << 10)
-        self.assertTrue(told["doc"].endswith("…"))
+        shown = entry(f)
+        self.assertEqual(len(shown["parameters"][0]["default"]), 1024)
+        self.assertEqual(len(shown["doc"]), 16 << 10)
+        self.assertTrue(shown["doc"].endswith("…"))
 
-    def test_of_very_many_the_last_are_told_briefly(self):
+    def test_of_very_many_the_last_are_shown_briefly(self):
         def f(x):
             return x
 
         f.__doc__ = "d" * 16_000
-        told = describe({str(n): Tool(str(n), f) for n in range(2_000)})
-        self.assertEqual(len(told), 2_000)
-        self.assertLess(len(packb(told)), 10 << 20)
-        self.assertEqual((told[0]["doc"] is None, told[-1]["doc"]), (False, None))
-        self.assertEqual(told[-1]["signature"], "(x)")
+        shown = describe({str(n): Tool(str(n), f) for n in range(2_000)})
+        self.assertEqual(len(shown), 2_000)
+        self.assertLess(len(packb(shown)), 10 << 20)
+        self.assertEqual((shown[0]["doc"] is None, shown[-1]["doc"]), (False, None))
+        self.assertEqual(shown[-1]["signature"], "(x)")
         self.assertEqual(catalog._MOST, 8 << 20)
 
 

@@ -254,7 +254,7 @@ class Crossing(unittest.TestCase):
         # It serves on.
         self.assertEqual(encoder.encode((1, {"a": (2,)})), Encoder(LIMIT).encode((1, {"a": (2,)})))
 
-    def test_what_has_no_hint(self):
+    def test_what_has_no_suggestion(self):
         class Color(enum.IntEnum):
             RED = 1
 

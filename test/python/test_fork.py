@@ -240,13 +240,13 @@ class Locks(unittest.TestCase):
             from snakepit.support import context
             from snakepit.support.cancel import Cancellation
             from snakepit.wire.control import Control
-            from snakepit.memory.maintenance import Keeper
+            from snakepit.memory.maintenance import Maintenance
             os.register_at_fork(after_in_child=fork.become_child)
             borrowed, cancellation = Borrowed({}), Cancellation()
             control = Control(socket.socketpair()[0])
-            keeper = Keeper(arena, borrowed, 60_000, lambda tokens: None)
+            maintenance = Maintenance(arena, borrowed, 60_000, lambda tokens: None)
             locks = [arena._lock, borrowed._counting, borrowed._arrival, cancellation._lock, control._lock,
-                     fork._growing, keeper._wake._cond, context._lock]
+                     fork._growing, maintenance._wake._cond, context._lock]
             are_held, done = threading.Event(), threading.Event()
             def hold():
                 for lock in locks:
@@ -268,7 +268,7 @@ class Locks(unittest.TestCase):
                     cancellation.cancel(1)
                     assert not control._lock.locked()
                     [fork.add(1, 1) for _ in range(2000)]
-                keeper.stop()
+                maintenance.stop()
             if sys.argv[1] == "python":
                 status = child(look)
             else:

@@ -38,7 +38,7 @@ class Identity(unittest.TestCase):
         identity.resized(6)
         self.assertEqual((own.size, snakepit.worker().size), (4, 6))
 
-    def test_a_forked_child_is_told_what_its_parent_is(self):
+    def test_a_forked_child_knows_what_its_parent_is(self):
         identity.become("ml", 1, 4, 1)
         out, into = os.pipe()
         child = os.fork()

@@ -59,7 +59,7 @@ class LogChannelTest(unittest.TestCase):
             sent += 1
         return sent
 
-    def test_what_finds_no_room_is_dropped_counted_and_told_once(self):
+    def test_what_finds_no_room_is_dropped_counted_and_reported_once(self):
         sent = self.fill()
         for _ in range(99):
             self.channel.send(["more"], False)
@@ -68,7 +68,7 @@ class LogChannelTest(unittest.TestCase):
         self.assertEqual([message[0] for message in came], list(range(sent - 1)))
         self.channel.send(["then"], False)
         self.assertEqual(self.reader.messages(), [["dropped", 100], ["then"]])
-        self.channel.tell_dropped()
+        self.channel.send_dropped()
         self.assertEqual((self.reader.messages(), self.channel.dropped), ([], 0))
 
     def test_it_waits_a_bounded_share_of_the_time(self):
@@ -130,10 +130,10 @@ class LogChannelTest(unittest.TestCase):
         done.set()
         reader.join()
         self.assertEqual(errors, [])
-        told = sum(message[1] for message in came if message[0] == "dropped")
+        reported = sum(message[1] for message in came if message[0] == "dropped")
         records = [tuple(message[:2]) for message in came if message[0] != "dropped"]
         self.assertEqual(len(records), len(set(records)))
-        self.assertEqual(len(records) + told + self.channel.dropped, 20_000)
+        self.assertEqual(len(records) + reported + self.channel.dropped, 20_000)
 
     def test_frames_stay_whole_whoever_interrupts(self):
         """Each line of it is interrupted once, by somebody who logs as well."""

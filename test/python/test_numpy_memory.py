@@ -14,7 +14,7 @@ import numpy as np
 from snakepit.codec.encode import Encoder
 from snakepit.memory.arena import Arena
 from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.maintenance import Keeper
+from snakepit.memory.maintenance import Maintenance
 from snakepit.memory.numpy_memory import LARGE, NumpyMemory
 from snakepit.memory.placement import Placer
 from snakepit.support.limits import ZERO_COPY
@@ -38,8 +38,8 @@ class NumpyMemoryTest(unittest.TestCase):
         return contextvars.copy_context().run(super().run, result)
 
     def setUp(self):
-        self.keeper = Keeper(None, Borrowed({}), 60_000, lambda tokens: None)
-        self.placer = Placer(ARENA, self.keeper, MEMORY.install)
+        self.maintenance = Maintenance(None, Borrowed({}), 60_000, lambda tokens: None)
+        self.placer = Placer(ARENA, self.maintenance, MEMORY.install)
         self.encoder = Encoder(4096)
         # As in a worker: the first result is copied, and so warms the memory for the next.
         self.send([np.ones(N, np.uint8) for _ in range(6)])

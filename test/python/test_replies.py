@@ -10,7 +10,7 @@ from beam import GRPC, INLINE, REQUEST, ZERO_COPY, Beam
 from snakepit.codec.buffers import Bytes
 from snakepit.memory.arena import Arena
 from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.maintenance import Keeper
+from snakepit.memory.maintenance import Maintenance
 from snakepit.memory.placement import TOKENS, Placer
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.errors import CallError
@@ -42,7 +42,7 @@ def arena(quota=8 * MIB):
 
 
 def placer(own=None, **limits):
-    return Placer(own, Keeper(own, Borrowed({}), 60_000, lambda tokens: None), None, **limits)
+    return Placer(own, Maintenance(own, Borrowed({}), 60_000, lambda tokens: None), None, **limits)
 
 
 class Limits(unittest.TestCase):
@@ -103,7 +103,9 @@ class Limits(unittest.TestCase):
 
     def test_an_envelope_that_nothing_can_carry(self):
         borrowed = Borrowed({})
-        calls = Calls(Service(collect([tools]), None, borrowed, Keeper(None, borrowed, 60_000, lambda _: None), 256, 0))
+        calls = Calls(
+            Service(collect([tools]), None, borrowed, Maintenance(None, borrowed, 60_000, lambda _: None), 256, 0)
+        )
         calls._max_envelope = 5_000
         envelope = packb(["identity", {"x": list(range(20_000))}, None])
         frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope

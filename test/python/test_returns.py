@@ -15,7 +15,7 @@ class Row(typing.TypedDict):
     n: int
 
 
-def told(annotation, *values, late=None):
+def reported(annotation, *values, late=None):
     """The warnings of a tool that returns these, one call after the other."""
     left = list(values)
 
@@ -69,35 +69,35 @@ DIFFERENT = [
 
 
 class Returns(unittest.TestCase):
-    def test_one_place_is_told_once_whichever_value_is_there(self):
-        checked, words = told(typing.Literal["a"], *(f"b{n}" for n in range(100)))
+    def test_one_place_is_reported_once_whichever_value_is_there(self):
+        checked, words = reported(typing.Literal["a"], *(f"b{n}" for n in range(100)))
         for _ in range(100):
             checked.call()
         self.assertEqual(len(words), 1)
-        checked, words = told(list[int], *([0] * n + ["x"] for n in range(50)))
+        checked, words = reported(list[int], *([0] * n + ["x"] for n in range(50)))
         for _ in range(50):
             checked.call()
         self.assertEqual(len(words), 1)
-        checked, words = told(dict[str, int], *({str(n): "x"} for n in range(200)))
+        checked, words = reported(dict[str, int], *({str(n): "x"} for n in range(200)))
         for _ in range(200):
             checked.call()
         self.assertEqual(len(words), 20)
 
-    def test_what_fits_is_not_told(self):
+    def test_what_fits_is_not_reported(self):
         for annotation, value in FITTING:
             with self.subTest(annotation=annotation):
-                checked, words = told(annotation, value)
+                checked, words = reported(annotation, value)
                 self.assertIs(checked.call(), value)
                 self.assertEqual(words, [])
 
-    def test_what_differs_is_told_once(self):
+    def test_what_differs_is_reported_once(self):
         for annotation, value, wanted in DIFFERENT:
             with self.subTest(annotation=annotation):
-                checked, words = told(annotation, value, value)
+                checked, words = reported(annotation, value, value)
                 self.assertIs(checked.call(), value)
                 checked.call()
                 self.assertEqual(words, [wanted])
-        checked, words = told(int, "a", None, "b")
+        checked, words = reported(int, "a", None, "b")
         for _ in range(3):
             checked.call()
         # One place, one warning.
@@ -109,7 +109,7 @@ class Returns(unittest.TestCase):
             yield "a"
             return "end"
 
-        checked, words = told(collections.abc.Iterator[int], late=generator)
+        checked, words = reported(collections.abc.Iterator[int], late=generator)
         source = checked.call()
         self.assertEqual([next(source), next(source)], [1, "a"])
         with self.assertRaises(StopIteration) as stopped:
@@ -120,7 +120,7 @@ class Returns(unittest.TestCase):
         async def later():
             return "a"
 
-        checked, words = told(int, late=later)
+        checked, words = reported(int, late=later)
         with self.assertRaises(StopIteration) as stopped:
             checked.call().send(None)
         self.assertEqual((stopped.exception.value, words), ("a", ["tool f returned str; its annotation says int"]))
@@ -134,7 +134,7 @@ class Returns(unittest.TestCase):
             finally:
                 ended.append(True)
 
-        checked, _ = told(collections.abc.Iterator[int], late=generator)
+        checked, _ = reported(collections.abc.Iterator[int], late=generator)
         source = checked.call()
         next(source)
         source.close()

@@ -19,8 +19,8 @@ class Imports(unittest.TestCase):
         self.before = sys.path[:], sys.meta_path[:], set(sys.modules)
         sys.path[:0] = [self.dir, self.elsewhere]
         self.writes, sys.dont_write_bytecode = sys.dont_write_bytecode, False
-        self.told = []
-        Sources([self.dir], lambda *source: self.told.append(source)).install()
+        self.sent = []
+        Sources([self.dir], lambda *source: self.sent.append(source)).install()
 
     def tearDown(self):
         sys.path[:], sys.meta_path[:] = self.before[:2]
@@ -49,16 +49,16 @@ class Imports(unittest.TestCase):
         self.fresh("sources_a")
         self.fresh("sources_a")
         self.fresh("sources_d")
-        self.assertEqual([source[0] for source in self.told], [package, b])
-        self.assertEqual(self.told[1], (b, 5, crc32(b"X = 1")))
+        self.assertEqual([source[0] for source in self.sent], [package, b])
+        self.assertEqual(self.sent[1], (b, 5, crc32(b"X = 1")))
 
-    def test_a_file_that_cannot_be_imported_is_told_before(self):
+    def test_a_file_that_cannot_be_imported_is_sent_before(self):
         path = self.write("sources_e.py", "return (")
         with self.assertRaises(SyntaxError):
             self.fresh("sources_e")
         with self.assertRaises(ModuleNotFoundError):
             self.fresh("sources_that_are_nowhere")
-        self.assertEqual([source[0] for source in self.told], [path])
+        self.assertEqual([source[0] for source in self.sent], [path])
 
     def test_what_comes_before_the_path_comes_before_it_still(self):
         self.write("time.py", "raise ValueError")
@@ -67,7 +67,7 @@ class Imports(unittest.TestCase):
             importlib.import_module("time")
         finally:
             sys.modules["time"] = saved
-        self.assertEqual(self.told, [])
+        self.assertEqual(self.sent, [])
         self.assertIs(sys.meta_path[sys.meta_path.index(PathFinder) - 1].__class__, Sources)
 
     def test_bytecode_of_the_same_second_is_not_believed(self):

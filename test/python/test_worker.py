@@ -38,7 +38,7 @@ class Serving(unittest.TestCase):
         self.assertEqual(self.call("add", {"a": 1, "b": 1}).envelope, 2)
         return reply.envelope
 
-    def test_tools_are_told(self):
+    def test_tools_are_listed(self):
         tools = {t["name"]: t for t in self.beam.ready[1]["tools"]}
         self.assertEqual(tools["add"]["signature"], "(a: int, b: int) -> int")
         self.assertIn("renamed", tools)
@@ -126,16 +126,16 @@ class Serving(unittest.TestCase):
         self.returned(place[3])
 
     def test_streams(self):
-        def told(command, args):
+        def stream(command, args):
             return [(r.kind, r.envelope) for r in self.beam.stream(command, args)]
 
         for command in ("count", "acount"):
-            self.assertEqual(told(command, {"n": 3}), [(3, 0), (3, 1), (3, 2), (4, None)])
+            self.assertEqual(stream(command, {"n": 3}), [(3, 0), (3, 1), (3, 2), (4, None)])
             self.assertEqual(self.call(command, {"n": 3}).envelope, [0, 1, 2])
-        self.assertEqual(told("identity", {"x": [1, 2]}), [(3, [1, 2]), (4, None)])
-        self.assertEqual(told("later", {"x": 1}), [(3, 1), (4, None)])
-        self.assertEqual([k for k, _ in told("breaks_after", {"n": 2})], [3, 3, 2])
-        self.assertEqual(told("add", {"a": 1})[0][1]["reason"], "missing_argument")
+        self.assertEqual(stream("identity", {"x": [1, 2]}), [(3, [1, 2]), (4, None)])
+        self.assertEqual(stream("later", {"x": 1}), [(3, 1), (4, None)])
+        self.assertEqual([k for k, _ in stream("breaks_after", {"n": 2})], [3, 3, 2])
+        self.assertEqual(stream("add", {"a": 1})[0][1]["reason"], "missing_argument")
         self.assertEqual([len(r.buffers) for r in self.beam.stream("count", {"n": 2, "size": 9000})], [1, 1, 0])
         place = self.beam.share(DATA.tobytes())
         replies = list(self.beam.stream("hold_stream", {"x": X}, places=[place]))
@@ -431,7 +431,7 @@ class Life(unittest.TestCase):
             beam.call("let_go", freed=reply.tokens)
             self.assertEqual(beam.message("drop"), ["drop", reply.places[0][0]])
 
-    def test_memory_is_given_back_when_told(self):
+    def test_memory_is_given_back_when_asked(self):
         with Beam() as beam:
             reply = beam.call("zeros", {"n": 10_000}, mask=ZERO_COPY, flags=1)
             beam.call("let_go", freed=reply.tokens)

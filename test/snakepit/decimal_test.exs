@@ -106,7 +106,7 @@ defmodule Snakepit.DecimalTest do
     end
   end
 
-  test "a decimal out of range is an error with a hint, and the worker goes on" do
+  test "a decimal out of range is an error with a suggestion, and the worker goes on" do
     pool = pool!()
 
     for code <- ["x = decimal.Decimal('sNaN')", "x = decimal.Decimal('7' * 5_000)"] do

@@ -58,7 +58,7 @@ defmodule Snakepit.DependencyTest do
     def first_pool do
       {:ok, _} = Application.ensure_all_started(:snakepit)
       {:error, error} = Snakepit.execute("add", %{a: 1, b: 2})
-      tell(error.message)
+      print(error.message)
     end
 
     def first_module(python) do
@@ -66,7 +66,7 @@ defmodule Snakepit.DependencyTest do
       first_pool()
     end
 
-    # What both kinds of listeners are told of the same calls.
+    # What both kinds of listeners got of the same calls.
     def events(python, path) do
       {:ok, _} = Application.ensure_all_started(:my_app)
       found(hd(Snakepit.Telemetry.events()))
@@ -87,7 +87,7 @@ defmodule Snakepit.DependencyTest do
       {:ok, _} = Calibration.run(handle, budget_ms: 20)
       :ok = ThresholdManager.adjust_threshold(:events, %{data_type: :tensor, bytes: 77})
       :ok = Application.stop(:snakepit)
-      tell({told(:library), told(:own)})
+      print({caught(:library), caught(:own)})
     end
 
     # Nobody has attached anything to Snakepit's own.
@@ -95,15 +95,15 @@ defmodule Snakepit.DependencyTest do
 
     def heard(event, measurements, metadata, {pid, by}), do: send(pid, {by, event, measurements, metadata})
 
-    defp told(by) do
+    defp caught(by) do
       receive do
-        {^by, event, measurements, metadata} -> [{event, measurements, metadata} | told(by)]
+        {^by, event, measurements, metadata} -> [{event, measurements, metadata} | caught(by)]
       after
         0 -> []
       end
     end
 
-    defp tell(term), do: IO.puts(["told: ", Base.encode64(:erlang.term_to_binary(term))])
+    defp print(term), do: IO.puts(["printed: ", Base.encode64(:erlang.term_to_binary(term))])
   end
   """
 
@@ -137,11 +137,11 @@ defmodule Snakepit.DependencyTest do
     %{said: said, program: Path.join(app, "_build/prod/rel/my_app/bin/my_app"), cwd: elsewhere}
   end
 
-  defp told(%{program: program, cwd: cwd}, code) do
+  defp printed(%{program: program, cwd: cwd}, code) do
     {text, status} = System.cmd(program, ["eval", code], cd: cwd, stderr_to_stdout: true)
-    told = Regex.run(~r/^told: (\S+)$/m, text, capture: :all_but_first)
-    assert told, "status #{status}: #{text}"
-    told |> hd() |> Base.decode64!() |> :erlang.binary_to_term()
+    printed = Regex.run(~r/^printed: (\S+)$/m, text, capture: :all_but_first)
+    assert printed, "status #{status}: #{text}"
+    printed |> hd() |> Base.decode64!() |> :erlang.binary_to_term()
   end
 
   test "an application compiles without a warning; mix release warns of paths that will not work", %{
@@ -157,12 +157,12 @@ defmodule Snakepit.DependencyTest do
 
   test "a pool that finds no environment or no modules in a release says how to mend it",
        %{cwd: cwd} = release do
-    message = told(release, "MyApp.first_pool()")
+    message = printed(release, "MyApp.first_pool()")
 
     assert message =~
              "no Python environment at #{cwd}/.snakepit/venv/bin/python: no such file or directory (enoent); set `config :snakepit, venv: {:my_app, \"priv/venv\"}`"
 
-    message = told(release, "MyApp.first_module(#{inspect(Snakepit.Python.venv_python())})")
+    message = printed(release, "MyApp.first_module(#{inspect(Snakepit.Python.venv_python())})")
 
     assert message =~
              "looked for in #{cwd}/priv/python (no such directory): set `python_path: [{:my_app, \"priv/python\"}]`"
@@ -170,7 +170,7 @@ defmodule Snakepit.DependencyTest do
 
   test "the application :telemetry gets every event that Snakepit's own handlers get", release do
     python = inspect(Snakepit.Python.venv_python())
-    {library, own} = told(release, "MyApp.events(#{python}, #{inspect(@tools)})")
+    {library, own} = printed(release, "MyApp.events(#{python}, #{inspect(@tools)})")
     assert Enum.sort(library) == Enum.sort(own)
     events = library |> Enum.map(&elem(&1, 0)) |> Enum.uniq()
 

@@ -24,7 +24,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
 
   setup %{tmp_dir: dir} do
     mark = "misbehaving_workers-#{System.unique_integer([:positive])}-#{System.pid()}"
-    before = settled(mark)
+    before = at_rest(mark)
 
     on_exit(fn ->
       unless eventually?(fn -> Footprint.nothing?(Footprint.growth(before, Footprint.take(mark))) end) do
@@ -38,7 +38,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
   end
 
   # Garbage of earlier tests must not hide what this one leaves.
-  defp settled(mark),
+  defp at_rest(mark),
     do: eventually(fn -> Footprint.take(mark) == Footprint.take(mark) && Footprint.take(mark) end)
 
   defp eventually?(fun, tries \\ 1000),
@@ -397,7 +397,7 @@ defmodule Snakepit.MisbehavingWorkersTest do
       ] do
     @tag :capture_log
     test "#{lie}: the good record is logged, and the worker goes on", context do
-      pool = :"zoo_#{System.unique_integer([:positive])}"
+      pool = :"misbehaving_#{System.unique_integer([:positive])}"
       Snakepit.LogCatcher.start(pool)
       ^pool = context |> malicious_worker(name: pool, env: %{"MISBEHAVING" => unquote(lie)}) |> pool!()
       assert_receive {:logged, :error, "[" <> message, %{python_logger: "malicious_worker"}}, 10_000

@@ -736,7 +736,7 @@ defmodule Snakepit.NativeTest do
 
       spawn(fn ->
         answer = checkout(queue, -1, false)
-        send(me, {self(), untold(answer)})
+        send(me, {self(), plain(answer)})
         clerk_loop(me, answer)
       end)
     end
@@ -744,15 +744,15 @@ defmodule Snakepit.NativeTest do
     defp clerk_loop(me, held) do
       receive do
         {:snakepit_lane, _key, answer} = message ->
-          send(me, {self(), untold(message)})
+          send(me, {self(), plain(message)})
           clerk_loop(me, {held, answer})
       end
     end
 
     # Without the checkout: a copy of it would keep it alive.
-    defp untold({:ok, id, epoch, _checkout}), do: {:ok, id, epoch}
-    defp untold({:snakepit_lane, key, answer}), do: {:snakepit_lane, key, untold(answer)}
-    defp untold(answer), do: answer
+    defp plain({:ok, id, epoch, _checkout}), do: {:ok, id, epoch}
+    defp plain({:snakepit_lane, key, answer}), do: {:snakepit_lane, key, plain(answer)}
+    defp plain(answer), do: answer
 
     defp kill(pid) do
       ref = Process.monitor(pid)

@@ -101,8 +101,12 @@ defmodule Snakepit.TestTest do
       id = make_ref()
       events = [[:snakepit, :call, :stop], [:snakepit, :worker, :up], [:snakepit, :worker, :down]]
       name = :"fake_#{System.unique_integer([:positive])}"
-      tell = fn event, measured, data, _ -> if data.pool == name, do: send(test, {event, measured, data}) end
-      :ok = Snakepit.Telemetry.attach(id, events, tell)
+
+      forward = fn event, measured, data, _ ->
+        if data.pool == name, do: send(test, {event, measured, data})
+      end
+
+      :ok = Snakepit.Telemetry.attach(id, events, forward)
       on_exit(fn -> Snakepit.Telemetry.detach(id) end)
       {:ok, _} = Snakepit.Test.start_pool(name: name, tools: Snakepit.FakeTools, size: 1)
       assert_receive {[:snakepit, :worker, :up], _, %{os_pid: nil}}
@@ -246,7 +250,7 @@ defmodule Snakepit.TestTest do
 
     test "is called with what a Python tool would be called with" do
       test = self()
-      pool = fake!(tools: %{"tell" => fn args -> send(test, {:args, args}) && nil end})
+      pool = fake!(tools: %{"report" => fn args -> send(test, {:args, args}) && nil end})
       when_ = ~U[2024-02-29 12:30:45Z]
 
       args = %{
@@ -258,7 +262,7 @@ defmodule Snakepit.TestTest do
         g: nil
       }
 
-      assert {:ok, nil} = Snakepit.execute("tell", args, pool: pool)
+      assert {:ok, nil} = Snakepit.execute("report", args, pool: pool)
       assert_receive {:args, seen}
 
       assert seen == %{

@@ -11,7 +11,7 @@ defmodule Snakepit.LogCatcher do
 
   @doc "Keeps whoever logs for the pool, once it says `text`, until `go_on/1`: `{:kept, pid}` says who that is."
   def keep(pool, text) do
-    id = :"snakepit_keeper_#{System.unique_integer([:positive])}"
+    id = :"snakepit_blocker_#{System.unique_integer([:positive])}"
     :ok = :logger.add_handler(id, __MODULE__, %{config: %{pool: pool, test: self(), keep: text}})
     ExUnit.Callbacks.on_exit(fn -> :logger.remove_handler(id) end)
   end

@@ -57,9 +57,9 @@ defmodule Snakepit.Bench.Chaos do
     mark = "snakepit-chaos-#{System.pid()}-#{System.unique_integer([:positive])}"
     # What stays once everything was used is no leak.
     {_, _} = pool_round(%__MODULE__{}, 2, mark, :rand.seed_s(:exsss, seed))
-    before = settled(mark, nil)
+    before = at_rest(mark, nil)
     {seen, random} = rounds(%__MODULE__{}, kills, mark, :rand.seed_s(:exsss, seed))
-    seen = %{seen | leaked: Footprint.growth(before, settled(mark, before))}
+    seen = %{seen | leaked: Footprint.growth(before, at_rest(mark, before))}
     Enum.each(Footprint.processes(mark), &Footprint.kill(&1, mark))
     doomed(seen, vms, mark, random)
   end
@@ -179,7 +179,7 @@ defmodule Snakepit.Bench.Chaos do
   defp kill(pid, mark), do: Footprint.kill(pid, mark)
 
   # What is left once nothing changes any more, or two seconds later.
-  defp settled(mark, before, tries \\ 40) do
+  defp at_rest(mark, before, tries \\ 40) do
     now = Footprint.take(mark)
 
     done? =
@@ -189,7 +189,7 @@ defmodule Snakepit.Bench.Chaos do
       now
     else
       Process.sleep(50)
-      settled(mark, before, tries - 1)
+      at_rest(mark, before, tries - 1)
     end
   end
 

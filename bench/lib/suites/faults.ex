@@ -44,14 +44,14 @@ defmodule Snakepit.Bench.Faults do
     faults = plan(library, most)
     done = :counters.new(1, [])
 
-    tell = fn {fault, %{problems: problems}} ->
+    show = fn {fault, %{problems: problems}} ->
       :counters.add(done, 1, 1)
       progress.("#{:counters.get(done, 1)} of #{length(faults)}")
       # A count alone mends nothing.
       for {kind, words} <- problems, do: Mix.shell().error("\n#{words(fault)}: #{kind}: #{words}")
     end
 
-    library |> make(faults, tell) |> figures()
+    library |> make(faults, show) |> figures()
   end
 
   @doc "Builds the library that makes calls fail."
@@ -74,29 +74,29 @@ defmodule Snakepit.Bench.Faults do
 
   @doc "Makes these faults happen, in as few VMs as will do; what was seen of each that did, also told as it comes."
   @spec make(Path.t(), [Control.fault()], (seen() -> any())) :: [seen()]
-  def make(library, faults, tell \\ fn _ -> :ok end) do
+  def make(library, faults, show \\ fn _ -> :ok end) do
     0..(@hosts - 1)
     |> Enum.map(fn n -> faults |> Enum.drop(n) |> Enum.take_every(@hosts) end)
-    |> Enum.map(fn share -> Task.async(fn -> in_turn(library, share, nil, tell) end) end)
+    |> Enum.map(fn share -> Task.async(fn -> in_turn(library, share, nil, show) end) end)
     |> Task.await_many(:infinity)
     |> Enum.concat()
   end
 
-  defp in_turn(_library, [], host, _tell) do
+  defp in_turn(_library, [], host, _show) do
     if host, do: Host.stop(host)
     []
   end
 
-  defp in_turn(library, [fault | rest], host, tell) do
+  defp in_turn(library, [fault | rest], host, show) do
     host = host || Host.start(library, directory())
     {state, seen} = Host.see(host, fault)
-    tell.({fault, seen})
+    show.({fault, seen})
     # What one fault left would be counted for the next.
     host = if state == :ok and seen.problems == [], do: host, else: Host.stop(host) && nil
     # A count that differs from run to run: it was used less often this time.
     if seen.happened or seen.problems != [],
-      do: [{fault, seen} | in_turn(library, rest, host, tell)],
-      else: in_turn(library, rest, host, tell)
+      do: [{fault, seen} | in_turn(library, rest, host, show)],
+      else: in_turn(library, rest, host, show)
   end
 
   defp directory do

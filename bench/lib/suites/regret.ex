@@ -103,7 +103,7 @@ defmodule Snakepit.Bench.Regret do
 
     for {direction, type, size} <- Enum.shuffle(cases) do
       progress.("#{direction} #{type} #{size}")
-      tell(handle, direction, type, size, rounds(size, quick?))
+      teach(handle, direction, type, size, rounds(size, quick?))
     end
   end
 
@@ -115,7 +115,7 @@ defmodule Snakepit.Bench.Regret do
       |> max(5)
       |> min(if(quick?, do: 25, else: 100))
 
-  defp tell(handle, direction, type, size, rounds) do
+  defp teach(handle, direction, type, size, rounds) do
     data = Probe.payload(direction, type, size)
     ways = different(direction, size, handle.options)
     call = &once(handle, direction, data, size, &1)

@@ -125,7 +125,7 @@ defmodule Snakepit.Bench.Soak do
     %{
       "metrics" => metrics / 1.0e6,
       "beam" => (:erlang.memory(:total) - metrics) / 1.0e6,
-      # All of the VM: its heaps, the NIF's own memory, its share of segments.
+      # All of the VM: its heaps, the NIF's own memory, its share of chunks.
       "vm" => (Machine.pss(System.pid()) || 0) / 1.0e6,
       "workers" => (pids |> Enum.map(&(Machine.pss(&1) || 0)) |> Enum.sum()) / 1.0e6,
       "vm_fds" => descriptors(System.pid()),

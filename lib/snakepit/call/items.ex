@@ -61,11 +61,11 @@ defmodule Snakepit.Call.Items do
         {:item, term, {call_id, source, Received.costs(call, ex, meta), items + 1}}
 
       {:ok, :end, returned, meta} ->
-        settle(source)
+        release(source)
         {{:ok, returned}, :at_rest, Received.costs(call, ex, meta)}
 
       {:ok, :error, error, meta} ->
-        settle(source)
+        release(source)
         {{:error, Error.from_worker(error)}, :at_rest, Received.costs(call, ex, meta)}
 
       {:ok, _other, _, _} ->
@@ -117,8 +117,8 @@ defmodule Snakepit.Call.Items do
       else: {:error, :grpc, ByGrpc.error(code, message)}
   end
 
-  defp settle(:lane), do: :ok
-  defp settle({:grpc, handle}), do: Grpc.cancel(handle)
+  defp release(:lane), do: :ok
+  defp release({:grpc, handle}), do: Grpc.cancel(handle)
 
   defp lost(:closed, ex), do: {{:error, Outcome.gone()}, {:lost, :closed}, ex}
   defp lost(what, ex), do: {{:error, Outcome.gone()}, {:lost, "its lane failed: #{what}"}, ex}

@@ -132,8 +132,10 @@ defmodule Snakepit.Call.Request do
   defp arguments(args, _handle) do
     shown = inspect(args, limit: 5, printable_limit: 100)
 
-    hint = if Keyword.keyword?(args), do: "; write #{inspect(Map.new(args), limit: 5, printable_limit: 100)}"
-    words = "expected the arguments to be a map of names to values, got: #{shown}#{hint}"
+    suggestion =
+      if Keyword.keyword?(args), do: "; write #{inspect(Map.new(args), limit: 5, printable_limit: 100)}"
+
+    words = "expected the arguments to be a map of names to values, got: #{shown}#{suggestion}"
     invalid(:invalid_arguments, words, %{path: "args"})
   end
 
@@ -146,7 +148,7 @@ defmodule Snakepit.Call.Request do
         encode(command, Transfer.Convert.term(args), options, handle)
 
       {:error, path, :unsupported_type, what} ->
-        error = "#{path}: #{what} cannot be sent to Python#{hint(what)}"
+        error = "#{path}: #{what} cannot be sent to Python#{suggestion(what)}"
         invalid(:unsupported_type, error, %{path: path, type: what})
 
       {:error, path, :not_utf8, what} ->
@@ -166,9 +168,11 @@ defmodule Snakepit.Call.Request do
   defp caller(%{correlation_id: id, session: session}, %{fake: {module, _}}),
     do: [[session, module.caller()], id]
 
-  defp hint("the struct " <> _), do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
-  defp hint("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"
-  defp hint(_what), do: ""
+  defp suggestion("the struct " <> _),
+    do: ": send the map of what Python needs, such as Map.from_struct/1 gives"
+
+  defp suggestion("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"
+  defp suggestion(_what), do: ""
 
   # What a forced way, the pool and `zero_copy: false` leave.
   defp ways(%{options: options, handle: handle, payload: payload} = call) do

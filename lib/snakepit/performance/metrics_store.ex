@@ -189,7 +189,7 @@ defmodule Snakepit.Performance.MetricsStore do
     judged =
       Enum.reduce(changed, baselines, fn key, all ->
         {verdict, judged} = Regression.judge(all[key], settings.regression_threshold_percent / 100)
-        if verdict in [:begins, :ends], do: tell(handle, verdict, Regression.describe(key, judged))
+        if verdict in [:begins, :ends], do: announce(handle, verdict, Regression.describe(key, judged))
         %{all | key => judged}
       end)
 
@@ -208,7 +208,7 @@ defmodule Snakepit.Performance.MetricsStore do
     end
   end
 
-  defp tell(handle, verdict, found) do
+  defp announce(handle, verdict, found) do
     {low, high} = found.data_size
 
     if verdict == :begins,

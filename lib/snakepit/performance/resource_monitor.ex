@@ -4,7 +4,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
   nobody.
 
   Memory pressure begins when more than `memory_pressure_threshold` of the memory is used (of the cgroup's limit if there is
-  one), CPU pressure when the cores are busy for more than `cpu_pressure_threshold`. Every pool's cost model is told at once:
+  one), CPU pressure when the cores are busy for more than `cpu_pressure_threshold`. Every pool's cost model is logged at once:
   under CPU pressure it favours the way that burns less CPU, under memory pressure the one that holds less. Under memory
   pressure idle shared memory is given back, too, by the pools and by their workers.
   """
@@ -108,9 +108,9 @@ defmodule Snakepit.Performance.ResourceMonitor do
       ref: ref,
       pressure: Pressure.new(settings.memory_pressure_threshold, settings.cpu_pressure_threshold),
       bits: nil,
-      # since: the tick at which the bits became what they are; told: what the log says is scarce.
+      # since: the tick at which the bits became what they are; logged: what the log says is scarce.
       since: 0,
-      told: 0,
+      logged: 0,
       cpu_times: nil,
       ticks: 0,
       sample: opts[:sample] || (&sample/1),
@@ -140,14 +140,14 @@ defmodule Snakepit.Performance.ResourceMonitor do
     # Again and again while it lasts: there may be pools that were not there before.
     if bits != state.bits or (bits != 0 and rem(state.ticks, 10) == 0), do: state.act.(bits)
     since = if bits == state.bits, do: state.since, else: state.ticks
-    told = if state.ticks - since >= @lasting_ticks, do: log(state.told, bits), else: state.told
+    logged = if state.ticks - since >= @lasting_ticks, do: log(state.logged, bits), else: state.logged
 
     %{
       state
       | pressure: pressure,
         bits: bits,
         since: since,
-        told: told,
+        logged: logged,
         cpu_times: seen.cpu_times,
         ticks: state.ticks + 1
     }

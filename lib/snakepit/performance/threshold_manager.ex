@@ -289,7 +289,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
     if handle.performance.policy.learning_enabled do
       changed = for type <- Performance.data_types(), step(handle, type), do: type
-      if changed != [], do: apply_all(handle), else: log_settled(handle)
+      if changed != [], do: apply_all(handle), else: log_tuned(handle)
     end
 
     :ok
@@ -329,7 +329,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     put(handle, type, change.context)
     undone = GuardedChange.undo(change, reason, now())
     replace(handle, change, %{change | verdict: :undone})
-    tell(handle, undone)
+    log(handle, undone)
     apply_all(handle)
   end
 
@@ -356,7 +356,7 @@ defmodule Snakepit.Performance.ThresholdManager do
       )
 
     keep(handle, Enum.take([change | changes(handle.name)], @kept_changes))
-    if expected, do: emit(handle, change), else: tell(handle, change)
+    if expected, do: emit(handle, change), else: log(handle, change)
   end
 
   defp put(handle, type, {tuned, set}),
@@ -368,14 +368,14 @@ defmodule Snakepit.Performance.ThresholdManager do
   defp keep(handle, changes),
     do: :ets.insert(@table, {{:changes, handle.name}, handle.performance.ref, changes})
 
-  defp tell(handle, change) do
+  defp log(handle, change) do
     {:threshold, type} = change.knob
     log(handle, [{type, change.old, change.new}], change.reason)
     emit(handle, change)
   end
 
   # One line for all that was tuned, once nothing moves any more.
-  defp log_settled(handle) do
+  defp log_tuned(handle) do
     logged = logged(handle)
 
     moved =

@@ -15,7 +15,7 @@ defmodule Snakepit.Pool.Arena do
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:arena, pool))
 
   @doc """
-  Prepares memory for buffers of these lengths, for the next call: this one went another way. Whether that worked is told
+  Prepares memory for buffers of these lengths, for the next call: this one went another way. Whether that worked is logged
   to the breaker of shared memory, whose `probe` the call may have had.
   """
   @spec warm(Handle.t(), [non_neg_integer()], Breaker.probe() | nil) :: :ok
@@ -61,7 +61,7 @@ defmodule Snakepit.Pool.Arena do
 
   defp no_room_words(:taken), do: "other calls took it as fast as it was made"
   defp no_room_words(:closed), do: "the pool was stopped"
-  defp no_room_words(:too_large), do: "no segment is that large"
+  defp no_room_words(:too_large), do: "no chunk is that large"
   defp no_room_words({:errno, what}), do: what
   defp no_room_words(other), do: inspect(other)
 
@@ -69,8 +69,8 @@ defmodule Snakepit.Pool.Arena do
   def init(pool) do
     handle = Handle.fetch!(pool)
     Process.send_after(self(), :tend, @tend_ms)
-    # told: why the system refused memory, for each cause that was logged.
-    state = %{handle: handle, collected: nil, scarce?: false, told: MapSet.new()}
+    # logged: why the system refused memory, for each cause that was logged.
+    state = %{handle: handle, collected: nil, scarce?: false, logged: MapSet.new()}
     if :zero_copy in handle.options.transfers, do: {:ok, state, {:continue, :first}}, else: {:ok, state}
   end
 
@@ -162,12 +162,12 @@ defmodule Snakepit.Pool.Arena do
 
   # The system refuses: calls go another way, and each cause is logged once.
   defp announce(state, {:error, {:errno, why}}) do
-    unless why in state.told do
+    unless why in state.logged do
       pool = inspect(state.handle.name)
       Logger.warning("pool #{pool}: no shared memory can be made, calls go another way: #{why}")
     end
 
-    %{state | told: MapSet.put(state.told, why)}
+    %{state | logged: MapSet.put(state.logged, why)}
   end
 
   # No room within the quota.

@@ -92,14 +92,14 @@ defmodule Snakepit.Pool.CommandBreaker do
   end
 
   @doc "What came of the call. Its worker's end is counted by the pool, not here."
-  @spec tell(t(), suspect() | nil, {:ok, term()} | {:error, Error.t()} | tuple()) :: :ok
-  def tell(_t, nil, _result), do: :ok
+  @spec record(t(), suspect() | nil, {:ok, term()} | {:error, Error.t()} | tuple()) :: :ok
+  def record(_t, nil, _result), do: :ok
 
-  def tell(t, suspect, {:error, %Error{category: category}})
+  def record(t, suspect, {:error, %Error{category: category}})
       when category not in [:python_error, :validation],
       do: void(t, suspect)
 
-  def tell(t, {row, probe}, _answered), do: Breaker.record(t.breaker, row, :ok, probe)
+  def record(t, {row, probe}, _answered), do: Breaker.record(t.breaker, row, :ok, probe)
 
   @doc "Nothing is known of the call: another may try its command."
   @spec void(t(), suspect() | nil) :: :ok

@@ -188,7 +188,7 @@ defmodule Snakepit.Pool.Handle do
     names = names()
     near = is_atom(name) && Snakepit.Options.nearest(name, names)
 
-    hint =
+    suggestion =
       cond do
         near -> "; did you mean #{inspect(near)}?"
         names == [] -> "; no pool is running"
@@ -196,6 +196,6 @@ defmodule Snakepit.Pool.Handle do
       end
 
     pool = if is_atom(name), do: name
-    Error.new(:validation, :unknown_pool, "there is no pool #{inspect(name)}#{hint}", pool: pool)
+    Error.new(:validation, :unknown_pool, "there is no pool #{inspect(name)}#{suggestion}", pool: pool)
   end
 end

@@ -25,7 +25,7 @@ defmodule Snakepit.Pool.Manager do
   @typedoc "One that changes the size of the pool: it is sent `{:joined, ref, index}` or `{:not_joined, ref, index, error}`."
   @type joiner :: {pid(), reference()}
 
-  @doc "Starts workers up to this size. The pool's own size stays until `settle/2`."
+  @doc "Starts workers up to this size. The pool's own size stays until `resized/2`."
   @spec grow(atom(), size :: pos_integer(), joiner()) :: :ok
   def grow(pool, size, joiner), do: call(pool, {:grow, size, joiner})
 
@@ -33,8 +33,8 @@ defmodule Snakepit.Pool.Manager do
   The pool has so many workers from now on; those above leave. Answers with the workers that leave without having been ready:
   they end now.
   """
-  @spec settle(atom(), size :: pos_integer()) :: [pid()]
-  def settle(pool, size), do: call(pool, {:settle, size})
+  @spec resized(atom(), size :: pos_integer()) :: [pid()]
+  def resized(pool, size), do: call(pool, {:resized, size})
 
   @doc """
   Replaces a worker by a new one unless its run began at `as_of` (monotonic ms) or later. Answers when that is ready; an
@@ -90,7 +90,7 @@ defmodule Snakepit.Pool.Manager do
     {:reply, :ok, Enum.reduce(new, %{state | size: size}, &add(&2, &1, joiner))}
   end
 
-  def handle_call({:settle, size}, _from, state) do
+  def handle_call({:resized, size}, _from, state) do
     {:ok, handle} = Pool.resized(state.handle, size)
     state = %{state | handle: handle, size: size}
     {stay, leave} = Enum.split_with(state.slots, fn {index, _slot} -> index < size end)

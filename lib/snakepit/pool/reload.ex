@@ -53,7 +53,7 @@ defmodule Snakepit.Pool.Reload do
     else
       look = Sources.look([Path.dirname(path) | if(content, do: [], else: [path])], %{}, seconds())
       # What the worker saw: it may have changed since.
-      look = if content, do: Map.merge(look, Sources.told(path, content)), else: look
+      look = if content, do: Map.merge(look, Sources.reported(path, content)), else: look
       state = %{state | loaded: Map.merge(look, state.loaded), seen: Map.merge(look, state.seen)}
       {:noreply, %{state | files: MapSet.put(files, path)}}
     end

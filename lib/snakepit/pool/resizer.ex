@@ -57,7 +57,7 @@ defmodule Snakepit.Pool.Resizer do
   end
 
   defp change(%{options: %{size: from}, name: pool}, size) when size < from do
-    Manager.settle(pool, size)
+    Manager.resized(pool, size)
     :ok
   end
 
@@ -68,12 +68,12 @@ defmodule Snakepit.Pool.Resizer do
 
     case await(ref, MapSet.new(from..(size - 1))) do
       :ok ->
-        Manager.settle(pool, size)
+        Manager.resized(pool, size)
         :ok
 
       {:error, error} ->
         # Nothing stays behind of those that serve nobody.
-        for worker <- Manager.settle(pool, from), do: await_end(Process.monitor(worker))
+        for worker <- Manager.resized(pool, from), do: await_end(Process.monitor(worker))
         {:error, error}
     end
   end

@@ -18,8 +18,8 @@ defmodule Snakepit.Pool.Sources do
   def look(paths, before, now), do: Map.new(paths, &{&1, look_at(&1, before[&1], now)})
 
   @doc "A look at a file that somebody else took."
-  @spec told(Path.t(), content()) :: look()
-  def told(path, content), do: %{path => {content, {}, 0}}
+  @spec reported(Path.t(), content()) :: look()
+  def reported(path, content), do: %{path => {content, {}, 0}}
 
   @doc "The directories of files."
   @spec directories([Path.t()]) :: [Path.t()]

@@ -87,7 +87,7 @@ defmodule Snakepit.Test.Lane do
     known = tools |> Map.keys() |> Enum.sort()
     command = String.slice(command, 0, 200)
 
-    hint =
+    suggestion =
       case {Words.did_you_mean(command, known), known} do
         {"", []} -> "; it has none: Snakepit.Test.stub/3, or tools: of the pool"
         {"", known} -> "; it has #{Words.some_of(known)}"
@@ -97,7 +97,7 @@ defmodule Snakepit.Test.Lane do
     "validation"
     |> Frame.refusal(
       :unknown_command,
-      "pool #{inspect(pool)} has no tool #{Words.repr(command)}#{hint}",
+      "pool #{inspect(pool)} has no tool #{Words.repr(command)}#{suggestion}",
       nil,
       nil
     )

@@ -154,12 +154,12 @@ defmodule Snakepit.Test.Tool do
       unknown ->
         near = (is_atom(unknown) or is_binary(unknown)) && Options.nearest(unknown, types())
 
-        hint =
+        suggestion =
           if near,
             do: "did you mean #{inspect(near)}?",
             else: "known are: #{Enum.map_join(types(), ", ", &inspect/1)}"
 
-        {:error, "in :params: #{param} has the unknown type #{inspect(unknown)}; #{hint}"}
+        {:error, "in :params: #{param} has the unknown type #{inspect(unknown)}; #{suggestion}"}
     end
   end
 
@@ -219,8 +219,8 @@ defmodule Snakepit.Test.Tool do
     case Enum.find(params, &(&1.name == name)) do
       nil ->
         known = Enum.map(params, & &1.name)
-        hint = Words.did_you_mean(to_string(name), known)
-        words = "#{tool.name}#{signature(tool)} takes no argument #{name}#{hint}"
+        suggestion = Words.did_you_mean(to_string(name), known)
+        words = "#{tool.name}#{signature(tool)} takes no argument #{name}#{suggestion}"
         refusal("unknown_argument", words, name, %{"known" => known})
 
       %{kinds: kinds} = param when is_list(kinds) ->

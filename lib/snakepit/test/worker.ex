@@ -93,7 +93,7 @@ defmodule Snakepit.Test.Worker do
 
   @impl GenServer
   def handle_continue({:connect, %{"SNAKEPIT_SOCKET" => path, "SNAKEPIT_TOKEN" => token}}, state) do
-    tell(state, {:started, String.to_integer(System.pid())})
+    report(state, {:started, String.to_integer(System.pid())})
     {:ok, socket} = :socket.open(:local, :stream)
     :ok = :socket.connect(socket, %{family: :local, path: path})
 
@@ -205,13 +205,13 @@ defmodule Snakepit.Test.Worker do
   # A failure here is reported as a crash of the worker, not of the companion.
   @impl GenServer
   def terminate(:normal, _state), do: :ok
-  def terminate(_reason, state), do: tell(state, {:exited, {:status, 1}, ""})
+  def terminate(_reason, state), do: report(state, {:exited, {:status, 1}, ""})
 
   # All that it runs ends before its owner gets the message.
   defp exit_with(state, status) do
     end_lanes(state)
     if state.control, do: ControlSocket.close(state.control)
-    tell(state, {:exited, status, ""})
+    report(state, {:exited, status, ""})
     {:stop, :normal, %{state | lanes: []}}
   end
 
@@ -240,5 +240,5 @@ defmodule Snakepit.Test.Worker do
     end
   end
 
-  defp tell(state, event), do: send(state.owner, {:companion, state.id, event})
+  defp report(state, event), do: send(state.owner, {:companion, state.id, event})
 end

@@ -3,7 +3,7 @@ defmodule Snakepit.Worker.Heart do
   # Whether a worker is alive, by its answers to pings. Pure: times are given, in milliseconds.
   #
   # A ping is answered by a thread of its own, whatever the tools do; only a tool that does not let go of the
-  # interpreter's lock keeps it from it. Such a tool is told apart from a dead process by patience (`grace`), and a process
+  # interpreter's lock keeps it from it. Such a tool is distinguished from a dead process by waiting longer (`grace`), and a process
   # that was stopped (SIGSTOP) by what the kernel says of it.
 
   defstruct [:interval, :grace, number: 0, asked_at: nil, beat_at: nil]
@@ -23,7 +23,7 @@ defmodule Snakepit.Worker.Heart do
   def new(interval, grace), do: %__MODULE__{interval: interval, grace: grace}
 
   @doc """
-  To be called every `interval`, once all answers that came were read: a ping to send, patience, or why the worker is
+  To be called every `interval`, once all answers that came were read: a ping to send, nothing yet, or why the worker is
   given up.
   """
   @spec beat(t(), now :: integer(), process_state()) ::

@@ -36,9 +36,9 @@ defmodule Snakepit.Worker.Hello do
   # None of the pool's ways is one that this worker can go.
   defp incapable(%{transfers: transfers, name: name}, capabilities) do
     unless Enum.any?(transfers, &(to_string(&1) in capabilities)) do
-      hint = if :grpc in transfers, do: Python.advice("grpc"), else: ""
+      suggestion = if :grpc in transfers, do: Python.advice("grpc"), else: ""
       ways = Enum.map_join(transfers, ", ", &inspect/1)
-      words = "pool #{inspect(name)}: its Python can go none of the ways in :transfers (#{ways})#{hint}"
+      words = "pool #{inspect(name)}: its Python can go none of the ways in :transfers (#{ways})#{suggestion}"
       Error.new(:pool, :not_capable, words, pool: name)
     end
   end

@@ -130,7 +130,7 @@ defmodule Snakepit.Worker.Report do
   def with_origin(%Error{} = error, options) do
     case Python.blame(options, error.message <> "\n" <> (error.python_traceback || "")) do
       [] -> error
-      hints -> %{error | message: Enum.join([error.message | hints], "\n")}
+      suggestions -> %{error | message: Enum.join([error.message | suggestions], "\n")}
     end
   end
 

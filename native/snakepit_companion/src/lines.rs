@@ -3,7 +3,7 @@
 use snakepit_core::companion::{MAX_LINE, MAX_TAIL};
 use std::time::{Duration, Instant};
 
-/// An unfinished line is told after so long a silence.
+/// An unfinished line is sent after so long a silence.
 const SILENCE: Duration = Duration::from_millis(250);
 
 /// Or when it began so long ago, and bytes of it keep coming.
@@ -14,29 +14,29 @@ const PACE: Duration = Duration::from_millis(250);
 
 /// Splits a stream of bytes into lines.
 ///
-/// A newline, or a carriage return and a newline, ends a line, which is always told. A carriage return alone overwrites
-/// what was written so far: that is told as well, but of many in a short time only the newest. What is told before its
-/// end came is not told again with the rest of its line.
+/// A newline, or a carriage return and a newline, ends a line, which is always sent. A carriage return alone overwrites
+/// what was written so far: that is sent as well, but of many in a short time only the newest. What is sent before its
+/// end came is not sent again with the rest of its line.
 #[derive(Default)]
 pub struct Lines {
-    /// Of the current line, not told yet.
+    /// Of the current line, not sent yet.
     text: Vec<u8>,
     /// The current line outgrew the limit; the rest of it is dropped.
     cut: bool,
     /// The last byte was a carriage return: with a newline it would be one end.
     returned: bool,
-    /// Something of the current line was told or overwritten: if nothing else comes, its end is no empty line.
+    /// Something of the current line was sent or overwritten: if nothing else comes, its end is no empty line.
     begun: bool,
-    /// What was overwritten last and is not told yet.
+    /// What was overwritten last and is not sent yet.
     overwritten: Option<(Vec<u8>, bool)>,
-    /// When the next of these, or of unfinished lines, may be told.
+    /// When the next of these, or of unfinished lines, may be sent.
     next: Option<Instant>,
     /// When the first and the last byte of `text` came.
     came: Option<(Instant, Instant)>,
 }
 
 impl Lines {
-    /// Takes bytes that came now. Calls `emit(line, truncated)` for each line that is to be told.
+    /// Takes bytes that came now. Calls `emit(line, truncated)` for each line that is to be sent.
     pub fn feed(&mut self, bytes: &[u8], now: Instant, mut emit: impl FnMut(&[u8], bool)) {
         for piece in bytes.split_inclusive(|byte| matches!(byte, b'\n' | b'\r')) {
             let (text, end) = match piece.split_last() {
@@ -171,7 +171,7 @@ mod tests {
     fn expected(input: &[u8]) -> Vec<(Vec<u8>, bool)> {
         let mut lines: Vec<_> = input.split(|&byte| byte == b'\n').collect();
         let last = lines.pop_if(|last| last.is_empty()).is_none();
-        let (mut told, mut paced, count) = (Vec::new(), false, lines.len());
+        let (mut sent, mut paced, count) = (Vec::new(), false, lines.len());
         for (number, line) in lines.into_iter().enumerate() {
             let ended = !(last && number + 1 == count);
             let line = if ended { line.strip_suffix(b"\r").unwrap_or(line) } else { line };
@@ -181,17 +181,17 @@ mod tests {
             states.retain(|state| !state.is_empty());
             if !paced && !states.is_empty() {
                 paced = true;
-                told.push(states.remove(0));
+                sent.push(states.remove(0));
                 if rest.is_empty() && states.is_empty() {
                     continue;
                 }
             }
             let shown = if rest.is_empty() { states.pop().unwrap_or(rest) } else { rest };
             if ended || !shown.is_empty() {
-                told.push(shown);
+                sent.push(shown);
             }
         }
-        told.iter().map(|line| (line[..line.len().min(MAX_LINE)].to_vec(), line.len() > MAX_LINE)).collect()
+        sent.iter().map(|line| (line[..line.len().min(MAX_LINE)].to_vec(), line.len() > MAX_LINE)).collect()
     }
 
     #[test]
@@ -217,7 +217,7 @@ mod tests {
         proptest::collection::vec((piece, prop_oneof![Just(0), 0..20_u64, 200..1500_u64]), 0..40)
     }
 
-    /// Feeds them as the supervisor does: whatever is due is told before what comes next.
+    /// Feeds them as the supervisor does: whatever is due is sent before what comes next.
     fn over_time(pieces: &[(Vec<u8>, u64)]) -> Vec<(Duration, Vec<u8>)> {
         let (mut lines, mut got, start) = (Lines::default(), Vec::new(), Instant::now());
         let mut now = start;
@@ -225,7 +225,7 @@ mod tests {
             lines.feed(bytes, now, |line, _| got.push((now - start, line.to_vec())));
             let until = now + Duration::from_millis(*wait);
             while let Some(at) = lines.deadline().filter(|&at| at <= until) {
-                assert!(at > now, "it is due and was not told");
+                assert!(at > now, "it is due and was not sent");
                 now = at;
                 lines.tick(now, |line, _| got.push((now - start, line.to_vec())));
             }
@@ -242,38 +242,38 @@ mod tests {
         }
 
         #[test]
-        fn without_returns_nothing_is_lost_or_told_twice(pieces in timed("[ab\n]{0,6}")) {
-            let told = over_time(&pieces).into_iter().flat_map(|(_, line)| line);
+        fn without_returns_nothing_is_lost_or_sent_twice(pieces in timed("[ab\n]{0,6}")) {
+            let sent = over_time(&pieces).into_iter().flat_map(|(_, line)| line);
             let written = pieces.iter().flat_map(|(bytes, _)| bytes.clone()).filter(|&byte| byte != b'\n');
-            prop_assert!(told.eq(written));
+            prop_assert!(sent.eq(written));
         }
 
         #[test]
-        fn lines_with_an_end_are_all_told(pieces in timed("[ab\r\n]{0,6}")) {
+        fn lines_with_an_end_are_all_sent(pieces in timed("[ab\r\n]{0,6}")) {
             let written: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
-            let told: Vec<u8> = over_time(&pieces).into_iter().flat_map(|(_, line)| line).collect();
-            // What stood last in each line, in this order; part of it may have been told earlier.
-            let mut rest = told.as_slice();
+            let sent: Vec<u8> = over_time(&pieces).into_iter().flat_map(|(_, line)| line).collect();
+            // What stood last in each line, in this order; part of it may have been sent earlier.
+            let mut rest = sent.as_slice();
             for line in written.split(|&byte| byte == b'\n') {
                 let shown = line.split(|&byte| byte == b'\r').rfind(|state| !state.is_empty()).unwrap_or_default();
                 let at = rest.windows(shown.len().max(1)).position(|part| part == shown);
-                prop_assert!(shown.is_empty() || at.is_some(), "{:?} of {:?}", shown, told);
+                prop_assert!(shown.is_empty() || at.is_some(), "{:?} of {:?}", shown, sent);
                 rest = &rest[at.map_or(0, |at| at + shown.len())..];
             }
         }
 
         #[test]
-        fn what_overwrites_itself_is_told_at_a_slow_pace(pieces in timed("[a\r]{0,6}")) {
-            let told = over_time(&pieces);
+        fn what_overwrites_itself_is_sent_at_a_slow_pace(pieces in timed("[a\r]{0,6}")) {
+            let sent = over_time(&pieces);
             let end = pieces.iter().map(|(_, wait)| Duration::from_millis(*wait)).sum();
             // But for what the end of the stream brings.
-            let times: Vec<_> = told.iter().map(|(at, _)| *at).filter(|&at| at < end).collect();
+            let times: Vec<_> = sent.iter().map(|(at, _)| *at).filter(|&at| at < end).collect();
             prop_assert!(times.windows(2).all(|two| two[1] - two[0] >= PACE), "{:?}", times);
         }
     }
 
     #[test]
-    fn a_line_without_an_end_is_told_after_a_moment_and_once() {
+    fn a_line_without_an_end_is_sent_after_a_moment_and_once() {
         let (mut lines, mut got, start) = (Lines::default(), Vec::new(), Instant::now());
         let at = |ms| start + Duration::from_millis(ms);
         lines.feed(b"Loading", at(0), owned(&mut got));
@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[test]
-    fn a_progress_bar_is_told_four_times_a_second_and_at_its_end() {
+    fn a_progress_bar_is_sent_four_times_a_second_and_at_its_end() {
         let (mut lines, mut got, start) = (Lines::default(), Vec::new(), Instant::now());
         for n in 0..2000 {
             lines.feed(format!("\r{n}").as_bytes(), start + Duration::from_millis(n), owned(&mut got));

@@ -42,13 +42,13 @@ pub const LAST_MOMENT: Duration = Duration::from_millis(1500);
 /// Ends every child, whatever group or session it went to, and reaps them all.
 pub fn end_all() {
     let start = Instant::now();
-    let mut told = HashSet::new();
+    let mut seen = HashSet::new();
     // Far more than it takes; but memory that the kernel is slow to give back must not hold up the VM.
     while start.elapsed() < Duration::from_secs(2) {
         match waitpid(None, Some(WaitPidFlag::WNOHANG)) {
             Ok(WaitStatus::StillAlive) => {
                 let children = children();
-                for &child in children.iter().filter(|&&child| told.insert(child)) {
+                for &child in children.iter().filter(|&&child| seen.insert(child)) {
                     let _ = kill(child, Signal::SIGTERM);
                 }
                 kill_late(&children, start.elapsed());
@@ -56,7 +56,7 @@ pub fn end_all() {
             }
             Err(Errno::ECHILD) => return,
             // The number may be given to another.
-            Ok(status) => drop(status.pid().map(|pid| told.remove(&pid))),
+            Ok(status) => drop(status.pid().map(|pid| seen.remove(&pid))),
             Err(_) => {}
         }
     }

@@ -363,7 +363,7 @@ impl Drop for Group {
 }
 
 #[test]
-fn who_is_killed_for_want_of_memory_is_told_from_who_is_killed() {
+fn a_kill_for_want_of_memory_is_distinguished_from_another() {
     let Some(group) = Group::new(64 << 20) else {
         return eprintln!("no memory group of version 1 that this user may make: not tested");
     };

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn causes_are_told_once() {
+    fn causes_are_named_once() {
         let cause = std::io::Error::other("no such socket");
         assert_eq!(describe(&Status::from_error(Box::new(cause))), "no such socket");
     }

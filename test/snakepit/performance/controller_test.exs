@@ -312,7 +312,7 @@ defmodule Snakepit.Performance.ControllerTest do
 
     {pool, handle} = pool()
     observe = fn pool -> Snakepit.observe("length", %{x: bytes(4 * @mib)}, pool: pool) end
-    # The arena's keeper may make a spare chunk between the two.
+    # The arena's maintenance may make a spare chunk between the two.
     after_drop = fn ->
       :ok = Snakepit.Pool.Arena.drop_idle(handle)
       {{:ok, _}, seen} = observe.(pool)

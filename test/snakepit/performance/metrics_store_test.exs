@@ -1,5 +1,5 @@
 defmodule Snakepit.Performance.MetricsStoreTest do
-  # Looks at tables that all pools share, and kills their keeper.
+  # Looks at tables that all pools share, and kills their owner.
   use Snakepit.Case, async: false
   import ExUnit.CaptureLog
   alias Snakepit.Pool.Handle

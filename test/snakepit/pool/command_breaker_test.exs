@@ -36,7 +36,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     defp answered(breaker, command, times) do
       for _ <- 1..times do
         {:ok, suspect} = CommandBreaker.allow(breaker, command)
-        :ok = CommandBreaker.tell(breaker, suspect, {:ok, 1})
+        :ok = CommandBreaker.record(breaker, suspect, {:ok, 1})
       end
     end
 

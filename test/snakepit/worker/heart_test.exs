@@ -11,7 +11,7 @@ defmodule Snakepit.Worker.HeartTest do
     assert {:wait, _} = heart |> Heart.pong(1) |> Heart.beat(400, "S")
   end
 
-  test "patience with one that runs, none with one that is stopped" do
+  test "a process that runs is waited for, one that is stopped is not" do
     {:ping, 1, asked} = Heart.beat(Heart.new(100, 1000), 0, nil)
 
     heart =

@@ -213,7 +213,7 @@ defmodule Snakepit.Worker.HooksTest do
     assert log =~ ~r/on_stop source_\d+\.leaves failed: Traceback/
   end
 
-  test "a call that outlasts its pool's patience is ended, cleans up, and then on_stop runs", %{tmp_dir: dir} do
+  test "a call that outlasts its pool's grace is ended, cleans up, and then on_stop runs", %{tmp_dir: dir} do
     source = """
     @tool
     async def waits():

@@ -126,7 +126,7 @@ def _scribble(arrays: list[Any], seen: str, stop: str) -> None:
     """Checks what it was given, tells so, and writes to it until it is told to stop; it must be its own."""
     for array, mark in arrays:
         assert (array == mark).all(), f"a child sees {array} for {mark}"
-    _tell(seen)
+    _report(seen)
     mark = 0
     disturbed = False
     while not os.path.exists(stop):
@@ -141,7 +141,7 @@ def _scribble(arrays: list[Any], seen: str, stop: str) -> None:
     assert not disturbed, "somebody else wrote to a child's memory"
 
 
-def _tell(path: str) -> None:
+def _report(path: str) -> None:
     with open(path + ".part", "w"):
         pass
     os.rename(path + ".part", path)

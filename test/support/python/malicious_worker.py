@@ -54,13 +54,13 @@ class MaliciousWorker:
         self.call = 0
         self.tokens: list[int] = []
 
-    def tell(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
+    def send(self, *message: Any, fds: tuple[int, ...] = ()) -> None:
         body = packb(list(message))
         socket.send_fds(self.control, [struct.pack(">I", len(body)) + body], list(fds))
 
     def hello(self, **lies: Any) -> None:
         token = bytes.fromhex(os.environ["SNAKEPIT_TOKEN"])
-        self.tell("hello", {"token": token} | TRUTHS | lies)
+        self.send("hello", {"token": token} | TRUTHS | lies)
 
     def welcome(self) -> None:
         size = struct.unpack(">I", self.control.recv(4, socket.MSG_WAITALL))[0]
@@ -69,14 +69,14 @@ class MaliciousWorker:
 
     def lanes(self, n: int = 1) -> None:
         pairs = [socket.socketpair() for _ in range(n)]
-        self.tell("lanes", n, fds=tuple(theirs.fileno() for _, theirs in pairs))
+        self.send("lanes", n, fds=tuple(theirs.fileno() for _, theirs in pairs))
         self.lane = pairs[0][0]
         for _, theirs in pairs:
             theirs.close()
 
     def logs(self) -> socket.socket:
         self.kept, theirs = socket.socketpair()
-        self.tell("logs", fds=(theirs.fileno(),))
+        self.send("logs", fds=(theirs.fileno(),))
         theirs.close()
         return self.kept
 
@@ -88,7 +88,7 @@ class MaliciousWorker:
                 os._exit(0)
 
     def ready(self) -> None:
-        self.tell("ready", {"tools": []})
+        self.send("ready", {"tools": []})
 
     def serve(self) -> None:
         while prefix := self.lane.recv(4, socket.MSG_WAITALL):
@@ -137,7 +137,7 @@ class MaliciousWorker:
     def chunk(self, number: int = 0, size: int = MIB, fd: int | None = None) -> int:
         """Announces a chunk; an honest one by default."""
         id = (self.owner << 32) + number
-        self.tell("chunk", id, size, fds=(chunk_of(size) if fd is None else fd,))
+        self.send("chunk", id, size, fds=(chunk_of(size) if fd is None else fd,))
         return id
 
     def lies_beside_a_chunk(self, offset: int, length: int) -> None:
@@ -169,7 +169,7 @@ class MaliciousWorker:
     def stale_chunk(self) -> None:
         """In a chunk that it took back itself."""
         id = self.chunk()
-        self.tell("drop", id)
+        self.send("drop", id)
         # Until the VM has read that: as long as it has not, it may still take the chunk for one that is there.
         while fcntl.ioctl(self.control.fileno(), termios.TIOCOUTQ, bytes(4)) != bytes(4):
             time.sleep(0.001)
@@ -181,7 +181,7 @@ class MaliciousWorker:
 
     def announces_a_dropped_chunk_again(self) -> None:
         id = self.chunk(3)
-        self.tell("drop", id)
+        self.send("drop", id)
         self.chunk(3)
 
     def announces_an_earlier_chunk(self) -> None:
@@ -204,7 +204,7 @@ class MaliciousWorker:
     def floods_with_descriptors(self) -> None:
         """Of messages nobody knows, so that nobody takes them."""
         while True:
-            self.tell("no such message", fds=(0,) * 200)
+            self.send("no such message", fds=(0,) * 200)
 
 
 LIES = {
@@ -246,21 +246,21 @@ LIES = {
     "chunk_without_pages": lambda w: w.chunk(fd=chunk_of(MIB, allocated=False)),
     "chunk_that_is_a_device": lambda w: w.chunk(fd=os.open("/dev/zero", os.O_RDWR)),
     "chunk_that_is_a_file": lambda w: w.chunk(fd=os.open(__file__, os.O_RDONLY)),
-    "chunk_without_descriptor": lambda w: w.tell("chunk", w.owner << 32, MIB),
+    "chunk_without_descriptor": lambda w: w.send("chunk", w.owner << 32, MIB),
     "announces_a_chunk_twice": MaliciousWorker.announces_a_chunk_twice,
     "announces_a_dropped_chunk_again": MaliciousWorker.announces_a_dropped_chunk_again,
     "announces_an_earlier_chunk": MaliciousWorker.announces_an_earlier_chunk,
-    "announces_for_another": lambda w: w.tell("chunk", 1 << 32, MIB, fds=(chunk_of(MIB),)),
-    "negative_chunk": lambda w: w.tell("chunk", -1, MIB, fds=(chunk_of(MIB),)),
-    "chunk_of_negative_size": lambda w: w.tell("chunk", w.owner << 32, -MIB, fds=(chunk_of(MIB),)),
-    "drops_a_negative_chunk": lambda w: w.tell("drop", -1),
+    "announces_for_another": lambda w: w.send("chunk", 1 << 32, MIB, fds=(chunk_of(MIB),)),
+    "negative_chunk": lambda w: w.send("chunk", -1, MIB, fds=(chunk_of(MIB),)),
+    "chunk_of_negative_size": lambda w: w.send("chunk", w.owner << 32, -MIB, fds=(chunk_of(MIB),)),
+    "drops_a_negative_chunk": lambda w: w.send("drop", -1),
     "floods_with_chunks": MaliciousWorker.floods_with_chunks,
     # ---- tokens ----
     "unknown_token": lambda w: w.reply(tokens=(U64,)),
     "returns_a_token_twice": lambda w: w.reply(tokens=(w.tokens[0], w.tokens[0])),
-    "unknown_token_in_control": lambda w: w.tell("released", [12345]),
-    "negative_token": lambda w: w.tell("released", [-1]),
-    "token_that_is_no_number": lambda w: w.tell("released", ["x"]),
+    "unknown_token_in_control": lambda w: w.send("released", [12345]),
+    "negative_token": lambda w: w.send("released", [-1]),
+    "token_that_is_no_number": lambda w: w.send("released", ["x"]),
     # ---- the control socket ----
     "floods_the_control_socket": MaliciousWorker.floods_the_control_socket,
     "floods_with_descriptors": MaliciousWorker.floods_with_descriptors,
@@ -304,10 +304,10 @@ def introduce(lie: str) -> None:
     if lie == "lanes_twice":
         worker.lanes()
     if lie == "logs_without_socket":
-        worker.tell("logs")
+        worker.send("logs")
     if lie == "logs_into_a_file":
         with open(os.devnull) as file:
-            worker.tell("logs", fds=(file.fileno(),))
+            worker.send("logs", fds=(file.fileno(),))
     if lie == "logs_twice":
         worker.logs()
         worker.logs()
@@ -324,12 +324,12 @@ def introduce(lie: str) -> None:
         if lie == "log_record_cut_off":
             logs.close()
     if lie == "fails_without_words":
-        worker.tell("failed", {"type": {}, "message": [1], "traceback": 5})
+        worker.send("failed", {"type": {}, "message": [1], "traceback": 5})
         time.sleep(60)
     if lie == "never_ready":
         time.sleep(60)
     if lie == "tools_that_are_none":
-        worker.tell("ready", {"tools": 5})
+        worker.send("ready", {"tools": 5})
     worker.ready()
     threading.Thread(target=worker.obey_stop, daemon=True).start()
     worker.serve()

@@ -71,7 +71,7 @@ defmodule Snakepit.Performance.Model.Calibration do
         crossover: Map.new([:request, :reply], &{&1, Model.crossover(handle.performance, &1, :binary)})
       }
 
-      tell(handle, :measured, summary)
+      emit(handle, :measured, summary)
       {:ok, summary}
     else
       ways when is_list(ways) -> failed(handle, :nothing_to_compare)
@@ -84,13 +84,13 @@ defmodule Snakepit.Performance.Model.Calibration do
   def ways(transfers), do: if(:inline in transfers, do: transfers -- [:grpc], else: transfers)
 
   defp failed(handle, reason) do
-    tell(handle, reason, %{})
+    emit(handle, reason, %{})
     {:error, reason}
   end
 
   @doc "Tells that a pool was calibrated, or why not."
-  @spec tell(Handle.t(), result :: term(), summary() | %{}) :: :ok
-  def tell(handle, result, summary) do
+  @spec emit(Handle.t(), result :: term(), summary() | %{}) :: :ok
+  def emit(handle, result, summary) do
     metadata = %{pool: handle.name, result: result, crossover: summary[:crossover]}
     measurements = %{probes: summary[:probes] || 0, duration_ms: summary[:ms] || 0}
     Telemetry.execute([:snakepit, :performance, :calibration], measurements, metadata)

@@ -239,12 +239,12 @@ defmodule Snakepit.Python.Environment.Installer do
            pip ++ ["--disable-pip-version-check", "install", "--no-input", "--progress-bar", "off" | rest]}
       end
 
-    told = fn line ->
+    said = fn line ->
       if line =~ @progress and not (line =~ @no_progress),
         do: say.("  " <> (line |> String.trim() |> Requirement.scrub()))
     end
 
-    case Command.stream(python, program, args, told) do
+    case Command.stream(python, program, args, said) do
       {_, 0} -> :ok
       {text, status} -> raise Failure.error(name, text, status)
     end

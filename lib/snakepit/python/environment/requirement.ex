@@ -72,7 +72,7 @@ defmodule Snakepit.Python.Environment.Requirement do
         {:ok, %__MODULE__{kind: :package, text: text, name: normalized(Enum.at(match, 1))}}
 
       true ->
-        {:error, "#{inspect(text)} is no requirement#{hint(text)}"}
+        {:error, "#{inspect(text)} is no requirement#{suggestion(text)}"}
     end
   end
 
@@ -155,7 +155,7 @@ defmodule Snakepit.Python.Environment.Requirement do
     end)
   end
 
-  defp hint(text) do
+  defp suggestion(text) do
     cond do
       match = Regex.run(~r/\A(#{@name})\s*=\s*([^=].*)\z/, text) ->
         [_, name, version] = match

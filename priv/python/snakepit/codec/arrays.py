@@ -136,9 +136,9 @@ def wire_dtype(array: Any) -> tuple[str, Any]:
         if dtype.name == "bfloat16":
             name = "bf16"
         if name is None or dtype.subdtype is not None:
-            from .suggestions import hint_for_array
+            from .suggestions import suggestion_for_array
 
-            message = f"an array of dtype {dtype} has no counterpart{_hinted(hint_for_array(array))}"
+            message = f"an array of dtype {dtype} has no counterpart{_with(suggestion_for_array(array))}"
             raise Refusal("unsupported_dtype", message, f"numpy.ndarray[{dtype}]")
         found = _wire[dtype] = (name, dtype.newbyteorder("<"))
     return found
@@ -156,9 +156,9 @@ def as_array(value: Any) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray):
         if kind is numpy.ndarray or kind is numpy.memmap:
             return value
-        from .suggestions import hint_for_subclass
+        from .suggestions import suggestion_for_subclass
 
-        message = f"{a_type(kind)} is more than its numbers{_hinted(hint_for_subclass(value))}"
+        message = f"{a_type(kind)} is more than its numbers{_with(suggestion_for_subclass(value))}"
         raise Refusal("unsupported_type", message, type_name(kind))
     if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:
         return None
@@ -175,9 +175,9 @@ def as_array(value: Any) -> Any:
         else:
             if type(array) is numpy.ndarray:
                 return array
-    from .library_suggestions import hint_for_tensor
+    from .library_suggestions import suggestion_for_tensor
 
-    words = f"{type_name(kind)} does not turn into an array: {failure}{_hinted(hint_for_tensor(value))}"
+    words = f"{type_name(kind)} does not turn into an array: {failure}{_with(suggestion_for_tensor(value))}"
     raise Refusal("unsupported_type", words, type_name(kind))
 
 
@@ -190,11 +190,11 @@ def scalar(value: Any) -> Any:
         plain = value.item()
         if type(plain) in (bool, int, float, bytes, str):
             return plain
-    from .suggestions import hint_for_scalar
+    from .suggestions import suggestion_for_scalar
 
-    message = f"{a_type(type(value))} cannot cross{_hinted(hint_for_scalar(value))}"
+    message = f"{a_type(type(value))} cannot cross{_with(suggestion_for_scalar(value))}"
     raise Refusal("unsupported_type", message, type_name(type(value)))
 
 
-def _hinted(hint: str | None) -> str:
-    return f": {hint}" if hint else ""
+def _with(suggestion: str | None) -> str:
+    return f": {suggestion}" if suggestion else ""

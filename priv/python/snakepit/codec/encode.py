@@ -116,9 +116,9 @@ def _explained(value: Any, root: str, error: Exception) -> CallError:
 
 
 def _unsupported(value: Any) -> Refusal:
-    from .suggestions import hint_for
+    from .suggestions import suggestion_for
 
     kind = type(value)
-    hint = hint_for(value)
-    message = f"{a_type(kind)} cannot cross" + (f": {hint}" if hint else "")
+    suggestion = suggestion_for(value)
+    message = f"{a_type(kind)} cannot cross" + (f": {suggestion}" if suggestion else "")
     return Refusal("unsupported_type", message, type_name(kind))

@@ -19,11 +19,11 @@ _ROWS = 100
 # Modules that an expression may name.
 _NAMED = ("attrs", "json", "numpy")
 _TEXT = ", which makes text of it"
-# An expression's value that does not cross either needs no hint: to look for one would be to try without end.
+# An expression's value that does not cross either needs no suggestion: to look for one would be to try without end.
 _trying: ContextVar[bool] = ContextVar("snakepit_trying", default=False)
 
 
-def library_hint(value: Any) -> tuple[bool, str | None]:
+def library_suggestion(value: Any) -> tuple[bool, str | None]:
     """Whether its library is known, and `return …`, where something does."""
     pandas = sys.modules.get("pandas")
     if pandas is not None and any(value is getattr(pandas, name, pandas) for name in ("NA", "NaT")):
@@ -37,8 +37,8 @@ def library_hint(value: Any) -> tuple[bool, str | None]:
     return False, None
 
 
-def hint_for_tensor(value: Any) -> str | None:
-    """As a hint, of what offers itself as an array, and then refuses."""
+def suggestion_for_tensor(value: Any) -> str | None:
+    """As a suggestion, of what offers itself as an array, and then refuses."""
     return _first(value, _TENSORS.get(type(value).__module__.partition(".")[0], []))
 
 

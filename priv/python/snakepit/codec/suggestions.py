@@ -1,7 +1,7 @@
 """What to return instead of a value that cannot cross.
 
-A hint is an expression after "return", with `x` for the value, from which all of the value can be made again by who
-knows its type. One that loses something says what, after ", which".
+A suggestion is an expression after "return", with `x` for the value, from which whoever knows its type can make all of
+the value again. One that loses something says what, after ", which".
 """
 
 from __future__ import annotations
@@ -15,15 +15,15 @@ if TYPE_CHECKING:
 _FIELDS = "return {name: x[name] for name in x.dtype.names}"
 
 
-def hint_for(value: Any) -> str | None:
+def suggestion_for(value: Any) -> str | None:
     """`return …`, where something is known that would do."""
     if isinstance(value, type):
         return None
-    from .library_suggestions import library_hint
+    from .library_suggestions import library_suggestion
 
-    known, hint = library_hint(value)
+    known, suggestion = library_suggestion(value)
     if known:
-        return hint
+        return suggestion
     for module, name, choice in _OF_MODULES:
         if module in sys.modules and isinstance(value, getattr(sys.modules[module], name)):
             return choice if isinstance(choice, str) else choice(value)
@@ -97,8 +97,8 @@ _OF_MODULES: list[tuple[str, str, str | Callable[[Any], str]]] = [
 ]
 
 
-def hint_for_array(array: Any) -> str | None:
-    """As `hint_for`, of a numpy array whose type of elements has no counterpart."""
+def suggestion_for_array(array: Any) -> str | None:
+    """As `suggestion_for`, of a numpy array whose type of elements has no counterpart."""
     dtype = array.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -117,8 +117,8 @@ def hint_for_array(array: Any) -> str | None:
 _LARGER = {"float": "float32", "complex": "complex64", "bcomplex": "complex64", "int": "int8", "uint": "int8"}
 
 
-def hint_for_scalar(value: Any) -> str | None:
-    """As `hint_for`, of a numpy scalar."""
+def suggestion_for_scalar(value: Any) -> str | None:
+    """As `suggestion_for`, of a numpy scalar."""
     dtype = value.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -137,8 +137,8 @@ def hint_for_scalar(value: Any) -> str | None:
     }.get(dtype.kind)
 
 
-def hint_for_subclass(array: Any) -> str:
-    """As `hint_for`, of an array that is more than its numbers."""
+def suggestion_for_subclass(array: Any) -> str:
+    """As `suggestion_for`, of an array that is more than its numbers."""
     numpy = sys.modules["numpy"]
     if isinstance(array, numpy.ma.MaskedArray):
         return 'return {"data": x.data, "mask": numpy.ma.getmaskarray(x), "fill_value": numpy.asarray(x.fill_value)}'

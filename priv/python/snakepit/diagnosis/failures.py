@@ -17,12 +17,14 @@ _ASYNCIO = os.path.join(os.path.dirname(os.__file__), "asyncio") + os.sep
 
 def python_error(error: BaseException) -> CallError:
     """The error reply for what a tool raised. The exception is left without frames: they hold the arguments."""
-    told = describe(error)
+    described = describe(error)
     advice = _advice(error)
     _forget_frames(error)
     # As the last line of a traceback has it: the text of a KeyError alone is no sentence.
-    message = f"{told['type']}: {told['message']}" if told["message"] else told["type"]
-    return CallError("python_error", "raised", message + advice, type=told["type"], traceback=told["traceback"])
+    message = f"{described['type']}: {described['message']}" if described["message"] else described["type"]
+    return CallError(
+        "python_error", "raised", message + advice, type=described["type"], traceback=described["traceback"]
+    )
 
 
 def _advice(error: BaseException) -> str:
@@ -60,16 +62,16 @@ def _render(error: BaseException) -> str:
     try:
         import traceback
 
-        told = traceback.TracebackException.from_exception(error, compact=True)
-        _strip(told)
-        return cut("".join(told.format()))
+        described = traceback.TracebackException.from_exception(error, compact=True)
+        _strip(described)
+        return cut("".join(described.format()))
     except (Exception, RecursionError):
         return f"{type_name(type(error))}: <its traceback cannot be shown>"
 
 
-def _strip(told: traceback.TracebackException | None) -> None:
+def _strip(described: traceback.TracebackException | None) -> None:
     seen: set[int] = set()
-    todo = [told]
+    todo = [described]
     while todo:
         one = todo.pop()
         if one is None or id(one) in seen:

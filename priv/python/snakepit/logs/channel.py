@@ -54,7 +54,7 @@ class LogChannel:
         if not (self._sent(frame) or (not self.broken and self._may_send(important) and self._sent(frame))):
             self.dropped += 1
 
-    def tell_dropped(self) -> None:
+    def send_dropped(self) -> None:
         """Says how many were dropped, if any were and there is room."""
         if self.dropped and not self._finishing:
             self._sent(b"")

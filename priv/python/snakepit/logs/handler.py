@@ -74,7 +74,7 @@ class LogHandler(logging.Handler):
 
     def flush(self) -> None:
         """Nothing waits here but the word of what was dropped."""
-        self._channel.tell_dropped()
+        self._channel.send_dropped()
 
     def set_level(self, level: int) -> None:
         """From now on the BEAM drops what is below. The root logger's level is left alone if the user has set it."""
@@ -132,19 +132,19 @@ def _formatted(formatter: logging.Formatter, record: logging.LogRecord) -> str:
         raise
     except Exception as error:
         parts = [
-            _told(str, record.msg),
-            f"arguments: {_told(repr, record.args)}",
-            f"cannot be formatted: {type(error).__name__}: {_told(str, error)}",
+            _text_of(str, record.msg),
+            f"arguments: {_text_of(repr, record.args)}",
+            f"cannot be formatted: {type(error).__name__}: {_text_of(str, error)}",
         ]
         # Other handlers have the same record: theirs stays as it is.
         record = logging.makeLogRecord({**vars(record), "msg": " | ".join(parts), "args": None})
     return formatter.format(record)
 
 
-def _told(tell: Callable[[Any], str], value: Any) -> str:
+def _text_of(convert: Callable[[Any], str], value: Any) -> str:
     """A part of a record that is broken, perhaps by this very text."""
     try:
-        return _bounded(tell(value), _MESSAGE // 4).decode()
+        return _bounded(convert(value), _MESSAGE // 4).decode()
     except RecursionError:
         raise
     except Exception as error:

@@ -49,7 +49,7 @@ class Logs:
             if tool.code is not None:
                 self._tools[id(tool.code)] = tool.name
 
-    def tell_dropped(self) -> None:
+    def send_dropped(self) -> None:
         """Says how many records were dropped, if nobody has since."""
         if self._handler is not None:
             self._handler.flush()

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from .chunk_memory import Mapping
 
 # A frame may overtake the message that announces its chunk.
-_PATIENCE = 5.0
+_ANNOUNCED_WITHIN = 5.0
 
 
 class Borrowed:
@@ -73,7 +73,7 @@ class Borrowed:
         return made
 
     def _wait(self, chunk: int) -> Mapping:
-        deadline = time.monotonic() + _PATIENCE
+        deadline = time.monotonic() + _ANNOUNCED_WITHIN
         with self._arrival:
             while chunk not in self._chunks:
                 if chunk in self._refused:

@@ -21,14 +21,14 @@ if TYPE_CHECKING:
 _TICK = 0.1
 # With nothing to keep it ticks slowly for a while: waking it for each call would cost the call more than the call.
 _SLOW_TICK = 1.0
-_PATIENCE = 10
+_QUIET_ROUNDS = 10
 # Ticks after which views that nobody gave back may be garbage in a cycle.
 _SUSPICIOUS = 10
 # How long the end of the process waits for the thread.
 _LAST_TICK = 5.0
 
 
-class Keeper:
+class Maintenance:
     """Sleeps without end when there was nothing to keep for a while."""
 
     def __init__(
@@ -43,9 +43,9 @@ class Keeper:
         self._asleep = False
         self._held = 0
         self._unchanged = 0
-        self._told: set[int | None] = set()
+        self._warned: set[int | None] = set()
         self._stopped = False
-        self._thread = threading.Thread(target=self._run, name="snakepit-keeper", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="snakepit-maintenance", daemon=True)
         self._thread.start()
         # The interpreter stops daemon threads wherever they are. This one may hold the arena's lock, for which a
         # destructor that runs later would wait for ever.
@@ -92,7 +92,7 @@ class Keeper:
         while not self._stopped:
             pause = self._pause()
             quiet = 0 if pause else quiet + 1
-            if quiet > _PATIENCE:
+            if quiet > _QUIET_ROUNDS:
                 # Asleep is set before looking once more, so that a stir in between is not lost.
                 self._asleep = True
                 if self._pause() is None:
@@ -123,16 +123,16 @@ class Keeper:
             # No room within the quota: results go another way, and say so. Nobody waits for this.
             pass
         except OSError as error:
-            self._tell_once(error)
+            self._warn_once(error)
         self._collect_garbage()
         tokens = self._borrowed.take_released()
         if tokens:
             self._send_released(tokens)
 
-    def _tell_once(self, error: OSError) -> None:
+    def _warn_once(self, error: OSError) -> None:
         """The system refuses memory. Results go another way; why is told once for each cause."""
-        if error.errno not in self._told:
-            self._told.add(error.errno)
+        if error.errno not in self._warned:
+            self._warned.add(error.errno)
             sys.stderr.write(f"snakepit: no shared memory can be made, results go another way: {error}\n")
 
     def _collect_garbage(self) -> None:

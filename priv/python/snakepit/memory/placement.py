@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from ..codec.buffers import Array, Bytes
     from ..wire.frames import Place
     from .arena import Arena, Slot
-    from .maintenance import Keeper
+    from .maintenance import Maintenance
 
     Buffers = list[Bytes | Array]
 
@@ -65,13 +65,13 @@ class Placer:
     def __init__(
         self,
         arena: Arena | None,
-        keeper: Keeper,
+        maintenance: Maintenance,
         lend_to_numpy: Callable[[], None] | None,
         max_frame: int = MAX_FRAME,
         max_message: int = MAX_GRPC_MESSAGE,
     ) -> None:
         self._arena = arena
-        self._keeper = keeper
+        self._maintenance = maintenance
         self._lend_to_numpy = lend_to_numpy
         self.max_frame = max_frame
         self.max_message = max_message
@@ -181,7 +181,7 @@ class Placer:
                     if slot is None and must:
                         slot = self._make(arena, buffer.nbytes)
                     if slot is None:
-                        self._keeper.want(buffer.nbytes)
+                        self._maintenance.want(buffer.nbytes)
                         self._give_back(arena, found)
                         return None
                     there = slot, -1
@@ -196,7 +196,7 @@ class Placer:
             slot = arena.force(length)
         except (OSError, MemoryError) as error:
             raise CallError("transfer", "no_memory", f"no shared memory for {length} bytes: {error}") from None
-        self._keeper.stir()
+        self._maintenance.stir()
         return slot
 
     @staticmethod
@@ -222,5 +222,5 @@ class Placer:
             self._give_back(arena, slots[len(places) :])
             raise
         if arena.wants_spare():
-            self._keeper.stir_now()
+            self._maintenance.stir_now()
         return placement

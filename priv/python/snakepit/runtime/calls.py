@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
     from ..memory.arena import Arena
     from ..memory.borrowed import Borrowed
-    from ..memory.maintenance import Keeper
+    from ..memory.maintenance import Maintenance
     from ..tools.signature import Tool
     from ..wire.frames import Body
 
@@ -70,7 +70,7 @@ class Service:
         tools: dict[str, Tool],
         arena: Arena | None,
         borrowed: Borrowed,
-        keeper: Keeper,
+        maintenance: Maintenance,
         inline_limit: int,
         max_result: int,
         lend_to_numpy: Callable[[], None] | None = None,
@@ -81,7 +81,7 @@ class Service:
         self.tools = tools
         self.arena = arena
         self.borrowed = borrowed
-        self.keeper = keeper
+        self.maintenance = maintenance
         self.inline_limit = inline_limit
         self.max_result = max_result
         self.lend_to_numpy = lend_to_numpy
@@ -100,7 +100,7 @@ class Calls:
         self._gone = service.borrowed.leases.gone
         self._request = Decoder().request
         self._encoder = Encoder(service.inline_limit)
-        self.placer = Placer(service.arena, service.keeper, service.lend_to_numpy)
+        self.placer = Placer(service.arena, service.maintenance, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
         self._max_envelope = min(self._max_result, self.placer.max_envelope())
         self._runner: Any = None
@@ -302,7 +302,7 @@ class Calls:
     def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:
         if way == ZERO_COPY:
             if body.places:
-                self._service.keeper.stir()
+                self._service.maintenance.stir()
             views: Sequence[memoryview] = self._borrowed.views(body.places)
             return views
         if way == INLINE:
@@ -314,8 +314,8 @@ class Calls:
 
     def _unknown(self, command: str) -> CallError:
         known = [name for name in self._tools if name != PROBE]
-        hint = did_you_mean(command[:200], known) or f"; it has {some_of(known)}"
-        message = f"{self._service.pool} has no tool {command[:200]!r}{hint}"
+        suggestion = did_you_mean(command[:200], known) or f"; it has {some_of(known)}"
+        message = f"{self._service.pool} has no tool {command[:200]!r}{suggestion}"
         return CallError("validation", "unknown_command", message, details={"nearest": nearest(command[:200], known)})
 
     def _users(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:

@@ -53,7 +53,7 @@ class ControlLoop:
         if name == "ping":
             self._control.send(["pong", *rest[:1]])
             if self._logs is not None:
-                self._logs.tell_dropped()
+                self._logs.send_dropped()
         elif name == "cancel":
             number, call_id = rest[:2]
             if number < len(self._lanes):
@@ -71,7 +71,7 @@ class ControlLoop:
             if self._service.arena is not None:
                 self._service.arena.refused(rest[0])
         elif name == "idle_ms":
-            self._service.keeper.give_back_after(int(rest[0]) / 1000)
+            self._service.maintenance.give_back_after(int(rest[0]) / 1000)
         elif name == "log_level":
             if self._logs is not None:
                 # `logging` has a lock, which a tool may hold for long.

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
 from ..support.limits import (
-    AWAKE,
     ERROR,
     GRPC,
     INLINE,
     MAX_FRAME,
     MAX_GRPC_MESSAGE,
     RESULT,
+    SPIN,
     STREAM,
     SYNC,
     WAITS,
@@ -68,17 +68,17 @@ class Lane:
         # Bytes read past the current frame. Only a `sync` can arrive this early, after a caller abandoned its call.
         rest = b""
         poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll else None
-        awake = 0
+        spin = 0
         try:
             while not service.stopping:
                 if rest:
                     got = len(rest)
                     window[:got], rest = rest, b""
                 else:
-                    soon = poll.receive(window) if awake and poll else None
+                    soon = poll.receive(window) if spin and poll else None
                     got = receive(window) if soon is None else soon
                 # Byte 3 of the header; of what is too short to have one, whatever was there before.
-                awake = buffer[_START + 3] & AWAKE
+                spin = buffer[_START + 3] & SPIN
                 if got >= _SMALLEST:
                     acquire()
                     try:

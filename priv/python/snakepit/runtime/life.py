@@ -65,13 +65,13 @@ class Life:
                 self._say(hook, error)
 
     def failure(self, error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:
-        """What the BEAM is told of a start that failed; `source` is the pool's own."""
+        """What the BEAM is sent about a start that failed; `source` is the pool's own."""
         from ..diagnosis.start_failure import described
 
-        told: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else described(error, source)
+        words: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else described(error, source)
         if self._doing:
-            told["during"] = list(self._doing)
-        return told
+            words["during"] = list(self._doing)
+        return words
 
     def _do(self, kind: str, name: str) -> None:
         # Should it take too long, the BEAM knows what.
@@ -90,8 +90,8 @@ class Life:
     def _say(self, hook: hooks.Hook, error: BaseException) -> None:
         from ..diagnosis.failures import describe
 
-        told = describe(error)
+        described = describe(error)
         try:
-            self._control.send(["hook_failed", hook.name, told])
+            self._control.send(["hook_failed", hook.name, described])
         except OSError:
-            sys.stderr.write(f"snakepit: @on_stop {hook.name} failed:\n{told['traceback']}\n")
+            sys.stderr.write(f"snakepit: @on_stop {hook.name} failed:\n{described['traceback']}\n")

@@ -15,7 +15,7 @@ from .. import __version__
 from ..diagnosis import missing
 from ..memory import memory_array
 from ..memory.borrowed import Borrowed
-from ..memory.maintenance import Keeper
+from ..memory.maintenance import Maintenance
 from ..support import context, fork, identity
 from ..support.limits import PROTOCOL
 from ..tools.catalog import describe
@@ -80,12 +80,14 @@ def run(path: str, token: str) -> None:
     tools: dict[str, Tool] = {}
     arena = _arena(settings, control) if "zero_copy" in able else None
     borrowed = Borrowed(arena.mappings if arena else {})
-    keeper = Keeper(arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens]))
+    maintenance = Maintenance(
+        arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens])
+    )
     service = Service(
         tools,
         arena,
         borrowed,
-        keeper,
+        maintenance,
         int(settings["inline_limit"]),
         int(settings.get("max_result") or 0),
         _numpy_memory(settings, arena),

@@ -29,10 +29,10 @@ _CLOSE = 2.0
 class Sources:
     """A finder in front of the path's own, which it asks: it sees a file before it is read, even one that cannot be."""
 
-    def __init__(self, directories: Sequence[str], tell: Callable[[str, int | None, int | None], None]) -> None:
+    def __init__(self, directories: Sequence[str], send: Callable[[str, int | None, int | None], None]) -> None:
         self._directories = tuple(os.path.join(directory, "") for directory in directories)
-        self._tell = tell
-        self._told: set[str] = set()
+        self._send = send
+        self._sent: set[str] = set()
 
     def install(self) -> None:
         """From now on, what is imported is told."""
@@ -51,9 +51,9 @@ class Sources:
     def _seen(self, file: str, cached: str | None) -> None:
         if not file.startswith(self._directories) or file.startswith(_OWN) or any(part in file for part in _NOT_OWN):
             return
-        if file not in self._told:
-            self._told.add(file)
-            self._tell(file, *_content(file))
+        if file not in self._sent:
+            self._sent.add(file)
+            self._send(file, *_content(file))
         if cached:
             _forget_close(file, cached)
 

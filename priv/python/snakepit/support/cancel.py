@@ -45,7 +45,7 @@ class Cancellation:
     `cancelling` is set, or this process is a forked child. All three may be interrupted by `Cancelled`.
     """
 
-    __slots__ = ("_asynchronous", "_left", "_lock", "_told", "cancelling", "running", "stream", "task", "thread")
+    __slots__ = ("_asked", "_asynchronous", "_left", "_lock", "cancelling", "running", "stream", "task", "thread")
 
     def __init__(self) -> None:
         self.running = 0
@@ -57,7 +57,7 @@ class Cancellation:
         self.task: tuple[AbstractEventLoop, Task[Any]] | None = None
         self._lock = fork.lock()
         # When it was told last, and how long the tool is still left alone.
-        self._told = self._left = 0.0
+        self._asked = self._left = 0.0
         self._asynchronous = False
 
     def cancel(self, call_id: int) -> None:
@@ -68,11 +68,11 @@ class Cancellation:
             if not running:
                 if self.stream and self.stream <= call_id and not self.cancelling:
                     # Looked at before the next item; then it cleans up.
-                    self.cancelling, self._told, self._left = self.stream, now, _AGAIN
+                    self.cancelling, self._asked, self._left = self.stream, now, _AGAIN
                 return
             if running > call_id:
                 return
-            since, self._told = now - self._told, now
+            since, self._asked = now - self._asked, now
             if self.cancelling == running:
                 self._left -= min(since, _STEP)
                 if self._left > 0:

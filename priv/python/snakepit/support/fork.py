@@ -38,7 +38,7 @@ _locks_are_free = False
 library: Any = None
 """The native library, once it is there."""
 # Python knows that this is a child.
-_told = False
+_python_knows = False
 
 
 def lock() -> Any:
@@ -139,8 +139,8 @@ def is_child() -> bool:
 
 def become_child() -> None:
     """In a child that Python forked: signals do what they do in any Python, unless the user's code handles them."""
-    global _told, _locks_are_free
-    _told = True
+    global _python_knows, _locks_are_free
+    _python_knows = True
     table[FORKED] = 1
     # The parent may have been a child itself.
     _locks_are_free = False
@@ -155,8 +155,8 @@ def leave(error: BaseException | None = None) -> NoReturn:
     """Ends a forked child whose tool returned, or raised this: it is not the one that is waited for."""
     status = 0
     try:
-        if not _told:
-            _tell_python()
+        if not _python_knows:
+            _inform_python()
         if isinstance(error, SystemExit):
             status = _exit_status(error.code)
         else:
@@ -175,7 +175,7 @@ def leave(error: BaseException | None = None) -> NoReturn:
         os._exit(status)
 
 
-def _tell_python() -> None:
+def _inform_python() -> None:
     """Where C forked: without this, Python waits for threads that are not here whenever it lets others run."""
     import ctypes
 

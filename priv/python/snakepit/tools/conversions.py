@@ -1,6 +1,6 @@
 """Classes that do not arrive, and are made of what does: what a parameter annotated with them is given.
 
-An argument is the value that the hint for returning such an object names: the value of an `Enum`, the fields of a
+An argument is the value that the suggestion for returning such an object names: the value of an `Enum`, the fields of a
 dataclass, the text of a path. Each `Check` here says what it takes, and makes it.
 """
 
@@ -84,8 +84,8 @@ def _enum(builder: Builder, kind: Any) -> Check:
 
     def refused(value: Any) -> str:
         named = kind.__members__.get(value) if type(value) is str else None
-        hint = f": that is a name, send its value {named.value!r}" if named is not None else ""
-        return f"expected a value of {kind.__name__} ({some}), got {short(value)}{hint}"
+        suggestion = f": that is a name, send its value {named.value!r}" if named is not None else ""
+        return f"expected a value of {kind.__name__} ({some}), got {short(value)}{suggestion}"
 
     def slow(value: Any) -> Mismatch | None:
         try:

@@ -40,7 +40,7 @@ _TOWER: dict[type, tuple[type, ...]] = {float: (int,), complex: (int, float)}
 Misfit = tuple[str, str, str]
 
 
-def watch(tool: Tool, tell: Callable[[str], None]) -> None:
+def watch(tool: Tool, report: Callable[[str], None]) -> None:
     """Has the results of a tool looked at from now on, if its annotation says anything."""
     try:
         annotation = resolve(tool._unwrapped, "return", tool._unwrapped.__annotations__["return"])
@@ -66,7 +66,7 @@ def watch(tool: Tool, tell: Callable[[str], None]) -> None:
         place = (_INDEX.sub("[]", path), expected)
         if place not in told and len(told) < _MOST_TOLD:
             told.add(place)
-            tell(f"tool {tool.name} {what} {got}{path and f' at result{path}'}; its annotation says {expected}")
+            report(f"tool {tool.name} {what} {got}{path and f' at result{path}'}; its annotation says {expected}")
 
     function = tool.call
     item = _item(annotation)

@@ -63,7 +63,7 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
            File.read(path),
          ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
          true <- Model.import(handle.performance, model) do
-      Calibration.tell(handle, :loaded, %{})
+      Calibration.emit(handle, :loaded, %{})
       :ok
     else
       _ -> :none

@@ -1,4 +1,4 @@
-"""Hints for objects of libraries: each is followed; what it says to return crosses, and what that leaves out is said.
+"""Suggestions for objects of libraries: each is followed; what it says to return crosses, and what is lost is said.
 
 A library that is not installed is skipped: the tests' environment has some of them.
 """
@@ -17,15 +17,15 @@ import pydantic
 import pydantic.v1
 from PIL import Image
 
-from test_hints import cross, hint_of
+from test_suggestions import cross, suggestion_of
 
 NAMES = {"attrs": attrs, "datetime": datetime, "json": json, "numpy": np}
 
 
 def follow(value):
-    """What a hint says to return, as it crosses, and what it leaves out."""
-    hint = hint_of(value)
-    expression, _, lost = hint.partition(", which ")
+    """What a suggestion says to return, as it crosses, and what it leaves out."""
+    suggestion = suggestion_of(value)
+    expression, _, lost = suggestion.partition(", which ")
     names = NAMES | ({"polars": sys.modules["polars"]} if "polars" in sys.modules else {})
     return cross(eval(expression, {**names, "x": value})), lost
 

@@ -1,4 +1,4 @@
-"""Every hint is followed: what it says to return crosses, and the value can be made of that again."""
+"""Every suggestion is followed: what it says to return crosses, and the value can be made of that again."""
 
 import argparse
 import array
@@ -28,7 +28,7 @@ import zoneinfo
 
 import numpy as np
 
-from snakepit.codec import suggestions as hints
+from snakepit.codec import suggestions
 from snakepit.codec.decode import Decoder
 from snakepit.codec.encode import Encoder
 from snakepit.support.errors import CallError
@@ -42,13 +42,13 @@ def cross(value):
     return Decoder().request(request, buffers)[1]["x"]
 
 
-def hint_of(value):
+def suggestion_of(value):
     try:
         Encoder(64).encode([value])
     except CallError as error:
-        before, found, hint = error.message.partition(": return ")
+        before, found, suggestion = error.message.partition(": return ")
         assert found and before.startswith("result[0]: "), error.message
-        return hint
+        return suggestion
     raise AssertionError(f"{value!r} crosses")
 
 
@@ -210,7 +210,7 @@ def as_is(value):
     return lambda got: type(value)(got)
 
 
-# A value, and what makes it again of what crossed: nothing where the hint says that something is lost.
+# A value, and what makes it again of what crossed: nothing where the suggestion says that something is lost.
 LISTED = [
     (Color.RED, Color),
     (Color.NAMED, Color),
@@ -308,19 +308,19 @@ NAMES = {
 }
 
 
-def follow(hint, value):
-    return eval(hint.partition(", which")[0], NAMES | {"x": value})
+def follow(suggestion, value):
+    return eval(suggestion.partition(", which")[0], NAMES | {"x": value})
 
 
-class Hints(unittest.TestCase):
-    def test_following_a_hint_loses_nothing_or_it_says_what(self):
+class Suggestions(unittest.TestCase):
+    def test_following_a_suggestion_loses_nothing_or_it_says_what(self):
         for value, again in LISTED:
             with self.subTest(value=repr(value)[:60]):
-                hint = hint_of(value)
-                got = cross(follow(hint, value))
-                self.assertEqual(again is None, ", which" in hint, hint)
+                suggestion = suggestion_of(value)
+                got = cross(follow(suggestion, value))
+                self.assertEqual(again is None, ", which" in suggestion, suggestion)
                 if again is not None:
-                    self.assertTrue(same(value, again(got)), f"{hint}: {got!r}")
+                    self.assertTrue(same(value, again(got)), f"{suggestion}: {got!r}")
 
     def test_what_is_a_number_or_a_text_is_its_value(self):
         for value, base in [
@@ -349,7 +349,7 @@ class Hints(unittest.TestCase):
         self.assertEqual(cross(value), [{1: 1, "fast": {3: ({"x": None},)}}])
         self.assertEqual([*map(type, cross(value)[0])], [int, str])
 
-    def test_what_has_no_end_has_no_hint(self):
+    def test_what_has_no_end_has_no_suggestion(self):
         for value in (itertools.count(), itertools.cycle([1]), sys.stdin):
             with self.subTest(value=value), self.assertRaises(CallError) as caught:
                 Encoder(64).encode([value])
@@ -365,7 +365,7 @@ class Hints(unittest.TestCase):
 
     def test_what_is_gone_through_once(self):
         for make, items in ITERABLES:
-            self.assertEqual(cross(follow(hint_of(make()), make())), items)
+            self.assertEqual(cross(follow(suggestion_of(make()), make())), items)
 
     def test_small_types_of_ml_dtypes(self):
         import ml_dtypes
@@ -386,24 +386,24 @@ class Hints(unittest.TestCase):
                 if (dtype.name == "bfloat16") == (value is raw) and dtype.name in ("bfloat16", "float8_e5m2"):
                     continue
                 with self.subTest(dtype=dtype.name, kind=type(value).__name__):
-                    hint = hint_of(value)
-                    self.assertNotIn("which", hint)
-                    got = np.asarray(cross(follow(hint, value))).astype(dtype)
+                    suggestion = suggestion_of(value)
+                    self.assertNotIn("which", suggestion)
+                    got = np.asarray(cross(follow(suggestion, value))).astype(dtype)
                     number = ~nan if value is raw else ...
-                    self.assertEqual(got[number].tobytes(), np.asarray(value)[number].tobytes(), hint)
+                    self.assertEqual(got[number].tobytes(), np.asarray(value)[number].tobytes(), suggestion)
 
     def test_a_zone_without_a_name(self):
         x = datetime.datetime(2024, 7, 1, 12, tzinfo=Zone())
         with self.assertRaises(CallError) as caught:
             Encoder(64).encode(x)
-        _, _, hint = caught.exception.message.partition(": return ")
-        named, _, rest = hint.partition(", or ")
+        _, _, suggestion = caught.exception.message.partition(": return ")
+        named, _, rest = suggestion.partition(", or ")
         name = "Europe/Moscow"
         for text in (named, rest.partition(", which")[0]):
             self.assertEqual(cross(eval(text, NAMES | {"x": x, "name": name})), x)
 
     def test_none_is_left_out_here(self):
-        tree = ast.parse(inspect.getsource(hints))
+        tree = ast.parse(inspect.getsource(suggestions))
         parts = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
         written = {
             node.value.removeprefix("return ")
@@ -411,8 +411,8 @@ class Hints(unittest.TestCase):
             if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in parts
             if node.value.startswith("return ")
         }
-        tried = {hint_of(value) for value, _ in LISTED} | {hint_of(make()) for make, _ in ITERABLES}
-        tried |= {hint_of(value) for value in self.of_ml_dtypes()}
+        tried = {suggestion_of(value) for value, _ in LISTED} | {suggestion_of(make()) for make, _ in ITERABLES}
+        tried |= {suggestion_of(value) for value in self.of_ml_dtypes()}
         self.assertGreater(len(written), 15)
         self.assertLessEqual(written, tried)
 

@@ -1,4 +1,4 @@
-"""The keeper's thread, and the end of the process that it lives in."""
+"""The thread of arena maintenance, and the end of the process that it lives in."""
 
 import subprocess
 import sys
@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).resolve().parents[2] / "priv" / "python"
 
 
 class AtExit(unittest.TestCase):
-    def test_the_end_of_the_process_waits_for_the_keeper(self):
+    def test_the_end_of_the_process_waits_for_the_thread(self):
         # Else the thread would be stopped with the arena's lock, and the destructor below would wait for ever.
         script = """
         import os, sys, threading, time
         from snakepit.memory.arena import Arena
         from snakepit.memory.borrowed import Borrowed
-        from snakepit.memory.maintenance import Keeper
+        from snakepit.memory.maintenance import Maintenance
 
         arena = Arena(1, 1 << 16, 1 << 20, lambda id, size, fd: None, lambda id: None)
         inside = threading.Event()
@@ -28,7 +28,7 @@ class AtExit(unittest.TestCase):
             return True
 
         arena.drop_idle = slow
-        keeper = Keeper(arena, Borrowed({}), 60_000, lambda tokens: None)
+        maintenance = Maintenance(arena, Borrowed({}), 60_000, lambda tokens: None)
 
         class Last:
             def __del__(self, lock=arena._lock, write=os.write):
@@ -36,7 +36,7 @@ class AtExit(unittest.TestCase):
                     write(1, b"done")
 
         sys.last = Last()
-        keeper.stir_now()
+        maintenance.stir_now()
         inside.wait()
         """
         done = subprocess.run(
