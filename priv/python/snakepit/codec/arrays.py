@@ -136,10 +136,8 @@ def wire_dtype(array: Any) -> tuple[str, Any]:
         if dtype.name == "bfloat16":
             name = "bf16"
         if name is None or dtype.subdtype is not None:
-            from .suggestions import suggestion_for_array
-
-            message = f"an array of dtype {dtype} has no counterpart{_with(suggestion_for_array(array))}"
-            raise Refusal("unsupported_dtype", message, f"numpy.ndarray[{dtype}]")
+            message = f"an array of dtype {dtype} has no counterpart"
+            raise Refusal("unsupported_dtype", message, f"numpy.ndarray[{dtype}]", ("array", array))
         found = _wire[dtype] = (name, dtype.newbyteorder("<"))
     return found
 
@@ -156,10 +154,8 @@ def as_array(value: Any) -> Any:
     if numpy is not None and isinstance(value, numpy.ndarray):
         if kind is numpy.ndarray or kind is numpy.memmap:
             return value
-        from .suggestions import suggestion_for_subclass
-
-        message = f"{a_type(kind)} is more than its numbers{_with(suggestion_for_subclass(value))}"
-        raise Refusal("unsupported_type", message, type_name(kind))
+        message = f"{a_type(kind)} is more than its numbers"
+        raise Refusal("unsupported_type", message, type_name(kind), ("array of another class", value))
     if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:
         return None
     offers = hasattr(kind, "__dlpack__"), hasattr(kind, "__array__")
@@ -175,10 +171,8 @@ def as_array(value: Any) -> Any:
         else:
             if type(array) is numpy.ndarray:
                 return array
-    from .library_suggestions import suggestion_for_tensor
-
-    words = f"{type_name(kind)} does not turn into an array: {failure}{_with(suggestion_for_tensor(value))}"
-    raise Refusal("unsupported_type", words, type_name(kind))
+    words = f"{type_name(kind)} does not turn into an array: {failure}"
+    raise Refusal("unsupported_type", words, type_name(kind), ("tensor", value))
 
 
 def scalar(value: Any) -> Any:
@@ -190,11 +184,5 @@ def scalar(value: Any) -> Any:
         plain = value.item()
         if type(plain) in (bool, int, float, bytes, str):
             return plain
-    from .suggestions import suggestion_for_scalar
-
-    message = f"{a_type(type(value))} cannot cross{_with(suggestion_for_scalar(value))}"
-    raise Refusal("unsupported_type", message, type_name(type(value)))
-
-
-def _with(suggestion: str | None) -> str:
-    return f": {suggestion}" if suggestion else ""
+    kind = type(value)
+    raise Refusal("unsupported_type", f"{a_type(kind)} cannot cross", type_name(kind), ("scalar", value))

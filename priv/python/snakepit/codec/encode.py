@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import sys
+from functools import partial
 from typing import Any
 
 from .._native import Encoder as _Encoder
@@ -35,20 +36,31 @@ class Encoder:
     def encode(self, value: Any, root: str = "result") -> bytes:
         """The envelope. `take_buffers` has what travels beside it."""
         try:
-            if is_array(type(value)):
-                return self._array(value)
-            try:
-                packed, self.buffers = self._encode(value)
-            except Suspect as suspect:
-                if suspect.args != ("key",):
-                    raise
-                # Keys that are an `int` or a `str` of another type.
-                packed, self.buffers = self._encode(with_plain_keys(value))
+            return self._array(value) if is_array(type(value)) else self._any(value)
         except CallError:
             raise
         except Exception as error:
             raise _explained(value, root, error) from None
+
+    def _any(self, value: Any) -> bytes:
+        try:
+            packed, self.buffers = self._encode(value)
+        except Suspect as suspect:
+            if suspect.args != ("key",):
+                raise
+            # Keys that are an `int` or a `str` of another type.
+            packed, self.buffers = self._encode(with_plain_keys(value))
         return packed
+
+    def crosses(self, value: Any) -> bool:
+        """Whether it can be encoded."""
+        try:
+            self._any(value)
+        except Exception:
+            return False
+        finally:
+            self.buffers = None
+        return True
 
     def _array(self, array: Any) -> bytes:
         known = self._envelopes.get((array.dtype, array.shape))
@@ -91,7 +103,7 @@ def convert(value: Any) -> Any:
         return name, list(array.shape), Array(array, dtype)
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
-    raise _unsupported(value)
+    raise Refusal("unsupported_type", f"{a_type(kind)} cannot cross", type_name(kind), ("value", value))
 
 
 _BASES: list[tuple[type, Any]] = [(str, str.__str__), (float, float.__float__), (int, int.__int__)]
@@ -100,25 +112,17 @@ _BASES: list[tuple[type, Any]] = [(str, str.__str__), (float, float.__float__), 
 def _explained(value: Any, root: str, error: Exception) -> CallError:
     """The error of a value that cannot cross, with the place in it."""
     from .locate import explain
+    from .suggestions import suggestion
 
     why = error.args[0] if isinstance(error, Suspect) and error.args else None
     if why == "too_many_values":
         return CallError("python_error", why, f"{root} has more than {MAX_VALUES} values", path=root)
     if why == "too_many_buffers":
         return CallError("python_error", why, f"a value has more than {MAX_BUFFERS} large buffers")
-    found = explain(value, root, convert, "python_error")
+    found = explain(value, root, convert, "python_error", partial(suggestion, crosses=Encoder(1 << 14).crosses))
     if found is not None:
         return found
     if isinstance(error, Suspect):
         error = Refusal("unsupported_type", "the value changed while it was read")
     reason = error.reason if isinstance(error, Refusal) else "unsupported_type"
     return CallError("python_error", reason, f"{root}: {type(error).__name__}: {error}"[:2000], path=root)
-
-
-def _unsupported(value: Any) -> Refusal:
-    from .suggestions import suggestion_for
-
-    kind = type(value)
-    suggestion = suggestion_for(value)
-    message = f"{a_type(kind)} cannot cross" + (f": {suggestion}" if suggestion else "")
-    return Refusal("unsupported_type", message, type_name(kind))

@@ -7,23 +7,22 @@ whose value crosses. All of this happens after a result was refused.
 from __future__ import annotations
 
 import sys
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     Expressions = Callable[[Any], list[str]]
+    # Whether a value crosses.
+    Crosses = Callable[[Any], bool]
 
 _ROWS = 100
 # Modules that an expression may name.
 _NAMED = ("attrs", "json", "numpy")
 _TEXT = ", which makes text of it"
-# An expression's value that does not cross either needs no suggestion: to look for one would be to try without end.
-_trying: ContextVar[bool] = ContextVar("snakepit_trying", default=False)
 
 
-def library_suggestion(value: Any) -> tuple[bool, str | None]:
+def library_suggestion(value: Any, crosses: Crosses) -> tuple[bool, str | None]:
     """Whether its library is known, and `return …`, where something does."""
     pandas = sys.modules.get("pandas")
     if pandas is not None and any(value is getattr(pandas, name, pandas) for name in ("NA", "NaT")):
@@ -31,23 +30,24 @@ def library_suggestion(value: Any) -> tuple[bool, str | None]:
     for module, name, expressions in _LIBRARIES:
         kind = getattr(sys.modules.get(module), name, None)
         if isinstance(kind, type) and isinstance(value, kind):
-            return True, _first(value, expressions(value))
+            return True, _first(value, expressions(value), crosses)
     if hasattr(type(value), "__attrs_attrs__"):
-        return True, _first(value, ["attrs.asdict(x)"]) or "return attrs.asdict(x)"
+        return True, _first(value, ["attrs.asdict(x)"], crosses) or "return attrs.asdict(x)"
     return False, None
 
 
-def suggestion_for_tensor(value: Any) -> str | None:
+def suggestion_for_tensor(value: Any, crosses: Crosses) -> str | None:
     """As a suggestion, of what offers itself as an array, and then refuses."""
-    return _first(value, _TENSORS.get(type(value).__module__.partition(".")[0], []))
+    return _first(value, _TENSORS.get(type(value).__module__.partition(".")[0], []), crosses)
 
 
-def _first(value: Any, expressions: list[str]) -> str | None:
+def _first(value: Any, expressions: list[str], crosses: Crosses) -> str | None:
     """The first that crosses."""
-    if _trying.get():
-        return None
     some = _some(value)
-    return next((f"return {words}" for words in expressions if _crosses(words.partition(", which")[0], some)), None)
+    for words in expressions:
+        if _made_crosses(words.partition(", which")[0], some, crosses):
+            return f"return {words}"
+    return None
 
 
 def _some(value: Any) -> Any:
@@ -61,19 +61,13 @@ def _some(value: Any) -> Any:
     return value
 
 
-def _crosses(expression: str, value: Any) -> bool:
-    from .encode import Encoder
-
-    token = _trying.set(True)
+def _made_crosses(expression: str, value: Any, crosses: Crosses) -> bool:
     try:
         names = {name: __import__(name) for name in _NAMED if f"{name}." in expression}
         # The expressions are those below.
-        Encoder(1 << 14).encode(eval(expression, {**names, "x": value}))
+        return crosses(eval(expression, {**names, "x": value}))
     except Exception:
         return False
-    finally:
-        _trying.reset(token)
-    return True
 
 
 def _is_default(index: Any) -> bool:

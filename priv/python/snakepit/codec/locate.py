@@ -14,14 +14,30 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-def explain(value: Any, root: str, leaf: Callable[[Any], object], category: str = "validation") -> CallError | None:
+def explain(
+    value: Any,
+    root: str,
+    leaf: Callable[[Any], object],
+    category: str,
+    suggestion: Callable[[tuple[str, Any]], str | None],
+) -> CallError | None:
     """The first thing that cannot cross, as an error; `None` if there is nothing.
 
-    `leaf` is called with everything that is no container of the fast path; it raises `Refusal`.
-    `category` says whose mistake the value is: the caller's, or the tool's that returned it.
+    `leaf` is called with everything that is no container of the fast path; it raises `Refusal`. `category` says whose
+    mistake the value is: the caller's, or the tool's that returned it. `suggestion` says what to return instead.
     """
+
+    def looked_at(value: Any) -> None:
+        try:
+            leaf(value)
+        except Refusal as refusal:
+            words = suggestion(refusal.about) if refusal.about else None
+            if words:
+                refusal.message += f": {words}"
+            raise
+
     try:
-        _walk(value, root, 1, {}, leaf)
+        _walk(value, root, 1, {}, looked_at)
     except CallError as error:
         error.category = category
         return error

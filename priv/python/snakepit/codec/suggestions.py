@@ -9,21 +9,32 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from .library_suggestions import library_suggestion, suggestion_for_tensor
+
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from .library_suggestions import Crosses
 
 _FIELDS = "return {name: x[name] for name in x.dtype.names}"
 
 
-def suggestion_for(value: Any) -> str | None:
-    """`return …`, where something is known that would do."""
+def suggestion(about: tuple[str, Any], crosses: Crosses) -> str | None:
+    """`return …`, where something is known that would do. `about`: what a value is, and the value (`Refusal`)."""
+    what, value = about
+    if what == "tensor":
+        return suggestion_for_tensor(value, crosses)
+    if what == "value":
+        return _for_value(value, crosses)
+    return {"array": _for_array, "array of another class": _for_subclass, "scalar": _for_scalar}[what](value)
+
+
+def _for_value(value: Any, crosses: Crosses) -> str | None:
     if isinstance(value, type):
         return None
-    from .library_suggestions import library_suggestion
-
-    known, suggestion = library_suggestion(value)
+    known, found = library_suggestion(value, crosses)
     if known:
-        return suggestion
+        return found
     for module, name, choice in _OF_MODULES:
         if module in sys.modules and isinstance(value, getattr(sys.modules[module], name)):
             return choice if isinstance(choice, str) else choice(value)
@@ -97,8 +108,8 @@ _OF_MODULES: list[tuple[str, str, str | Callable[[Any], str]]] = [
 ]
 
 
-def suggestion_for_array(array: Any) -> str | None:
-    """As `suggestion_for`, of a numpy array whose type of elements has no counterpart."""
+def _for_array(array: Any) -> str | None:
+    """Of a numpy array whose type of elements has no counterpart."""
     dtype = array.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -117,8 +128,8 @@ def suggestion_for_array(array: Any) -> str | None:
 _LARGER = {"float": "float32", "complex": "complex64", "bcomplex": "complex64", "int": "int8", "uint": "int8"}
 
 
-def suggestion_for_scalar(value: Any) -> str | None:
-    """As `suggestion_for`, of a numpy scalar."""
+def _for_scalar(value: Any) -> str | None:
+    """Of a numpy scalar."""
     dtype = value.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -137,8 +148,8 @@ def suggestion_for_scalar(value: Any) -> str | None:
     }.get(dtype.kind)
 
 
-def suggestion_for_subclass(array: Any) -> str:
-    """As `suggestion_for`, of an array that is more than its numbers."""
+def _for_subclass(array: Any) -> str:
+    """Of an array that is more than its numbers."""
     numpy = sys.modules["numpy"]
     if isinstance(array, numpy.ma.MaskedArray):
         return 'return {"data": x.data, "mask": numpy.ma.getmaskarray(x), "fill_value": numpy.asarray(x.fill_value)}'

@@ -10,14 +10,12 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from ..codec.arrays import is_array
+from ..tools.signature import by_code
 
 if TYPE_CHECKING:
-    from types import CodeType, FrameType
+    from types import FrameType
 
     from ..tools.signature import Tool
-
-# By the code of its function: a traceback has no more than that.
-tools: dict[CodeType, Tool] = {}
 
 _READ_ONLY = re.compile(r"read-?only|read-write bytes-like|not writ(e)?able|WRITEABLE", re.IGNORECASE)
 # So deep, and among so many items of each container, an argument is looked into.
@@ -52,7 +50,7 @@ def _parameters(error: BaseException, wanted: Any) -> list[str]:
     """The parameters of the called tool that hold such a value now."""
     trace = error.__traceback__
     while trace is not None:
-        tool = tools.get(trace.tb_frame.f_code)
+        tool = by_code.get(trace.tb_frame.f_code)
         if tool is not None:
             return _among(trace.tb_frame, tool, wanted)
         trace = trace.tb_next

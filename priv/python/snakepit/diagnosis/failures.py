@@ -5,8 +5,7 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING
 
-from ..support.errors import CallError, type_name
-from ..support.limits import MAX_TEXT
+from ..support.errors import CallError, cut, text_of, type_name
 
 if TYPE_CHECKING:
     import traceback
@@ -40,22 +39,6 @@ def _advice(error: BaseException) -> str:
 def describe(error: BaseException) -> dict[str, str]:
     """Type, message and traceback, each bounded."""
     return {"type": type_name(type(error)), "message": text_of(error), "traceback": _render(error)}
-
-
-def text_of(error: BaseException) -> str:
-    """An exception's own text, bounded, whatever its `__str__` does."""
-    try:
-        return cut(str(error))
-    except Exception:
-        return "<an exception whose __str__ raised>"
-
-
-def cut(text: str) -> str:
-    """The text, or its two ends where it is too long."""
-    if len(text) <= MAX_TEXT:
-        return text
-    half = MAX_TEXT // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
 
 
 def _render(error: BaseException) -> str:

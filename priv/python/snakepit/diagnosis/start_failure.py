@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from ..tools.inline import line_of
-from .failures import cut, describe
+from ..support.errors import cut
+from .failures import describe
 
 
 def described(error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:

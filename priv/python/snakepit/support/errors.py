@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .limits import MAX_TEXT
+
 
 class ProtocolError(Exception):
     """The peer broke a rule of the protocol: its connection ends."""
@@ -48,11 +50,15 @@ class CallError(Exception):
 class Refusal(Exception):
     """A single value cannot cross. Whoever knows where it sits makes a `CallError` of it."""
 
-    def __init__(self, reason: str, message: str, type: str | None = None) -> None:
+    def __init__(
+        self, reason: str, message: str, type: str | None = None, about: tuple[str, Any] | None = None
+    ) -> None:
         super().__init__(message)
         self.reason = reason
         self.message = message
         self.type = type
+        # The value, and what it is, for a suggestion what to return instead.
+        self.about = about
 
     def at(self, path: str) -> CallError:
         return CallError("validation", self.reason, f"{path}: {self.message}", path=path, type=self.type)
@@ -92,3 +98,19 @@ def some_of(names: list[str]) -> str:
     """The first ten, and how many more there are."""
     more = f" and {len(names) - 10} more" if len(names) > 10 else ""
     return ", ".join(names[:10]) + more
+
+
+def text_of(error: BaseException) -> str:
+    """An exception's own text, bounded, whatever its `__str__` does."""
+    try:
+        return cut(str(error))
+    except Exception:
+        return "<an exception whose __str__ raised>"
+
+
+def cut(text: str) -> str:
+    """The text, or its two ends where it is too long."""
+    if len(text) <= MAX_TEXT:
+        return text
+    half = MAX_TEXT // 2
+    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"

@@ -11,8 +11,7 @@ import types
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from ..diagnosis.failures import cut, text_of
-from ..support.errors import did_you_mean, type_name
+from ..support.errors import cut, did_you_mean, text_of, type_name
 from ..support.paths import step
 from .adapt import BYTES, adapt
 from .checks import BYTES as BYTES_ARRIVING

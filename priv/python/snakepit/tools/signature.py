@@ -9,7 +9,6 @@ from collections.abc import Callable
 from typing import Any
 
 from ..codec.validation import NOT_BYTES
-from ..diagnosis import advice
 from ..support.errors import CallError, did_you_mean
 from ..support.paths import step
 from .adapt import BYTES, Plan, adapt, plan_for
@@ -20,6 +19,10 @@ from .fields import Unresolved, Unusable, resolve
 _POSITIONAL_ONLY = inspect.Parameter.POSITIONAL_ONLY
 _KEYWORD_ONLY = inspect.Parameter.KEYWORD_ONLY
 _PLAIN = inspect.Parameter.POSITIONAL_OR_KEYWORD
+
+
+# By the code of its function: a traceback has no more than that.
+by_code: dict[types.CodeType, Tool] = {}
 
 
 class BadAnnotation(TypeError):
@@ -77,7 +80,7 @@ class Tool:
         code = getattr(self._unwrapped, "__code__", None)
         self.code = code if isinstance(code, types.CodeType) else None
         if self.code is not None:
-            advice.tools[self.code] = self
+            by_code[self.code] = self
 
     def _understood(self, parameter: inspect.Parameter) -> tuple[Check | None, Plan | None]:
         """What a parameter's annotation says of its arguments. Raises `BadAnnotation`."""
