@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..tools.inline import line_of
 from ..support.errors import cut
+from ..tools.inline import line_of
 from .failures import describe
 
 
