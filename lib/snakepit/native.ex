@@ -536,10 +536,10 @@ defmodule Snakepit.Native do
           {seen :: non_neg_integer(), learned :: non_neg_integer(), rows :: [struct()]}
   def cost_model_drain(_cost_model, _learn?, _most_rows), do: stub()
 
-  @doc "The calls of the second, minute or hour (0, 1, 2) that runs; percentiles p50, p95, p99, p99.9."
+  @doc "The calls of the current second, minute or hour (0, 1, 2), and a histogram of their latencies; `over?` begins the next one."
   @spec cost_model_window(cost_model(), 0..2, over? :: boolean()) ::
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
-           sum_bytes :: non_neg_integer(), [non_neg_integer() | nil]}
+           sum_bytes :: non_neg_integer(), histogram :: binary()}
   def cost_model_window(_cost_model, _which, _over?), do: stub()
 
   @spec cost_model_probed(cost_model(), probe(), work_ns :: non_neg_integer()) :: :ok

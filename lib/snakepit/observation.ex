@@ -35,7 +35,23 @@ defmodule Snakepit.Observation do
     cold: false
   ]
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          pool: atom(),
+          worker: String.t() | nil,
+          command: String.t() | nil,
+          request_way: Snakepit.Transfer.way() | nil,
+          reply_way: Snakepit.Transfer.way() | nil,
+          correlation_id: String.t() | nil,
+          request_bytes: non_neg_integer(),
+          reply_bytes: non_neg_integer(),
+          copied_bytes: non_neg_integer(),
+          queue_ns: non_neg_integer(),
+          tool_ns: non_neg_integer(),
+          total_ns: non_neg_integer(),
+          retries: non_neg_integer(),
+          fallback: boolean(),
+          cold: boolean()
+        }
 
   @doc "Nanoseconds that the call took, without its tool and its wait for a lane."
   @spec transfer_ns(t()) :: non_neg_integer()

@@ -27,7 +27,16 @@ defmodule Snakepit.Bench.Chaos do
             gone_ms: [],
             leaked: %{processes: 0, descriptors: 0, chunks: 0, bytes: 0}
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          kills: non_neg_integer(),
+          companions: non_neg_integer(),
+          vms: non_neg_integer(),
+          tally: Chaos.Load.tally(),
+          whole_ms: [number()],
+          answer_ms: [number()],
+          gone_ms: [number()],
+          leaked: %{atom() => integer()}
+        }
 
   @impl true
   def name, do: "chaos"

@@ -19,7 +19,18 @@ defmodule Snakepit.Call.Exchange do
 
   @type lane_state ::
           :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          request_way: Transfer.way() | nil,
+          reply_way: Transfer.way() | nil,
+          guard: {probe :: term(), ms :: integer()} | nil,
+          collect: :minor | :major | nil,
+          reply_bytes: non_neg_integer(),
+          reply_carried: non_neg_integer(),
+          copied: non_neg_integer(),
+          tool_ns: non_neg_integer(),
+          fallback: boolean(),
+          cold: boolean()
+        }
 
   # A larger frame may not fit the socket's buffer.
   @small_frame 64 * 1024

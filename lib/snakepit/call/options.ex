@@ -72,7 +72,19 @@ defmodule Snakepit.Call.Options do
             idempotent: false,
             correlation_id: nil
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          pool: atom(),
+          timeout: timeout() | nil,
+          item_timeout: timeout() | nil,
+          request: :auto | Transfer.way(),
+          reply: :auto | Transfer.way(),
+          zero_copy: boolean(),
+          copy: boolean(),
+          session: String.t() | nil,
+          affinity: :strict | :prefer,
+          idempotent: boolean(),
+          correlation_id: String.t() | nil
+        }
 
   @doc "The options as Markdown."
   @spec docs() :: String.t()

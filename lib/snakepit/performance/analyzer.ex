@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.Analyzer do
 
   alias Snakepit.{Error, Observation, Stats, Transfer}
   alias Snakepit.Performance.{MetricsStore, Model, Regression, TransferMetrics}
-  alias Snakepit.Performance.Model.{Learning, Probe}
+  alias Snakepit.Performance.Model.{Histogram, Learning, Probe}
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -24,7 +24,7 @@ defmodule Snakepit.Performance.Analyzer do
         learn(metrics)
 
       {:error, _key, message} ->
-        :counters.add(counter(), 1, 1)
+        MetricsStore.count_refused()
 
         Logger.warning(
           "the metrics of transfer #{inspect(transfer_id, limit: 5)} are not recorded: #{message}"
@@ -52,14 +52,7 @@ defmodule Snakepit.Performance.Analyzer do
 
   @doc "How many metrics were refused."
   @spec refused() :: non_neg_integer()
-  def refused, do: :counters.get(counter(), 1)
-
-  defp counter do
-    with nil <- :persistent_term.get(__MODULE__, nil) do
-      :persistent_term.put(__MODULE__, :counters.new(1, []))
-      :persistent_term.get(__MODULE__)
-    end
-  end
+  defdelegate refused(), to: MetricsStore
 
   @doc """
   What the calls of a pool took between two times (`DateTime`), or within the last `{:last, seconds}`.
@@ -68,8 +61,9 @@ defmodule Snakepit.Performance.Analyzer do
               p50_latency_us: 80, p95_latency_us: 140, p99_latency_us: 300, p999_latency_us: 900,
               throughput_mbps: 1234.5, series: […]}}
 
-  `series` are the aggregates of `MetricsStore`, by the second for spans up to ten minutes, by the hour for spans above two
-  days. The percentiles are those of the series' buckets, weighted by their calls.
+  `series` are the aggregates of `MetricsStore`: of seconds for a span of up to ten minutes within the last hour, of hours for
+  a span of more than two days, else of `aggregation_interval_seconds`. A row counts as a whole when a part of it lies in the
+  range. The percentiles are those of all calls together, right within a sixteenth.
   """
   @spec get_statistics(atom(), {DateTime.t(), DateTime.t()} | {:last, pos_integer()}) ::
           {:ok, map()} | {:error, Error.t()}
@@ -104,21 +98,20 @@ defmodule Snakepit.Performance.Analyzer do
   defp series(pool, settings, from, to) do
     width =
       cond do
-        to - from <= 600 -> 1
+        to - from <= 600 and MetricsStore.seconds?(from) -> 1
         to - from <= 172_800 -> settings.aggregation_interval_seconds
         true -> 3_600
       end
 
-    # A bucket counts when any of it lies in the range.
     MetricsStore.series(pool, width, {from - width + 1, to})
   end
 
   defp summed(series, pool, from, to) do
     count = sum(series, :count)
+    histogram = series |> Enum.map(& &1.histogram) |> Histogram.merge()
 
-    weighted = fn key ->
-      if count > 0, do: round(Enum.sum(Enum.map(series, &(&1[key] * &1.count))) / count)
-    end
+    [p50, p95, p99, p999] =
+      for ns <- Histogram.percentiles(histogram, [0.5, 0.95, 0.99, 0.999]), do: ns && div(ns, 1000)
 
     {us, bytes} = {sum(series, :sum_latency), sum(series, :sum_bytes)}
 
@@ -130,12 +123,12 @@ defmodule Snakepit.Performance.Analyzer do
       failed: sum(series, :failed),
       bytes: bytes,
       mean_latency_us: if(count > 0, do: us / count),
-      p50_latency_us: weighted.(:p50_latency),
-      p95_latency_us: weighted.(:p95_latency),
-      p99_latency_us: weighted.(:p99_latency),
-      p999_latency_us: weighted.(:p999_latency),
+      p50_latency_us: p50,
+      p95_latency_us: p95,
+      p99_latency_us: p99,
+      p999_latency_us: p999,
       throughput_mbps: if(us > 0, do: bytes / us),
-      series: series
+      series: Enum.map(series, &Map.delete(&1, :histogram))
     }
   end
 

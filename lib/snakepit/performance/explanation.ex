@@ -21,7 +21,18 @@ defmodule Snakepit.Performance.Explanation do
 
   defstruct [:pool, :goal, :data_type, :call, request: [], reply: [], crossover: %{}, bound_cost: []]
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          pool: atom(),
+          goal: atom(),
+          data_type: Performance.data_type(),
+          call: map() | nil,
+          request: [map()],
+          reply: [map()],
+          crossover: %{
+            optional(Performance.direction()) => {bytes :: number(), low :: number(), high :: number()} | nil
+          },
+          bound_cost: [map()]
+        }
 
   # The sizes that are looked at: four to a doubling, as the table has them.
   @first 1024

@@ -9,7 +9,8 @@ defmodule Snakepit.Performance.MetricsStore do
   | `:ml_models` | set | `{{pool, :lines}, %{model: :lines, version:, crossover:, lines:}}` (nanoseconds, nanoseconds a byte and samples, by direction and way, of bytes), and what transfers usually take, `{{pool, :baselines}, _, _}`; of pools that run |
 
   A `time_bucket` is Unix seconds, where it begins. Latencies are microseconds. Beside the specification's fields an
-  aggregate has `p999_latency`, `failed`, and `sum_bytes`; `sum_throughput` is megabytes a second over the time transfers took.
+  aggregate has `p999_latency`, `failed`, `sum_bytes`, and `histogram`, from which percentiles of several rows together are
+  read; `sum_throughput` is megabytes a second over the time transfers took.
   `propensity` is how likely the way was that was chosen for the call's arguments, as exploration draws it.
 
   Nothing is written on the way of a call: once a second `Snakepit.Performance.Model.Learning` hands over what it drained. The
@@ -21,20 +22,25 @@ defmodule Snakepit.Performance.MetricsStore do
   use GenServer
   alias Snakepit.{Performance, Telemetry, Transfer}
   alias Snakepit.Performance.{Model, Regression, ResourceMonitor, Settings, TransferMetrics}
-  alias Snakepit.Performance.Model.Row
+  alias Snakepit.Performance.Model.{Histogram, Row}
   alias Snakepit.Pool.Handle
   require Logger
 
   @metrics :performance_metrics
   @aggregates :performance_aggregates
   @models :ml_models
+  # The key of a counter, which outlives the tables.
+  @refused {__MODULE__, :refused}
 
   @hour 3_600
   # Of all pools together.
   @most_bytes 20 * 1024 * 1024
   @sweep_ms 10_000
 
-  @doc "Makes the tables; they live as long as the process that calls this."
+  @doc """
+  Makes the tables, which live as long as the process that calls this, and the counter of what was refused. The application
+  calls this before any other process of Snakepit runs, so there is no race for either.
+  """
   @spec create() :: :ok
   def create do
     for {name, kind} <- [{@metrics, :ordered_set}, {@aggregates, :set}, {@models, :set}],
@@ -42,8 +48,17 @@ defmodule Snakepit.Performance.MetricsStore do
       :ets.new(name, [kind, :public, :named_table, read_concurrency: true])
     end
 
+    if :persistent_term.get(@refused, nil) == nil, do: :persistent_term.put(@refused, :counters.new(1, []))
     :ok
   end
+
+  @doc "Counts metrics that were refused (`Snakepit.Performance.Analyzer.record_metrics/2`)."
+  @spec count_refused() :: :ok
+  def count_refused, do: :counters.add(:persistent_term.get(@refused), 1, 1)
+
+  @doc "How many metrics were refused since this VM started."
+  @spec refused() :: non_neg_integer()
+  def refused, do: :counters.get(:persistent_term.get(@refused), 1)
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -91,6 +106,10 @@ defmodule Snakepit.Performance.MetricsStore do
   rescue
     ArgumentError -> []
   end
+
+  @doc "Whether rows of single seconds are still kept for this time (Unix seconds)."
+  @spec seconds?(integer(), now :: integer()) :: boolean()
+  def seconds?(time, now \\ System.os_time(:second)), do: time >= now - @hour
 
   @doc "A pool's latest transfers, newest first."
   @spec latest(atom(), pos_integer()) :: [TransferMetrics.t()]
@@ -262,8 +281,9 @@ defmodule Snakepit.Performance.MetricsStore do
 
   defp put_aggregate(_handle, _seconds, _bucket, {0, _, _, _, _}), do: :ok
 
-  defp put_aggregate(handle, seconds, bucket, {count, failed, ns, bytes, percentiles}) do
-    [p50, p95, p99, p999] = Enum.map(percentiles, &div(&1 || 0, 1000))
+  defp put_aggregate(handle, seconds, bucket, {count, failed, ns, bytes, histogram}) do
+    [p50, p95, p99, p999] =
+      histogram |> Histogram.percentiles([0.5, 0.95, 0.99, 0.999]) |> Enum.map(&div(&1, 1000))
 
     :ets.insert(
       @aggregates,
@@ -279,7 +299,8 @@ defmodule Snakepit.Performance.MetricsStore do
          p50_latency: p50,
          p95_latency: p95,
          p99_latency: p99,
-         p999_latency: p999
+         p999_latency: p999,
+         histogram: histogram
        }}
     )
   end

@@ -7,7 +7,7 @@ defmodule Snakepit.Performance.Model do
 
   alias Snakepit.{Native, Observation, Performance, Telemetry, Transfer}
   alias Snakepit.Performance.{Policy, Settings}
-  alias Snakepit.Performance.Model.Thresholds
+  alias Snakepit.Performance.Model.{Histogram, Thresholds}
   alias Snakepit.Pool.Counters
 
   defmodule Rules do
@@ -300,10 +300,10 @@ defmodule Snakepit.Performance.Model do
     Native.cost_model_drain(ref, learn?, most_rows)
   end
 
-  @doc "The calls of the second, minute or hour (0, 1, 2) that runs; `over?` begins the next."
+  @doc "The calls of the current second, minute or hour (0, 1, 2), and a histogram of their latencies; `over?` begins the next."
   @spec window(t(), 0..2, over? :: boolean()) ::
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
-           sum_bytes :: non_neg_integer(), percentiles :: [non_neg_integer() | nil]}
+           sum_bytes :: non_neg_integer(), Histogram.t()}
   def window(%__MODULE__{ref: ref}, window, over?), do: Native.cost_model_window(ref, window, over?)
 
   @doc "Learns from a probe; it is counted nowhere."

@@ -12,7 +12,13 @@ defmodule Snakepit.Performance.Regression do
   defstruct samples: 0, quick: 0.0, slow: 0.0, variance: 0.04, worse?: false
 
   @type key :: {Performance.direction(), Transfer.way(), Performance.data_type(), bin :: non_neg_integer()}
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          samples: non_neg_integer(),
+          quick: float(),
+          slow: float(),
+          variance: float(),
+          worse?: boolean()
+        }
 
   @quick 1 / 50
   @slow 1 / 2_000

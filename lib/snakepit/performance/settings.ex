@@ -98,7 +98,28 @@ defmodule Snakepit.Performance.Settings do
 
   defstruct Keyword.keys(@all)
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          enabled: boolean(),
+          calibrate: boolean(),
+          calibration_dir: Path.t() | nil,
+          learning_enabled: boolean(),
+          exploration_rate: number(),
+          default_zero_copy_threshold_mb: number(),
+          minimum_threshold_mb: number() | nil,
+          maximum_threshold_mb: number() | nil,
+          metrics_retention_hours: pos_integer(),
+          aggregation_interval_seconds: pos_integer(),
+          regression_detection_enabled: boolean(),
+          regression_threshold_percent: number(),
+          memory_pressure_threshold: number(),
+          cpu_pressure_threshold: number(),
+          model_update_interval_seconds: pos_integer(),
+          minimum_training_samples: pos_integer(),
+          model_validation_split: float(),
+          drift_detection_enabled: boolean(),
+          ab_testing_enabled: boolean(),
+          ab_test_traffic_split: number()
+        }
 
   @doc "The option set, for `Snakepit.Config`."
   @spec schema() :: Options.schema()

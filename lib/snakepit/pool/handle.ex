@@ -174,7 +174,16 @@ defmodule Snakepit.Pool.Handle do
 
   @doc "The names of all pools."
   @spec names() :: [atom()]
-  def names, do: for({{__MODULE__, {:pool, name}}, _} <- :persistent_term.get(), do: name)
+  def names, do: for(name <- registered(), published?(name), do: name)
+
+  # By the name of the pool's process: the registry has some entries per pool, where there are thousands of persistent
+  # terms of everybody's.
+  defp registered do
+    Registry.select(Snakepit.Registry, [{{{:pool, :"$1"}, :_, :_}, [], [:"$1"]}])
+  rescue
+    # It does not run.
+    ArgumentError -> []
+  end
 
   defp unknown(nil) do
     Error.new(

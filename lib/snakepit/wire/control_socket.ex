@@ -7,7 +7,13 @@ defmodule Snakepit.Wire.ControlSocket do
 
   defstruct [:socket, :path, buffer: <<>>, fds: [], peer: nil]
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          socket: :socket.socket() | nil,
+          path: Path.t() | nil,
+          buffer: binary(),
+          fds: [integer()],
+          peer: term()
+        }
 
   @max_frame 16 * 1024 * 1024
   @max_fds 1024

@@ -359,17 +359,17 @@ fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> 
     (seen, learned, rows.into())
 }
 
-/// `{count, failed, sum of ns, sum of bytes, percentiles}`
-type Summary = (u64, u64, u64, u64, Vec<Option<u64>>);
+/// `{count, failed, sum of ns, sum of bytes, histogram}`
+type Summary<'a> = (u64, u64, u64, u64, Binary<'a>);
 
-/// The calls of a window (0: second, 1: minute, 2: hour): `{count, failed, sum of ns, sum of bytes, [p50, p95, p99, p99.9]}`.
-/// With `over`, the next window begins.
+/// The calls of a window (0: second, 1: minute, 2: hour): `{count, failed, sum of ns, sum of bytes, histogram}`.
+/// The histogram is read by `Snakepit.Performance.Model.Histogram`. With `over`, the next window begins.
 #[rustler::nif(schedule = "DirtyCpu")]
-fn cost_model_window(cost_model: CostModelArc, which: usize, over: bool) -> NifResult<Summary> {
+fn cost_model_window<'a>(env: Env<'a>, cost_model: CostModelArc, which: usize, over: bool) -> NifResult<Summary<'a>> {
     let mut slow = cost_model.slow();
     let window = slow.windows.get_mut(which).ok_or(Error::BadArg)?;
-    let percentiles = [0.5, 0.95, 0.99, 0.999].map(|p| window.latencies.percentile(p)).to_vec();
-    let said = (window.latencies.total(), window.failed, window.sum_ns, window.sum_bytes, percentiles);
+    let histogram = histogram(env, &window.latencies);
+    let said = (window.latencies.total(), window.failed, window.sum_ns, window.sum_bytes, histogram);
     if over {
         *window = Window::default();
     }
@@ -386,6 +386,18 @@ fn probe_legs((to, by, what, size): Probe) -> (Leg, Leg) {
         terms::Direction::Request => (leg(what.into()), nothing(NOTHING)),
         terms::Direction::Reply => (nothing(0), leg(Kind::Mixed)),
     }
+}
+
+/// For each bucket that is not empty, its nanoseconds in 48 bits and its count in 32, which stops at the largest number.
+fn histogram<'a>(env: Env<'a>, latencies: &Histogram) -> Binary<'a> {
+    let mut bytes = Vec::new();
+    for (ns, count) in latencies.recorded() {
+        bytes.extend_from_slice(&ns.to_be_bytes()[2..]);
+        bytes.extend_from_slice(&u32::try_from(count).unwrap_or(u32::MAX).to_be_bytes());
+    }
+    let mut out = NewBinary::new(env, bytes.len());
+    out.as_mut_slice().copy_from_slice(&bytes);
+    out.into()
 }
 
 /// Learns from a probe, which is nobody's call: it is not counted.

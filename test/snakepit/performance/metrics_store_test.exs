@@ -168,4 +168,43 @@ defmodule Snakepit.Performance.MetricsStoreTest do
       assert {:error, %Error{category: :validation}} = Analyzer.run_benchmark(bad)
     end
   end
+
+  describe "statistics of earlier times" do
+    alias Snakepit.Performance.Model.Histogram
+
+    # A row of a series as the store writes it; latencies in microseconds, with how many calls took them.
+    defp row(pool, seconds, bucket, latencies) do
+      count = latencies |> Enum.map(&elem(&1, 1)) |> Enum.sum()
+      us = latencies |> Enum.map(fn {us, n} -> us * n end) |> Enum.sum()
+
+      row =
+        Map.new([:failed, :sum_throughput, :p50_latency, :p95_latency, :p99_latency, :p999_latency], &{&1, 0})
+        |> Map.merge(%{pool: pool, time_bucket: bucket, count: count, sum_latency: us, sum_bytes: count})
+        |> Map.put(:histogram, Histogram.new(for {us, n} <- latencies, do: {us * 1000, n}))
+
+      true = :ets.insert(:performance_aggregates, {{pool, seconds, bucket}, row})
+    end
+
+    test "a short span of which the seconds are gone is read from the minutes" do
+      pool = pool!(performance_policy: [enabled: true])
+      minute = div(System.os_time(:second) - 3 * 3600, 60) * 60
+      row(pool, 60, minute, [{100, 7}])
+      at = DateTime.from_unix!(minute)
+
+      assert {:ok, %{count: 7, p50_latency_us: 100, mean_latency_us: 100.0}} =
+               Analyzer.get_statistics(pool, {at, DateTime.add(at, 59)})
+    end
+
+    test "the percentiles of several rows are those of all their calls" do
+      pool = pool!(performance_policy: [enabled: true])
+      minute = div(System.os_time(:second) - 3 * 3600, 60) * 60
+      # The average of both medians would be 5050, that of the 99th percentiles weighted by calls 1090.
+      row(pool, 60, minute, [{100, 900}])
+      row(pool, 60, minute + 60, [{10_000, 100}])
+      at = DateTime.from_unix!(minute)
+      assert {:ok, stats} = Analyzer.get_statistics(pool, {at, DateTime.add(at, 119)})
+      assert %{count: 1000, p50_latency_us: 100, p95_latency_us: 10_000, p99_latency_us: 10_000} = stats
+      refute Enum.any?(stats.series, &is_map_key(&1, :histogram))
+    end
+  end
 end

@@ -17,7 +17,10 @@ defmodule Snakepit.Bench.Chaos.Load do
 
   defstruct [:stop, :callers]
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          stop: :atomics.atomics_ref(),
+          callers: [Task.t()]
+        }
   @type tally :: %{
           calls: non_neg_integer(),
           right: non_neg_integer(),

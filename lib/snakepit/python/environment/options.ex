@@ -79,7 +79,21 @@ defmodule Snakepit.Python.Environment.Options do
   @enforce_keys Keyword.keys(@schema)
   defstruct @enforce_keys
 
-  @type t :: %__MODULE__{}
+  @type t :: %__MODULE__{
+          with: [String.t()],
+          requirements: [String.t() | {atom(), Path.t()}],
+          python: String.t() | nil,
+          force: boolean(),
+          forget: boolean(),
+          installer: :uv | :pip | nil,
+          index_url: String.t() | nil,
+          extra_index_url: [String.t()],
+          find_links: [String.t()],
+          no_index: boolean(),
+          offline: boolean(),
+          build_for: [String.t()],
+          installer_args: [String.t()]
+        }
 
   @spec docs() :: String.t()
   def docs, do: Options.docs(@schema)

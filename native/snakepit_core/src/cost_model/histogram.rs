@@ -31,6 +31,10 @@ fn start(bucket: usize) -> u64 {
     ((SUB + bucket % SUB) as u64) << (bucket / SUB - 1)
 }
 
+fn middle(bucket: usize) -> u64 {
+    (start(bucket) + start(bucket + 1) - 1) / 2
+}
+
 impl Histogram {
     pub fn add(&mut self, value: u64) {
         self.counts[bucket(value)] += 1;
@@ -49,6 +53,11 @@ impl Histogram {
         self.total += other.total;
     }
 
+    /// For each bucket that is not empty, the value in its middle and its count, in the order of the values.
+    pub fn recorded(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.counts.iter().enumerate().filter(|(_, count)| **count > 0).map(|(i, count)| (middle(i), *count))
+    }
+
     /// The value that a share `p` (0..=1) of all values does not exceed, within half a bucket; `None` if there are none.
     pub fn percentile(&self, p: f64) -> Option<u64> {
         let wanted = ((self.total as f64 * p).ceil() as u64).clamp(1, self.total.max(1));
@@ -56,7 +65,7 @@ impl Histogram {
         for (i, count) in self.counts.iter().enumerate() {
             seen += count;
             if seen >= wanted {
-                return Some((start(i) + start(i + 1) - 1) / 2);
+                return Some(middle(i));
             }
         }
         None
@@ -82,6 +91,18 @@ mod tests {
             let rank = ((values.len() as f64 * p).ceil() as usize).clamp(1, values.len());
             let (got, want) = (histogram.percentile(p).unwrap(), values[rank - 1]);
             prop_assert!(got.abs_diff(want) * 16 <= want.max(8), "{got} for {want}");
+        }
+
+        #[test]
+        fn recorded_has_every_value_within_a_sixteenth(mut values in prop::collection::vec(0u64..1 << 45, 0..300)) {
+            let mut histogram = Histogram::default();
+            values.iter().for_each(|v| histogram.add(*v));
+            values.sort_unstable();
+            let recorded: Vec<u64> = histogram.recorded().flat_map(|(v, n)| std::iter::repeat_n(v, n as usize)).collect();
+            prop_assert_eq!(recorded.len(), values.len());
+            for (got, want) in recorded.iter().zip(&values) {
+                prop_assert!(got.abs_diff(*want) * 16 <= (*want).max(8), "{} for {}", got, want);
+            }
         }
 
         #[test]
