@@ -1,21 +1,14 @@
 defmodule Snakepit.LayersTest do
-  # lib/layers.exs has the order of the layers. References that are still to be removed are in test/layers_known.exs: an
-  # entry that no longer exists fails the test as well, so the list only shrinks. To write the list anew:
-  #
-  #     WRITE_KNOWN=1 mix test test/layers_test.exs
+  # lib/layers.exs has the order of the layers.
   #
   # Not async: Mix's graph of files is read by a task of this VM.
   use ExUnit.Case, async: false
   alias Snakepit.Layers
 
   @moduletag :layers
-  @known "test/layers_known.exs"
 
   setup_all do
-    read = Layers.read()
-    if System.get_env("WRITE_KNOWN"), do: write_known(read)
-    {known, _} = Code.eval_file(@known)
-    %{read: read, known: known}
+    %{read: Layers.read()}
   end
 
   test "every module has a layer", %{read: read} do
@@ -24,40 +17,31 @@ defmodule Snakepit.LayersTest do
 
   test "every entry of lib/layers.exs names modules that exist", %{read: read} do
     used = for {module, _} <- read.files, entry = Layers.entry(read, module), into: MapSet.new(), do: entry
-    empty = for {layer, entries} <- read.layers, entry <- entries, entry not in used, do: {layer, entry}
-    # Nothing of the wire is in a module of its own yet.
-    assert empty -- [wire: Snakepit.Wire] == []
+    assert for({layer, entries} <- read.layers, entry <- entries, entry not in used, do: {layer, entry}) == []
   end
 
-  test "no module refers to a layer above its own", %{read: read, known: known} do
-    found = Layers.upwards(read)
+  test "no module refers to a layer above its own", %{read: read} do
+    found = for {_edge, reference} <- Enum.sort(Layers.upwards(read)), do: upward(read, reference)
 
-    new = for {edge, reference} <- Enum.sort(found), edge not in known.upwards, do: upward(read, reference)
-
-    assert new == [], """
+    assert found == [], """
     These references go to a layer above:
 
-    #{Enum.join(new, "\n")}
+    #{Enum.join(found, "\n")}
 
     Let the upper module subscribe to an event of the lower one, or pass it a function; or move what both need down.
     """
-
-    assert known.upwards -- Map.keys(found) == [], "these references are gone: take them out of #{@known}"
   end
 
-  test "no files of a layer refer to each other in a circle", %{read: read, known: known} do
+  test "no files of a layer refer to each other in a circle", %{read: read} do
     found = Layers.cycles(read)
-    new = found -- known.cycles
 
-    assert new == [], """
+    assert found == [], """
     These files refer to each other in a circle:
 
-    #{Enum.map_join(new, "\n\n", &cycle(read, &1))}
+    #{Enum.map_join(found, "\n\n", &cycle(read, &1))}
 
     Move what two of them need into a third one.
     """
-
-    assert known.cycles -- found == [], "these circles are gone: take them out of #{@known}"
   end
 
   test "the product does not name the bench or the demo" do
@@ -93,17 +77,6 @@ defmodule Snakepit.LayersTest do
       "  #{file} refers to #{Enum.join(places, ", ")}"
     end
     |> Enum.join("\n")
-  end
-
-  defp write_known(read) do
-    known = %{upwards: read |> Layers.upwards() |> Map.keys() |> Enum.sort(), cycles: Layers.cycles(read)}
-    text = inspect(known, limit: :infinity, printable_limit: :infinity)
-
-    comment =
-      "# References to layers above, and circles, that are still to be removed: see test/layers_test.exs.\n"
-
-    options = [line_length: 110, file: @known]
-    File.write!(@known, [comment, Code.format_string!(text, options), "\n"])
   end
 
   describe "what the check finds" do

@@ -59,7 +59,11 @@ defmodule Snakepit.Python.Extension do
     end
   end
 
-  defp directory, do: Path.join(:code.priv_dir(:snakepit), "python/snakepit")
+  defp directory do
+    # While Snakepit is compiled for the first time, it is no application yet.
+    priv = with {:error, _} <- :code.priv_dir(:snakepit), do: Path.join(@root, "priv")
+    Path.join(priv, "python/snakepit")
+  end
 
   defp built,
     do:
