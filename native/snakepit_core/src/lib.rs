@@ -11,7 +11,6 @@ pub mod copy;
 pub mod cost_model;
 pub mod decimal;
 pub mod frame;
-pub mod free_list;
 pub mod holds;
 pub mod lanes;
 pub mod locks;

@@ -9,7 +9,6 @@ use snakepit_core::cost_model::ring::Ring;
 use snakepit_core::cost_model::table::{Rules, Table};
 use snakepit_core::cost_model::{Direction, INLINE, Kind, ZERO_COPY};
 use snakepit_core::frame::{Ask, Kind as ReplyKind, Place, Reply, Request, Way};
-use snakepit_core::free_list::FreeList;
 use snakepit_core::lanes::{Lanes, Want};
 use std::hint::black_box;
 
@@ -26,7 +25,6 @@ pub fn operations() -> Vec<(&'static str, Operation)> {
         ("allocate", allocate()),
         ("ring", ring()),
         ("histogram", histogram()),
-        ("free_list", free_list()),
     ]
 }
 
@@ -137,13 +135,4 @@ fn ring() -> Operation {
 fn histogram() -> Operation {
     let mut histogram = Histogram::default();
     Box::new(move |n| histogram.add(black_box(n * 37)))
-}
-
-/// A token pushed by a destructor and taken by the next call.
-fn free_list() -> Operation {
-    let list = FreeList::default();
-    Box::new(move |n| {
-        list.push(n);
-        black_box(list.take().count());
-    })
 }

@@ -3,7 +3,7 @@
 //! A chunk's pages are allocated before it is used, because touching a page the system cannot provide is SIGBUS, and a
 //! SIGBUS in a NIF is the death of the VM; a peer's chunk is mapped only with the seals that keep it from shrinking.
 
-use snakepit_core::free_list::FreeList;
+use crossbeam_queue::SegQueue;
 use snakepit_core::locks::{locked, read, write};
 use snakepit_core::room::{self, NoRoom};
 use std::collections::{BTreeMap, HashMap};
@@ -128,11 +128,13 @@ impl Drop for Mapping {
 
 /// What is left of a chunk that is no longer used: unmapping a large one takes milliseconds, which a destructor on a
 /// scheduler must not. [`unmap_unused`] does it.
-static UNUSED: LazyLock<FreeList<(Mapping, OwnedFd)>> = LazyLock::new(FreeList::default);
+static UNUSED: SegQueue<(Mapping, OwnedFd)> = SegQueue::new();
 
 /// Unmaps the chunks whose last reference went. On a dirty scheduler.
 pub fn unmap_unused() {
-    UNUSED.take().for_each(drop);
+    while let Some(unused) = UNUSED.pop() {
+        drop(unused);
+    }
 }
 
 /// Every mapped chunk of the VM, by address and by id.

@@ -4,9 +4,9 @@ use super::chunk::{Chunk, ChunkError};
 use super::new_owner;
 use super::slot::{End, Slot};
 use crate::bounds::RETURNED_SLOTS;
+use crossbeam_queue::SegQueue;
 use rustler::{Env, LocalPid, Monitor, Resource};
 use snakepit_core::arena::{self, Arena, Refused, Usage};
-use snakepit_core::free_list::{FreeList, Taken};
 use snakepit_core::locks::locked;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
@@ -28,8 +28,6 @@ fn chunk_id(owner: u32, number: u32) -> u64 {
 struct State {
     arena: Arena,
     chunks: HashMap<u32, Arc<Chunk>>,
-    /// Slots that came back, and are not in order yet.
-    returned: Taken<arena::Slot>,
     /// Its pool is gone: nothing is given out any more.
     closed: bool,
 }
@@ -46,7 +44,9 @@ impl State {
 pub struct Outbound {
     pub owner: u32,
     state: Mutex<State>,
-    returned: Arc<FreeList<arena::Slot>>,
+    /// Slots that came back, from destructors that must not wait, and are not in order yet. The arena hands out first what
+    /// it put in order last, which is the warmest.
+    returned: Arc<SegQueue<arena::Slot>>,
 }
 
 #[rustler::resource_impl]
@@ -70,12 +70,7 @@ impl Outbound {
     pub fn new(chunk_size: u64, quota: u64) -> Self {
         Self {
             owner: new_owner(),
-            state: Mutex::new(State {
-                arena: Arena::new(chunk_size, quota),
-                chunks: HashMap::new(),
-                returned: Taken::default(),
-                closed: false,
-            }),
+            state: Mutex::new(State { arena: Arena::new(chunk_size, quota), chunks: HashMap::new(), closed: false }),
             returned: Arc::default(),
         }
     }
@@ -84,8 +79,7 @@ impl Outbound {
     /// put in order first.
     fn lock(&self, most: usize) -> MutexGuard<'_, State> {
         let mut state = locked(&self.state);
-        let State { arena, returned, .. } = &mut *state;
-        (0..most).map_while(|_| self.returned.take_next(returned)).for_each(|slot| arena.free(slot));
+        (0..most).map_while(|_| self.returned.pop()).for_each(|slot| state.arena.free(slot));
         state
     }
 
@@ -105,7 +99,7 @@ impl Outbound {
                     let chunk = state.chunks.get(&slot.chunk)?.clone();
                     return Some(Piece { chunk, slot, len, list: Some(self.returned.clone()) });
                 }
-                None if state.returned.is_empty() && self.returned.is_empty() => return None,
+                None if self.returned.is_empty() => return None,
                 // One of the slots that came back may serve.
                 None => {}
             }
@@ -189,7 +183,7 @@ pub struct Piece {
     slot: arena::Slot,
     len: u64,
     /// Gone once the piece became a slot.
-    list: Option<Arc<FreeList<arena::Slot>>>,
+    list: Option<Arc<SegQueue<arena::Slot>>>,
 }
 
 impl Piece {

@@ -1,9 +1,9 @@
 //! Slots: pieces of chunks that somebody uses, and what happens when the last user lets go.
 
 use super::chunk::Chunk;
+use crossbeam_queue::SegQueue;
 use rustler::{LocalPid, Resource, ResourceArc};
 use snakepit_core::arena;
-use snakepit_core::free_list::FreeList;
 use snakepit_core::locks::locked;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,9 +12,9 @@ use std::sync::{Arc, LazyLock, Mutex};
 /// Who gets the slot back. Both only queue: a slot may be dropped by a destructor on any scheduler.
 pub enum End {
     /// A pool's outbound arena.
-    Arena(Arc<FreeList<arena::Slot>>, arena::Slot),
+    Arena(Arc<SegQueue<arena::Slot>>, arena::Slot),
     /// The worker that owns the chunk; the token goes back with the next frame to it.
-    Worker(Arc<FreeList<u64>>, u64),
+    Worker(Arc<SegQueue<u64>>, u64),
 }
 
 /// A piece of a chunk that stays as it is while this lives.

@@ -4,9 +4,9 @@ use super::chunk::{Chunk, ChunkError};
 use super::issued::IssuedCalls;
 use super::new_owner;
 use super::slot::Slot;
+use crossbeam_queue::SegQueue;
 use rustler::{Env, LocalPid, Monitor, Resource};
 use snakepit_core::frame::Place;
-use snakepit_core::free_list::{FreeList, Taken};
 use snakepit_core::holds::{Holds, UnknownToken};
 use snakepit_core::locks::locked;
 use std::collections::{HashMap, HashSet};
@@ -25,9 +25,7 @@ pub struct Worker {
     holds: Mutex<Holds<Arc<Slot>>>,
     /// Ids of chunks of others whose descriptors this worker has been sent.
     sent: Mutex<HashSet<u64>>,
-    freed: Arc<FreeList<u64>>,
-    /// What was taken from that list, and did not fit into a frame.
-    freed_before: Mutex<Taken<u64>>,
+    freed: Arc<SegQueue<u64>>,
 }
 
 /// The chunks of the worker's own arena.
@@ -69,7 +67,6 @@ impl Worker {
             holds: Mutex::default(),
             sent: Mutex::default(),
             freed: Arc::default(),
-            freed_before: Mutex::default(),
         }
     }
 
@@ -177,14 +174,13 @@ impl Worker {
     }
 
     /// Where the tokens of this worker's slots go when they are let go.
-    pub fn freed(&self) -> &Arc<FreeList<u64>> {
+    pub fn freed(&self) -> &Arc<SegQueue<u64>> {
         &self.freed
     }
 
     /// Tokens of this worker's slots that were let go: at most so many, each once. The others come with a later call.
     pub fn take_freed(&self, most: usize) -> Vec<u64> {
-        let mut before = locked(&self.freed_before);
-        (0..most).map_while(|_| self.freed.take_next(&mut before)).collect()
+        (0..most).map_while(|_| self.freed.pop()).collect()
     }
 
     /// The worker is gone: nothing it was sent is looked at any more. Its own chunks live on while binaries do.
