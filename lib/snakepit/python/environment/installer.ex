@@ -142,7 +142,7 @@ defmodule Snakepit.Python.Environment.Installer do
     of_package = Enum.filter(extras, &(&1 in ["numpy", "grpc"]))
     brackets = if of_package == [], do: "", else: "[#{Enum.join(of_package, ",")}]"
 
-    ["snakepit#{brackets} @ file://#{URI.encode(wheel)}"] ++
+    ["snakepit#{brackets} @ #{Requirement.url(wheel)}"] ++
       if("ml_dtypes" in extras, do: ["ml_dtypes"], else: []) ++
       if("test" in extras, do: ["-r", Path.join(Wheel.source(), "requirements-test.txt")], else: [])
   end

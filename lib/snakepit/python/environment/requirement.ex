@@ -178,8 +178,19 @@ defmodule Snakepit.Python.Environment.Requirement do
   @spec arguments(t()) :: [String.t()]
   def arguments(%__MODULE__{kind: :file, path: path}), do: ["-r", path]
   def arguments(%__MODULE__{kind: :constraint, path: path}), do: ["-c", path]
-  def arguments(%__MODULE__{kind: :editable, path: path, extras: extras}), do: ["-e", path <> extras]
+  def arguments(%__MODULE__{kind: :editable, path: path, extras: extras}), do: ["-e", place_of(path, extras)]
+
+  def arguments(%__MODULE__{kind: :local, name: nil, path: path, extras: extras}),
+    do: [place_of(path, extras)]
+
   def arguments(%__MODULE__{text: text}), do: [text]
+
+  # After a semicolon they read a condition, and after a # a fragment.
+  defp place_of(path, extras), do: if(path =~ ~r/[;#]/, do: url(path), else: path) <> extras
+
+  @doc "A file as a URL."
+  @spec url(Path.t()) :: String.t()
+  def url(path), do: "file://" <> URI.encode(path, &(URI.char_unreserved?(&1) or &1 == ?/))
 
   @doc "Later requirements take the place of earlier ones of the same package or file."
   @spec merge([t()], [t()]) :: [t()]

@@ -55,6 +55,15 @@ defmodule Snakepit.Python.Environment.RequirementsTest do
     end
   end
 
+  test "a package in a directory of any name", %{tmp_dir: dir, links: links} do
+    odd = Path.join(dir, "a;b #c é")
+    File.mkdir_p!(odd)
+    wheel!(odd, "odd", "1", "")
+    asked = [with: ["./a;b #c é/odd-1-py3-none-any.whl"]] ++ offline(links)
+    assert setup!(dir, asked, uv: true) =~ "answer: ok"
+    assert [_] = Path.wildcard(Path.join(dir, "venv/lib/python3*/site-packages/odd.py"))
+  end
+
   test "configured requirements are checked, and the error names the setting", %{tmp_dir: dir} do
     broken = [
       {["pandas=2"],
