@@ -27,7 +27,7 @@ pub enum Token<'a> {
     Ext(i8, &'a [u8]),
 }
 
-/// What is left of the count of values an envelope may have; shared with the readers of nested payloads.
+/// What is left of the count of values that an envelope's containers may have; shared with the readers of nested payloads.
 pub struct Budget(Cell<u32>);
 
 impl Default for Budget {
@@ -95,9 +95,21 @@ impl<'a> Reader<'a> {
         simdutf8::basic::from_utf8(bytes).map(Token::Str).map_err(|_| BadValue("a str is not UTF-8"))
     }
 
-    /// Each value takes a byte at least, so that a count larger than what is left is a lie.
+    /// Each value takes a byte at least, so that a count larger than what is left is a lie. All that a container says it
+    /// has is taken from the budget at once: whoever makes room for it never makes more than the budget allows, however
+    /// deep containers lie in each other.
     fn count(&self, len: usize, each: usize) -> Result<usize, BadValue> {
-        if len.saturating_mul(each) > self.rest.len() { Err(SHORT) } else { Ok(len) }
+        let values = len.saturating_mul(each);
+        if values > self.rest.len() {
+            return Err(SHORT);
+        }
+        match (self.budget.0.get() as usize).checked_sub(values) {
+            Some(left) => {
+                self.budget.0.set(left as u32);
+                Ok(len)
+            }
+            None => Err(BadValue("an envelope has more than 2^26 values")),
+        }
     }
 
     fn ext(&mut self, len: usize) -> Result<Token<'a>, BadValue> {
@@ -108,11 +120,6 @@ impl<'a> Reader<'a> {
     /// The next token.
     #[expect(clippy::should_implement_trait, reason = "fallible, and not an iteration: a token may head others")]
     pub fn next(&mut self) -> Result<Token<'a>, BadValue> {
-        let left = self.budget.0.get();
-        if left == 0 {
-            return Err(BadValue("an envelope has more than 2^26 values"));
-        }
-        self.budget.0.set(left - 1);
         match Marker::from_u8(self.be::<1>()?[0]) {
             Marker::FixPos(n) => Ok(Token::Int(i64::from(n))),
             Marker::FixNeg(n) => Ok(Token::Int(i64::from(n))),
@@ -301,6 +308,16 @@ mod tests {
         fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
             let _ = parse(&bytes);
         }
+    }
+
+    #[test]
+    fn containers_in_each_other_cannot_claim_more_than_the_budget() {
+        let budget = Budget(Cell::new(1000));
+        // An array of 600 in an array of 600: bytes are there for either.
+        let claims = [&[0xdc, 0x02, 0x58][..], &[0xdc, 0x02, 0x58], &[0xc0; 2000]].concat();
+        let mut r = Reader::new(&claims, &budget);
+        assert!(matches!(r.next(), Ok(Token::Array(600))));
+        assert_eq!(r.next().unwrap_err(), BadValue("an envelope has more than 2^26 values"));
     }
 
     #[test]

@@ -2,17 +2,18 @@
 
 use crate::Step;
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyTypeError;
+use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeDecodeError};
 use pyo3::ffi;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple,
 };
+use snakepit_core::locks::locked;
 use snakepit_core::reader::{BadValue, Budget, Reader, Token};
 use snakepit_core::writer::ext;
 use snakepit_core::{MAX_DEPTH, MAX_DIMS};
 use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
 /// So many kinds of tensors are remembered.
 const LAYOUTS: usize = 256;
@@ -56,6 +57,34 @@ struct Layout {
     buffer: u32,
 }
 
+/// Keys of maps that went before: rows of a table have the same ones, and a string that is there costs a comparison.
+#[derive(Default)]
+struct Keys(Vec<Option<(Box<str>, Py<PyAny>)>>);
+
+/// So many keys are remembered, of so many bytes each.
+const KEYS: usize = 256;
+const LONGEST_KEY: usize = 32;
+
+impl Keys {
+    fn get<'py>(&mut self, py: Python<'py>, s: &str) -> Bound<'py, PyAny> {
+        if s.len() > LONGEST_KEY {
+            return string(py, s);
+        }
+        if self.0.is_empty() {
+            self.0.resize_with(KEYS, || None);
+        }
+        let place = s.bytes().fold(s.len(), |hash, b| hash.wrapping_mul(31).wrapping_add(usize::from(b))) % KEYS;
+        match &self.0[place] {
+            Some((known, key)) if **known == *s => key.bind(py).clone(),
+            _ => {
+                let key = string(py, s);
+                self.0[place] = Some((s.into(), key.clone().unbind()));
+                key
+            }
+        }
+    }
+}
+
 /// Decodes requests; belongs to one lane.
 #[pyclass(frozen, module = "snakepit._native")]
 pub struct Decoder {
@@ -68,13 +97,14 @@ pub struct Decoder {
     /// `key -> str`: a step of a path as it is written in source.
     step: Py<PyAny>,
     layouts: Mutex<HashMap<Box<[u8]>, Layout>>,
+    keys: Mutex<Keys>,
 }
 
 #[pymethods]
 impl Decoder {
     #[new]
     fn new(make: Py<PyAny>, layout: Py<PyAny>, error: Py<PyAny>, step: Py<PyAny>) -> Self {
-        Self { make, layout, error, step, layouts: Mutex::default() }
+        Self { make, layout, error, step, layouts: Mutex::default(), keys: Mutex::default() }
     }
 
     /// Command, arguments, caller, and whether there are bytes anywhere in the arguments, of a request's envelope and
@@ -94,9 +124,13 @@ impl Decoder {
         // bytes are a lane's frame or immutable: the one thread that writes to a lane's frame is the caller's.
         let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>().cast_const(), view.len_bytes()) };
         let budget = Budget::default();
-        let mut run = Run { decoder: self, py, buffers, path: Vec::new(), bytes_inside: false, members: false };
+        // Not locked meanwhile: Python's functions may run, and wait for another thread's lock.
+        let keys = std::mem::take(&mut *locked(&self.keys));
+        let mut run = Run { decoder: self, py, buffers, keys, path: Vec::new(), bytes_inside: false, members: false };
         let mut reader = Reader::new(bytes, &budget);
-        match run.request(&mut reader) {
+        let done = run.request(&mut reader);
+        *locked(&self.keys) = std::mem::take(&mut run.keys);
+        match done {
             Ok((command, arguments, caller)) => PyTuple::new(
                 py,
                 [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()],
@@ -107,12 +141,18 @@ impl Decoder {
 
     /// How many kinds of tensors are remembered.
     fn remembered(&self) -> usize {
-        self.layouts.lock().unwrap_or_else(PoisonError::into_inner).len()
+        locked(&self.layouts).len()
     }
 }
 
 impl Decoder {
     fn explained(&self, py: Python<'_>, failure: Failure, path: Vec<Step>) -> PyErr {
+        // What ends the call itself, such as its cancellation, says nothing of the request.
+        if let Failure::Raised(error) = &failure
+            && !error.is_instance_of::<PyException>(py)
+        {
+            return error.clone_ref(py);
+        }
         let made = self.path(py, path).and_then(|path| {
             let failure = match failure {
                 Failure::Bad(words) => {
@@ -147,6 +187,7 @@ struct Run<'a, 'py> {
     decoder: &'a Decoder,
     py: Python<'py>,
     buffers: Option<Bound<'py, PyAny>>,
+    keys: Keys,
     /// Where a failure lies, innermost step first. Filled on the way out of it.
     path: Vec<Step>,
     bytes_inside: bool,
@@ -262,7 +303,7 @@ impl<'py> Run<'_, 'py> {
 
     fn key(&mut self, r: &mut Reader) -> Decoded<'py> {
         match r.next()? {
-            Token::Str(s) => Ok(string(self.py, s)),
+            Token::Str(s) => Ok(self.keys.get(self.py, s)),
             Token::Int(n) => Ok(PyInt::new(self.py, n).into_any()),
             Token::Uint(n) => Ok(PyInt::new(self.py, n).into_any()),
             Token::Float(x) => {
@@ -367,7 +408,7 @@ impl<'py> Run<'_, 'py> {
             )
         };
         text.or_else(|error| {
-            if error.is_instance_of::<pyo3::exceptions::PyUnicodeDecodeError>(self.py) {
+            if error.is_instance_of::<PyUnicodeDecodeError>(self.py) {
                 refused("not_utf8", "a str that is not UTF-8")
             } else {
                 Err(error.into())
@@ -397,7 +438,7 @@ impl<'py> Run<'_, 'py> {
 
     fn tensor(&mut self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
         let known = {
-            let layouts = self.decoder.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+            let layouts = locked(&self.decoder.layouts);
             layouts.get(payload).map(|known| (known.layout.clone_ref(self.py), known.buffer))
         };
         if let Some((layout, buffer)) = known {
@@ -425,7 +466,7 @@ impl<'py> Run<'_, 'py> {
         let layout = self.decoder.layout.bind(self.py).call1((dtype, shape))?;
         let made = layout.call_method1("over", (data,))?;
         if let (true, Some(buffer)) = (named_here, beside) {
-            let mut layouts = self.decoder.layouts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut layouts = locked(&self.decoder.layouts);
             if layouts.len() == LAYOUTS {
                 layouts.clear();
             }

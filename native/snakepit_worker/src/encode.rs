@@ -3,6 +3,7 @@
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
+use pyo3::sync::critical_section::with_critical_section;
 use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDate, PyDateAccess, PyDateTime, PyDict, PyFloat, PyFrozenSet, PyInt, PyList,
     PyMemoryView, PySet, PyString, PyTime, PyTimeAccess, PyTuple, PyTzInfoAccess,
@@ -165,12 +166,7 @@ impl<'py> Run<'_, 'py> {
         self.count(py, 2 * n)?;
         self.out.map(n as u32);
         let (mut at, mut done) = (0, 0);
-        let (mut key, mut item) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: `PyDict_Next` gives borrowed references, which are made strong before anything else runs. A dict that
-        // changes meanwhile gives other pairs or fewer, and never what is not there: both are looked for.
-        while unsafe { ffi::PyDict_Next(dict.as_ptr(), &mut at, &mut key, &mut item) } != 0 {
-            // SAFETY: as above.
-            let (key, item) = unsafe { (Bound::from_borrowed_ptr(py, key), Bound::from_borrowed_ptr(py, item)) };
+        while let Some((key, item)) = next_pair(dict, &mut at) {
             self.key(&key)?;
             self.value(&item, depth + 1)?;
             done += 1;
@@ -367,4 +363,18 @@ impl<'py> Run<'_, 'py> {
             Ok(())
         })
     }
+}
+
+/// The next pair of a dict. One that changes meanwhile gives other pairs or fewer, and never what is not there.
+fn next_pair<'py>(
+    dict: &Bound<'py, PyDict>,
+    at: &mut ffi::Py_ssize_t,
+) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {
+    let (mut key, mut item) = (std::ptr::null_mut(), std::ptr::null_mut());
+    // SAFETY: `PyDict_Next` lends its references. They are made strong before anything else touches the dict: where
+    // there is an interpreter's lock, no Python runs in between, and elsewhere the dict's own lock is held.
+    with_critical_section(dict, || unsafe {
+        (ffi::PyDict_Next(dict.as_ptr(), at, &mut key, &mut item) != 0)
+            .then(|| (Bound::from_borrowed_ptr(dict.py(), key), Bound::from_borrowed_ptr(dict.py(), item)))
+    })
 }
