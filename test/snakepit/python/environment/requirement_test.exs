@@ -1,5 +1,6 @@
 defmodule Snakepit.Python.Environment.RequirementTest do
-  use ExUnit.Case, async: true
+  # Not async: it changes the working directory, which is the VM's.
+  use ExUnit.Case, async: false
   alias Snakepit.Python.Environment.Requirement
 
   @moduletag :tmp_dir
