@@ -291,6 +291,9 @@ defmodule Snakepit.WorkerTest do
     assert Snakepit.Pool.Manager.why(handle, lane, 1_000) =~ "SIGSEGV"
     assert {:error, :gone} = Snakepit.Worker.grpc(lane, 1_000)
     assert Snakepit.Pool.Manager.why(handle, %{lane | epoch: 0}, 1_000) == :gone
+    # Its manager ends before the pool is withdrawn.
+    :ok = Snakepit.stop_pool(pool)
+    assert Snakepit.Pool.Manager.why(handle, lane, 1_000) == :stopping
   end
 
   describe "another VM" do

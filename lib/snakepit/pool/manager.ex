@@ -50,13 +50,14 @@ defmodule Snakepit.Pool.Manager do
 
   @doc """
   Why the lane's worker ended, in words. Waits a moment, but not beyond `timeout`, for a run that is just ending. `:gone`: nobody
-  knows, or the pool has stopped; `:stopping`: the worker is being stopped.
+  knows; `:stopping`: the worker is being stopped, or its pool.
   """
   @spec why(Handle.t(), Lane.t(), timeout()) :: String.t() | :stopping | :gone
   def why(%Handle{name: pool}, %Lane{epoch: run} = lane, timeout) do
     with :gone <- Worker.why(lane, timeout), do: call(pool, {:why, run})
   catch
-    :exit, _ -> :gone
+    # It ends before its pool is withdrawn.
+    :exit, _ -> :stopping
   end
 
   @doc "The workers as `Snakepit.list_workers/1` has them. The manager does not wait for a worker: who calls does."
