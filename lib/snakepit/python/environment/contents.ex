@@ -33,8 +33,8 @@ defmodule Snakepit.Python.Environment.Contents do
   defp one(%Requirement{kind: :pyproject, path: path, text: text}, seen),
     do: seen |> line([text, contents(path, nil)])
 
-  defp one(%Requirement{kind: :local, path: path, text: text}, seen),
-    do: seen |> line([text, tree(path)]) |> Map.update!(:local, &[text | &1])
+  defp one(%Requirement{kind: :local, path: path, text: text} = requirement, seen),
+    do: seen |> line([text, tree(path)]) |> Map.update!(:local, &(Requirement.arguments(requirement) ++ &1))
 
   defp one(%Requirement{kind: :editable, path: path, text: text}, seen), do: line(seen, [text, project(path)])
   defp one(%Requirement{text: text}, seen), do: line(seen, text)

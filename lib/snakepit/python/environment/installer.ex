@@ -114,7 +114,7 @@ defmodule Snakepit.Python.Environment.Installer do
 
       # They know a package by its version, and leave it as it is; but a file, or directory, may have changed.
       if again != [] do
-        local = Enum.flat_map([wheel | again], &local_arguments/1)
+        local = [Requirement.url(wheel) | again]
         quiet = fn line -> if line =~ ~r/rror/, do: say.(line) end
 
         run!(
@@ -134,9 +134,6 @@ defmodule Snakepit.Python.Environment.Installer do
 
   defp anew({:uv, _}), do: ["--reinstall"]
   defp anew({:pip, _}), do: ["--force-reinstall"]
-
-  defp local_arguments("-e " <> path), do: ["-e", path]
-  defp local_arguments(path), do: [path]
 
   defp own(wheel, extras) do
     of_package = Enum.filter(extras, &(&1 in ["numpy", "grpc"]))

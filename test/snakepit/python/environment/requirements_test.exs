@@ -55,13 +55,24 @@ defmodule Snakepit.Python.Environment.RequirementsTest do
     end
   end
 
-  test "a package in a directory of any name", %{tmp_dir: dir, links: links} do
-    odd = Path.join(dir, "a;b #c é")
-    File.mkdir_p!(odd)
-    wheel!(odd, "odd", "1", "")
-    asked = [with: ["./a;b #c é/odd-1-py3-none-any.whl"]] ++ offline(links)
-    assert setup!(dir, asked, uv: true) =~ "answer: ok"
-    assert [_] = Path.wildcard(Path.join(dir, "venv/lib/python3*/site-packages/odd.py"))
+  for {tool, uv?} <- [pip: false, uv: true] do
+    test "a package in a directory of any name is installed, and again after a change: #{tool}", %{
+      tmp_dir: dir,
+      links: links
+    } do
+      odd = Path.join(dir, "a;b #c é")
+      for place <- [odd, Path.join(dir, "t;m#p")], do: File.mkdir_p!(place)
+      asked = [with: ["./a;b #c é/odd-1-py3-none-any.whl"]] ++ offline(links)
+      opts = [uv: unquote(uv?), env: [{"TMPDIR", Path.join(dir, "t;m#p")}]]
+
+      for value <- ~w(1 2) do
+        wheel!(odd, "odd", "1", "value = #{value}\n")
+        said = setup!(dir, asked, opts)
+        assert said =~ "answer: ok", said
+        assert [module] = Path.wildcard(Path.join(dir, "venv/lib/python3*/site-packages/odd.py"))
+        assert File.read!(module) == "value = #{value}\n"
+      end
+    end
   end
 
   test "configured requirements are checked, and the error names the setting", %{tmp_dir: dir} do
