@@ -71,6 +71,21 @@ impl Writer {
         encode::write_str(&mut self.out, s).expect("memory");
     }
 
+    /// A string of these bytes; false, and nothing is written, if they are not UTF-8.
+    ///
+    /// They are read once, and what was written is checked: they may lie in memory that somebody else writes to.
+    pub fn text(&mut self, bytes: &[u8]) -> bool {
+        let start = self.out.len();
+        encode::write_str_len(&mut self.out, bytes.len() as u32).expect("memory");
+        let at = self.out.len();
+        self.out.extend_from_slice(bytes);
+        let sound = crate::utf8(&self.out[at..]).is_some();
+        if !sound {
+            self.out.truncate(start);
+        }
+        sound
+    }
+
     pub fn bin(&mut self, b: &[u8]) {
         encode::write_bin(&mut self.out, b).expect("memory");
     }

@@ -172,6 +172,26 @@ defmodule Snakepit.Pool.ArenaTest do
     end
   end
 
+  test "bytes that a worker writes to while they are encoded are read once: a string is UTF-8, or refused" do
+    pool = pool!()
+
+    {{:ok, x}, %{reply_way: :zero_copy}} =
+      Snakepit.observe("scribbled", %{n: @mib}, pool: pool, reply_transfer: :zero_copy)
+
+    text = binary_part(x.data, 0, 4_000)
+    map = %{text => 1}
+
+    encoded =
+      for _ <- 1..3_000,
+          {args, rest} <- [{text, 1}, {map, 2}],
+          {:ok, envelope, [], _} <- [Native.encode("identity", args, nil, 65_536)] do
+        assert String.valid?(binary_part(envelope, byte_size(envelope) - rest - 4_000, 4_000))
+      end
+
+    Snakepit.execute!("scribble_no_more", %{}, pool: pool)
+    assert encoded != []
+  end
+
   test "results outlive their worker, and their pool" do
     pool = pool!()
     x = result(pool, 3 * @mib)

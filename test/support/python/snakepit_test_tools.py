@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import socket
@@ -126,6 +127,30 @@ def in_place(n: int) -> Any:
     array = snakepit.empty((n,), "uint8")
     array[:] = 7
     return array
+
+
+SCRIBBLING = threading.Event()
+
+
+@tool
+def scribbled(n: int) -> Any:
+    """An array of ASCII, of which a thread goes on writing one byte through a raw pointer, until `scribble_no_more`."""
+    array = in_place(n)
+    at = array.ctypes.data + 2_000
+
+    def scribble() -> None:
+        while not SCRIBBLING.is_set():
+            ctypes.memset(at, 0xFF, 1)
+            ctypes.memset(at, 0x41, 1)
+
+    SCRIBBLING.clear()
+    threading.Thread(target=scribble, daemon=True).start()
+    return array
+
+
+@tool
+def scribble_no_more() -> None:
+    SCRIBBLING.set()
 
 
 @tool

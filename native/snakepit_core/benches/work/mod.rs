@@ -22,6 +22,7 @@ pub fn operations() -> Vec<(&'static str, Operation)> {
         ("encode_request", encode_request()),
         ("decode_reply", decode_reply()),
         ("lane", lane()),
+        ("refusal", refusal()),
         ("allocate", allocate()),
         ("ring", ring()),
         ("histogram", histogram()),
@@ -110,6 +111,17 @@ fn lane() -> Operation {
         if let CheckoutAnswer::Lane(lane) = lanes.checkout(Want::Any, || 0) {
             black_box(lanes.checkin(lane));
         }
+    })
+}
+
+/// A call that a full queue refuses. Its count shows whether one looks at those who wait.
+fn refusal() -> Operation {
+    let mut lanes: Lanes<u64> = Lanes::new(2, 1, 10_000);
+    for n in 0..10_000 {
+        lanes.checkout(Want::Only((n % 2) as u32), || n);
+    }
+    Box::new(move |n| {
+        black_box(lanes.checkout(Want::Any, || n));
     })
 }
 

@@ -16,7 +16,9 @@ fn encode_request<'a>(
 ) -> Term<'a> {
     let mut e = TermEncoder::new(env, inline_limit, clean);
     e.out.array(3);
-    e.out.str(std::str::from_utf8(command.as_slice()).unwrap_or("?"));
+    if !e.out.text(command.as_slice()) {
+        e.out.str("?");
+    }
     let refusal = match e.term(arguments, 1) {
         Ok(()) => None,
         Err(refusal) => Some(("args", refusal)),

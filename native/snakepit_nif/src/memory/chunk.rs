@@ -296,8 +296,10 @@ impl Chunk {
 
     /// The bytes of a slot, or `None` outside the chunk.
     ///
-    /// A worker can write into its own chunk at any time; it has promised not to touch what it sent. Breaking that
-    /// promise changes what a binary says, never which memory is read.
+    /// A worker can write into its own chunk at any time, and has only promised not to touch what it sent. So the bytes
+    /// are copied, or handed to the VM as a binary, and nothing else: what interprets them (as UTF-8, as lengths) copies
+    /// them first, and reads the copy. Other readers, such as `:erlang.binary_to_term/1`, may read twice and see two
+    /// versions; README.md, *Trust*, tells users.
     pub fn bytes(&self, offset: u64, len: u64) -> Option<&[u8]> {
         let end = offset.checked_add(len)?;
         if end > self.size() {

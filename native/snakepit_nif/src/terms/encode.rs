@@ -170,17 +170,21 @@ impl<'a> Encoder<'a> {
         };
         let bytes = binary.as_slice();
         self.spend(bytes.len())?;
-        let Ok(text) = simdutf8_check(bytes) else {
-            let s = if bytes.len() == 1 { "" } else { "s" };
-            return refuse(atoms::not_utf8(), format!("a binary of {} byte{s} that is not UTF-8", bytes.len()));
-        };
-        if bytes.len() >= self.inline_limit {
+        let sound = if bytes.len() < self.inline_limit {
+            self.out.text(bytes)
+        } else if snakepit_core::utf8(bytes).is_some() {
+            // Whoever reads the buffer checks it as well.
             let index = self.buffer(binary, Kind::Text)?;
             self.out.buffer(ext::STR, index);
+            true
         } else {
-            self.out.str(text);
+            false
+        };
+        if sound {
+            return Ok(());
         }
-        Ok(())
+        let s = if bytes.len() == 1 { "" } else { "s" };
+        refuse(atoms::not_utf8(), format!("a binary of {} byte{s} that is not UTF-8", bytes.len()))
     }
 
     /// Bytes: within the envelope when small, else out of band.
@@ -257,15 +261,13 @@ impl<'a> Encoder<'a> {
     }
 
     fn key(&mut self, key: Term<'a>) -> Encoded {
-        let text = Binary::from_term(key).ok().map(|b| b.as_slice()).and_then(|b| simdutf8_check(b).ok());
-        match text {
-            Some(text) => {
-                self.spend(text.len())?;
-                self.out.str(text);
-                Ok(())
+        if let Ok(binary) = Binary::from_term(key) {
+            self.spend(binary.len())?;
+            if self.out.text(binary.as_slice()) {
+                return Ok(());
             }
-            None => refuse(atoms::unsupported_key(), format!("the key {}: it is not UTF-8", shown(key))),
         }
+        refuse(atoms::unsupported_key(), format!("the key {}: it is not UTF-8", shown(key)))
     }
 
     /// An atom and a string of the same letters are one key in Python.
@@ -298,8 +300,4 @@ pub fn unsupported<T>(what: impl Into<String>) -> Result<T, Refusal> {
 
 fn number(term: Term) -> Result<f64, Refusal> {
     term.decode().or_else(|_| unsupported("a float that cannot be read"))
-}
-
-fn simdutf8_check(bytes: &[u8]) -> Result<&str, ()> {
-    snakepit_core::utf8(bytes).ok_or(())
 }

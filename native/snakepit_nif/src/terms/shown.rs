@@ -36,8 +36,9 @@ pub fn step(key: Term) -> String {
     match key.get_type() {
         TermType::Atom => format!(".{}", atom_text(key).unwrap_or_default()),
         TermType::Binary => {
-            let text = Binary::from_term(key).map(|b| String::from_utf8_lossy(b.as_slice()).into_owned());
-            format!("[{:?}]", text.unwrap_or_default())
+            // A copy: the bytes may lie in memory that somebody else writes to.
+            let bytes = Binary::from_term(key).map(|b| b.as_slice().to_vec()).unwrap_or_default();
+            format!("[{:?}]", String::from_utf8_lossy(&bytes))
         }
         _ => format!("[{}]", shown(key)),
     }
