@@ -18,17 +18,22 @@ defmodule Snakepit.WordsTest do
     {~r/(?<![a-z])hint(s|ed)?(?![a-z])/i, "suggestion"},
     {~r/(?<![a-z])liars?(?![a-z])/i, "malicious worker"},
     {~r/(?<![a-z])zoo(?![a-z])/i, "misbehaving workers"},
-    {~r/\b(tell|told)(?=[(_])|(?<=[a-z])_(tell|told)\b|\b_(tell|told)\b|(?<=[.:])(tell|told)\b(?=[ ,)=(])/,
+    {~r/(?<![a-z])told(?![a-z])(?! apart)|\btell(?=[(_])|(?<=[a-z])_tell\b|\b_tell\b|(?<=[.:])tell\b(?=[ ,)=(])/i,
      "emit, cast, send, log, report or forward"},
+    {~r/(?<![a-z])epoch(?![a-z])/i, "run"},
+    {~r/\bguard(?=[:?])|(?<=[a-z]\.)guard\b/, "watchdog, permit or probe"},
+    {~r/(?<![a-z_])moment(?=\()|MOMENT/, "the name of what is waited for"},
     {~r/(?<![a-z])segments?(?![a-z])/i, "chunk"}
   ]
 
-  # Other meanings: type hints of Python's, `std::hint`, `size_hint`, a word of pip's output.
+  # Other meanings: a guard of a clause, type hints of Python's, `std::hint`, `size_hint`, a word of pip's output.
   @others %{
     "bench/native/src/lib.rs" => ~w(hint),
     "native/snakepit_core/benches/work/mod.rs" => ~w(hint),
     "native/snakepit_grpc/src/wire.rs" => ~w(hint),
     "lib/snakepit/python/environment/failure.ex" => ~w(hint),
+    "lib/snakepit/options.ex" => ~w(guard),
+    "lib/snakepit/tool/described.ex" => ~w(guard),
     "priv/python/snakepit/tools/fields.py" => ~w(hint hints),
     "priv/python/snakepit/tools/returns.py" => ~w(hints)
   }
@@ -57,6 +62,10 @@ defmodule Snakepit.WordsTest do
           "zoo_test",
           "defp tell(x)",
           "self._told",
+          "whoever waits is told",
+          "lane.epoch",
+          "%{guard: nil}",
+          "LAST_MOMENT",
           "a shared segment"
         ] do
       assert [_ | _] = found_in("x.ex", text), text

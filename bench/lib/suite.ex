@@ -35,7 +35,7 @@ defmodule Snakepit.Bench.Suite do
   @optional_callbacks needs: 0, wants: 0
 
   @doc """
-  Measures. `has` names the packages of `c:needs/0` and `c:wants/0` that are there. `progress` is told what is being done; results may come in any order. A suite that takes minutes gives what it
+  Measures. `has` names the packages of `c:needs/0` and `c:wants/0` that are there. `progress` is called with what is being done; results may come in any order. A suite that takes minutes gives what it
   has to `keep` as it goes, should the run be broken off, and returns all of it all the same. Raises when a result is wrong.
   """
   @callback run(context()) :: [Result.t()]

@@ -167,7 +167,7 @@ defmodule Snakepit.Call do
     end)
   end
 
-  @doc "Leaves a stream before its end: its tool is cancelled. `status` is told with the event of its end."
+  @doc "Leaves a stream before its end: its tool is cancelled. The event of its end has `status`."
   @spec leave(stream(), :ok | :raised) :: :ok
   def leave({call, lane, checkout, {suspect, _queued}, streaming} = stream, status \\ :ok) do
     guarded(call, lane, checkout, suspect, fn -> ended(stream, Items.leave(call, streaming, status)) end)

@@ -5,8 +5,8 @@ defmodule Snakepit.Companion do
   #
   # A process that starts one gets `{:companion, id, event}` messages about it, the last of them
   # `{:exited, status, stderr_tail}`; when that process dies, what it started is killed. If the companion itself dies,
-  # so do its workers: once they are gone their owners are told, and a new companion is opened. If this process dies,
-  # nobody is left to tell them: they monitor it.
+  # so do its workers: once they are gone their owners get a message, and a new companion is opened. If this process dies,
+  # nobody is left to send them a message: they monitor it.
   #
   # Only the VM ends the companion and what it started: by its word, or by its own end. Signals that a terminal, a
   # service manager or a shell sends to all processes at once do nothing there.
@@ -44,7 +44,7 @@ defmodule Snakepit.Companion do
     GenServer.call(__MODULE__, {:run, program, args, opts})
   end
 
-  @doc "It was told to end: KILL if it has not after `grace_ms`. What is left of its group is ended after it."
+  @doc "It was asked to end: KILL if it has not after `grace_ms`. What is left of its group is ended after it."
   @spec stop(id(), non_neg_integer()) :: :ok
   def stop(id, grace_ms), do: GenServer.cast(__MODULE__, {:stop, id, grace_ms})
 
@@ -122,7 +122,7 @@ defmodule Snakepit.Companion do
     Port.open({:spawn_executable, path}, [:binary, :exit_status, packet: 4, env: unset])
   end
 
-  # The workers are gone: their memory may be used again. The port is not told of its end before nobody has its pipe,
+  # The workers are gone: their memory may be used again. Its end is not reported to the port before nobody has its pipe,
   # which the companion's two processes, whichever was killed, hold until all is dead.
   defp reopen(state) do
     for {id, {owner, ref}} <- state.owners do

@@ -62,9 +62,9 @@ defmodule Snakepit.Grpc do
       end
 
     # In this very moment.
-    told? = answer == :cancelled or cancellation == nil or Snakepit.Native.cancel_waited(cancellation)
+    delivered? = answer == :cancelled or cancellation == nil or Snakepit.Native.cancel_waited(cancellation)
 
-    unless told? do
+    unless delivered? do
       receive do
         {:snakepit_cancelled, ^ref} -> :ok
       after

@@ -347,7 +347,7 @@ defmodule Snakepit.Native do
   @spec cancel_calls(id :: binary()) :: {non_neg_integer(), notes :: [term()]}
   def cancel_calls(_id), do: stub()
 
-  @doc "A pool's queue: its lanes, all of them down. `owner` gets `{:lane_lost, id, epoch}` and `:lanes_at_rest`."
+  @doc "A pool's queue: its lanes, all of them down. `owner` gets `{:lane_lost, id, run}` and `:lanes_at_rest`."
   @spec queue_new(
           owner :: pid(),
           workers :: pos_integer(),
@@ -362,7 +362,7 @@ defmodule Snakepit.Native do
   is -1 for any; with `prefer`, another will do when that one is busy.
   """
   @spec queue_checkout(queue(), worker :: integer(), prefer :: boolean(), reference()) ::
-          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
+          {:ok, lane :: non_neg_integer(), run :: pos_integer(), checkout()}
           | {:wait, place()}
           | :full
           | {:closed, code :: non_neg_integer()}
@@ -377,13 +377,13 @@ defmodule Snakepit.Native do
           reference(),
           turn :: non_neg_integer()
         ) ::
-          {:ok, lane :: non_neg_integer(), epoch :: pos_integer(), checkout()}
+          {:ok, lane :: non_neg_integer(), run :: pos_integer(), checkout()}
           | {:wait, place()}
           | {:closed, code :: non_neg_integer()}
           | :moved
   def queue_checkout_again(_queue, _worker, _prefer, _reference, _turn), do: stub()
 
-  @doc "From now on it has so many workers: the runs of those that leave get no more calls (`{:lanes_retired, epoch}`)."
+  @doc "From now on it has so many workers: the runs of those that leave get no more calls (`{:lanes_retired, run}`)."
   @spec queue_resize(queue(), workers :: pos_integer()) :: :ok
   def queue_resize(_queue, _workers), do: stub()
 
@@ -403,17 +403,17 @@ defmodule Snakepit.Native do
   @spec queue_forget(checkout()) :: :ok
   def queue_forget(_checkout), do: stub()
 
-  @spec queue_up(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
-  def queue_up(_queue, _worker, _epoch), do: stub()
+  @spec queue_up(queue(), worker :: non_neg_integer(), run :: pos_integer()) :: :ok
+  def queue_up(_queue, _worker, _run), do: stub()
 
   @doc "Which lanes of a worker's run, by their number, have no call, or had none when the run went down."
-  @spec queue_without_call(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: [
+  @spec queue_without_call(queue(), worker :: non_neg_integer(), run :: pos_integer()) :: [
           non_neg_integer()
         ]
-  def queue_without_call(_queue, _worker, _epoch), do: stub()
+  def queue_without_call(_queue, _worker, _run), do: stub()
 
-  @spec queue_down(queue(), worker :: non_neg_integer(), epoch :: pos_integer()) :: :ok
-  def queue_down(_queue, _worker, _epoch), do: stub()
+  @spec queue_down(queue(), worker :: non_neg_integer(), run :: pos_integer()) :: :ok
+  def queue_down(_queue, _worker, _run), do: stub()
 
   @doc "No more calls; callers that wait are answered `{:closed, code}`."
   @spec queue_close(queue(), code :: non_neg_integer()) :: :ok

@@ -147,10 +147,10 @@ defmodule Snakepit.Pool do
 
   @doc false
   @spec worker_down(Handle.t(), non_neg_integer(), run :: pos_integer()) :: :ok
-  def worker_down(%Handle{pool: pool}, index, epoch), do: GenServer.cast(pool, {:worker_down, index, epoch})
+  def worker_down(%Handle{pool: pool}, index, run), do: GenServer.cast(pool, {:worker_down, index, run})
 
   @doc false
-  # After `worker_down/3`, once it is known how the run ended, and before its callers are told. `lived_ms`: since it was
+  # After `worker_down/3`, once it is known how the run ended, and before its callers get their errors. `lived_ms`: since it was
   # ready. Answers whether a command is blamed: then the worker is started again at once.
   @spec run_over(Handle.t(), non_neg_integer(), lived_ms :: non_neg_integer(), Deaths.end_of_run()) ::
           :blamed | :not_blamed
@@ -162,7 +162,7 @@ defmodule Snakepit.Pool do
   end
 
   @doc false
-  # Why a worker ended, or did not start: told to callers while none is up.
+  # Why a worker ended, or did not start: the callers' error while none is up.
   @spec trouble(Handle.t(), String.t()) :: :ok
   def trouble(%Handle{pool: pool}, words), do: GenServer.cast(pool, {:trouble, words})
 
@@ -193,7 +193,7 @@ defmodule Snakepit.Pool do
     Handle.publish(handle)
     Events.emit({:pool_started, options.name})
 
-    # up: index => epoch of the run whose lanes may be used. room: how many may be up: more than the size while it grows.
+    # up: index => run whose lanes may be used. room: how many may be up: more than the size while it grows.
     state = %{handle: handle, up: %{}, room: handle.options.size, awaiting: [], awaiting_tools: []}
     {:ok, Map.merge(state, %{failure: nil, draining: nil, forgetting?: false})}
   end
@@ -257,10 +257,10 @@ defmodule Snakepit.Pool do
 
   def handle_call({:resized, size}, _from, %{handle: handle} = state) do
     handle = Handle.resize(handle, size)
-    # First: whoever is told that its worker left looks for another by the new size.
+    # First: whoever gets `:moved`, because its worker left, looks for another by the new size.
     Handle.publish(handle)
     Native.queue_resize(handle.queue, size)
-    up = Map.filter(state.up, fn {index, _epoch} -> index < size end)
+    up = Map.filter(state.up, fn {index, _run} -> index < size end)
     {:reply, {:ok, handle}, answer_awaiting(%{state | handle: handle, room: size, up: up})}
   end
 
@@ -282,7 +282,7 @@ defmodule Snakepit.Pool do
   end
 
   @impl true
-  # A run that is up already is replaced by this one: it is told when its last call is done.
+  # A run that is up already is replaced by this one: its owner gets a message when its last call is done.
   def handle_cast({:worker_up, index, [%Lane{worker: worker} | _]}, %{room: room} = state)
       when index >= room do
     # It left in this moment.
@@ -290,13 +290,13 @@ defmodule Snakepit.Pool do
     {:noreply, state}
   end
 
-  def handle_cast({:worker_up, index, [%Lane{epoch: epoch, worker: worker} | _] = lanes}, state) do
+  def handle_cast({:worker_up, index, [%Lane{run: run, worker: worker} | _] = lanes}, state) do
     per_worker = length(lanes)
-    for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, epoch}, lane})
+    for lane <- lanes, do: :ets.insert(state.handle.lanes, {{index * per_worker + lane.number, run}, lane})
     Events.emit({:worker_up, state.handle.name, worker})
-    Native.queue_up(state.handle.queue, index, epoch)
+    Native.queue_up(state.handle.queue, index, run)
     :ets.delete(state.handle.trouble, :last)
-    {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, epoch)})}
+    {:noreply, answer_awaiting(%{state | up: Map.put(state.up, index, run)})}
   end
 
   def handle_cast({:tools, tools}, state) do
@@ -305,10 +305,10 @@ defmodule Snakepit.Pool do
     {:noreply, %{state | awaiting_tools: []}}
   end
 
-  def handle_cast({:worker_down, index, epoch}, state) do
-    Native.queue_down(state.handle.queue, index, epoch)
-    :ets.match_delete(state.handle.lanes, {{:_, epoch}, :_})
-    {:noreply, if(state.up[index] == epoch, do: %{state | up: Map.delete(state.up, index)}, else: state)}
+  def handle_cast({:worker_down, index, run}, state) do
+    Native.queue_down(state.handle.queue, index, run)
+    :ets.match_delete(state.handle.lanes, {{:_, run}, :_})
+    {:noreply, if(state.up[index] == run, do: %{state | up: Map.delete(state.up, index)}, else: state)}
   end
 
   def handle_cast({:trouble, words}, state) do
@@ -325,8 +325,8 @@ defmodule Snakepit.Pool do
 
   @impl true
   # A caller died in the middle of a call.
-  def handle_info({:lane_lost, id, epoch, checkout}, state) do
-    case Checkout.lane(state.handle, id, epoch) do
+  def handle_info({:lane_lost, id, run, checkout}, state) do
+    case Checkout.lane(state.handle, id, run) do
       %Lane{} = lane ->
         LaneRecovery.start(
           state.handle,
@@ -344,8 +344,8 @@ defmodule Snakepit.Pool do
   end
 
   # A run that was replaced has served its last call.
-  def handle_info({:lanes_retired, epoch}, state) do
-    with [[lane] | _] <- :ets.match(state.handle.lanes, {{:_, epoch}, :"$1"}),
+  def handle_info({:lanes_retired, run}, state) do
+    with [[lane] | _] <- :ets.match(state.handle.lanes, {{:_, run}, :"$1"}),
          do: Worker.retired(lane.worker)
 
     {:noreply, state}

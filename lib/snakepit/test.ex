@@ -223,7 +223,7 @@ defmodule Snakepit.Test do
       else:
         raise(
           ArgumentError,
-          "this process is told of no calls: call Snakepit.Test.watch/1 before they are made"
+          "this process gets no messages of calls: call Snakepit.Test.watch/1 before they are made"
         )
   end
 

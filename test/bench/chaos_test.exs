@@ -75,7 +75,7 @@ defmodule Snakepit.ChaosTest do
     %{pid: caller} = hd(load.callers)
     ref = Process.monitor(caller)
     Process.exit(caller, :kill)
-    # Told to stop before the signal reaches it, it might end in time.
+    # Asked to stop before the signal reaches it, it might end in time.
     assert_receive {:DOWN, ^ref, _, _, :killed}
     assert [{:caller_died, :killed}] = Chaos.Load.stop(load).lost
   end

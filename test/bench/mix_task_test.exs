@@ -28,7 +28,7 @@ defmodule Mix.Tasks.Snakepit.BenchTest do
     assert p50 > 0
   end
 
-  test "an environment in which no worker starts is told in one line, before anything is measured", %{
+  test "an environment in which no worker starts is reported in one line, before anything is measured", %{
     tmp_dir: dir
   } do
     assert {"** (Mix) snakepit.bench: the Python interpreter \"/nope\" does not exist" <> _, 1} =
@@ -48,7 +48,7 @@ defmodule Mix.Tasks.Snakepit.BenchTest do
     assert words =~ "It comes from #{link}.py"
   end
 
-  test "a suite that fails is told, and the others are run", %{tmp_dir: dir} do
+  test "a suite that fails is reported, and the others are run", %{tmp_dir: dir} do
     # Everything can be imported, and yet no worker starts.
     File.mkdir_p!(Path.join(dir, "late"))
     python = Path.join(dir, "late/python")

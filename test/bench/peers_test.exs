@@ -75,7 +75,7 @@ defmodule Snakepit.Bench.PeersTest do
     assert_raise RuntimeError, ~r/3 other bytes/, fn -> Peer.measure(fn -> "abd" end, "abc", 1) end
   end
 
-  test "the payload's every place is told from its neighbours" do
+  test "the payload's every place differs from its neighbours" do
     assert Peer.payload(0) == ""
     assert <<0, 1, 2, _::binary>> = data = Peer.payload(600)
     assert byte_size(data) == 600 and :binary.at(data, 251) == 0 and :binary.at(data, 599) == rem(599, 251)

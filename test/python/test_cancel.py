@@ -1,4 +1,4 @@
-"""When a tool is told that it is cancelled, and when it is left to clean up."""
+"""When a cancellation reaches a tool, and when it is left to clean up."""
 
 import unittest
 import unittest.mock
@@ -14,7 +14,7 @@ class Clock:
         return self.now
 
 
-class Telling(unittest.TestCase):
+class Raising(unittest.TestCase):
     def setUp(self):
         self.clock = Clock()
         for target, what in (("time.monotonic", self.clock), ("_imports", lambda frame: self.importing)):
@@ -30,7 +30,7 @@ class Telling(unittest.TestCase):
         self.cancellation.running = 7
 
     def interrupted(self, *gaps):
-        """How often it was raised since the last time, told after each of these gaps in seconds."""
+        """How often it was raised since the last time, checked after each of these gaps in seconds."""
         self.raised.clear()
         for gap in gaps:
             self.clock.now += gap
@@ -45,7 +45,7 @@ class Telling(unittest.TestCase):
 
     def test_time_in_which_nothing_ran_does_not_count(self):
         self.assertEqual(self.interrupted(0), 1)
-        # The machine stood still; this process did, and finds what it was told meanwhile all at once.
+        # The machine stood still; this process did, and finds what was sent meanwhile all at once.
         self.assertEqual(self.interrupted(30.0), 0)
         self.assertEqual(self.interrupted(30.0, *[0.0] * 300), 0)
         self.assertEqual(self.interrupted(*[0.0625] * 3), 0)

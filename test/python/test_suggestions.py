@@ -189,7 +189,7 @@ def masked(got, dtype=None):
     return np.ma.array(got["data"], mask=got["mask"], fill_value=got["fill_value"][()])
 
 
-def moment(got):
+def datetime_of(got):
     return np.asarray(got[0]).astype(got[1])
 
 
@@ -255,15 +255,15 @@ LISTED = [
     (np.complex128(1.5 + 2j), lambda got: got[()]),
     (np.longdouble(1) / 3, None),
     (np.clongdouble(1) / 3, None),
-    (np.datetime64("2024-02-29T01:02:03.000000004"), lambda got: moment(got)[()]),
-    (np.datetime64("NaT", "D"), lambda got: moment(got)[()]),
-    (np.timedelta64(-(2**62), "us"), lambda got: moment(got)[()]),
+    (np.datetime64("2024-02-29T01:02:03.000000004"), lambda got: datetime_of(got)[()]),
+    (np.datetime64("NaT", "D"), lambda got: datetime_of(got)[()]),
+    (np.timedelta64(-(2**62), "us"), lambda got: datetime_of(got)[()]),
     (np.void(b"a\0b\0"), lambda got: np.void(bytes(got))),
     (STRUCTURED[0], lambda got: of_fields(STRUCTURED.dtype)(got)[()]),
     (STRUCTURED, of_fields(STRUCTURED.dtype)),
     (STRUCTURED.view(np.recarray), lambda got: of_fields(STRUCTURED.dtype)(got).view(np.recarray)),
-    (np.array(["2024-01-01", "NaT"], "M8[ns]"), moment),
-    (np.array([1, -5], ">m8[s]"), moment),
+    (np.array(["2024-01-01", "NaT"], "M8[ns]"), datetime_of),
+    (np.array([1, -5], ">m8[s]"), datetime_of),
     (np.array([{"a": 1}, None, "x"], object), lambda got: np.array(got, object)),
     (np.empty((0, 3), object), lambda got: np.array(got[0], object).reshape(got[1])),
     (np.array(["a", "", "é€"]), np.array),

@@ -414,14 +414,14 @@ class Life(unittest.TestCase):
                 self.assertIn(new, of_python | {-number})
 
     def test_modules_that_fail(self):
-        for module, kind, told in [
+        for module, kind, text in [
             ("broken_module", "KeyError", "in helper"),
             ("duplicate_tools", "snakepit.tools.registry.DuplicateTool", "add"),
             ("no_such_module", "ModuleNotFoundError", "no_such_module"),
         ]:
             with Beam([module]) as beam:
                 self.assertEqual((beam.ready[0], beam.ready[1]["type"]), ("failed", kind))
-                self.assertIn(told, beam.ready[1]["traceback"])
+                self.assertIn(text, beam.ready[1]["traceback"])
                 self.assertNotIn("snakepit/runtime/process.py", beam.ready[1]["traceback"])
                 self.assertEqual(beam.process.wait(5), 1)
 

@@ -14,7 +14,7 @@ import snakepit
 from snakepit import tool
 
 KEPT = []
-# A thread of the user's that never ends must not keep a worker which was told to stop.
+# A thread of the user's that never ends must not keep a worker which was asked to stop.
 threading.Thread(target=threading.Event().wait, daemon="unittest" in sys.modules).start()
 atexit.register(print, "exit handlers run")
 

@@ -27,7 +27,7 @@ defmodule Snakepit.CompanionTest do
   end
 
   @tag :tmp_dir
-  test "when the companion is killed, its workers die with it, callers are told, and all comes back", %{
+  test "when the companion is killed, its workers die with it, callers get errors, and all comes back", %{
     tmp_dir: dir
   } do
     pools = [pool!(), pool!()]
@@ -62,7 +62,7 @@ defmodule Snakepit.CompanionTest do
   end
 
   @tag :tmp_dir
-  test "callers of a killed companion are not told before its workers are gone", %{tmp_dir: dir} do
+  test "callers of a killed companion get no error before its workers are gone", %{tmp_dir: dir} do
     pool = pool!()
     old = os_pid(pool)
     {task, _go_on} = busy(pool, dir)
@@ -291,7 +291,7 @@ defmodule Snakepit.CompanionTest do
     end
   end
 
-  test "a progress bar is told while it is drawn, though its line never ends" do
+  test "a progress bar is forwarded while it is drawn, though its line never ends" do
     code = """
     import sys, time
     for i in range(15):
@@ -303,9 +303,9 @@ defmodule Snakepit.CompanionTest do
 
     id = Companion.run(Snakepit.Python.venv_python(), ["-c", code], [])
 
-    lines = fn lines, told ->
+    lines = fn lines, seen ->
       assert_receive {:companion, ^id, {:output, :stderr, line}}, 20_000
-      if line == "14", do: Enum.reverse([line | told]), else: lines.(lines, [line | told])
+      if line == "14", do: Enum.reverse([line | seen]), else: lines.(lines, [line | seen])
     end
 
     numbers = Enum.map(lines.(lines, []), &String.to_integer/1)

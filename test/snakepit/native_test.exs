@@ -164,7 +164,7 @@ defmodule Snakepit.NativeTest do
       buffers = [:binary.copy("x", 5000)]
 
       for way <- [@inline, @zero_copy, @grpc] do
-        assert {:ok, call_id, frame, tell, copied} = Native.request(worker, arena, head(way), "e", buffers)
+        assert {:ok, call_id, frame, unsent, copied} = Native.request(worker, arena, head(way), "e", buffers)
         assert is_integer(call_id) and call_id > 0
         frame = IO.iodata_to_binary(frame)
 
@@ -172,7 +172,7 @@ defmodule Snakepit.NativeTest do
                  frame
 
         assert copied == if(way == @zero_copy, do: 5000, else: 0)
-        assert length(tell) == if(way == @zero_copy, do: 1, else: 0)
+        assert length(unsent) == if(way == @zero_copy, do: 1, else: 0)
       end
 
       assert {:ok, _, _, [], 5000} = Native.request(worker, arena, head(@zero_copy), "e", buffers)
@@ -731,7 +731,7 @@ defmodule Snakepit.NativeTest do
 
     defp cancel(queue, ref), do: Native.queue_cancel(queue, Process.get(ref))
 
-    # A process that does what it is told with the checkout queue, so that it can die of it.
+    # A process that does what it is asked with the checkout queue, so that it can die of it.
     defp clerk(queue) do
       me = self()
 
@@ -751,7 +751,7 @@ defmodule Snakepit.NativeTest do
     end
 
     # Without the checkout: a copy of it would keep it alive.
-    defp plain({:ok, id, epoch, _checkout}), do: {:ok, id, epoch}
+    defp plain({:ok, id, run, _checkout}), do: {:ok, id, run}
     defp plain({:snakepit_lane, key, answer}), do: {:snakepit_lane, key, plain(answer)}
     defp plain(answer), do: answer
 
@@ -761,12 +761,12 @@ defmodule Snakepit.NativeTest do
       assert_receive {:DOWN, ^ref, _, _, _}, 5_000
     end
 
-    test "a lane is handed out, given back, and known by its epoch" do
+    test "a lane is handed out, given back, and known by its run" do
       queue = queue(2, 2)
       assert Native.queue_counts(queue) == {4, 0, 0}
       lanes = for _ <- 1..4, do: checkout(queue, -1, false)
 
-      assert Enum.sort(for {:ok, id, epoch, _} <- lanes, do: {id, epoch}) == [
+      assert Enum.sort(for {:ok, id, run, _} <- lanes, do: {id, run}) == [
                {0, 100},
                {1, 100},
                {2, 101},
@@ -849,7 +849,7 @@ defmodule Snakepit.NativeTest do
       assert_receive {:snakepit_lane, ^second, {:ok, 0, 100, _}}, 5_000
     end
 
-    test "a checkout queue that shrinks tells who waits for a worker that leaves, who keeps its turn" do
+    test "a checkout queue that shrinks sends `:moved` to who waits for a worker that leaves, who keeps its turn" do
       queue = queue()
       :ok = Native.queue_resize(queue, 3)
       for worker <- 1..2, do: :ok = Native.queue_up(queue, worker, 100 + worker)
@@ -932,7 +932,7 @@ defmodule Snakepit.NativeTest do
       assert eventually(fn -> :erlang.garbage_collect() && Native.queue_counts(queue) == {0, 1, 0} end)
     end
 
-    test "closing tells those who wait and those who come, and says when all is at rest" do
+    test "closing answers those who wait and those who come, and reports when all is at rest" do
       queue = queue(1, 2)
       {:ok, _, _, a} = checkout(queue, -1, false)
       {:ok, _, _, b} = checkout(queue, -1, false)

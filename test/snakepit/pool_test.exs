@@ -10,7 +10,7 @@ defmodule Snakepit.PoolTest do
   defp queued(pool, n), do: eventually(fn -> stats(pool).queued == n end)
   defp os_pid(pool, opts \\ []), do: Snakepit.execute!("pid", %{}, [pool: pool] ++ opts)
 
-  # A caller that nobody is linked to, so that it can be killed; tells its result.
+  # A caller that nobody is linked to, so that it can be killed; sends its result.
   defp caller(pool, command, args, opts \\ []) do
     me = self()
     spawn(fn -> send(me, {self(), Snakepit.execute(command, args, [pool: pool] ++ opts)}) end)
@@ -71,7 +71,7 @@ defmodule Snakepit.PoolTest do
     end
 
     @tag :tmp_dir
-    test "has deadlines: who waited in vain is told, and stands in nobody's way", %{tmp_dir: dir} do
+    test "has deadlines: who waited in vain gets an error, and stands in nobody's way", %{tmp_dir: dir} do
       pool = pool!()
       {task, go_on} = busy(pool, dir)
 
@@ -370,7 +370,7 @@ defmodule Snakepit.PoolTest do
       assert %{category: :pool, reason: :not_capable} = error
       assert error.message =~ "none of the ways in :transfers (:grpc): run `mix snakepit.setup --with grpc`"
 
-      # Where another way is left, a call that forces this one is told the same.
+      # Where another way is left, a call that forces this one gets the same error.
       pool = pool!(python: Path.join(venv, "bin/python"), python_module: "plain", python_path: [plain(dir)])
 
       assert {:error, %Error{category: :transfer, message: message}} =
@@ -504,7 +504,9 @@ defmodule Snakepit.PoolTest do
     end
 
     @tag :tmp_dir
-    test "callers in line are told when the pool's own process dies, and the pool comes back", %{tmp_dir: dir} do
+    test "callers in line get an error when the pool's own process dies, and the pool comes back", %{
+      tmp_dir: dir
+    } do
       pool = pool!()
       old = os_pid(pool)
       {task, _go_on} = busy(pool, dir)

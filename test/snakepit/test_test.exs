@@ -12,7 +12,7 @@ defmodule Snakepit.TestTest do
 
   defp add, do: fn %{"a" => a, "b" => b} -> a + b end
 
-  # A tool that says that it runs, and waits to be told a result.
+  # A tool that says that it runs, and waits for a result.
   defp waits do
     test = self()
 
@@ -310,8 +310,8 @@ defmodule Snakepit.TestTest do
     end
 
     defp waited_for(pool, value) do
-      task = call(pool, "waits", %{told: value})
-      assert_receive {:runs, pid, %{"told" => ^value}}
+      task = call(pool, "waits", %{result: value})
+      assert_receive {:runs, pid, %{"result" => ^value}}
       send(pid, {:return, value})
       Task.await(task)
     end
@@ -381,7 +381,7 @@ defmodule Snakepit.TestTest do
       assert one != two
     end
 
-    test "are killed: a busy one first, whose caller is told; idempotent calls go on" do
+    test "are killed: a busy one first, whose caller gets an error; idempotent calls go on" do
       pool = fake!(tools: %{"waits" => waits(), "answer" => fn -> 42 end}, size: 2)
       task = call(pool, "waits", %{}, correlation_id: "c")
       running()

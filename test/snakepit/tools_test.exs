@@ -1,5 +1,5 @@
 defmodule Snakepit.ToolsTest do
-  # What tools are given, and what they are told when that does not suit them, through a real pool.
+  # What tools are given, and the errors when that does not suit them, through a real pool.
   use Snakepit.Case, async: true
 
   @source """

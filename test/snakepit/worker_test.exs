@@ -290,7 +290,7 @@ defmodule Snakepit.WorkerTest do
     assert_receive {:DOWN, ^monitor, _, _, :normal}, 30_000
     assert Snakepit.Pool.Manager.why(handle, lane, 1_000) =~ "SIGSEGV"
     assert {:error, :gone} = Snakepit.Worker.grpc(lane, 1_000)
-    assert Snakepit.Pool.Manager.why(handle, %{lane | epoch: 0}, 1_000) == :gone
+    assert Snakepit.Pool.Manager.why(handle, %{lane | run: 0}, 1_000) == :gone
     # Its manager ends before the pool is withdrawn.
     :ok = Snakepit.stop_pool(pool)
     assert Snakepit.Pool.Manager.why(handle, lane, 1_000) == :stopping
@@ -431,7 +431,7 @@ defmodule Snakepit.WorkerTest do
       {pool!([python: python] ++ options), python}
     end
 
-    test "is logged once for its cause, and is what callers are told, until it is mended", %{tmp_dir: dir} do
+    test "is logged once for its cause, and is the callers' error, until it is mended", %{tmp_dir: dir} do
       {pool, python} = wrapped(dir, max_queue: 1)
       old = os_pid(pool)
       File.rename!(python, python <> ".away")
@@ -472,7 +472,7 @@ defmodule Snakepit.WorkerTest do
       Snakepit.execute("python_value", %{code: code}, pool: pool, timeout: 60_000)
     end
 
-    test "a worker that is stopped is replaced, and its caller told" do
+    test "a worker that is stopped is replaced, and its caller gets an error" do
       pool = pool!(@beats)
       %{os_pid: pid} = hd(Snakepit.list_workers(pool))
       {_, 0} = System.cmd("kill", ["-STOP", "#{pid}"])

@@ -35,7 +35,7 @@ defmodule Snakepit.Terms do
       {2, bind(size(edges), &String.duplicate("é", div(&1, 2)))},
       {2, bind(size(edges), &%Bytes{data: noise(&1)})},
       {2, tensor(edges)},
-      {1, moment()}
+      {1, any_datetime()}
     ])
   end
 

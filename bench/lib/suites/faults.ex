@@ -72,7 +72,7 @@ defmodule Snakepit.Bench.Faults do
     uses |> faults() |> spread(most)
   end
 
-  @doc "Makes these faults happen, in as few VMs as will do; what was seen of each that did, also told as it comes."
+  @doc "Makes these faults happen, in as few VMs as will do; what was seen of each that did, also reported as it comes."
   @spec make(Path.t(), [Control.fault()], (seen() -> any())) :: [seen()]
   def make(library, faults, show \\ fn _ -> :ok end) do
     0..(@hosts - 1)

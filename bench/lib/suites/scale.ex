@@ -3,7 +3,7 @@ defmodule Snakepit.Bench.Scale do
   How Snakepit grows: throughput and p99 against workers, callers, pools and payload; memory of workers and of leases; the
   start of many workers.
 
-  Figures are `scale.BY.N.FIGURE`. Growth is fitted as figure = c · n^exponent (least squares of logarithms) and told as
+  Figures are `scale.BY.N.FIGURE`. Growth is fitted as figure = c · n^exponent (least squares of logarithms) and reported as
   `scale.BY.FIGURE.exponent`: 0 does not grow, 1 grows as fast, −1 shrinks as fast.
   """
   @behaviour Snakepit.Bench.Suite

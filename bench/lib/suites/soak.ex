@@ -9,7 +9,7 @@ defmodule Snakepit.Bench.Soak do
   interval (Student's t). A slope whose interval holds zero is no growth that this run could see.
 
   The tables of metrics grow for an hour by design, until their oldest rows go (`Snakepit.Performance.MetricsStore`): their
-  slope is told by itself, without a target, and taken out of the BEAM's.
+  slope is reported by itself, without a target, and taken out of the BEAM's.
   """
   @behaviour Snakepit.Bench.Suite
 

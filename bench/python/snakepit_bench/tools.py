@@ -55,7 +55,7 @@ def count(n: int) -> Any:
 
 @tool
 def hold(x: Any, started: str, go_on: str) -> int:
-    """Reads every byte, then keeps all of it until told to go on."""
+    """Reads every byte, then keeps all of it until asked to go on."""
     total = int(x.sum())
     open(started, "w").close()
     while not os.path.exists(go_on):

@@ -31,7 +31,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
   import. Workers use it, unless `config :snakepit, python:` or a pool names another interpreter.
 
   #{@usage}
-  It lies at `.snakepit/venv`, which git is told to ignore; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
+  It lies at `.snakepit/venv`, which git ignores; `config :snakepit, venv: "…"` names another place. Python 3.11 or later is needed. `uv`
   installs it where present, else `venv` and `pip` do; either extends what the other made.
 
   List what your application always needs in its configuration (`config :snakepit, requirements:`), as a file,

@@ -61,8 +61,8 @@ defmodule Snakepit.Call.Cancellation do
   @spec streams(t(), Lane.t(), call_id :: pos_integer()) :: :ok
   def streams(nil, _lane, _call_id), do: :ok
 
-  def streams(call, %Lane{worker: worker, epoch: epoch, number: number}, call_id),
-    do: Native.cancel_note(call, {worker, epoch, number, call_id})
+  def streams(call, %Lane{worker: worker, run: run, number: number}, call_id),
+    do: Native.cancel_note(call, {worker, run, number, call_id})
 
   @doc "Cancels all calls of this id: how many."
   @spec cancel(String.t()) :: non_neg_integer()

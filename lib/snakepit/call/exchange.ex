@@ -11,10 +11,11 @@ defmodule Snakepit.Call.Exchange do
   alias Snakepit.Wire.{Frame, LaneSocket}
   alias Snakepit.Worker.Lane
 
-  # guard: what the breaker of the request's way is yet to be told: nil, or {its probe or nil, when it was asked in ms}.
+  # permit: the breaker's leave to try the request's way, until its result is recorded: {its probe or nil, when it was
+  # asked in ms}.
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
   # collect: the garbage collection that the caller owes.
-  defstruct [:request_way, :reply_way, :guard, :collect] ++
+  defstruct [:request_way, :reply_way, :permit, :collect] ++
               [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, fallback: false, cold: false]
 
   @type lane_state ::
@@ -22,7 +23,7 @@ defmodule Snakepit.Call.Exchange do
   @type t :: %__MODULE__{
           request_way: Transfer.way() | nil,
           reply_way: Transfer.way() | nil,
-          guard: {probe :: term(), ms :: integer()} | nil,
+          permit: {probe :: term(), ms :: integer()} | nil,
           collect: :minor | :major | nil,
           reply_bytes: non_neg_integer(),
           reply_carried: non_neg_integer(),
@@ -79,20 +80,20 @@ defmodule Snakepit.Call.Exchange do
 
       # No other way is left, or its breaker has no objection.
       :open ->
-        send_by(way, call, lane, others, %{ex | guard: nil})
+        send_by(way, call, lane, others, %{ex | permit: nil})
 
-      guard ->
-        send_by(way, call, lane, others, %{ex | guard: guard})
+      permit ->
+        send_by(way, call, lane, others, %{ex | permit: permit})
     end
   end
 
-  defp send_by(way, call, lane, others, %{guard: guard} = ex) do
-    case attempt(way, call, lane, others != [], guard) do
+  defp send_by(way, call, lane, others, %{permit: permit} = ex) do
+    case attempt(way, call, lane, others != [], permit) do
       {:next, why} ->
-        WayBreaker.record(call, way, guard, if(why == :unavailable, do: :failure, else: :void))
+        WayBreaker.record(call, way, permit, if(why == :unavailable, do: :failure, else: :void))
         send_request(call, lane, others, %{ex | fallback: true})
 
-      # The arena, which makes the memory, tells the breaker.
+      # The arena, which makes the memory, records it in the breaker.
       {:passed_on, :cold} ->
         send_request(call, lane, others, %{ex | fallback: true})
 
@@ -113,16 +114,16 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp attempt(:zero_copy, _call, %Lane{zero_copy: false} = lane, others?, _guard) do
+  defp attempt(:zero_copy, _call, %Lane{zero_copy: false} = lane, others?, _permit) do
     gave_up(others?, :not_capable, "worker #{lane.name} cannot map shared memory")
   end
 
-  defp attempt(:zero_copy, call, lane, others?, guard) do
+  defp attempt(:zero_copy, call, lane, others?, permit) do
     case by_memory(call, lane) do
       {:cold, lengths} when others? ->
         if call.plan.make_memory?,
-          do: make_or_pass(call, lane, lengths, guard),
-          else: pass(call, lengths, guard)
+          do: make_or_pass(call, lane, lengths, permit),
+          else: pass(call, lengths, permit)
 
       {:cold, lengths} ->
         make_room(call, lane, lengths)
@@ -132,16 +133,16 @@ defmodule Snakepit.Call.Exchange do
     end
   end
 
-  defp attempt(:inline, call, lane, _others?, _guard) do
+  defp attempt(:inline, call, lane, _others?, _permit) do
     {:ok, call_id, frame, [], 0} = request(call, lane, :inline)
     send_frame(call, lane, call_id, frame, 0)
   end
 
-  defp attempt(:grpc, _call, %Lane{grpc: false} = lane, others?, _guard) do
+  defp attempt(:grpc, _call, %Lane{grpc: false} = lane, others?, _permit) do
     gave_up(others?, :not_capable, ByGrpc.missing(lane))
   end
 
-  defp attempt(:grpc, call, lane, others?, _guard) do
+  defp attempt(:grpc, call, lane, others?, _permit) do
     # The request is made last: a worker that is gone by then did not get it.
     with {:ok, channel} <- ByGrpc.channel(call, lane) do
       {:ok, call_id, frame, [], 0} = request(call, lane, :grpc)
@@ -163,9 +164,9 @@ defmodule Snakepit.Call.Exchange do
     with {:ok, _, _, _, _} = written <- request(call, lane, :zero_copy), do: announced(call, lane, written)
   end
 
-  # The worker is told of chunks before it reads of them.
-  defp announced(call, lane, {:ok, call_id, frame, tell, copied}) do
-    Worker.send_chunks(lane.worker, tell)
+  # The worker gets a chunk's descriptor before a frame refers to it.
+  defp announced(call, lane, {:ok, call_id, frame, unsent, copied}) do
+    Worker.send_chunks(lane.worker, unsent)
     send_frame(call, lane, call_id, frame, copied)
   end
 
@@ -189,13 +190,13 @@ defmodule Snakepit.Call.Exchange do
   defp gave_up(false, reason, words), do: {:error, Error.new(:transfer, reason, words), :at_rest}
 
   # Another way is cheaper than fresh memory; the next call will find it warm.
-  defp pass(call, lengths, guard) do
-    Pool.Arena.warm(call.handle, lengths, WayBreaker.probe(guard))
+  defp pass(call, lengths, permit) do
+    Pool.Arena.warm(call.handle, lengths, WayBreaker.probe(permit))
     {:passed_on, :cold}
   end
 
-  defp make_or_pass(call, lane, lengths, guard) do
-    with {:error, _no_room, :at_rest} <- make_room(call, lane, lengths), do: pass(call, lengths, guard)
+  defp make_or_pass(call, lane, lengths, permit) do
+    with {:error, _no_room, :at_rest} <- make_room(call, lane, lengths), do: pass(call, lengths, permit)
   end
 
   defp no_room(call, lengths, why),

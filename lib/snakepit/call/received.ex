@@ -49,28 +49,28 @@ defmodule Snakepit.Call.Received do
     frame = Frame.with_id(frame, call_id)
 
     # It waits there in any case: an open breaker has no say.
-    guard = with :open <- WayBreaker.allow(call, :grpc), do: nil
+    permit = with :open <- WayBreaker.allow(call, :grpc), do: nil
 
     with {:ok, channel} <- ByGrpc.channel(call, lane),
          {:replied, ^call_id, frame, beside} <- ByGrpc.call(call, lane, call_id, channel, frame, []) do
-      WayBreaker.record(call, :grpc, guard, :ok)
+      WayBreaker.record(call, :grpc, permit, :ok)
       reply(call, lane, call_id, frame, beside, ex)
     else
       {:error, :gone} ->
-        WayBreaker.record(call, :grpc, guard, :void)
+        WayBreaker.record(call, :grpc, permit, :void)
         {{:error, Outcome.gone()}, {:lost, :closed}, ex}
 
       # What waits there is dropped with the next call.
       {:error, :timeout} ->
-        WayBreaker.record(call, :grpc, guard, :void)
+        WayBreaker.record(call, :grpc, permit, :void)
         {{:error, Limits.timeout(call)}, :at_rest, ex}
 
       {:error, why} ->
-        WayBreaker.record(call, :grpc, guard, :failure)
+        WayBreaker.record(call, :grpc, permit, :failure)
         {{:error, Error.new(:transfer, :unavailable, why)}, :at_rest, ex}
 
       {:error, error, state} ->
-        WayBreaker.record(call, :grpc, guard, WayBreaker.fault(call, error))
+        WayBreaker.record(call, :grpc, permit, WayBreaker.fault(call, error))
         {{:error, error}, state, ex}
     end
   end

@@ -6,10 +6,10 @@ defmodule Snakepit.Call.WayBreaker do
   alias Snakepit.Call.Request
 
   @typedoc "What is yet to be recorded: the probe, if this call has it, and when the way was asked for."
-  @type guard :: {Breaker.probe() | nil, asked_ms :: integer()} | nil
+  @type permit :: {Breaker.probe() | nil, asked_ms :: integer()} | nil
 
   @doc "Whether the call may use a way: then what to hand to `record/4`, nil for a way that has no breaker."
-  @spec allow(Request.t(), Transfer.way()) :: guard() | :open
+  @spec allow(Request.t(), Transfer.way()) :: permit() | :open
   def allow(_call, :inline), do: nil
 
   def allow(call, way) do
@@ -20,13 +20,13 @@ defmodule Snakepit.Call.WayBreaker do
     end
   end
 
-  @doc "The probe of a guard, for whoever records in its place."
-  @spec probe(guard()) :: Breaker.probe() | nil
+  @doc "The probe of a permit, for whoever records in its place."
+  @spec probe(permit()) :: Breaker.probe() | nil
   def probe(nil), do: nil
   def probe({probe, _asked}), do: probe
 
   @doc "What came of the way."
-  @spec record(Request.t(), Transfer.way(), guard(), Breaker.result()) :: :ok
+  @spec record(Request.t(), Transfer.way(), permit(), Breaker.result()) :: :ok
   def record(_call, _way, nil, _result), do: :ok
 
   def record(call, way, {probe, _asked}, result),
@@ -34,24 +34,24 @@ defmodule Snakepit.Call.WayBreaker do
 
   @doc "The worker answered: whatever it says, the request's way works, if not too slowly."
   @spec arrived(Request.t(), exchange, tool_ns :: non_neg_integer() | nil) :: exchange when exchange: map()
-  def arrived(_call, %{guard: nil} = ex, _tool_ns), do: ex
+  def arrived(_call, %{permit: nil} = ex, _tool_ns), do: ex
 
-  def arrived(%{handle: %{breaker: breaker}} = call, %{guard: {_, asked}} = ex, tool_ns) do
+  def arrived(%{handle: %{breaker: breaker}} = call, %{permit: {_, asked}} = ex, tool_ns) do
     slow? =
       is_integer(tool_ns) and not call.stream? and
         System.monotonic_time(:millisecond) - asked - div(tool_ns, 1_000_000) > Breaker.slow_ms(breaker)
 
-    record(call, ex.request_way, ex.guard, if(slow?, do: :slow, else: :ok))
-    %{ex | guard: nil}
+    record(call, ex.request_way, ex.permit, if(slow?, do: :slow, else: :ok))
+    %{ex | permit: nil}
   end
 
   @doc "An exchange is over. If the worker did not answer, its error says whether that is the way's fault."
   @spec judged(answer, Request.t()) :: answer
         when answer: {result :: term(), lane_state :: term(), exchange :: map()}
-  def judged({_, _, %{guard: nil}} = answer, _call), do: answer
+  def judged({_, _, %{permit: nil}} = answer, _call), do: answer
 
   def judged({result, _, ex} = answer, call) do
-    record(call, ex.request_way, ex.guard, with({:error, error} <- result, do: fault(call, error)))
+    record(call, ex.request_way, ex.permit, with({:error, error} <- result, do: fault(call, error)))
     answer
   end
 

@@ -67,7 +67,8 @@ defmodule Snakepit.Error.Reasons do
       not_ready: "the pool was not ready in the time given"
     ],
     cancelled: [
-      cancelled: "`Snakepit.cancel/1` was told its `:correlation_id`; of a stream, `details` has `:items`"
+      cancelled:
+        "`Snakepit.cancel/1` was called with its `:correlation_id`; of a stream, `details` has `:items`"
     ],
     pool: [
       pool_saturated: "as many callers wait as `max_queue:` allows",

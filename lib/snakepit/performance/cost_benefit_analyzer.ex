@@ -41,7 +41,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
   makes of them is in `Snakepit.Performance.Controller.get_statistics/1`.
 
   `system_state` may have `cpu_pressure` and `memory_pressure` (booleans), by which the ways are weighed, and `system_load`
-  (share of the CPUs) and `available_memory` (bytes), which are told back; what it does not say is as
+  (share of the CPUs) and `available_memory` (bytes), which the answer repeats; what it does not say is as
   `Snakepit.Performance.ResourceMonitor` has it.
   """
   @spec analyze(data_characteristics(), map()) :: {:ok, map()} | {:error, Error.t()}

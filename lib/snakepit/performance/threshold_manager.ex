@@ -9,7 +9,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   These thresholds decide where measurements do not: a pool's table goes by what each way costs as soon as that is known.
   One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
 
-  Every change is kept (`changes/1`), told as an event, and guarded: if the pool's calls are slower afterwards by more than a
+  Every change is kept (`changes/1`), emitted as an event, and guarded: if the pool's calls are slower afterwards by more than a
   tenth, it is undone. Its old and new value are without the resource factor, which comes and goes. What somebody set, or
   what was undone, is logged at once; what was tuned, once it has settled, if it moved by a factor of two or more.
   """
@@ -166,7 +166,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     in_force(handle, type, state, Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?))
   end
 
-  # As it is while nothing is scarce: what changes are told by, so that each begins where the last one ended.
+  # As it is while nothing is scarce: what changes are described by, so that each begins where the last one ended.
   defp at_rest(handle, type, state), do: in_force(handle, type, state, 1.0)
 
   # The pool's bounds hold for what somebody set, too.

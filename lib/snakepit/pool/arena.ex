@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.Arena do
   @moduledoc false
-  # Tends a pool's shared memory: prepares chunks before they are needed, gives idle ones back, tells the workers, and
+  # Tends a pool's shared memory: prepares chunks before they are needed, gives idle ones back, announces that to the workers, and
   # asks processes that hold much of it to collect. Allocation itself is in the library and passes by this process.
 
   use GenServer

@@ -163,8 +163,8 @@ defmodule Snakepit.Pool.Checkout do
   defp handed(handle, {:moved, place}, want), do: moved(handle, want, place)
   defp handed(handle, answer, want), do: answered(handle, answer, want)
 
-  defp answered(handle, {:ok, id, epoch, checkout}, want) do
-    case lane(handle, id, epoch) do
+  defp answered(handle, {:ok, id, run, checkout}, want) do
+    case lane(handle, id, run) do
       %Lane{} = lane ->
         {:ok, lane, checkout}
 
@@ -194,8 +194,8 @@ defmodule Snakepit.Pool.Checkout do
 
   @doc "The lane that the queue knows by these numbers; nil if its worker is down."
   @spec lane(Handle.t(), id :: non_neg_integer(), run :: pos_integer()) :: Lane.t() | nil
-  def lane(%Handle{lanes: lanes}, id, epoch) do
-    case :ets.lookup(lanes, {id, epoch}) do
+  def lane(%Handle{lanes: lanes}, id, run) do
+    case :ets.lookup(lanes, {id, run}) do
       [{_, lane}] -> lane
       [] -> nil
     end
@@ -215,7 +215,7 @@ defmodule Snakepit.Pool.Checkout do
   @spec discard(Handle.t(), Native.checkout(), Lane.t(), String.t() | :closed) :: :ok
   def discard(%Handle{queue: queue}, checkout, lane, why) do
     # At once, so that the caller's next call does not meet the same worker.
-    Native.queue_down(queue, lane.index, lane.epoch)
+    Native.queue_down(queue, lane.index, lane.run)
     Native.queue_forget(checkout)
     Worker.discard(lane, why)
   end

@@ -58,7 +58,7 @@ defmodule Snakepit.Pool.CommandBreaker do
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @doc "Whether a call of `command` may run. Whoever gets a suspect hands it to `tell/3`, whatever becomes of the call."
+  @doc "Whether a call of `command` may run. Whoever gets a suspect hands it on, whatever becomes of the call."
   @spec allow(t(), String.t()) :: {:ok, suspect() | nil} | {:open, row()}
   def allow(%__MODULE__{known: known} = t, command) do
     if :atomics.get(known, 1) == 0, do: {:ok, nil}, else: look(t, command)

@@ -21,7 +21,7 @@ defmodule Snakepit.Pool.Drain do
   @impl true
   def terminate(_reason, handle) do
     Pool.drain(handle, handle.options.shutdown_timeout)
-    # If the pool's own process died, nobody has told those who wait.
+    # If the pool's own process died, those who wait have got no message.
     Pool.close(handle)
   end
 end

@@ -12,7 +12,7 @@ defmodule Snakepit.Pool.Failure do
   # The queue gives its callers a number.
   @codes %{failed: 1, stopping: 2, dying: 3}
 
-  @doc "Closes the queue: nobody gets a lane any more, and who waits is told."
+  @doc "Closes the queue: nobody gets a lane any more, and who waits gets the error."
   @spec close(Handle.t(), reason()) :: :ok
   def close(%Handle{queue: queue}, reason), do: Native.queue_close(queue, @codes[reason])
 

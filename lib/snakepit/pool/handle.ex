@@ -59,11 +59,11 @@ defmodule Snakepit.Pool.Handle do
       breaker: Breaker.new(Transfer.guarded(), options.breaker),
       workers_breaker: Breaker.new(Enum.to_list(0..(options.size - 1)), Pool.Deaths.worker_breaker()),
       commands: Pool.CommandBreaker.new(options.size),
-      # {:last, why a worker ended or did not start}, for what is told while none is up.
+      # {:last, why a worker ended or did not start}, for errors while none is up.
       trouble: :ets.new(:snakepit_trouble, [:set, :protected, read_concurrency: true]),
       tools: Pool.Tools.new(),
       queue: Native.queue_new(self(), options.size, Pool.Options.lanes(options), options.max_queue),
-      # {{lane id, epoch}, %Lane{}}
+      # {{lane id, run}, %Lane{}}
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
       pool: name(:pool, options.name),
       arena_maintenance: name(:arena, options.name),

@@ -12,7 +12,7 @@ defmodule Snakepit.Pool.LaneRecovery do
   @enforce_keys [:handle, :lane, :checkout, :whole?, :why, :until]
   defstruct @enforce_keys ++ [:sync, :frame, :last, taken_back?: false]
 
-  # Told again, for the tool may not have begun when it was told first.
+  # Sent again, for the tool may not have begun when the first cancellation came.
   @again_ms 100
 
   @doc """

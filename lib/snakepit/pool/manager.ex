@@ -53,7 +53,7 @@ defmodule Snakepit.Pool.Manager do
   knows; `:stopping`: the worker is being stopped, or its pool.
   """
   @spec why(Handle.t(), Lane.t(), timeout()) :: String.t() | :stopping | :gone
-  def why(%Handle{name: pool}, %Lane{epoch: run} = lane, timeout) do
+  def why(%Handle{name: pool}, %Lane{run: run} = lane, timeout) do
     with :gone <- Worker.why(lane, timeout), do: call(pool, {:why, run})
   catch
     # It ends before its pool is withdrawn.
@@ -309,7 +309,7 @@ defmodule Snakepit.Pool.Manager do
   # ---- what a run says --------------------------------------------------------------------------------------------
 
   defp event({:ready, ready}, pid, run, state) do
-    [%{epoch: number} | _] = ready.lanes
+    [%{run: number} | _] = ready.lanes
     state = put_in(state.runs[pid].number, number)
 
     if run.departing do

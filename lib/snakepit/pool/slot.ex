@@ -71,7 +71,7 @@ defmodule Snakepit.Pool.Slot do
 
   @typedoc """
   - `run`: nil once the slot failed, or while its successor starts.
-  - `joining`: who is told that the slot's first run is ready, if the pool grows.
+  - `joining`: who gets a message that the slot's first run is ready, if the pool grows.
   - `renewals`: who wants the run replaced if it was started before a time, and why.
   - `not_before`: no recycling before. `logged`: the last failed start that was logged: once for each cause.
   """

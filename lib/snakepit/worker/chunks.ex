@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Chunks do
   @moduledoc false
-  # The shared memory of one run: chunks the worker announced, and chunks it is told of.
+  # The shared memory of one run: chunks the worker announced, and chunks that are announced to it.
 
   alias Snakepit.Native
   alias Snakepit.Wire.ControlSocket

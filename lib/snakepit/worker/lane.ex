@@ -2,12 +2,12 @@ defmodule Snakepit.Worker.Lane do
   @moduledoc false
   # One place to run a call: a socket to one thread of one worker. Whoever has checked it out owns it alone.
 
-  @enforce_keys [:worker, :epoch, :name, :index, :number, :socket, :fd, :memory, :zero_copy, :grpc]
+  @enforce_keys [:worker, :run, :name, :index, :number, :socket, :fd, :memory, :zero_copy, :grpc]
   defstruct @enforce_keys
 
   @type t :: %__MODULE__{
           worker: pid(),
-          epoch: pos_integer(),
+          run: pos_integer(),
           name: String.t(),
           index: non_neg_integer(),
           number: non_neg_integer(),

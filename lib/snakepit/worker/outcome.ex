@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Outcome do
   @moduledoc false
-  # How a run ended: the error that its callers get, and what its owner is told. Pure.
+  # How a run ended: the error that its callers get, and what its owner is sent. Pure.
 
   alias Snakepit.Error
   alias Snakepit.Worker.{Report, Run, Words}

@@ -64,7 +64,7 @@ defmodule Snakepit.Worker.States do
   def handle_event(:info, {:"$socket", _, :select, _}, :starting, run), do: next(accept(run))
   def handle_event(:info, {:"$socket", _, :select, _}, state, run), do: next(read(state, run))
 
-  # Slots that nobody refers to and chunks of others that are gone, which no frame told the worker.
+  # Slots that nobody refers to and chunks of others that are gone, which no frame has reported to the worker.
   def handle_event(:info, :tend, state, run) when state in [:ready, :draining],
     do: next(sent({state, run}, Upkeep.tend(run)))
 

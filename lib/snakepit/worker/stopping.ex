@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Stopping do
   @moduledoc false
-  # The end of a run in order: it is told to stop, has some time to clean up, and is listened to until it is gone.
+  # The end of a run in order: it is asked to stop, has some time to clean up, and is listened to until it is gone.
 
   alias Snakepit.{Companion, Worker}
   alias Snakepit.Wire.ControlSocket
@@ -14,7 +14,7 @@ defmodule Snakepit.Worker.Stopping do
   @spec most_ms(shutdown_timeout :: pos_integer()) :: pos_integer()
   def most_ms(shutdown_timeout), do: shutdown_timeout + @grace_ms + @group_ms
 
-  @doc "Tells it to stop. One that takes too long is killed."
+  @doc "Asks it to stop. One that takes too long is killed."
   @spec begin(Worker.state(), Run.t()) :: :ok
   # Nothing of the user's runs yet that could want to clean up.
   def begin(state, %Run{} = run) when state in [:starting, :greeting], do: Launcher.kill(run)

@@ -75,7 +75,7 @@ defmodule Snakepit.Worker.Transitions do
   defp lane({%{socket: socket, fd: fd}, number}, run) do
     %Lane{
       worker: self(),
-      epoch: run.number,
+      run: run.number,
       name: run.spec.name,
       index: run.spec.index,
       number: number,

@@ -1,7 +1,7 @@
 defmodule Snakepit.Worker.Upkeep do
   @moduledoc false
   # What a run is asked and sent from time to time: whether it is alive, whether it is due for recycling, and what no frame
-  # told it. The decisions are those of `Heart` and `Recycling`; this module measures and sends.
+  # reported to it. The decisions are those of `Heart` and `Recycling`; this module measures and sends.
 
   alias Snakepit.{Machine, Native}
   alias Snakepit.Wire.ControlSocket

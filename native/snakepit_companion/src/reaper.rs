@@ -33,11 +33,11 @@ pub fn reap(pid: Pid) {
 
 /// From TERM until KILL: for what somebody's end sets off, such as Python's resource trackers, which then unlink what
 /// that process left in /dev/shm.
-pub const MOMENT: Duration = Duration::from_millis(400);
+pub const KILL_AFTER: Duration = Duration::from_millis(400);
 
 /// The same for the trackers themselves: they wait for the end of all who share their pipe, and then need a core. That
 /// takes milliseconds, but on a machine with too much to do.
-pub const LAST_MOMENT: Duration = Duration::from_millis(1500);
+pub const KILL_ALL_AFTER: Duration = Duration::from_millis(1500);
 
 /// Ends every child, whatever group or session it went to, and reaps them all.
 pub fn end_all() {
@@ -65,9 +65,9 @@ pub fn end_all() {
 /// KILL to those of these children of ours that have had their moment, so long after they were sent TERM.
 pub fn kill_late(children: &[Pid], since: Duration) {
     for &child in children {
-        if since >= LAST_MOMENT {
+        if since >= KILL_ALL_AFTER {
             kill_hard(child);
-        } else if since >= MOMENT && !is_tracker(child) {
+        } else if since >= KILL_AFTER && !is_tracker(child) {
             let _ = kill(child, Signal::SIGKILL);
         }
     }

@@ -150,7 +150,7 @@ impl Worker {
         let Some(ended) = self.ended.as_mut().filter(|ended| ended.rest) else { return };
         let (since, members) = (now.saturating_duration_since(ended.at), reaper::members(self.pid));
         reaper::kill_late(&members, since);
-        if since >= reaper::LAST_MOMENT {
+        if since >= reaper::KILL_ALL_AFTER {
             ended.rest = false;
             if members.is_empty() {
                 // The number may be someone else's.

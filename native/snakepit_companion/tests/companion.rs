@@ -413,7 +413,7 @@ fn a_limit_that_cannot_be_applied_is_named() {
 #[test]
 fn stop_leaves_time_and_sends_nothing() {
     let mut companion = Companion::start();
-    let script = "trap 'echo told' TERM HUP INT; echo ready; while :; do sleep 0.01; done";
+    let script = "trap 'echo caught' TERM HUP INT; echo ready; while :; do sleep 0.01; done";
     let process = companion.shell(1, &format!("exec env --default-signal sh -c \"{script}\""));
     assert_eq!(companion.line(1), "ready");
     companion.send(&Request::Stop { id: 1, grace_ms: u32::MAX });
@@ -421,7 +421,7 @@ fn stop_leaves_time_and_sends_nothing() {
     assert!(process.is_alive());
     process.signal(libc::SIGTERM);
     // The first that it hears.
-    assert_eq!(companion.line(1), "told");
+    assert_eq!(companion.line(1), "caught");
     assert!(!companion.seen.iter().any(|event| matches!(event, Event::Output { id: 1, .. })));
 }
 
@@ -467,7 +467,7 @@ fn nothing_of_the_group_is_left_when_exited_is_sent() {
     assert!(leader.is_reaped() && grandchild.is_reaped());
 }
 
-/// In the group of a leader that leaves at once: one that cleans up when it is told to go, one that does so when whoever
+/// In the group of a leader that leaves at once: one that cleans up when it gets TERM, one that does so when whoever
 /// has the other end of its pipe is gone (as Python's resource tracker), and who has that and ignores TERM.
 const WITH_CLEANERS: &str = "
     env --default-signal=TERM sh -c 'trap \"echo cleaned 1; exit\" TERM; echo ready; while :; do sleep 0.01; done' &
@@ -527,7 +527,7 @@ fn a_crashed_leader_takes_its_group_along() {
     let mut companion = Companion::start();
     let leader = companion.shell(1, WITH_GRANDCHILD);
     let grandchild = Process::named(&companion.line(1));
-    // SAFETY: the companion has not told of its end, so the number is still the leader's.
+    // SAFETY: the companion has not reported its end, so the number is still the leader's.
     assert_eq!(unsafe { libc::kill(leader.pid as i32, libc::SIGSEGV) }, 0);
     assert_eq!(companion.exited(1).0, Exit::Signal(libc::SIGSEGV));
     assert!(leader.is_reaped() && grandchild.is_reaped());

@@ -38,7 +38,7 @@ pub enum Request {
         /// What it may use. One that cannot be applied makes an [`Event::StartFailed`].
         limits: Limits,
     },
-    /// The VM told the process to end: KILL to it if it has not after the grace period.
+    /// The VM asked the process to end: KILL to it if it has not after the grace period.
     Stop {
         /// Which process.
         id: u64,
@@ -66,7 +66,7 @@ pub struct Limits {
     pub cpus: Vec<u16>,
 }
 
-/// What the companion tells the VM.
+/// The companion's messages to the VM.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Event {
     /// The program runs: its `exec` succeeded.

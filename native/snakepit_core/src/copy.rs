@@ -58,7 +58,7 @@ unsafe fn streamed(from: *const u8, to: *mut u8, len: usize) {
         }
         at += STREAMS * SPAN;
     }
-    // Streaming stores are weakly ordered: whoever is told of these bytes must see them.
+    // Streaming stores are weakly ordered: whoever learns of these bytes must see them.
     _mm_sfence();
     // SAFETY: the rest of both ranges.
     unsafe { std::ptr::copy_nonoverlapping(from.add(at), to.add(at), len - at) };

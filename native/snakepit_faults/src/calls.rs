@@ -143,7 +143,7 @@ functions! {
 pub const PRCTL: usize = Number::prctl as usize;
 pub const CONNECT: usize = Number::connect as usize;
 
-/// A socket that is to be made: of the VM's, those of Unix are ours, which is told by an address that begins with the family.
+/// A socket that is to be made: of the VM's, those of Unix are ours, which is known by an address that begins with the family.
 fn made(family: c_int) -> About {
     static OURS: &[u8] = b"/snakepit-\0";
     if family == libc::AF_UNIX { About::Path(OURS.as_ptr().cast()) } else { About::Nothing }

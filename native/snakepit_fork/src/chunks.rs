@@ -36,7 +36,7 @@ impl Chunks {
         // SAFETY: changes only what children inherit.
         if unsafe { libc::madvise(memory, size, libc::MADV_DONTFORK) } != 0 {
             let why = errno();
-            // SAFETY: mapped above, and nobody was told.
+            // SAFETY: mapped above, and nobody else knows of it.
             unsafe { libc::munmap(memory, size) };
             return Err(why);
         }

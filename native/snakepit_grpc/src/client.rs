@@ -47,7 +47,7 @@ pub async fn call(channel: Channel, request: Pieces, timeout: Option<Duration>) 
     within(timeout, unary(channel, "/snakepit.v1.Worker/Call", request, timeout)).await
 }
 
-/// `Worker/Stream`: its items come from the answer. The timeout is only told to the worker; who reads enforces it.
+/// `Worker/Stream`: its items come from the answer. The timeout is only sent to the worker; the reader enforces it.
 pub async fn stream(
     channel: Channel,
     request: Pieces,

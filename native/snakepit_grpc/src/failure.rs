@@ -1,4 +1,4 @@
-//! What a caller is told when a call fails.
+//! The error that a caller gets when a call fails.
 
 use std::error::Error;
 use tonic::{Code, Status};

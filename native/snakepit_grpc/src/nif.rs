@@ -76,7 +76,7 @@ impl Call {
         matches!(turn, Turn::Asked(caller) if caller.item(payload))
     }
 
-    /// Tells whoever asked, or asks next, how the stream ended.
+    /// Answers whoever asked, or asks next, how the stream ended.
     fn end(&self, failure: Option<Status>) {
         let turn = std::mem::replace(&mut *self.turn(), Turn::Ended(failure.clone()));
         if let Turn::Asked(caller) = turn {

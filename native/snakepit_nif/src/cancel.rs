@@ -28,7 +28,7 @@ fn shard(id: &[u8]) -> MutexGuard<'static, Shard> {
 struct Entry {
     /// Its place among those of the same id; changed under the shard's lock only.
     place: AtomicUsize,
-    /// A group of calls is told that it is cancelled, and is none itself.
+    /// A group of calls: when it is cancelled it gets a message, and is no call itself.
     counts: bool,
     cancelled: AtomicBool,
     state: Mutex<State>,

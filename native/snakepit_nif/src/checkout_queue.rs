@@ -129,7 +129,7 @@ impl CheckoutQueue {
     /// Its holder died in the middle of a call: the owner holds it from now on, to see to it.
     fn lost(&self, env: Env, lane: Lane, this: &ResourceArc<Self>) {
         let checkout = Self::checkout(this, lane, TAKEN);
-        let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.epoch, &checkout).encode(own));
+        let sent = deliver(env, &self.owner, |own| (atoms::lane_lost(), lane.id, lane.run, &checkout).encode(own));
         // The owner is dead, and the pool with it. The checkout must not come here again.
         if !sent && checkout.state.swap(RETURNED, Ordering::AcqRel) != RETURNED {
             self.forget(env, lane);
@@ -142,8 +142,8 @@ impl CheckoutQueue {
             (lanes.at_rest(), lanes.emptied())
         };
         let mut next = emptied;
-        while let Some(epoch) = next {
-            let _ = env.send(&self.owner, (atoms::lanes_retired(), epoch));
+        while let Some(run) = next {
+            let _ = env.send(&self.owner, (atoms::lanes_retired(), run));
             next = self.lock().emptied();
         }
         if at_rest {
@@ -157,7 +157,7 @@ impl CheckoutQueue {
 /// The message is built in an environment of its own. [`Env::send`] would build it on the heap of whoever frees the
 /// lane, where it would keep the checkout alive, and so the lane of a dead holder busy, until that process collects.
 fn hand_over(env: Env, waiter: &Waiter, lane: Lane, checkout: &ResourceArc<Checkout>) -> bool {
-    waiter.send(env, (atoms::ok(), lane.id, lane.epoch, checkout))
+    waiter.send(env, (atoms::ok(), lane.id, lane.run, checkout))
 }
 
 fn deliver(env: Env, to: &LocalPid, message: impl FnOnce(Env<'_>) -> Term<'_>) -> bool {
@@ -214,7 +214,7 @@ fn wanted(worker: i64, prefer: bool) -> Want {
 fn answered<'a>(env: Env<'a>, queue: &ResourceArc<CheckoutQueue>, answer: CheckoutAnswer) -> Term<'a> {
     match answer {
         CheckoutAnswer::Lane(lane) => {
-            (atoms::ok(), lane.id, lane.epoch, CheckoutQueue::checkout(queue, lane, TAKEN)).encode(env)
+            (atoms::ok(), lane.id, lane.run, CheckoutQueue::checkout(queue, lane, TAKEN)).encode(env)
         }
         CheckoutAnswer::Waiting(place) => {
             (atoms::wait(), ResourceArc::new(PlaceInLine { queue: queue.clone(), place })).encode(env)
@@ -270,8 +270,8 @@ fn queue_forget(env: Env, checkout: ResourceArc<Checkout>) -> rustler::Atom {
 }
 
 #[rustler::nif]
-fn queue_up(env: Env, queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rustler::Atom {
-    let lanes = queue.lock().up(worker, epoch);
+fn queue_up(env: Env, queue: ResourceArc<CheckoutQueue>, worker: u32, run: u64) -> rustler::Atom {
+    let lanes = queue.lock().up(worker, run);
     for lane in lanes {
         let next = queue.lock().offer(lane);
         queue.pass_on(env, lane, &queue, next);
@@ -288,14 +288,14 @@ fn queue_served(queue: ResourceArc<CheckoutQueue>, worker: u32) -> u64 {
 
 /// The numbers, within their worker, of a run's lanes that have no call, or had none when it went down.
 #[rustler::nif]
-fn queue_without_call(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> Vec<u32> {
+fn queue_without_call(queue: ResourceArc<CheckoutQueue>, worker: u32, run: u64) -> Vec<u32> {
     let lanes = queue.lock();
-    lanes.without_call(worker, epoch).into_iter().map(|id| lanes.number(id)).collect()
+    lanes.without_call(worker, run).into_iter().map(|id| lanes.number(id)).collect()
 }
 
 #[rustler::nif]
-fn queue_down(queue: ResourceArc<CheckoutQueue>, worker: u32, epoch: u64) -> rustler::Atom {
-    queue.lock().down(worker, epoch);
+fn queue_down(queue: ResourceArc<CheckoutQueue>, worker: u32, run: u64) -> rustler::Atom {
+    queue.lock().down(worker, run);
     atoms::ok()
 }
 

@@ -267,7 +267,7 @@ impl<'py> Run<'_, 'py> {
         })
     }
 
-    /// Into a container of this depth. What is too deep is told of the container that it lies in.
+    /// Into a container of this depth. The error of a value that is too deep names the container that it lies in.
     fn enter(&mut self, depth: u32) -> Result<()> {
         if depth > MAX_DEPTH {
             return refused("too_deep", format!("values are nested deeper than {MAX_DEPTH}"));

@@ -232,7 +232,7 @@ defmodule Snakepit.Performance.ControllerTest do
     end
   end
 
-  test "custom rules come first; one that is broken is told of once and ignored" do
+  test "custom rules come first; one that is broken is logged once and ignored" do
     me = self()
 
     rule = fn facts ->
@@ -331,7 +331,7 @@ defmodule Snakepit.Performance.ControllerTest do
     assert {{:ok, _}, %{request_way: :inline, fallback: true, cold: false}} = observe.(small)
   end
 
-  test "how likely a choice was is told with it, and kept with the call" do
+  test "how likely a choice was is reported with it, and kept with the call" do
     {pool, _} = pool()
     # Learning would move the crossover, by what this machine takes.
     :ok = Controller.update_policy(pool, exploration_rate: 0.25, goal: :minimize_latency)

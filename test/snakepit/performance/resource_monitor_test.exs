@@ -50,14 +50,14 @@ defmodule Snakepit.Performance.ResourceMonitorTest do
     assert_receive {:act, 0}, 5_000
     :atomics.put(source, 1, 90)
     assert_receive {:act, 2}, 5_000
-    # Told again, for pools that start meanwhile.
+    # Sent again, for pools that start meanwhile.
     assert_receive {:act, 2}, 5_000
     :atomics.put(source, 1, 50)
     assert_receive {:act, 0}, 5_000
     refute_received {:act, 0}
   end
 
-  test "the log is told of what lasts, once, and of nothing else" do
+  test "what lasts is logged once, and nothing else" do
     source = :atomics.new(1, [])
     id = System.unique_integer([:positive])
     modules = [ResourceMonitor, __MODULE__]

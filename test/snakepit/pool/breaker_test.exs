@@ -36,7 +36,7 @@ defmodule Snakepit.Pool.BreakerTest do
   describe "gRPC that cannot start" do
     @describetag :tmp_dir
 
-    test "is left alone: forced calls are told at once, and when it is tried again", %{tmp_dir: dir} do
+    test "is left alone: forced calls are refused at once, and say when it is tried again", %{tmp_dir: dir} do
       {pool, _mend} = broken_grpc(dir, breaker: @sure)
       for _ <- 1..3, do: assert({:error, %Error{reason: :unavailable}} = grpc(pool))
 
@@ -249,7 +249,7 @@ defmodule Snakepit.Pool.BreakerTest do
     end
 
     @tag :tmp_dir
-    test "when none is left, callers in line and new ones are told at once, and why", %{tmp_dir: dir} do
+    test "when none is left, callers in line and new ones are refused at once, and say why", %{tmp_dir: dir} do
       {pool, broken} = breakable(dir, size: 2)
       File.write!(broken, "")
       kill(pool)

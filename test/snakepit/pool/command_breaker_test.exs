@@ -32,7 +32,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
 
     defp allowed?(breaker, command), do: match?({:ok, _}, CommandBreaker.allow(breaker, command))
 
-    # As a caller of a command that has a row tells it.
+    # As a caller of a command that has a row reports it.
     defp answered(breaker, command, times) do
       for _ <- 1..times do
         {:ok, suspect} = CommandBreaker.allow(breaker, command)
@@ -274,7 +274,7 @@ defmodule Snakepit.Pool.CommandBreakerTest do
     refute Enum.any?(String.split(log, "\n"), &(&1 =~ inspect(pool) and &1 =~ "closed a lane"))
   end
 
-  test "several calls in one worker: each that ran is told of in the log, by name" do
+  test "several calls in one worker: each that ran is named in the log" do
     pool =
       misbehaving_workers!(
         worker_profile: :thread,

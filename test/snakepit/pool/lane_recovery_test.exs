@@ -43,7 +43,7 @@ defmodule Snakepit.Pool.LaneRecoveryTest do
     end
   end
 
-  test "a tool that raises by itself before it can be told that it is cancelled" do
+  test "a tool that raises by itself before its cancellation reaches it" do
     for threads <- [[], [worker_profile: :thread, threads_per_worker: 2]] do
       pool = pool!([size: 1, cancel_grace: 20_000] ++ threads)
       before = pid(pool)

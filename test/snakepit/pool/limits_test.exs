@@ -37,7 +37,7 @@ defmodule Snakepit.Pool.LimitsTest do
   end
 
   @tag :tmp_dir
-  test "of file sizes: shared memory is passed over, counted and told once; the VM's own writes fail", %{
+  test "of file sizes: shared memory is passed over, counted and logged once; the VM's own writes fail", %{
     tmp_dir: dir
   } do
     # The VM itself needs some MiB, for the code that it generates.

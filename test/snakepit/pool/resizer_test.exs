@@ -81,7 +81,7 @@ defmodule Snakepit.Pool.ResizerTest do
     assert :ok = Snakepit.Pool.await_ready(pool)
 
     for {session, index} <- Enum.with_index(sessions(3)) do
-      # The one that was there before is told the new size.
+      # The one that was there before gets the new size.
       assert eventually(fn ->
                Snakepit.execute_in_session(session, "whoami", %{}, pool: pool) ==
                  {:ok, [to_string(pool), index, 0, 3]}
@@ -228,7 +228,9 @@ defmodule Snakepit.Pool.ResizerTest do
     end
   end
 
-  test "a worker that dies while it leaves is not started again, and its caller is told", %{tmp_dir: dir} do
+  test "a worker that dies while it leaves is not started again, and its caller gets an error", %{
+    tmp_dir: dir
+  } do
     pool = pool!(size: 2)
     [_, second] = sessions(2)
     {:ok, pid} = Snakepit.execute_in_session(second, "pid", %{}, pool: pool)

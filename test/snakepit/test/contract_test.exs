@@ -101,7 +101,7 @@ defmodule Snakepit.Test.ContractTest do
 
 
   @tool
-  def moment():
+  def any_datetime():
       return {"bytes": b"\xff\x00", "nan": float("nan"), "set": {1, 2}, "tuple": (1, "a"), 3: 2**70}
   '''
 

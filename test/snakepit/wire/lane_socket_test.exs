@@ -144,7 +144,7 @@ defmodule Snakepit.Wire.LaneSocketTest do
     assert LaneSocket.send(lane, "three", soon()) == {:error, :closed}
   end
 
-  test "closing gives the descriptor back and tells whoever waits" do
+  test "closing gives the descriptor back and answers whoever waits" do
     for wait <- [&LaneSocket.recv(&1, :infinity), &LaneSocket.send(&1, noise(9_000_000), :infinity)] do
       {%{socket: lane, fd: fd} = open, _other} = pair()
       {:ok, identity} = identity(fd)

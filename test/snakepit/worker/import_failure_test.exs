@@ -12,7 +12,7 @@ defmodule Snakepit.Worker.ImportFailureTest do
     message
   end
 
-  test "a package is told by the name by which it is installed", %{tmp_dir: dir} do
+  test "a package is named by the name by which it is installed", %{tmp_dir: dir} do
     message = failed(dir, "import sklearn.linear_model\n")
 
     assert message =~
@@ -57,7 +57,7 @@ defmodule Snakepit.Worker.ImportFailureTest do
     refute message =~ "snakepit.setup"
   end
 
-  test "a pool with an interpreter of its own is told how that one gets it", %{tmp_dir: dir} do
+  test "a pool with an interpreter of its own is advised how that one gets it", %{tmp_dir: dir} do
     python = bare_python(dir)
     message = failed(dir, "import yaml\n", python: python)
     assert message =~ "install it for the pool's own interpreter: uv pip install --python #{python} PyYAML"

@@ -28,7 +28,7 @@ defmodule Snakepit.Worker.LogLevelTest do
     end
   end
 
-  test "what Logger drops is not sent; a change of its level is told with the next heartbeat" do
+  test "what Logger drops is not sent; a change of its level is sent with the next heartbeat" do
     Logger.configure(level: :debug)
     pool = pool!(python_module: "logging_tools", log_level: :debug, heartbeat_interval: 20)
     LogCatcher.start(pool)

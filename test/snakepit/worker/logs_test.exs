@@ -138,7 +138,7 @@ defmodule Snakepit.Worker.LogsTest do
 
   defp dropped(_record), do: 0
 
-  test "what of a flood finds no room is counted, and told", %{pool: pool} do
+  test "what of a flood finds no room is counted, and reported", %{pool: pool} do
     n = 50_000
     {:ok, _} = Snakepit.execute("flood", %{n: n}, pool: pool, timeout: :infinity)
     {records, lost} = until_mark(pool, 0, [])

@@ -123,7 +123,7 @@ def _writable(view: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
 
 
 def _scribble(arrays: list[Any], seen: str, stop: str) -> None:
-    """Checks what it was given, tells so, and writes to it until it is told to stop; it must be its own."""
+    """Checks what it was given, says so, and writes to it until it is asked to stop; it must be its own."""
     for array, mark in arrays:
         assert (array == mark).all(), f"a child sees {array} for {mark}"
     _report(seen)

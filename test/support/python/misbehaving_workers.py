@@ -37,7 +37,7 @@ def _for_ever() -> None:
 
 @tool
 def ignores_stop(started: str) -> None:
-    """Python tells it to end by raising SystemExit."""
+    """Python asks it to end by raising SystemExit."""
     open(started, "w").close()
     _for_ever()
 

@@ -226,9 +226,9 @@ defmodule Mix.Tasks.Snakepit.Bench do
   defp measured(suite, context, keep) do
     bar = Progress.begin(Progress.new(), suite.name(), suite.seconds(context))
     parent = self()
-    tell = %{progress: &send(parent, {:doing, &1}), keep: &send(parent, {:done, &1})}
+    report = %{progress: &send(parent, {:doing, &1}), keep: &send(parent, {:done, &1})}
     {:ok, supervisor} = Task.Supervisor.start_link()
-    task = Task.Supervisor.async_nolink(supervisor, fn -> attempt(suite, Map.merge(context, tell)) end)
+    task = Task.Supervisor.async_nolink(supervisor, fn -> attempt(suite, Map.merge(context, report)) end)
     results = follow(task, bar, "", System.monotonic_time(:second), keep, [])
     Progress.clear(bar)
     results

@@ -43,7 +43,7 @@ defmodule Snakepit.Bench.Faults.Host do
   @doc "What the scenario saw of this fault, or of none; `:ended` if this VM is of no use any more."
   @spec see(t(), Control.fault() | nil) :: {:ok | :ended, seen()}
   def see(%__MODULE__{port: port} = host, fault) do
-    # One that died meanwhile is told by its exit status.
+    # One that died meanwhile is known by its exit status.
     if Port.info(port), do: Port.command(port, Base.encode64(:erlang.term_to_binary(fault)) <> "\n")
     answer(host, "", [])
   rescue

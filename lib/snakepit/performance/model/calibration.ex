@@ -57,7 +57,7 @@ defmodule Snakepit.Performance.Model.Calibration do
            progress: opts[:progress] || fn _share -> :ok end,
            samples: []
          },
-         # Whatever it takes: nothing can be told without.
+         # Whatever it takes: nothing is known without it.
          {:ok, state} <- measure(state, base_plan(), fn _state -> true end),
          base = base(state.samples),
          {:ok, state} <- measure(state, plan(handle, ways), &(&1.left > 0)) do

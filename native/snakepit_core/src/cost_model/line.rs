@@ -442,7 +442,7 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever it is told, nothing is negative, infinite or no number.
+        /// Whatever is observed, nothing is negative, infinite or no number.
         #[test]
         fn stays_sane(samples in prop::collection::vec((0u64..1 << 50, prop::num::f64::ANY), 0..200), size in 0u64..1 << 60) {
             let mut line = Line::default();

@@ -12,12 +12,12 @@ use line::Lines;
 pub use line::Place;
 use std::collections::HashMap;
 
-/// A place to run one call, on one run (epoch) of a worker.
+/// A place to run one call, on one run of a worker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Lane {
     /// `worker * lanes per worker + lane of the worker`.
     pub id: u32,
-    pub epoch: u64,
+    pub run: u64,
 }
 
 /// The answer to a request for a lane.
@@ -57,7 +57,7 @@ pub struct Lanes<W> {
     busy: usize,
     waiting: Lines<W>,
     closed: Option<u32>,
-    /// Busy lanes of runs that were replaced while they worked, by epoch.
+    /// Busy lanes of runs that were replaced while they worked, by run.
     retired: HashMap<u64, u32>,
     /// Replaced runs whose last lane came back, and which [`Self::emptied`] has not named yet.
     emptied: Vec<u64>,
@@ -136,7 +136,7 @@ impl<W> Lanes<W> {
     /// A call is done: [`Self::offer`]s its lane.
     pub fn checkin(&mut self, lane: Lane) -> Option<W> {
         let worker = self.worker(lane);
-        if self.up.get(worker).copied().flatten() == Some(lane.epoch) {
+        if self.up.get(worker).copied().flatten() == Some(lane.run) {
             self.served[worker] += 1;
         }
         self.offer(lane)
@@ -146,7 +146,7 @@ impl<W> Lanes<W> {
     /// over, and it is gone. Called again with the same lane if the waiter turns out to be dead.
     pub fn offer(&mut self, lane: Lane) -> Option<W> {
         let worker = self.worker(lane);
-        if self.up.get(worker).copied().flatten() != Some(lane.epoch) {
+        if self.up.get(worker).copied().flatten() != Some(lane.run) {
             self.forget(lane);
             return None;
         }
@@ -161,11 +161,11 @@ impl<W> Lanes<W> {
     /// A busy lane will not come back: its caller died, or left it in the middle of a call.
     pub fn forget(&mut self, lane: Lane) {
         self.busy -= 1;
-        if let Some(left) = self.retired.get_mut(&lane.epoch) {
+        if let Some(left) = self.retired.get_mut(&lane.run) {
             *left -= 1;
             if *left == 0 {
-                self.retired.remove(&lane.epoch);
-                self.emptied.push(lane.epoch);
+                self.retired.remove(&lane.run);
+                self.emptied.push(lane.run);
             }
         }
     }
@@ -188,26 +188,26 @@ impl<W> Lanes<W> {
     /// A worker's run began: its lanes, each to be offered once, count as busy until then. A run that is still up is
     /// replaced: its idle lanes are gone at once, and its busy ones go when they are checked in (see [`Self::emptied`]).
     #[must_use]
-    pub fn up(&mut self, worker: u32, epoch: u64) -> Vec<Lane> {
+    pub fn up(&mut self, worker: u32, run: u64) -> Vec<Lane> {
         if worker as usize >= self.workers {
             return Vec::new();
         }
-        if let Some(old) = self.up[worker as usize].replace(epoch).filter(|old| *old != epoch) {
+        if let Some(old) = self.up[worker as usize].replace(run).filter(|old| *old != run) {
             self.retire(old);
         }
         self.served[worker as usize] = 0;
         self.suspended = None;
         self.busy += self.per_worker as usize;
-        (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, epoch }).collect()
+        (0..self.per_worker).map(|n| Lane { id: worker * self.per_worker + n, run }).collect()
     }
 
     /// No more calls for a run: its idle lanes are gone, and its busy ones go when they are checked in.
-    fn retire(&mut self, epoch: u64) {
+    fn retire(&mut self, run: u64) {
         let before = self.idle.len();
-        self.idle.retain(|l| l.epoch != epoch);
+        self.idle.retain(|l| l.run != run);
         match self.per_worker - (before - self.idle.len()) as u32 {
-            0 => self.emptied.push(epoch),
-            busy => drop(self.retired.insert(epoch, busy)),
+            0 => self.emptied.push(run),
+            busy => drop(self.retired.insert(run, busy)),
         }
     }
 
@@ -224,31 +224,31 @@ impl<W> Lanes<W> {
             self.rested.resize(workers, None);
         }
         for worker in workers..self.up.len() {
-            if let Some(epoch) = self.up[worker].take() {
-                self.retire(epoch);
+            if let Some(run) = self.up[worker].take() {
+                self.retire(run);
             }
         }
         self.waiting.leave_all_from(workers)
     }
 
     /// A worker's run ended: its idle lanes are gone, its busy ones go when they are checked in.
-    pub fn down(&mut self, worker: u32, epoch: u64) {
-        if self.up.get(worker as usize).copied().flatten() == Some(epoch) {
-            self.rested[worker as usize] = Some((epoch, self.idle_lanes(epoch)));
+    pub fn down(&mut self, worker: u32, run: u64) {
+        if self.up.get(worker as usize).copied().flatten() == Some(run) {
+            self.rested[worker as usize] = Some((run, self.idle_lanes(run)));
             self.up[worker as usize] = None;
-            self.idle.retain(|l| l.epoch != epoch);
+            self.idle.retain(|l| l.run != run);
         }
     }
 
-    fn idle_lanes(&self, epoch: u64) -> Vec<u32> {
-        self.idle.iter().filter(|l| l.epoch == epoch).map(|l| l.id).collect()
+    fn idle_lanes(&self, run: u64) -> Vec<u32> {
+        self.idle.iter().filter(|l| l.run == run).map(|l| l.id).collect()
     }
 
     /// The lanes of a run that have no call; of one that is down, those that had none when it went down.
-    pub fn without_call(&self, worker: u32, epoch: u64) -> Vec<u32> {
+    pub fn without_call(&self, worker: u32, run: u64) -> Vec<u32> {
         match self.rested.get(worker as usize) {
-            Some(Some((down, lanes))) if *down == epoch => lanes.clone(),
-            _ => self.idle_lanes(epoch),
+            Some(Some((down, lanes))) if *down == run => lanes.clone(),
+            _ => self.idle_lanes(run),
         }
     }
 

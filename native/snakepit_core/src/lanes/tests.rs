@@ -1,8 +1,8 @@
 use super::*;
 use proptest::prelude::*;
 
-fn up(lanes: &mut Lanes<u32>, worker: u32, epoch: u64) {
-    for lane in lanes.up(worker, epoch) {
+fn up(lanes: &mut Lanes<u32>, worker: u32, run: u64) {
+    for lane in lanes.up(worker, run) {
         assert_eq!(lanes.offer(lane), None);
     }
 }
@@ -57,15 +57,15 @@ fn suspended_until_a_worker_is_up() {
     let mut lanes: Lanes<u32> = Lanes::new(2, 1, 2);
     up(&mut lanes, 1, 1);
     assert_eq!(lanes.suspend(3), [], "one is up");
-    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).epoch, 1);
+    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).run, 1);
     waits(lanes.checkout(Want::Any, || 7));
     lanes.down(1, 1);
     assert_eq!(lanes.suspend(3), [7]);
     assert_eq!(lanes.checkout(Want::Any, || 8), CheckoutAnswer::Closed(3));
-    lanes.forget(Lane { id: 0, epoch: 1 });
+    lanes.forget(Lane { id: 0, run: 1 });
     assert!(!lanes.at_rest(), "it is not closed");
     up(&mut lanes, 0, 2);
-    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).epoch, 2);
+    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).run, 2);
     lanes.down(0, 2);
     assert_eq!(lanes.suspend(3), []);
     assert_eq!(lanes.close(7), []);
@@ -98,9 +98,9 @@ fn a_lane_of_an_earlier_run_is_dropped() {
     up(&mut lanes, 0, 2);
     assert_eq!(lanes.checkin(old), None);
     assert_eq!(lanes.counts(), (1, 0, 0));
-    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).epoch, 2);
+    assert_eq!(lane(lanes.checkout(Want::Any, || 0)).run, 2);
     lanes.down(0, 1);
-    lanes.forget(Lane { id: 0, epoch: 2 });
+    lanes.forget(Lane { id: 0, run: 2 });
     assert_eq!(lanes.counts(), (0, 0, 0));
     assert_eq!(lanes.emptied(), None);
 }
@@ -172,7 +172,7 @@ proptest! {
     fn agrees_with_the_naive_view(steps in prop::collection::vec((0u8..8, 0u32..3), 1..300)) {
         let mut lanes: Lanes<(u32, Want)> = Lanes::new(3, 2, 8);
         let mut size = 3;
-        let (mut epoch, mut alive) = (0u64, [None; 3]);
+        let (mut run, mut alive) = (0u64, [None; 3]);
         let mut held: Vec<Lane> = Vec::new();
         let mut waiting: Vec<(u32, Want)> = Vec::new();
         let mut next = 0;
@@ -186,7 +186,7 @@ proptest! {
                     match lanes.checkout(want, || (next, want)) {
                         CheckoutAnswer::Lane(lane) => {
                             prop_assert!(!held.contains(&lane));
-                            prop_assert_eq!(alive[(lane.id / 2) as usize], Some(lane.epoch));
+                            prop_assert_eq!(alive[(lane.id / 2) as usize], Some(lane.run));
                             if let Want::Only(w) = want {
                                 prop_assert_eq!(lane.id / 2, w);
                             }
@@ -209,9 +209,9 @@ proptest! {
                     }
                 }
                 4 if w < size => {
-                    epoch += 1;
-                    replaced.extend(alive[w as usize].replace(epoch));
-                    for lane in lanes.up(w, epoch) {
+                    run += 1;
+                    replaced.extend(alive[w as usize].replace(run));
+                    for lane in lanes.up(w, run) {
                         if let Some(waiter) = lanes.offer(lane) {
                             waiting.retain(|x| *x != waiter);
                             held.push(lane);
@@ -225,8 +225,8 @@ proptest! {
                 }
                 6 => {
                     size = w + 1;
-                    for run in &mut alive[size as usize..] {
-                        replaced.extend(run.take());
+                    for over in &mut alive[size as usize..] {
+                        replaced.extend(over.take());
                     }
                     for (turn, waiter) in lanes.resize(size) {
                         let Want::Only(left) = waiter.1 else { panic!("{waiter:?} can take any") };
@@ -257,14 +257,14 @@ proptest! {
             while let Some(emptied) = lanes.emptied() {
                 prop_assert!(replaced.contains(&emptied));
                 replaced.retain(|e| *e != emptied);
-                prop_assert!(held.iter().all(|l| l.epoch != emptied));
+                prop_assert!(held.iter().all(|l| l.run != emptied));
             }
-            prop_assert!(replaced.iter().all(|e| held.iter().any(|l| l.epoch == *e)));
+            prop_assert!(replaced.iter().all(|e| held.iter().any(|l| l.run == *e)));
             let (idle, busy, queued) = lanes.counts();
             prop_assert_eq!(busy, held.len());
             prop_assert_eq!(queued, waiting.len());
             let up = alive.iter().flatten().count();
-            let held_alive = held.iter().filter(|l| alive[(l.id / 2) as usize] == Some(l.epoch)).count();
+            let held_alive = held.iter().filter(|l| alive[(l.id / 2) as usize] == Some(l.run)).count();
             prop_assert_eq!(idle + held_alive, up * 2);
             prop_assert!(idle == 0 || waiting.iter().all(|(_, want)| matches!(want, Want::Only(_))));
         }

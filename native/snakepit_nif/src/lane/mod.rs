@@ -259,7 +259,7 @@ fn lane_open(env: Env, fd: i32) -> Term {
     }
 }
 
-/// Whoever waits is told. The descriptor is given back at once, or as soon as the poll set lets go of it.
+/// Whoever waits gets a message. The descriptor is given back at once, or as soon as the poll set lets go of it.
 #[rustler::nif]
 fn lane_close(env: Env, lane: LaneRef) -> rustler::Atom {
     // SAFETY: the object is this lane's, the environment this NIF's.
@@ -272,7 +272,7 @@ fn lane_close(env: Env, lane: LaneRef) -> rustler::Atom {
 fn lane_cancel(env: Env, lane: LaneRef) -> bool {
     let mut state = lane.lane.state();
     state.waiter = None;
-    // A lane that is closed told whoever waited.
+    // A lane that is closed has sent a message to whoever waited.
     // SAFETY: it is not closed; the object is this lane's, the environment this NIF's.
     !state.closed && unsafe { cancel(env.as_c_arg(), lane.lane.fd, lane.object) }
 }

@@ -1,6 +1,6 @@
 """What to do about a module that is not there: whose it is, where to put it or what to install.
 
-A name that nobody knows may be a module of the user's own that is not on the path, or a package. Whoever were told to
+A name that nobody knows may be a module of the user's own that is not on the path, or a package. Whoever is advised to
 install it from PyPI might get a stranger's package of that name, so both are said then.
 """
 

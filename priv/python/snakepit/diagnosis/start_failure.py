@@ -1,4 +1,4 @@
-"""Why a worker could not start, as the BEAM is told: the exception, where in the pool's own source, and what to do."""
+"""Why a worker could not start, as it is reported to the BEAM: the exception, where in the pool's own source, and what to do."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .failures import describe
 
 def described(error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:
     """As `failures.describe`, with `advice` and, of a pool's own source, `line`."""
-    told: dict[str, Any] = dict(describe(error))
+    report: dict[str, Any] = dict(describe(error))
     if source:
-        told["line"] = line_of(error, source["file"])
+        report["line"] = line_of(error, source["file"])
         if isinstance(error, SyntaxError) and error.filename == source["file"]:
             # Without the file and line that its text ends with.
-            told["message"] = cut(str(error.msg))
-    told["advice"] = cut(_advice(error))
-    return told
+            report["message"] = cut(str(error.msg))
+    report["advice"] = cut(_advice(error))
+    return report
 
 
 def _advice(error: BaseException) -> str:

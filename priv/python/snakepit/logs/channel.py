@@ -60,7 +60,7 @@ class LogChannel:
             self._sent(b"")
 
     def _sent(self, frame: bytes) -> bool:
-        # Taken at once: each count is told by one thread.
+        # Taken at once: each count is reported by one thread.
         dropped, self.dropped = self.dropped, 0
         if dropped:
             note = packb(["dropped", dropped])

@@ -25,7 +25,7 @@ class Leases:
     def __init__(self) -> None:
         # Whose views are gone and nobody has asked for yet.
         self.gone: deque[_Lease | _Returned] = deque()
-        # Their own references would go with the views, and nobody would be told.
+        # Their own references would go with the views, and nobody would get to know.
         self._alive: dict[int, _Lease] = {}
 
     def lend(self, mapping: Mapping, offset: int, length: int, token: Any, exporter: Any = None) -> memoryview:

@@ -130,7 +130,7 @@ class Maintenance:
             self._send_released(tokens)
 
     def _warn_once(self, error: OSError) -> None:
-        """The system refuses memory. Results go another way; why is told once for each cause."""
+        """The system refuses memory. Results go another way; why is logged once for each cause."""
         if error.errno not in self._warned:
             self._warned.add(error.errno)
             sys.stderr.write(f"snakepit: no shared memory can be made, results go another way: {error}\n")

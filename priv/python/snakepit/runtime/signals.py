@@ -1,7 +1,7 @@
 """What signals mean to a worker.
 
 Those that a terminal, a service manager or a shell sends to all processes at once are for the BEAM, which shuts down in
-its own order and then tells its workers to stop. Until a worker runs this, its companion has it ignore them.
+its own order and then asks its workers to stop. Until a worker runs this, its companion has it ignore them.
 """
 
 from __future__ import annotations

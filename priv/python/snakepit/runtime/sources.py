@@ -1,4 +1,4 @@
-"""Tells the BEAM which files of the pool's own this worker imports: it is replaced when one of them changes.
+"""Reports to the BEAM which files of the pool's own this worker imports: it is replaced when one of them changes.
 
 Only in workers of pools that reload.
 """
@@ -35,7 +35,7 @@ class Sources:
         self._sent: set[str] = set()
 
     def install(self) -> None:
-        """From now on, what is imported is told."""
+        """From now on, what is imported is reported."""
         place = sys.meta_path.index(PathFinder) if PathFinder in sys.meta_path else len(sys.meta_path)
         sys.meta_path.insert(place, self)
 

@@ -56,7 +56,7 @@ class Cancellation:
         self.thread = threading.get_ident()
         self.task: tuple[AbstractEventLoop, Task[Any]] | None = None
         self._lock = fork.lock()
-        # When it was told last, and how long the tool is still left alone.
+        # When it was raised last, and how long the tool is still left alone.
         self._asked = self._left = 0.0
         self._asynchronous = False
 

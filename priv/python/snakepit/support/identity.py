@@ -64,7 +64,7 @@ def worker() -> Worker:
     at a time, but for moments in which one finishes its last calls beside its successor.
 
     `lane` is 0, or of a pool with `worker_profile: :thread` the lane (from 0) whose thread runs this call; there it is
-    `None` where no call runs: at import, in hooks, and in threads that a tool started. A forked child is told what its
+    `None` where no call runs: at import, in hooks, and in threads that a tool started. A forked child gets what its
     parent is. Raises `LookupError` in a process that is no worker of Snakepit's.
     """
     own = _own

@@ -1,4 +1,4 @@
-"""What the BEAM is told about a pool's tools: bounded text, whatever the user's objects say of themselves."""
+"""What the BEAM gets to know of a pool's tools: bounded text, whatever the user's objects say of themselves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .signature import Tool
 
-# Bytes of all descriptions, well below a control frame; the tools beyond that are told by name and signature alone.
+# Bytes of all descriptions, well below a control frame; the tools beyond that are described by name and signature alone.
 _MOST = 8 << 20
 # Characters of a documentation, and of anything else.
 _DOC = 16 << 10

@@ -24,7 +24,7 @@ _WRAPPERS = frozenset(
 
 
 class Mark:
-    """What `tool` was told of a function."""
+    """The options that `tool` was given for a function."""
 
     __slots__ = ("name", "unchecked", "writable")
 

@@ -1,4 +1,4 @@
-"""Whether results are what a tool's `-> …` says: told once for each place of a result, in development."""
+"""Whether results are what a tool's `-> …` says: reported once for each place of a result, in development."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 _INDEX = re.compile(r"\[\d+\]")
 # Of one tool: keys of maps may differ from call to call.
-_MOST_TOLD = 20
+_MOST_REPORTED = 20
 # So many items of a container are looked at.
 _ITEMS = 100
 _LATE = (types.GeneratorType, types.AsyncGeneratorType)
@@ -49,7 +49,7 @@ def watch(tool: Tool, report: Callable[[str], None]) -> None:
         return
     if annotation is Any or annotation is object:
         return
-    told: set[tuple[str, str]] = set()
+    reported: set[tuple[str, str]] = set()
 
     def look(value: Any, annotation: Any, what: str) -> None:
         if type(value) is annotation and annotation in _PLAIN:
@@ -62,10 +62,10 @@ def watch(tool: Tool, report: Callable[[str], None]) -> None:
         if found is None:
             return
         path, expected, got = found
-        # One place is told once, whichever item or value it is.
+        # One place is reported once, whichever item or value it is.
         place = (_INDEX.sub("[]", path), expected)
-        if place not in told and len(told) < _MOST_TOLD:
-            told.add(place)
+        if place not in reported and len(reported) < _MOST_REPORTED:
+            reported.add(place)
             report(f"tool {tool.name} {what} {got}{path and f' at result{path}'}; its annotation says {expected}")
 
     function = tool.call
@@ -128,7 +128,7 @@ def _item(annotation: Any) -> Any:
 
 
 def misfit(value: Any, annotation: Any) -> Misfit | None:
-    """Where a value is not what an annotation says; `None` where it is, or where that cannot be told."""
+    """Where a value is not what an annotation says; `None` where it is, or where that is unknown."""
     alias = unaliased(annotation)
     annotation = plain(annotation) if alias is None else alias
     if annotation is None:
