@@ -94,7 +94,7 @@ defmodule Snakepit.Terms do
     pattern |> :binary.copy(div(size, 251) + 1) |> binary_part(0, size)
   end
 
-  defp moment do
+  defp any_datetime do
     date = bind({integer(1, 9999), integer(1, 12), integer(1, 28)}, fn {y, m, d} -> Date.new!(y, m, d) end)
 
     time =

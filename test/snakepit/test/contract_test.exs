@@ -101,7 +101,7 @@ defmodule Snakepit.Test.ContractTest do
 
 
   @tool
-  def any_datetime():
+  def any_values():
       return {"bytes": b"\xff\x00", "nan": float("nan"), "set": {1, 2}, "tuple": (1, "a"), 3: 2**70}
   '''
 
@@ -137,7 +137,7 @@ defmodule Snakepit.Test.ContractTest do
       die: fn -> Snakepit.Test.kill_worker() end,
       remember: tool(&remember/1, params: [:key, :value]),
       correlation: tool(fn -> Snakepit.Test.correlation_id() end),
-      moment: fn ->
+      any_values: fn ->
         %{
           "bytes" => <<255, 0>>,
           "nan" => :nan,
@@ -262,7 +262,7 @@ defmodule Snakepit.Test.ContractTest do
     ]
 
     for value <- values, do: assert({:ok, _} = execute(pools, "echo", %{x: value}))
-    assert {:ok, _} = execute(pools, :moment, %{})
+    assert {:ok, _} = execute(pools, :any_values, %{})
   end
 
   test "any term comes back as the model says", %{fake: fake} do
