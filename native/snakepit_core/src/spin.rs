@@ -54,6 +54,24 @@ impl Spin {
     }
 }
 
+/// The same for one waiter, whose waits are all alike: a worker's lane.
+#[derive(Debug, Default)]
+pub struct Rest {
+    not_before: u64,
+}
+
+impl Rest {
+    /// Whether to spin now, in nanoseconds of the caller's clock.
+    pub fn is_over(&self, now: u64) -> bool {
+        self.not_before <= now
+    }
+
+    /// A wait of so many nanoseconds, which ends now, was in vain.
+    pub fn begin(&mut self, now: u64, waited: u64) {
+        self.not_before = now.saturating_add(REST.saturating_mul(waited));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -83,6 +101,17 @@ mod tests {
         for takes in [LIMIT + 1, 2 * LIMIT, 1_000_000, 3_000_000, 50_000_000] {
             assert!(wasted(takes) <= 0.05, "{takes} ns: {}", wasted(takes));
         }
+    }
+
+    #[test]
+    fn one_waiter_rests_twenty_times_as_long_as_it_waited_in_vain() {
+        let mut rest = Rest::default();
+        assert!(rest.is_over(0));
+        rest.begin(1_000, 100);
+        assert!(!rest.is_over(2_999));
+        assert!(rest.is_over(3_000));
+        rest.begin(u64::MAX - 1, u64::MAX);
+        assert!(!rest.is_over(u64::MAX - 1));
     }
 
     #[test]

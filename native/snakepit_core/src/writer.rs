@@ -29,6 +29,19 @@ pub struct OpenExt(usize);
 /// An extension's header is always written in its longest form, so that its length can be filled in afterwards.
 const EXT32_HEADER: usize = 6;
 
+impl From<Vec<u8>> for Writer {
+    /// Writes behind what is there.
+    fn from(out: Vec<u8>) -> Self {
+        Self { out }
+    }
+}
+
+impl From<Writer> for Vec<u8> {
+    fn from(writer: Writer) -> Self {
+        writer.out
+    }
+}
+
 impl Writer {
     /// An empty envelope with room for `capacity` bytes.
     pub fn with_capacity(capacity: usize) -> Self {

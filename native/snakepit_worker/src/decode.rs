@@ -124,12 +124,10 @@ impl Decoder {
         // bytes are a lane's frame or immutable: the one thread that writes to a lane's frame is the caller's.
         let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>().cast_const(), view.len_bytes()) };
         let budget = Budget::default();
-        // Not locked meanwhile: Python's functions may run, and wait for another thread's lock.
-        let keys = std::mem::take(&mut *locked(&self.keys));
-        let mut run = Run { decoder: self, py, buffers, keys, path: Vec::new(), bytes_inside: false, members: false };
+        let mut run = Run::new(self, py, buffers);
         let mut reader = Reader::new(bytes, &budget);
         let done = run.request(&mut reader);
-        *locked(&self.keys) = std::mem::take(&mut run.keys);
+        run.done();
         match done {
             Ok((command, arguments, caller)) => PyTuple::new(
                 py,
@@ -183,19 +181,30 @@ impl Decoder {
 }
 
 /// One request on its way.
-struct Run<'a, 'py> {
+pub struct Run<'a, 'py> {
     decoder: &'a Decoder,
     py: Python<'py>,
     buffers: Option<Bound<'py, PyAny>>,
     keys: Keys,
     /// Where a failure lies, innermost step first. Filled on the way out of it.
     path: Vec<Step>,
-    bytes_inside: bool,
+    pub bytes_inside: bool,
     /// Whether this is inside of a set, whose members need a hash: bytes are `bytes` there, not views.
     members: bool,
 }
 
-impl<'py> Run<'_, 'py> {
+impl<'a, 'py> Run<'a, 'py> {
+    pub fn new(decoder: &'a Decoder, py: Python<'py>, buffers: Option<Bound<'py, PyAny>>) -> Self {
+        // Not locked meanwhile: Python's functions may run, and wait for another thread's lock.
+        let keys = std::mem::take(&mut *locked(&decoder.keys));
+        Self { decoder, py, buffers, keys, path: Vec::new(), bytes_inside: false, members: false }
+    }
+
+    /// What it learned is there for the next one.
+    pub fn done(&mut self) {
+        *locked(&self.decoder.keys) = std::mem::take(&mut self.keys);
+    }
+
     fn request(&mut self, r: &mut Reader) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Token::Array(3) = r.next()? else {
             return Err(Failure::Bad("a request must be [command, args, caller]"));
@@ -212,7 +221,7 @@ impl<'py> Run<'_, 'py> {
     }
 
     /// A session, or that and a correlation id.
-    fn caller(&mut self, r: &mut Reader) -> Decoded<'py> {
+    pub fn caller(&mut self, r: &mut Reader) -> Decoded<'py> {
         const BAD: Failure = Failure::Bad("a caller must be a session, or that and a correlation id");
         match r.next()? {
             Token::Nil => Ok(self.none()),
@@ -248,7 +257,7 @@ impl<'py> Run<'_, 'py> {
     }
 
     /// A value that would be a container of this depth.
-    fn value(&mut self, r: &mut Reader, depth: u32) -> Decoded<'py> {
+    pub fn value(&mut self, r: &mut Reader, depth: u32) -> Decoded<'py> {
         let py = self.py;
         Ok(match r.next()? {
             Token::Nil => self.none(),

@@ -35,10 +35,20 @@ impl Encoder {
     /// The envelope, and the list of buffers beside it (`None`: none).
     fn encode<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Option<Bound<'py, PyList>>)> {
         let py = value.py();
-        let mut run =
-            Run { encoder: self, out: Writer::with_capacity(64), buffers: None, values: 0, limit: self.limit };
-        run.value(value, 1)?;
-        Ok((PyBytes::new(py, run.out.as_slice()), run.buffers))
+        let mut out = Vec::with_capacity(64);
+        let buffers = self.append(value, &mut out)?;
+        Ok((PyBytes::new(py, &out), buffers))
+    }
+}
+
+impl Encoder {
+    /// Appends the envelope to `out`; the buffers beside it. After an error, `out` has a part of it.
+    pub fn append<'py>(&self, value: &Bound<'py, PyAny>, out: &mut Vec<u8>) -> PyResult<Option<Bound<'py, PyList>>> {
+        let writer = Writer::from(std::mem::take(out));
+        let mut run = Run { encoder: self, out: writer, buffers: None, values: 0, limit: self.limit };
+        let done = run.value(value, 1);
+        *out = run.out.into();
+        done.map(|()| run.buffers)
     }
 }
 

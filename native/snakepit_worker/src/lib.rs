@@ -6,6 +6,9 @@
 
 mod decode;
 mod encode;
+mod lane;
+mod quick;
+mod tool;
 
 use pyo3::prelude::*;
 
@@ -15,6 +18,10 @@ mod _native {
     use crate::decode::Decoder;
     #[pymodule_export]
     use crate::encode::Encoder;
+    #[pymodule_export]
+    use crate::lane::serve;
+    #[pymodule_export]
+    use crate::quick::QuickCalls;
 }
 
 /// Where in a value something lies: one step down from a container.

@@ -157,6 +157,41 @@ impl Request {
     }
 }
 
+/// A request's header as a worker reads it. Nothing in it is checked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RequestHead {
+    pub kind: u8,
+    pub way: u8,
+    pub reply_mask: u8,
+    pub flags: u8,
+    pub envelope: usize,
+    pub call_id: u64,
+    pub timeout_ms: u32,
+    pub buffers: usize,
+    pub freed: usize,
+    pub lane: u32,
+}
+
+impl RequestHead {
+    /// `None` where the bytes are fewer than a header.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        let head = bytes.first_chunk::<HEADER>()?;
+        let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
+        Some(Self {
+            kind: head[0],
+            way: head[1],
+            reply_mask: head[2],
+            flags: head[3],
+            envelope: number(4) as usize,
+            call_id: u64::from(number(8)) | u64::from(number(12)) << 32,
+            timeout_ms: number(16),
+            buffers: number(20) as usize,
+            freed: number(24) as usize,
+            lane: number(28),
+        })
+    }
+}
+
 /// The zero bytes that bring `at` to the next inline buffer's start.
 pub fn padding(at: usize) -> usize {
     at.wrapping_neg() % INLINE_ALIGN
@@ -232,6 +267,16 @@ impl Counts {
 }
 
 impl Reply {
+    /// The header of a reply that has an envelope and nothing else.
+    pub fn bare_head(kind: Kind, way: Way, envelope: u32, call_id: u64, tool_ns: u64) -> [u8; HEADER] {
+        let mut head = [0; HEADER];
+        (head[0], head[1]) = (kind as u8, way as u8);
+        head[layout::REPLY_ENVELOPE..8].copy_from_slice(&envelope.to_le_bytes());
+        head[8..16].copy_from_slice(&call_id.to_le_bytes());
+        head[16..layout::REPLY_BUFFERS].copy_from_slice(&tool_ns.to_le_bytes());
+        head
+    }
+
     /// Reads a reply, checking every length and count against the frame.
     pub fn read(bytes: &[u8]) -> Result<Self, BadFrame> {
         let mut c = Cursor { bytes, at: 0 };
@@ -382,6 +427,24 @@ mod tests {
         assert_eq!(&out[64..], 8u64.to_le_bytes());
     }
 
+    #[test]
+    fn a_reply_without_buffers_is_its_head_and_its_envelope() {
+        let mut bytes = Reply::bare_head(Kind::Error, Way::Grpc, 3, 1 << 40, 1 << 50).to_vec();
+        bytes.extend_from_slice(b"\xa2ok");
+        let reply = Reply::read(&bytes).unwrap();
+        let expected = Reply {
+            kind: Kind::Error,
+            way: Way::Grpc,
+            flags: 0,
+            call_id: 1 << 40,
+            tool_ns: 1 << 50,
+            released: vec![],
+            envelope: HEADER..HEADER + 3,
+            table: Table::Grpc(vec![]),
+        };
+        assert_eq!(reply, expected);
+    }
+
     /// Each field of a header that is all zeros but for it.
     #[test]
     fn the_layout_names_the_fields_that_are_written_and_read() {
@@ -418,6 +481,20 @@ mod tests {
         for (name, value) in wanted {
             assert_eq!(number(&out, field("request", name)), value, "{name}");
         }
+        let head = RequestHead {
+            kind: 3,
+            way: 2,
+            reply_mask: 5,
+            flags: 9,
+            envelope: 90_000,
+            call_id: 1 << 40,
+            timeout_ms: 70_000,
+            buffers: 2,
+            freed: 3,
+            lane: 80_000,
+        };
+        assert_eq!(RequestHead::read(&out), Some(head));
+        assert_eq!(RequestHead::read(&out[..HEADER - 1]), None);
 
         let mut bytes = written(4, 2, 1 << 40, &[vec![], vec![]], &[5, 6, 7], &[0xc0; 300]);
         bytes[2] = FLAG_IN_PLACE;

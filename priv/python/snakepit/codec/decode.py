@@ -16,10 +16,10 @@ from .arrays import Layout
 class Decoder:
     """Decodes requests; belongs to one lane."""
 
-    __slots__ = ("remembered", "request")
+    __slots__ = ("native", "remembered", "request")
 
     def __init__(self) -> None:
-        native = _Decoder(_make, Layout, _as_call_error, step)
+        self.native = native = _Decoder(_make, Layout, _as_call_error, step)
         # Command, arguments, caller, and whether there are bytes anywhere in the arguments, of an envelope and the
         # buffers beside it. Raises `CallError` (validation) for anything it does not like.
         self.request = native.request

@@ -29,7 +29,8 @@ class Encoder:
     def __init__(self, inline_limit: int) -> None:
         limit = max(1, inline_limit)
         self.buffers: list[Bytes | Array] | None = None
-        self._encode = _Encoder(limit, convert, Bytes, Suspect, MAX_BUFFERS).encode
+        self.native = _Encoder(limit, convert, Bytes, Suspect, MAX_BUFFERS)
+        self._encode = self.native.encode
         # Of results that are one array beside it: by dtype and shape, the envelope, and the dtype it travels as.
         self._envelopes: dict[tuple[Any, tuple[int, ...]], tuple[bytes, Any]] = {}
 

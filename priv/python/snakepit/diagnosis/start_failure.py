@@ -1,4 +1,4 @@
-"""Why a worker could not start, as it is reported to the BEAM: the exception, where in the pool's own source, and what to do."""
+"""A failed start as it is reported to the BEAM: the exception, where in the pool's own source, and what to do."""
 
 from __future__ import annotations
 

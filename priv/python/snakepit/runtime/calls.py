@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import packb, unpackb
 
+from .._native import QuickCalls
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
 from ..memory.placement import Placer, bare_way
@@ -21,12 +22,11 @@ from ..support.cancel import Cancellation, Cancelled
 from ..support.errors import CallError, ProtocolError, did_you_mean, nearest, some_of
 from ..support.fork import FORKED
 from ..support.fork import table as _table
-from ..support.limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, RETURNED, STREAM, ZERO_COPY
+from ..support.limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, RETURNED, ZERO_COPY
 from ..tools.probe import PROBE
 from ..wire.frames import (
     FRAME_START,
     HEADER,
-    PREFIX,
     REPLY,
     REQUEST,
     granted_tokens,
@@ -39,6 +39,7 @@ from ..wire.frames import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Sequence
 
+    from ..codec.buffers import Array, Bytes
     from ..memory.arena import Arena
     from ..memory.borrowed import Borrowed
     from ..memory.maintenance import Maintenance
@@ -48,13 +49,7 @@ if TYPE_CHECKING:
 # Way, everything up to the envelope's end, and the buffers that follow or go beside it.
 Reply = tuple[int, bytes, list[memoryview]]
 
-_ENVELOPE = FRAME_START + HEADER
-_unpack_request = REQUEST.unpack_from
 _pack_reply = REPLY.pack
-# Values whose envelope has at most nine bytes, and the prefixes of such replies.
-_SHORT = frozenset({int, float, bool, type(None)})
-_PREFIXES = [PREFIX.pack(HEADER + size) for size in range(10)]
-_unpack_prefix = PREFIX.unpack_from
 # Of replies with neither buffers nor tokens.
 BARE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
@@ -98,7 +93,8 @@ class Calls:
         self._tools = service.tools
         self._borrowed = service.borrowed
         self._gone = service.borrowed.leases.gone
-        self._request = Decoder().request
+        decoder = Decoder()
+        self._request = decoder.request
         self._encoder = Encoder(service.inline_limit)
         self.placer = Placer(service.arena, service.maintenance, service.lend_to_numpy)
         self._max_result = service.max_result or 1 << 62
@@ -110,6 +106,16 @@ class Calls:
         self._mask = 0
         self._forced = False
         self.cancellation = Cancellation()
+        self.quick_calls = QuickCalls(
+            decoder=decoder.native,
+            encoder=self._encoder.native,
+            tools=service.tools,
+            cancellation=self.cancellation,
+            caller=context.caller,
+            gone=self._gone,
+            table=_table,
+            max_envelope=self._max_envelope,
+        )
 
     def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
         """The common small call in one go: all arguments of a known tool, no buffers.
@@ -118,50 +124,48 @@ class Calls:
         frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
         simple, or not right: `answer` then does all of it, and explains what is wrong.
         """
-        kind, way, mask, flags, size, call_id, _, count, freed, _ = _unpack_request(memory, FRAME_START)
-        if kind != CALL or way > GRPC or flags & STREAM or count or freed or size + HEADER != length:
-            return None
+        reply: bytes | Reply | None = self.quick_calls.call(self, memory, FRAME_START, length)
+        return reply
+
+    def quickly_raised(self, call_id: int, mask: int, error: BaseException, nanoseconds: int) -> Reply:
+        """The reply of a quick call whose tool raised."""
+        self._mask, self._call_id = mask, call_id
+        return self._raised(error, nanoseconds)
+
+    def quickly_encoded(
+        self,
+        call_id: int,
+        mask: int,
+        forced: bool,
+        nanoseconds: int,
+        envelope: bytes,
+        buffers: list[Bytes | Array] | None,
+    ) -> Reply:
+        """The reply of a quick call whose result is encoded, and large, or not the only thing to send."""
+        self._mask, self._call_id, self._forced = mask, call_id, forced
+        self._encoder.buffers = buffers
+        del buffers
         try:
-            if _unpack_prefix(memory, FRAME_START - 4)[0] != length:
-                return None
-            command, arguments, caller, bytes_inside = self._request(memory[_ENVELOPE : FRAME_START + length])
-            tool = self._tools[command]
-            if len(arguments) != tool.complete or caller != context.caller.get():
-                return None
-            simple = tool.simple
-            for name, value in arguments.items():
-                if type(value) not in simple[name]:
-                    tool.check(arguments)
-                    if bytes_inside or tool.writable:
-                        tool.adapt(arguments)
-                    break
-        except Exception:
-            return None
-        started = perf_counter_ns()
-        cancellation = self.cancellation
-        try:
-            try:
-                self.seen = cancellation.running = call_id
-                value = tool.call(**arguments)
-            finally:
-                cancellation.running = 0
-                if cancellation.cancelling or _table[FORKED]:
-                    cancellation.over()
-        except BaseException as error:
-            self._mask, self._call_id = mask, call_id
-            return self._raised(error, perf_counter_ns() - started)
-        nanoseconds = perf_counter_ns() - started
-        if type(value) in _SHORT and not self._gone:
-            envelope = self._encoder.encode(value)
-            size = len(envelope)
-            # A large int is an extension, and longer.
-            if size < len(_PREFIXES):
-                way = INLINE if mask & 1 << INLINE else bare_way(mask)
-                return _PREFIXES[size] + _pack_reply(RESULT, way, 0, 0, size, call_id, nanoseconds, 0, 0) + envelope
-        self._mask, self._call_id, self._forced = mask, call_id, bool(flags & FORCED)
-        holder = [value]
-        value = None
+            return self._with_buffers(RESULT, nanoseconds, envelope)
+        except Exception as error:
+            return self._failed(self._as_failure(error), nanoseconds)
+
+    def quickly_returned(
+        self, call_id: int, mask: int, forced: bool, holder: list[Any], nanoseconds: int, started: int
+    ) -> Reply:
+        """The reply of a quick call whose result needs a closer look."""
+        self._mask, self._call_id, self._forced = mask, call_id, forced
         return self._finish(holder, nanoseconds, started)
+
+    def quickly_over(self, tool: Tool, error: BaseException | None) -> None:
+        """A quick call's tool ended, in a forked child or while it is being cancelled."""
+        try:
+            if error is not None:
+                raise error
+        except BaseException:
+            self.cancellation.over()
+        else:
+            self.cancellation.over()
 
     def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
         """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""

@@ -6,6 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
+from .._native import serve
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
 from ..support.limits import (
@@ -15,27 +16,24 @@ from ..support.limits import (
     MAX_FRAME,
     MAX_GRPC_MESSAGE,
     RESULT,
-    SPIN,
     STREAM,
     SYNC,
     WAITS,
     ZERO_COPY,
 )
-from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
+from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, lay_out, without_released, write_head
 from ..wire.payload import payload_size, write_payload
-from .busy_poll import BusyPoll
 from .calls import BARE, Calls
 
 if TYPE_CHECKING:
     from .calls import Reply, Service
 
 _ROOM = 64 << 10
-_START = FRAME_START
-_SMALLEST = HEADER + 4
 # Up to this many bytes are joined and sent by one call.
 _JOIN = 128 << 10
 _IOV_MAX = 512
 _NIL = b"\xc0"
+_ZERO_COPY = bytes([ZERO_COPY])
 
 
 class Lane:
@@ -48,7 +46,7 @@ class Lane:
         # Held while a call runs, whichever way it came.
         self.lock = fork.lock()
         self.calls = Calls(service)
-        self._service = service
+        self.service = service
         # A reply that waits to be fetched by gRPC: call id and payload.
         self.waiting: tuple[int, bytes] | None = None
         # Whether a reply of the last call had tokens, of places that it grants or buffers that it gives back: if nobody
@@ -58,73 +56,9 @@ class Lane:
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""
         self.here()
-        buffer = bytearray(_START + _ROOM)
-        memory = memoryview(buffer)
-        window = memory[_START - 4 :]
-        receive, send = self.sock.recv_into, self.sock.sendall
-        unpack, count = PREFIX.unpack_from, PREFIX.unpack_from
-        acquire, release = self.lock.acquire, self.lock.release
-        lock, quick, answer, service = self.lock, self.calls.quick, self.calls.answer, self._service
-        # Bytes read past the current frame. Only a `sync` can arrive this early, after a caller abandoned its call.
-        rest = b""
-        poll = BusyPoll(self.sock, service.busy_poll) if service.busy_poll else None
-        spin = 0
+        memory = memoryview(bytearray(FRAME_START + _ROOM))
         try:
-            while not service.stopping:
-                if rest:
-                    got = len(rest)
-                    window[:got], rest = rest, b""
-                else:
-                    soon = poll.receive(window) if spin and poll else None
-                    got = receive(window) if soon is None else soon
-                # Byte 3 of the header; of what is too short to have one, whatever was there before.
-                spin = buffer[_START + 3] & SPIN
-                if got >= _SMALLEST:
-                    acquire()
-                    try:
-                        reply = quick(memory, got - 4)
-                        if reply is not None:
-                            self.waiting = None
-                            self.lost = False
-                            if isinstance(reply, bytes):
-                                send(reply)
-                            else:
-                                self._send(reply)
-                            reply = None
-                            continue
-                    finally:
-                        release()
-                if got < 4:
-                    if not got or not self._fill(window, got, 4):
-                        return
-                    got = 4
-                length = unpack(buffer, _START - 4)[0]
-                if got > length + 4:
-                    rest = bytes(window[length + 4 : got])
-                    got = length + 4
-                if got == length + 4 and (buffer[_START + 1] == ZERO_COPY or not count(buffer, _START + 20)[0]):
-                    frame = memory[_START : _START + length]
-                else:
-                    # Large, or with buffers in it that may outlive the call: memory of its own.
-                    read = self._read(window, got, length)
-                    if read is None:
-                        return
-                    frame = read
-                with lock:
-                    if length >= HEADER and frame[0] == SYNC:
-                        reply, lost = self.calls.synchronized(frame, self.lost)
-                        self._send(reply)
-                        # Who asked reads this one.
-                        self.lost = lost
-                        continue
-                    self.waiting = None
-                    self.lost = False
-                    if length >= HEADER and frame[3] & STREAM:
-                        self._stream(frame)
-                        continue
-                    reply = answer(frame)
-                    self._send(reply)
-                    frame = reply = None  # type: ignore[assignment]
+            serve(self, self.calls.quick_calls, self.sock.fileno(), memory, FRAME_START, self.service.busy_poll)
         except (ProtocolError, OSError):
             # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
             return
@@ -134,6 +68,47 @@ class Lane:
                 fork.leave()
             fork.remove(self._row)
             self.sock.close()
+
+    def slowly(self, memory: memoryview, got: int) -> bytes | None:
+        """Serves a frame that is no simple call, and of which `got` bytes are there, its length included.
+
+        Bytes that were read beyond it: only a `sync` can arrive this early, after a caller abandoned its call. `None`
+        where the connection has ended.
+        """
+        window = memory[FRAME_START - PREFIX.size :]
+        if got < 4:
+            if not got or not self._fill(window, got, 4):
+                return None
+            got = 4
+        length = PREFIX.unpack_from(window)[0]
+        rest = b""
+        if got > length + 4:
+            rest = bytes(window[length + 4 : got])
+            got = length + 4
+        frame = window[4:got].toreadonly()
+        if got < length + 4 or (frame[1:2] != _ZERO_COPY and _buffers(frame)):
+            # Large, or with buffers in it that may outlive the call: memory of its own.
+            read = self._read(window, got, length)
+            if read is None:
+                return None
+            frame = read
+        with self.lock:
+            self._serve(frame)
+        return rest
+
+    def _serve(self, frame: memoryview) -> None:
+        if len(frame) >= HEADER and frame[0] == SYNC:
+            reply, lost = self.calls.synchronized(frame, self.lost)
+            self.send(reply)
+            # Who asked reads this one.
+            self.lost = lost
+            return
+        self.waiting = None
+        self.lost = False
+        if len(frame) >= HEADER and frame[3] & STREAM:
+            self._stream(frame)
+        else:
+            self.send(self.calls.answer(frame))
 
     def here(self) -> None:
         """This thread runs the lane's tools from now on."""
@@ -147,9 +122,9 @@ class Lane:
             for reply in replies:
                 if reply[0] == GRPC and reply[2]:
                     # A lane keeps one reply to be fetched; the items of a stream would be many.
-                    self._send(self.calls.no_way(reply[1]))
+                    self.send(self.calls.no_way(reply[1]))
                     return
-                self._send(reply)
+                self.send(reply)
         finally:
             # An unfinished generator of the user ends here, not when it happens to be collected.
             replies.close()
@@ -168,7 +143,7 @@ class Lane:
         frame[:have] = window[4:got]
         return frame.toreadonly() if self._fill(frame, have, length) else None
 
-    def _send(self, reply: Reply) -> None:
+    def send(self, reply: Reply) -> None:
         way, head, views = reply
         if views is not BARE:
             kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
@@ -210,3 +185,8 @@ class Lane:
         _, _, flags, _, _, call_id, nanoseconds, _, _ = REPLY.unpack_from(head)
         self.waiting = (call_id, write_payload(head, views))
         return write_head(WAITS, GRPC, flags, call_id, nanoseconds, _NIL, (), (), released)
+
+
+def _buffers(frame: memoryview) -> bool:
+    """Whether a request says that it has buffers."""
+    return len(frame) >= HEADER and bool(REQUEST.unpack_from(frame)[7])

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .signature import Tool
 
-# Bytes of all descriptions, well below a control frame; the tools beyond that are described by name and signature alone.
+# Bytes of all descriptions, well below a control frame; tools beyond that have name and signature alone.
 _MOST = 8 << 20
 # Characters of a documentation, and of anything else.
 _DOC = 16 << 10
