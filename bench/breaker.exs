@@ -1,4 +1,4 @@
-# What a breaker costs a call: mix run --no-start bench/breaker.exs
+# The cost of a breaker to a call: mix run --no-start bench/breaker.exs
 #
 # Nanoseconds per operation, the loop's own taken off; the median of eleven rounds.
 

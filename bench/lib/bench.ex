@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench do
   @moduledoc false
-  # What suites share: pools, timing, callers.
+  # The parts that suites share: pools, timing, callers.
 
   alias Snakepit.Performance.Model.Learning
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Floor do
   @moduledoc false
-  # What a call cannot be faster than, measured beside it: a bare echo on a Unix socket, a bare gRPC echo, a memcpy.
+  # The least that a call can take, measured beside it: a bare echo on a Unix socket, a bare gRPC echo, a memcpy.
 
   alias Snakepit.{Bench, Companion, Grpc, Python, Runtime}
   alias Snakepit.Bench.Floor.Native

@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Footprint do
   @moduledoc false
-  # What is left in the system: read from /proc, and not asked of Snakepit.
+  # The resources left in the system: read from /proc, and not asked of Snakepit.
   #
   # `mark` is a string in the environment of a pool's workers (`env:`); whatever they start inherits it, so that a process
   # is found even when it left its group or lost its parent.
@@ -14,7 +14,7 @@ defmodule Snakepit.Bench.Footprint do
           bytes: non_neg_integer()
         }
 
-  @doc "Of this VM, and of the processes with the mark, once all garbage is collected."
+  @doc "The footprint of this VM, and of the processes with the mark, once all garbage is collected."
   @spec take(String.t()) :: t()
   def take(mark) do
     for pid <- Process.list(), do: :erlang.garbage_collect(pid)
@@ -30,7 +30,7 @@ defmodule Snakepit.Bench.Footprint do
     }
   end
 
-  @doc "What `now` has beyond `before`."
+  @doc "The excess of `now` over `before`."
   @spec growth(t(), t()) :: %{atom() => non_neg_integer()}
   def growth(before, now) do
     %{

@@ -8,7 +8,7 @@ defmodule Snakepit.Bench.Chart do
 
   @typedoc """
   `x` and `y` are a label and how to write a value. A series is `{name, [{x, y, low, high}]}`; the first one
-  stands out, if there is one to `lead?`. Of `floors`, the names of some series, lines are grey and broken. A band is
+  stands out, if there is one to `lead?`. `floors` names the series whose lines are grey and broken. A band is
   `{from, to, words}` on the x axis, a `rule` a line across at one y.
   """
   @type t :: %__MODULE__{
@@ -81,7 +81,7 @@ defmodule Snakepit.Bench.Chart do
     }
   end
 
-  # What a logarithmic axis has no place for stands where 1/4 would, or, of sizes, a quarter of the smallest.
+  # A logarithmic axis has no place for zero, which is drawn at 8.
   defp positive(n) when n > 0, do: n
   defp positive(_zero), do: 8
 

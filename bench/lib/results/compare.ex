@@ -23,7 +23,7 @@ defmodule Snakepit.Bench.Compare do
   @rates ["1/s", "calls/s"]
   @costs ["ns", "µs", "ms", "s", "B", "bytes", "%"]
 
-  @doc "Of the figures that both runs have. `threshold` is a share: 0.1 is a tenth."
+  @doc "Compares the figures that both runs have. `threshold` is a share: 0.1 is a tenth."
   @spec compare([Result.t()], [Result.t()], threshold :: float()) :: [t()]
   def compare(now, before, threshold) do
     before = Map.new(before, &{{&1.name, &1.unit}, &1})

@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Json do
   @moduledoc false
-  # What a bench reports, written and read: maps, lists, strings, numbers (RFC 8259). OTP 25 has no JSON of its own.
+  # A bench's reports, written and read: maps, lists, strings, numbers (RFC 8259). OTP 25 has no JSON of its own.
 
   @spec encode(term()) :: iodata()
   def encode(nil), do: "null"

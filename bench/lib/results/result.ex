@@ -1,7 +1,7 @@
 defmodule Snakepit.Bench.Result do
   @moduledoc """
-  One figure of a bench: a median with its interval, and the target it is held against, if it has one. What could not be
-  measured here has no value, but a reason.
+  One figure of a bench: a median with its interval, and the target it is held against, if it has one. A figure that
+  could not be measured here has no value, but a reason.
   """
 
   alias Snakepit.Terminal.Units

@@ -23,7 +23,7 @@ defmodule Snakepit.Bench.Results do
     if r.target, do: Map.put(fields, :target, %{elem(r.target, 0) => elem(r.target, 1)}), else: fields
   end
 
-  @doc "What `write!/2` wrote, in this version or an earlier one."
+  @doc "The run that `write!/2` wrote, in this version or an earlier one."
   @spec read(Path.t()) :: {:ok, t()} | {:error, String.t()}
   def read(path) do
     with {:ok, %{size: size}} when size <= @largest <- File.stat(path),

@@ -15,7 +15,7 @@ defmodule Snakepit.Bench.Chaos do
   @of_a_pool 2 * @workers
   # Between two strikes, at most.
   @pause_ms 40
-  # What is not whole by then is said to have taken so long.
+  # A pool that is not whole by then is reported to have taken so long.
   @given_up_ms 15_000
 
   defstruct kills: 0,
@@ -64,7 +64,7 @@ defmodule Snakepit.Bench.Chaos do
   @spec run(pos_integer(), non_neg_integer(), integer()) :: t()
   def run(kills, vms, seed) do
     mark = "snakepit-chaos-#{System.pid()}-#{System.unique_integer([:positive])}"
-    # What stays once everything was used is no leak.
+    # Resources that stay once everything was used are no leak.
     {_, _} = pool_round(%__MODULE__{}, 2, mark, :rand.seed_s(:exsss, seed))
     before = at_rest(mark, nil)
     {seen, random} = rounds(%__MODULE__{}, kills, mark, :rand.seed_s(:exsss, seed))
@@ -187,7 +187,7 @@ defmodule Snakepit.Bench.Chaos do
 
   defp kill(pid, mark), do: Footprint.kill(pid, mark)
 
-  # What is left once nothing changes any more, or two seconds later.
+  # The footprint once nothing changes any more, or after two seconds.
   defp at_rest(mark, before, tries \\ 40) do
     now = Footprint.take(mark)
 

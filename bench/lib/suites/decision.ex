@@ -1,7 +1,7 @@
 defmodule Snakepit.Bench.Decision do
   @moduledoc """
-  What deciding and recording cost: in a call, through the public function, from many processes at once, and while the
-  processes that tend the cost model are killed again and again.
+  The cost of deciding and recording: in a call, through the public function, from many processes at once, and while
+  the processes that tend the cost model are killed again and again.
   """
   @behaviour Snakepit.Bench.Suite
 

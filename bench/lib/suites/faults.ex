@@ -91,7 +91,7 @@ defmodule Snakepit.Bench.Faults do
     host = host || Host.start(library, directory())
     {state, seen} = Host.see(host, fault)
     show.({fault, seen})
-    # What one fault left would be counted for the next.
+    # Problems that one fault left would be counted for the next.
     host = if state == :ok and seen.problems == [], do: host, else: Host.stop(host) && nil
     # A count that differs from run to run: it was used less often this time.
     if seen.happened or seen.problems != [],
@@ -152,11 +152,11 @@ defmodule Snakepit.Bench.Faults do
       end
   end
 
-  @doc "What went wrong, but for calls that ended by their deadline: they end as they should."
+  @doc "The problems, but for calls that ended by their deadline: they end as they should."
   @spec harm(Host.seen()) :: [{atom(), String.t()}]
   def harm(%{problems: problems}), do: Enum.reject(problems, &match?({:late, _}, &1))
 
-  @doc "What failed, in words."
+  @doc "The fault, in words."
   @spec words(Control.fault()) :: String.t()
   def words(fault), do: "#{fault.role}: #{fault.function} #{fault.name}, use #{fault.k} (#{fault.class})"
 

@@ -54,7 +54,7 @@ defmodule Snakepit.Bench.Regret do
       crossovers = crossovers(handle)
       {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
 
-      # What is learned from is said here, round by round.
+      # This suite itself decides, round by round, what the pool learns from.
       :ok = Controller.update_policy(pool, %{goal: :minimize_latency, learning_enabled: false})
       {:ok, handle} = Pool.Handle.fetch(pool)
       tensor? = "numpy" in has
@@ -177,7 +177,7 @@ defmodule Snakepit.Bench.Regret do
   defp chosen(handle, direction, type, size),
     do: hd(Model.cell(handle.performance, direction, type, size).order)
 
-  # Of a call that carries so much one way, and nothing the other.
+  # The predictions for a call that carries so much in one direction, and nothing in the other.
   defp predicted(handle, direction, type, size) do
     Map.new(handle.options.transfers, fn way ->
       probe = %{direction: direction, type: type, way: way, size: size}
@@ -291,7 +291,7 @@ defmodule Snakepit.Bench.Regret do
     }
   end
 
-  # What a reader may want to look up: each way's median for plain bytes.
+  # Figures for a reader to look up: each way's median for plain bytes.
   defp by_size(tells) do
     for %{direction: :request, type: :binary} = tell <- Enum.sort_by(tells, & &1.size),
         rem(round(:math.log2(tell.size)), 4) == 0,

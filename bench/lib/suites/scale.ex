@@ -116,7 +116,7 @@ defmodule Snakepit.Bench.Scale do
         until = :erlang.monotonic_time(:nanosecond) + s.ms * 1_000_000
         for %{pid: pid} <- tasks, do: send(pid, {:until, until})
         calls = tasks |> Task.await_many(:infinity) |> Enum.concat()
-        # What ended after it was not done in this time, but took as long as it did.
+        # A call that ended after `until` counts for the p99, but not for the rate.
         done = Enum.count(calls, fn {_took, ended} -> ended <= until end)
         {done * 1000 / s.ms, calls |> Enum.map(&elem(&1, 0)) |> Stats.percentile(99) |> Kernel./(1000)}
       end
@@ -140,7 +140,7 @@ defmodule Snakepit.Bench.Scale do
 
   # ---- memory -----------------------------------------------------------------------------------------------------
 
-  # What the VM pays to hold results that lie in shared memory, beside the bytes themselves.
+  # The VM's own cost of holding results that lie in shared memory, beside the bytes themselves.
   defp leases(_s) do
     Bench.with_pool([size: 1, memory_quota: "4GB"], fn pool ->
       {:ok, handle} = Pool.Handle.fetch(pool)

@@ -2,11 +2,12 @@ defmodule Snakepit.Bench.Soak do
   @moduledoc """
   Whether anything grows: mixed calls for minutes on end, and the slope of memory and descriptors over that time.
 
-  Sizes from one byte to some MiB, every way, streams, tools that raise and calls that time out; each result is checked.
-  Before that it warms up for half as long: arenas, allocators and the tables of metrics take some eight minutes until they
-  have grown to what such a load needs. What is sampled every second is averaged over blocks, so that one sample's memory of
-  the one before does not make the interval too narrow; the slope is that of least squares over the blocks, with its 95 %
-  interval (Student's t). A slope whose interval holds zero is no growth that this run could see.
+  Sizes from one byte to some MiB, every way, streams, tools that raise and calls that time out; each result is
+  checked. Before that it warms up for half as long: arenas, allocators and the tables of metrics take some eight
+  minutes until they have grown to what such a load needs. The samples of every second are averaged over blocks, so
+  that one sample's memory of the one before does not make the interval too narrow; the slope is that of least squares
+  over the blocks, with its 95 % interval (Student's t). A slope whose interval holds zero is no growth that this run
+  could see.
 
   The tables of metrics grow for an hour by design, until their oldest rows go (`Snakepit.Performance.MetricsStore`): their
   slope is reported by itself, without a target, and taken out of the BEAM's.

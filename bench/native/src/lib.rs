@@ -54,8 +54,8 @@ fn cold(from: &[u8]) -> NifResult<u64> {
     Ok(took)
 }
 
-/// One thread wakes another and sleeps until that one wakes it (`futex(2)`): nanoseconds of each round trip. What handing a
-/// call to another process costs at least, where neither side burns a core by spinning.
+/// One thread wakes another and sleeps until that one wakes it (`futex(2)`): nanoseconds of each round trip. Handing
+/// a call to another process costs at least that, where neither side burns a core by spinning.
 #[rustler::nif(schedule = "DirtyIo")]
 fn futex(rounds: u16) -> Vec<u64> {
     let turn = AtomicU32::new(0);

@@ -31,7 +31,7 @@ def copied(x: Any) -> bytes:
 
 @tool
 def same(x: Any) -> Any:
-    """What it was given: sent back by reference where it came by memory."""
+    """The argument itself: sent back by reference where it came by memory."""
     return x
 
 

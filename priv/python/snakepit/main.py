@@ -51,7 +51,7 @@ def _native() -> None:
 
 
 def _broken(name: str, error: Exception) -> None:
-    """What is imported in place of the right module, and by which entry of the path."""
+    """Ends the worker: says what is imported in place of the right module, and by which entry of the path."""
     from importlib.machinery import PathFinder
 
     spec = PathFinder.find_spec(name)

@@ -74,7 +74,7 @@ def _file(name: str) -> str:
 
 
 def _culprit(own: str, error: BaseException) -> tuple[str, str]:
-    """What one of Snakepit's own modules could not import, else where the error was raised."""
+    """The module that one of Snakepit's own could not import, and its file; else where the error was raised."""
     if isinstance(error, ImportError) and error.name and not error.name.startswith("snakepit."):
         return error.name, error.path or _file(error.name)
     if isinstance(error, SyntaxError) and error.filename:

@@ -60,7 +60,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
     end
   end
 
-  # What `OptionParser` does not take: an unknown option, or a known one whose value is none or of another type.
+  # An option that `OptionParser` does not take: unknown, or without a value, or with one of another type.
   defp wrong(option, value) do
     case Enum.find(@switches, fn {name, _} -> option == "--#{name}" end) do
       nil -> "unknown option #{option}"
@@ -79,7 +79,7 @@ defmodule Mix.Tasks.Snakepit.Bench do
 
   defp bench(suites, opts) do
     Logger.configure(level: :warning)
-    # What cannot be read or written is said before the work, not after it.
+    # A file that cannot be read or written is reported before the work, not after it.
     earlier = opts[:compare] && read!(opts[:compare])
     if opts[:from] && suites != [], do: fail("--from measures nothing: leave #{hd(suites).name()} out")
     for path <- [opts[:json], opts[:html]], path, do: writable!(path)

@@ -54,7 +54,7 @@ defmodule Snakepit.Bench.Chaos.Doomed do
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  @doc "What the VM runs."
+  @doc "The main function of the VM."
   @spec main(String.t(), integer()) :: no_return()
   def main(mark, seed) do
     {:ok, _} = Application.ensure_all_started(:snakepit)

@@ -12,7 +12,7 @@ defmodule Snakepit.Bench.Chaos.Load do
   @deadline 20_000
   # Milliseconds at most between two calls of a caller; sometimes none.
   @rests 5
-  # Of what a killed worker does to its call.
+  # The categories of errors of a call whose worker was killed.
   @proper [:worker, :grpc_error]
 
   defstruct [:stop, :callers]
@@ -191,7 +191,7 @@ defmodule Snakepit.Bench.Chaos.Load do
 
     case ended do
       {:error, error} ->
-        # What came before the error must be right as well.
+        # The items before the error must be right as well.
         if List.starts_with?(expected, items), do: {:error, error}, else: {:ok, items, expected}
 
       {:ok, nil} ->

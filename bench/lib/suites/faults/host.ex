@@ -40,7 +40,7 @@ defmodule Snakepit.Bench.Faults.Host do
     %__MODULE__{port: port, os_pid: os_pid, dir: dir}
   end
 
-  @doc "What the scenario saw of this fault, or of none; `:ended` if this VM is of no use any more."
+  @doc "The scenario's observations of this fault, or of none; `:ended` if this VM is of no use any more."
   @spec see(t(), Control.fault() | nil) :: {:ok | :ended, seen()}
   def see(%__MODULE__{port: port} = host, fault) do
     # One that died meanwhile is known by its exit status.
@@ -75,7 +75,7 @@ defmodule Snakepit.Bench.Faults.Host do
     end
   end
 
-  # What it says besides is kept for the case that it dies.
+  # Other lines of its output are kept for the case that it dies.
   defp answer(%{port: port} = host, line, said) do
     receive do
       {^port, {:data, {:noeol, part}}} ->

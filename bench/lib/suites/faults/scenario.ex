@@ -22,7 +22,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
   @spec main(Path.t(), Path.t()) :: no_return()
   def main(control, scratch) do
     Logger.configure(level: :error)
-    # What stays once everything was used is no leak.
+    # Resources that stay once everything was used are no leak.
     for _ <- 1..2, do: once(control, scratch, nil)
     serve(control, scratch, footprint())
   end
@@ -242,7 +242,7 @@ defmodule Snakepit.Bench.Faults.Scenario do
 
   defp judge(what, failure), do: problem(:wrong, "#{what}: #{inspect(failure, printable_limit: 300)}")
 
-  # Whoever does not come back within the deadline and some is not waited for.
+  # Gives up on a function that does not come back within the deadline and a margin.
   defp timed(what, fun, deadline \\ @deadline) do
     task =
       Task.async(fn ->

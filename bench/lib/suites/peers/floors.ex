@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Peers.Floors do
   @moduledoc """
-  No peers, but plain operations to hold them against, measured beside them. What spins, or copies by streaming stores,
+  Plain operations to hold the peers against, measured beside them. A peer that spins, or copies by streaming stores,
   may take less:
 
   - `futex`: another thread is woken, and wakes this one (`futex(2)`), whatever the size;
@@ -11,7 +11,7 @@ defmodule Snakepit.Bench.Peers.Floors do
   @behaviour Snakepit.Bench.Peer
   alias Snakepit.Bench.{Floor, Peer}
 
-  # What fits into a socket's buffers: the echo answers as it reads, and nobody reads its answer before all is sent.
+  # So much fits into a socket's buffers: the echo answers as it reads, and its answer is read once all is sent.
   @most_by_socket 64 * 1024
   @least_to_copy 64 * 1024
 
@@ -46,7 +46,7 @@ defmodule Snakepit.Bench.Peers.Floors do
     )
   end
 
-  # Of less, the reading of the clock would be measured.
+  # With fewer bytes, the reading of the clock would be measured.
   defp both_ways(data, _count, _copies) when byte_size(data) < @least_to_copy, do: []
 
   defp both_ways(data, count, copies), do: for(ns <- copies.(byte_size(data), count), do: 2 * ns)

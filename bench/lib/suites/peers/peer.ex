@@ -13,7 +13,7 @@ defmodule Snakepit.Bench.Peer do
   @doc "Which there are, and what they are."
   @callback peers() :: [{name(), about :: String.t()}]
 
-  @doc "Starts what one of them needs. What cannot run here is absent, and has no figures."
+  @doc "Starts what one of them needs. A peer that cannot run here is absent, and has no figures."
   @callback start(name(), context()) :: {:ok, state :: term()} | {:absent, why :: String.t()}
 
   @doc """

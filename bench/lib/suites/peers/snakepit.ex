@@ -4,7 +4,7 @@ defmodule Snakepit.Bench.Peers.Snakepit do
   alias Snakepit.Bench.Peer
   alias Snakepit.Performance.Model.Learning
 
-  # What the other pool was given, and what is its own.
+  # The options of this pool: the other pool's, but for its own name and `busy_poll`.
   @same [:name, :busy_poll, :size, :python_module, :python_path, :memory_quota, :performance_policy]
 
   @impl true

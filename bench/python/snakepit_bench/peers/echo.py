@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# Of the external term format: the version, and the tags of what an echo needs.
+# The external term format: its version, and the tags that an echo needs.
 _VERSION, _SMALL_TUPLE, _BINARY, _ATOM_UTF8, _SMALL_ATOM_UTF8, _ATOM = 131, 104, 109, 118, 119, 100
 
 
@@ -81,7 +81,7 @@ def serve(reader: BinaryIO, writer: BinaryIO, answer: Callable[[bytes], list[byt
 def main(form: str, path: str | None = None) -> None:
     answer = {"etf": etf, "msgpack": msgpack}[form]
     if path is None:
-        # Whatever PYTHONUNBUFFERED says: an answer is one write, not one of each part.
+        # An answer is one write, not one of each part, whatever PYTHONUNBUFFERED says.
         with open(1, "wb", closefd=False) as writer:
             serve(sys.stdin.buffer, writer, answer)
     else:

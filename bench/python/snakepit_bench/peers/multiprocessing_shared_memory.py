@@ -17,7 +17,7 @@ def _echo(pipe: Any) -> None:
         try:
             there, back, size = pipe.recv()
         except EOFError:
-            # Who asked is gone.
+            # The process that asked is gone.
             return
         for gone in set(blocks) - {there, back}:
             blocks.pop(gone).close()

@@ -1,4 +1,4 @@
-"""What travels out of band: bytes that are copied once, straight to where they go."""
+"""The bytes that travel out of band: they are copied once, straight to where they go."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def to_aware(parts: Any) -> datetime.datetime:
     raise Refusal("bad_value", f"zone {zone} does not have the utc offset {offset} at {wall}")
 
 
-# What a zone file has to say of UTC: one type of time, of offset 0, named "UTC".
+# The zone file of UTC: one type of time, of offset 0, named "UTC".
 _UTC_FILE = b"TZif" + bytes(16) + b"".join(n.to_bytes(4, "big") for n in (0, 0, 0, 0, 1, 4)) + bytes(6) + b"UTC\0"
 
 
@@ -166,7 +166,7 @@ def _zone(key: str) -> datetime.tzinfo:
     try:
         return zoneinfo.ZoneInfo(key)
     except Exception:
-        # What it raises depends on the key: not found, not a key, a directory, not a zone file.
+        # The exception's type depends on the key: not found, not a key, a directory, not a zone file.
         if key == "UTC":
             return _utc()
         raise Refusal("bad_value", f"this machine's Python knows no time zone {key!r}{_missing()}") from None
@@ -204,7 +204,7 @@ def to_decimal(text: Any) -> Any:
         raise Refusal("bad_value", "a decimal's exponent is out of Python's range") from None
 
 
-# What makes the value of an extension out of its parts.
+# The functions that make an extension's value from its parts, by the extension's code.
 makers = {7: to_date, 8: to_time, 9: to_naive, 10: to_aware, 11: to_decimal}
 
 

@@ -31,7 +31,7 @@ class Encoder:
         self.buffers: list[Bytes | Array] | None = None
         self.native = _Encoder(limit, convert, Bytes, Suspect, MAX_BUFFERS)
         self._encode = self.native.encode
-        # Of results that are one array beside it: by dtype and shape, the envelope, and the dtype it travels as.
+        # By dtype and shape of a result that is one array beside its envelope: that, and the dtype it travels as.
         self._envelopes: dict[tuple[Any, tuple[int, ...]], tuple[bytes, Any]] = {}
 
     def encode(self, value: Any, root: str = "result") -> bytes:
@@ -81,10 +81,10 @@ class Encoder:
 
 
 def convert(value: Any) -> Any:
-    """What the native encoder makes of a value whose type it does not know.
+    """Converts a value whose type the native encoder does not know.
 
-    Code and parts of an extension; name, shape and buffer of an array; or the plain value that it equals. Raises
-    `Refusal`.
+    The result is the code and parts of an extension; the name, shape and buffer of an array; or a plain value that
+    equals it. Raises `Refusal`.
     """
     kind = type(value)
     if kind in _DATETIMES or ("decimal" in sys.modules and kind is sys.modules["decimal"].Decimal):
@@ -94,7 +94,7 @@ def convert(value: Any) -> Any:
     plain = scalar(value)
     if plain is not None:
         return plain
-    # What is one of these, as members of an `IntEnum` are. What its own conversion says is passed by.
+    # Members of an `IntEnum`, for example. The base class converts: a conversion of their own is ignored.
     for base, of in _BASES:
         if isinstance(value, base):
             return of(value)

@@ -1,4 +1,4 @@
-"""What to return instead of an object of a library: tables, images, models, tensors.
+"""The expression to return instead of an object of a library: a table, an image, a model, a tensor.
 
 Which expression is right depends on what is inside of it. So each is tried, on some of the rows, and the first is named
 whose value crosses. All of this happens after a result was refused.

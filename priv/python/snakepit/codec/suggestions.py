@@ -1,7 +1,7 @@
-"""What to return instead of a value that cannot cross.
+"""The expression to return instead of a value that cannot cross.
 
-A suggestion is an expression after "return", with `x` for the value, from which whoever knows its type can make all of
-the value again. One that loses something says what, after ", which".
+A suggestion is "return" and an expression of the value `x`. A caller that knows the value's type can make all of the
+value again from the result. A suggestion that loses something says what, after ", which".
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def _for_value(value: Any, crosses: Crosses) -> str | None:
 
 
 def _of_abstract(value: Any) -> str | None:
-    """Of containers of all kinds, and what goes through one."""
+    """The suggestion for a container of any kind, or for an iterator."""
     import collections.abc as abstract
 
     if isinstance(value, abstract.Set):
@@ -109,7 +109,7 @@ _OF_MODULES: list[tuple[str, str, str | Callable[[Any], str]]] = [
 
 
 def _for_array(array: Any) -> str | None:
-    """Of a numpy array whose type of elements has no counterpart."""
+    """The suggestion for a numpy array whose type of elements has no counterpart."""
     dtype = array.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -129,7 +129,7 @@ _LARGER = {"float": "float32", "complex": "complex64", "bcomplex": "complex64", 
 
 
 def _for_scalar(value: Any) -> str | None:
-    """Of a numpy scalar."""
+    """The suggestion for a numpy scalar."""
     dtype = value.dtype
     if dtype.names is not None:
         return _FIELDS
@@ -149,7 +149,7 @@ def _for_scalar(value: Any) -> str | None:
 
 
 def _for_subclass(array: Any) -> str:
-    """Of an array that is more than its numbers."""
+    """The suggestion for an array whose class adds something to its numbers."""
     numpy = sys.modules["numpy"]
     if isinstance(array, numpy.ma.MaskedArray):
         return 'return {"data": x.data, "mask": numpy.ma.getmaskarray(x), "fill_value": numpy.asarray(x.fill_value)}'

@@ -10,7 +10,7 @@ class Suspect(Exception):
 
 
 PLAIN: frozenset[type] = frozenset({int, float, bool, type(None)})
-# What a tool is given as it was read, without a look at the tool's annotations.
+# Values of these types hold no bytes, so `adapt` leaves them as they were read.
 NOT_BYTES: frozenset[type] = PLAIN | {str}
 _KEYS = frozenset({str, int})
 

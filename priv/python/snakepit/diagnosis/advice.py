@@ -1,7 +1,7 @@
-"""What a tool's author can do about an exception that comes of how arguments are given to tools.
+"""Advice to a tool's author on an exception that comes from how arguments are given to tools.
 
-They are read-only, and bytes are views. Neither numpy's nor Python's own message says what would help. What can be done
-about a module that is missing is in `missing.py`.
+Arrays and bytes are given as read-only views. Neither numpy's nor Python's own message says what would help. Advice
+on a missing module is in `missing.py`.
 """
 
 from __future__ import annotations

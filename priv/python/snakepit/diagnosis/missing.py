@@ -1,7 +1,7 @@
-"""What to do about a module that is not there: whose it is, where to put it or what to install.
+"""Advice on a module that is not there: whose it is, where to put it or what to install.
 
-A name that nobody knows may be a module of the user's own that is not on the path, or a package. Whoever is advised to
-install it from PyPI might get a stranger's package of that name, so both are said then.
+A name that nobody knows may be a module of the user's own that is not on the path, or a package. A user who installs
+that name from PyPI might get a stranger's package, so the advice names both cases.
 """
 
 from __future__ import annotations
@@ -97,14 +97,14 @@ _directories: list[str] = []
 
 
 def configure(settings: dict[str, Any] | None) -> None:
-    """What the BEAM knows of the pool's interpreter and its `python_path`."""
+    """Takes over what the BEAM knows of the pool's interpreter and its `python_path`."""
     global _setup, _directories
     _setup = (settings or {}).get("setup")
     _directories = list((settings or {}).get("paths") or [])
 
 
 def advice_on(error: ImportError) -> str:
-    """What ends the message of a failed import, or nothing."""
+    """The end of the message of a failed import, or nothing."""
     optional = _OPTIONAL.search(str(error))
     if optional:
         return f"; {install(_package(optional[1]) or optional[1])}"
@@ -175,7 +175,7 @@ def _place(root: str) -> str:
 
 
 def _own(root: str) -> str:
-    """What is known of a module of the user's with this name, or nearly this."""
+    """The advice on a module of the user's with this name, or nearly this; or nothing."""
     for directory, dotted, path in _modules():
         if dotted.rpartition(".")[2] == root and dotted != root:
             return f"; there is {path}: import it as {dotted}, or add {directory} to the pool's :python_path"

@@ -1,8 +1,8 @@
 """The socket on which log records go to the BEAM: bounded memory, bounded waiting, no thread, no lock of its own.
 
-What was sent is in the kernel: it arrives whatever becomes of this process. Each frame goes by one call of the system,
-which on a Unix socket takes all of so short a frame or none of it. So whoever interrupts whom (a handler of a signal, a
-destructor, `Cancelled`), frames stay whole.
+A frame that was sent is in the kernel: it arrives whatever becomes of this process. Each frame goes by one call of
+the system, which on a Unix socket takes all of so short a frame or none of it. So frames stay whole, whatever
+interrupts a send: a handler of a signal, a destructor, `Cancelled`.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class LogChannel:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._sock = sock
         fork.add(sock.fileno(), fork.DESCRIPTOR)
-        # Of ordinary records, and of those that matter more: a flood of the first leaves the others some.
+        # Seconds left to wait, for ordinary and for important records: a flood of the first leaves the others some.
         self._left = [_LONGEST, _LONGEST]
         self._since = [monotonic()] * 2
         self._finishing = False

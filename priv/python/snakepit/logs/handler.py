@@ -222,8 +222,8 @@ def install(channel: LogChannel, level: int) -> LogHandler:
 
 
 def _beside(handler: LogHandler, basic_config: Callable[..., None]) -> Callable[..., None]:
-    """`basicConfig` does nothing where there is a handler: it must not see ours. What it would print by default goes to
-    the BEAM as records.
+    """A `basicConfig` that does not see our handler: it does nothing where there is one. Records that it would print
+    by default go to the BEAM.
     """
 
     @functools.wraps(basic_config)

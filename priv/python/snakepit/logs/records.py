@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Logs:
-    """Of this worker."""
+    """The log records of this worker."""
 
     def __init__(self, channel: LogChannel, level: int) -> None:
         self._channel = channel
@@ -38,7 +38,7 @@ class Logs:
         self._show_warning, warnings.showwarning = warnings.showwarning, self._first_warning
 
     def set_level(self, level: int) -> None:
-        """What is below it need not be sent."""
+        """Records below this level need not be sent."""
         self._level = level
         if self._handler is not None:
             self._handler.set_level(level)
@@ -58,7 +58,7 @@ class Logs:
         try:
             self._take_over()
         except Exception as error:
-            # A module of the user's that has this name, say. Whoever imports it must not fail for that.
+            # A module of the user's may have this name, for example. Its import must not fail for that.
             sys.stderr.write(f"snakepit: log records are not sent: {type(error).__name__}: {error}\n")
 
     def _take_over(self) -> None:

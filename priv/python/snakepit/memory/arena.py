@@ -107,7 +107,7 @@ class Arena:
         # Python's views of slots.
         self._leases = Leases()
         self.leased = 0
-        # What numpy made arrays in, by address; `freed_by_numpy` tells those that it is done with.
+        # The slots in which numpy made arrays, by address; `freed_by_numpy` names those that it is done with.
         self._lent: dict[int, Slot] = {}
         self._lent_bytes = 0
         self.freed_by_numpy: Callable[[], list[int]] = list
@@ -389,7 +389,7 @@ class Arena:
             self.leased += 1
             slot.writable = True
         mapping, offset = slot.chunk.mapping, slot.offset
-        # What Python can reach from the view is this slot, and no other.
+        # From the view, Python can reach this slot and no other.
         return self._leases.lend(mapping, offset, length, slot, mapping.exporter_of(offset, slot.size))
 
     def find(self, address: int, length: int) -> tuple[Slot, int] | None:

@@ -29,7 +29,7 @@ class Borrowed:
         # Those that could not be mapped, and why.
         self._refused: dict[int, str] = {}
         self._arrival = threading.Condition(fork.lock())
-        # By token. Whoever writes a frame next gives back those that are gone.
+        # By token. The next frame to be written gives back those that are gone.
         self.leases = Leases()
         self.outstanding = 0
         """Tokens that were not given back yet."""

@@ -1,6 +1,6 @@
-"""Who holds the memory of a result: it is sent in place only if the reply is its sole holder.
+"""The holders of a result's memory: it is sent in place only if the reply is its sole holder.
 
-Somebody else who holds it may write to it later, and so change what the caller was given. Python's own counts of
+Another holder may write to it later, and so change what the caller was given. Python's own counts of
 references tell: every way to reach memory that is lent to Python holds a reference to one of the objects between the
 result and that memory. So each of these must have exactly the references that the reply accounts for.
 """
@@ -40,7 +40,7 @@ class _Link:
         return sys.getrefcount(self.value)
 
 
-# What a link counts of an object that nothing else holds; Pythons differ in it. Without the GIL a count is no proof.
+# The count of references to an object that only its link holds; Pythons differ. Without the GIL a count is no proof.
 _NONE = _Link(object()).references() if getattr(sys, "_is_gil_enabled", lambda: True)() else 1 << 62
 
 
@@ -67,7 +67,7 @@ def _linked(buffer: Bytes | Array, links: dict[int, _Link]) -> _Link:
 
 
 def _holds(link: _Link) -> Any:
-    """What the object of this link holds in turn; `None` at the end of the chain."""
+    """The object that the object of this link holds in turn; `None` at the end of the chain."""
     value = link.value
     kind = type(value)
     if kind is memoryview or kind is _SHARED_EXPORT:

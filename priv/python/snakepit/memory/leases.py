@@ -1,4 +1,4 @@
-"""Who still looks at shared memory."""
+"""The views that Python still has of shared memory."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 class Leases:
     """Views of mapped memory that report their end, each by a token of its owner's.
 
-    Whatever shows a view's bytes (memoryview, slice, ndarray, reshape) keeps it alive. The last of them may go in any
-    thread, in the middle of anything: so a function in C takes note of it, and no line of Python runs in which a tool
-    that is being cancelled could be hit.
+    Every object that shows a view's bytes (memoryview, slice, ndarray, reshape) keeps it alive. The last may go in
+    any thread, in the middle of anything: so a function in C takes note of it, and no line of Python runs in which a
+    tool that is being cancelled could be hit.
     """
 
     def __init__(self) -> None:
-        # Whose views are gone and nobody has asked for yet.
+        # The leases whose views are gone and that `take` has not returned yet.
         self.gone: deque[_Lease | _Returned] = deque()
-        # Their own references would go with the views, and nobody would get to know.
+        # The leases of living views, by id: a lease that nothing held would not report the end of its view.
         self._alive: dict[int, _Lease] = {}
 
     def lend(self, mapping: Mapping, offset: int, length: int, token: Any, exporter: Any = None) -> memoryview:

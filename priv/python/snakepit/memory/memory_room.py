@@ -27,7 +27,7 @@ def _read(path: str) -> str:
 def lacking(size: int, read: Callable[[str], str] = _read) -> str | None:
     """The limit that leaves no room for `size` more bytes, in words; `None` if they may be allocated.
 
-    What cannot be read does not limit.
+    A limit that cannot be read does not count.
     """
     machine = read("/proc/meminfo")
     total = (_field(machine, "MemTotal:") or 1 << 53) * 1024

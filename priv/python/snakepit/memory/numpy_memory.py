@@ -102,7 +102,7 @@ def _numpy_functions() -> Any:
 
 
 def _pointer(capsule: Any, name: bytes | None) -> int:
-    """What a capsule holds."""
+    """The pointer that a capsule holds."""
     get = ctypes.pythonapi.PyCapsule_GetPointer
     get.restype, get.argtypes = ctypes.c_void_p, [ctypes.py_object, ctypes.c_char_p]
     pointer: int = get(capsule, name)

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 
 # Left for the tokens that a reply gives back: how many is known only after its buffers were copied.
 TOKENS = 1 << 20
-# What a buffer takes beside its bytes: of a frame, its length and the gap before it; of a gRPC message, its length in
-# the frame, and the field's tag and length.
+# The most that a buffer takes beside its bytes: in a frame, its length and the gap before it; in a gRPC message, its
+# length in the frame, and the field's tag and length.
 _IN_FRAME = 8 + ALIGN - 1
 _IN_MESSAGE = 8 + 11
-# Of the BEAM's table: bins of one kind of value, and the kinds.
+# The size of the BEAM's table: the bins of one kind of value, and the kinds.
 BINS = 160
 BINARY, TENSOR, MIXED = 0, 2, 4
 KINDS = 5
@@ -217,7 +217,7 @@ class Placer:
                         self._lend_to_numpy()
                 places.append(arena.grant(slot, offset, buffer.nbytes))
         except BaseException:
-            # What was granted is held by its token, which nobody will hear of.
+            # The slots granted so far are held by their tokens, which are not sent now.
             arena.freed([place[3] for place in places])
             self._give_back(arena, slots[len(places) :])
             raise

@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 Reply = tuple[int, bytes, list[memoryview]]
 
 _pack_reply = REPLY.pack
-# Of replies with neither buffers nor tokens.
+# The views of a reply with neither buffers nor tokens.
 BARE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 # Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
@@ -58,7 +58,7 @@ _COPY_LIMIT = 1 << 20
 
 
 class Service:
-    """What all lanes of a worker share."""
+    """The state that all lanes of a worker share."""
 
     def __init__(
         self,
@@ -207,7 +207,7 @@ class Calls:
                 return self._with_buffers(RESULT, nanoseconds, envelope)
         except Exception as error:
             failure = self._as_failure(error)
-            # What is still held here.
+            # The result is still held here.
             value = None
             return self._failed(failure, nanoseconds)
         return self._bare(RESULT, nanoseconds, envelope)
@@ -245,7 +245,7 @@ class Calls:
                     item = self._guarded(advance, {})
                     nanoseconds = perf_counter_ns() - started
                     if type(item) is _End:
-                        # What nobody asked for need not be fit to cross.
+                        # A value that nobody asked for need not be fit to cross.
                         item = item.returned if wanted else None
                         envelope = self._encoder.encode(item, "returned")
                         item = None
@@ -383,7 +383,7 @@ class Calls:
         try:
             self._runner.run(_ended(task))
         except BaseException as error:
-            # Whatever it says, its worker ends.
+            # The worker ends, whatever the tool raises.
             _forget(error)
 
     async def _watched(self, coroutine: Any) -> Any:
@@ -429,7 +429,7 @@ class Calls:
             _forget(error)
 
     def _as_failure(self, error: Exception) -> CallError:
-        """What went wrong, without the frames and buffers that it holds. What nobody foresaw is a failure as well."""
+        """The failure to report, without frames and buffers. An exception that nobody foresaw is an internal one."""
         if isinstance(error, ProtocolError):
             raise error
         self._encoder.take_buffers()
@@ -487,10 +487,10 @@ class Calls:
         return placement.way, head, views
 
     def synchronized(self, frame: memoryview, lost: bool | bytes) -> tuple[Reply, bool | bytes]:
-        """The answer to who wants to know that nothing runs here: nothing does, or nobody could ask.
+        """The answer to a caller that asks whether a call runs here: none does, or this request would have to wait.
 
-        It names the last call, and says whether tokens are lost if its replies were not read. Who says by a call's id
-        that it was not read has them taken back, where `lost` is the head of its only reply.
+        It names the last call, and says whether tokens are lost if its replies were not read. The request may name a
+        call whose reply was not read: its tokens are taken back, where `lost` is the head of its only reply.
         """
         _, _, self._mask, _, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
         if count or self._mask != 1 << INLINE:
@@ -553,7 +553,7 @@ def _next_of(source: Any) -> Any:
 
 
 def python_error(error: BaseException) -> CallError:
-    """What a tool raised, as data."""
+    """A tool's exception as data."""
     from ..diagnosis.failures import python_error
 
     return python_error(error)

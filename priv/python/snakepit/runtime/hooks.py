@@ -56,14 +56,14 @@ def on_stop(function: F, /) -> F:
 
     That is when its pool stops or shrinks, when it is recycled, and when the VM shuts down; not when it crashes, is
     killed, or its start fails. Several run in reverse order of definition, before exit handlers, for at most the pool's
-    `shutdown_timeout`. What one raises is logged, and the others run all the same.
+    `shutdown_timeout`. If one raises, the exception is logged, and the others run all the same.
     """
     return _hook("on_stop", function)
 
 
 def _hook(kind: str, function: F) -> F:
     _check(kind, function)
-    # Who decorates: the function of another module may be given.
+    # Named after the module that decorates: the function may come from another one.
     _registered.append(Hook(kind, function, sys._getframe(2).f_globals.get("__name__", "?")))
     return function
 

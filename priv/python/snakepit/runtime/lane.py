@@ -100,7 +100,7 @@ class Lane:
         if len(frame) >= HEADER and frame[0] == SYNC:
             reply, lost = self.calls.synchronized(frame, self.lost)
             self.send(reply)
-            # Who asked reads this one.
+            # The caller that asked reads this one.
             self.lost = lost
             return
         self.waiting = None

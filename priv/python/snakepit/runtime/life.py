@@ -1,4 +1,4 @@
-"""What a worker does between its imports and its first call, and after its last."""
+"""A worker's steps between its imports and its first call, and after its last call."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Life:
         # Commands, and the envelopes of their requests.
         self._warm_up = warm_up
         self._on_stop: list[hooks.Hook] = []
-        # What runs: a kind and a name.
+        # The kind and the name of the step that runs.
         self._doing: tuple[str, str] | None = None
 
     def begin(self, modules: Sequence[ModuleType]) -> bool:
@@ -65,7 +65,7 @@ class Life:
                 self._say(hook, error)
 
     def failure(self, error: BaseException, source: dict[str, Any] | None) -> dict[str, Any]:
-        """What the BEAM is sent about a start that failed; `source` is the pool's own."""
+        """The report to the BEAM of a start that failed; `source` is the pool's own."""
         from ..diagnosis.start_failure import described
 
         words: dict[str, Any] = error.args[0] if isinstance(error, WarmUpFailed) else described(error, source)

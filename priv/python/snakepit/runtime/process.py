@@ -159,7 +159,7 @@ def _serve(
         sys.stderr.flush()
         # Threads of a half imported module must not keep a worker that failed.
         os._exit(1)
-    # What is here now stays: the collector need not look at it again.
+    # All objects made so far stay: the collector need not look at them again.
     gc.collect()
     gc.freeze()
     for lane in lanes[1:]:

@@ -1,4 +1,4 @@
-"""What signals mean to a worker.
+"""A worker's handling of signals.
 
 Those that a terminal, a service manager or a shell sends to all processes at once are for the BEAM, which shuts down in
 its own order and then asks its workers to stop. Until a worker runs this, its companion has it ignore them.
@@ -19,7 +19,7 @@ FOR_THE_BEAM = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, si
 # One that neither Python nor libraries use; the one above it is `cancel.SIGNAL`.
 STOP = signal.SIGRTMAX - 4
 
-# What the thread that forks had blocked before.
+# The forking thread's signal mask from before the fork.
 _forking = threading.local()
 
 

@@ -1,4 +1,4 @@
-"""What a tool can learn about the call it serves."""
+"""The facts that a tool can learn about the call it serves."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 MAX_SESSIONS = 1024
 
-# Of the call that runs in this thread or task, as it came: its session, or that and its correlation id.
+# The session of the call that runs in this thread or task, as it came; or a list of that and its correlation id.
 caller: contextvars.ContextVar[str | list[str | None] | None] = contextvars.ContextVar("snakepit_caller", default=None)
 
-# Of the lane that this thread or task serves; set by the worker.
+# The state of cancellation of the lane that this thread or task serves; set by the worker.
 cancellation: contextvars.ContextVar[Cancellation | None] = contextvars.ContextVar("snakepit_cancel", default=None)
 
 _sessions: collections.OrderedDict[str, dict[str, Any]] = collections.OrderedDict()

@@ -48,7 +48,7 @@ class CallError(Exception):
 
 
 class Refusal(Exception):
-    """A single value cannot cross. Whoever knows where it sits makes a `CallError` of it."""
+    """A single value cannot cross. The code that knows where it sits makes a `CallError` of it."""
 
     def __init__(
         self, reason: str, message: str, type: str | None = None, about: tuple[str, Any] | None = None

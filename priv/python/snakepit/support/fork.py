@@ -1,4 +1,4 @@
-"""What a process that a tool forks gets: private copies of shared memory, and a Snakepit that is dead.
+"""The state of a process that a tool forks: private copies of shared memory, and a Snakepit that is dead.
 
 The native library `snakepit_fork` makes the copies and closes the sockets, whoever forks. Here is the table that tells
 it what is alive, in memory that it reads without the interpreter's lock: see its source for the layout. Where it cannot

@@ -5,7 +5,7 @@ PROTOCOL = 1
 MAX_DEPTH = 128
 MAX_VALUES = 1 << 26
 MAX_DIMS = 64
-# Of a decimal's coefficient, leading zeros included.
+# The most digits of a decimal's coefficient, leading zeros included.
 MAX_DIGITS = 4096
 MAX_BUFFERS = 65_536
 MAX_CONTROL_FRAME = 16 << 20

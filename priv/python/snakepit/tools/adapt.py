@@ -1,4 +1,4 @@
-"""What a tool is given for the bytes in its arguments: one type for one annotation, whatever their size.
+"""Gives a tool the bytes in its arguments: as one type for one annotation, whatever their size.
 
 Small bytes arrive in the envelope, large ones as a view of shared memory or of the frame. A parameter annotated `bytes`
 gets `bytes` of both, one annotated `bytearray` a `bytearray`; everything else gets a read-only `memoryview`. Members of
@@ -22,7 +22,7 @@ _CHUNKS = frozenset({bytes, memoryview})
 
 
 class Plan:
-    """What one annotation asks for: of a value that is bytes, and of what is inside of a container."""
+    """The types that one annotation asks for: of a value that is bytes, and of the values inside of a container."""
 
     __slots__ = ("fields", "items", "kind", "places", "values")
 
@@ -147,7 +147,7 @@ def _of_fields(fields: dict[str, Field], given: dict[Any, Any], above: dict[Any,
 
 
 def _merged(plans: list[Plan | None]) -> Plan | None:
-    """Of several that a union allows: the view, which copies nothing, else `bytes`."""
+    """One plan for several that a union allows: the view, which copies nothing, else `bytes`."""
     some = [plan for plan in plans if plan is not None]
     if len(some) < 2:
         return some[0] if some else None
@@ -168,7 +168,7 @@ def _is_mapping(origin: type) -> bool:
 
 
 def plain(annotation: Any) -> Any:
-    """What an annotation stands for: without `Annotated`, and the names that `NewType` and `type` give."""
+    """The annotation without `Annotated`, and without the names that `NewType` and `type` give."""
     for _ in range(16):
         if typing.get_origin(annotation) is typing.Annotated:
             annotation = typing.get_args(annotation)[0]

@@ -39,7 +39,7 @@ _EXACT: dict[Any, tuple[str, set[type]]] = {
     datetime.time: ("datetime.time", {datetime.time}),
     datetime.datetime: ("datetime.datetime", {datetime.datetime}),
 }
-# What arrives of Elixir without another module.
+# The types that arrive from Elixir without another module.
 _ARRIVING = frozenset(
     {
         *(type(None), bool, int, float, str, bytes, memoryview, list, tuple, dict, set),
@@ -48,7 +48,7 @@ _ARRIVING = frozenset(
 )
 
 
-# What may have values inside that a union is inside of.
+# The types with values inside: a union that may be inside of itself remembers its verdicts on them.
 _WITH_ITEMS = frozenset({list, tuple, dict, set})
 _WITHOUT_HASH = frozenset({list, dict, set})
 
@@ -376,7 +376,7 @@ class Builder:
         return self._of_items(whole, inner[0])
 
     def _of_items(self, whole: Check, inner: Check) -> Check:
-        """What has items of one kind. Those of a text or an array are not looked at one by one."""
+        """The check of a container with items of one kind. A text's or an array's are not looked at one by one."""
         if whole.kinds == {set}:
             _refuse_without_hash("set", inner)
         outer = Check(f"{whole.name}[{inner.name}]", ())

@@ -1,4 +1,4 @@
-"""What the BEAM gets to know of a pool's tools: bounded text, whatever the user's objects say of themselves."""
+"""The description of a pool's tools for the BEAM: bounded text, whatever the user's objects say of themselves."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a check of an argument is: the exact types that pass at once, and what tells the others."""
+"""The check of an argument: the exact types that pass at once, and a function that judges the others."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Check:
         return "", f"expected {self.name}, got {shown(value)}{self._instead(value)}"
 
     def _instead(self, value: Any) -> str:
-        """What to send instead, where text and bytes were mixed up."""
+        """Advice on what to send instead, where text and bytes were mixed up."""
         if type(value) is str and bytes in self.kinds:
             return ": send Snakepit.bytes/1 of the binary"
         if type(value) in BYTES and str in self.kinds:
@@ -64,10 +64,10 @@ class Unmade(Exception):
 
 
 class Seen(threading.local):
-    """What unions know of values that they looked at in the part of a call that runs.
+    """The verdicts of unions on values that they looked at in the part of a call that runs.
 
-    Where classes are inside of each other by unions, each member would look at all that is below once more, and those
-    below again.
+    Without them, where classes are inside of each other by unions, each member would look at everything below it
+    again, at every level.
     """
 
     def __init__(self) -> None:

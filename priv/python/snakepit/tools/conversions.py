@@ -170,7 +170,7 @@ def of_fields(
     in_order.convert = _made(kind, lambda value: kind(*(make(value) if make else value)))
     either = builder.union([whole, in_order])
     either.name = name
-    # What is wrong with a map, or with a tuple.
+    # Says what is wrong with a tuple, or with a map.
     either.slow = lambda value: in_order.slow(value) if type(value) is tuple else slow(value)
     return either
 

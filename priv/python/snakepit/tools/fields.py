@@ -72,7 +72,7 @@ def _of_attrs(kind: Any) -> dict[str, Field]:
     found = {}
     for attribute in kind.__attrs_attrs__:
         if attribute.init:
-            # What a converter takes is not what the annotation says.
+            # The annotation is that of the converter's result, not of the argument.
             hint = Any if attribute.converter is not None else hints.get(attribute.name, Any)
             name = getattr(attribute, "alias", None) or attribute.name.lstrip("_")
             found[name] = Field(hint, getattr(attribute.default, "name", None) == "NOTHING")
@@ -120,7 +120,7 @@ def substituted(annotation: Any, given: dict[Any, Any]) -> Any:
 
 
 def parameters_of(generic: Any, arguments: tuple[Any, ...]) -> dict[Any, Any]:
-    """What a generic class's or alias's type variables stand for."""
+    """The arguments that a generic class's or alias's type variables stand for."""
     free = getattr(generic, "__parameters__", None) or getattr(generic, "__type_params__", None) or ()
     return dict(zip(free, arguments, strict=False))
 

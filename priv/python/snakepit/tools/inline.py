@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from types import CodeType, ModuleType
 
-# What the module is called; nobody's file has this name.
+# The module's name, which no file has.
 NAME = "snakepit_inline"
 
 

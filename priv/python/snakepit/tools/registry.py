@@ -34,7 +34,7 @@ class Mark:
         self.unchecked = unchecked
 
 
-# What `tool` was given, by `id`. It is held, so that no other object gets that id.
+# The objects that `tool` was given, by `id`. Each is held, so that no other object gets its id.
 _registered: dict[int, tuple[Any, Mark]] = {}
 
 
@@ -50,8 +50,8 @@ def _tool(
 
     The function itself is returned unchanged. Plain functions, `async def` and generators, whose items are streamed.
 
-    Arrays and bytes are given to it as read-only views of the caller's memory. What a parameter annotated with `bytes`
-    or `bytearray` gets is a copy of that type; any other gets a `memoryview`, however small. `writable=["x"]` makes
+    Arrays and bytes are given to it as read-only views of the caller's memory. A parameter annotated with `bytes` or
+    `bytearray` gets a copy of that type; any other gets a `memoryview`, however small. `writable=["x"]` makes
     private copies of the arrays and views in argument `x`, which the function may write to.
 
     Arguments are checked by the annotations, and made into an `Enum`, a dataclass, a `Path` … where a parameter is

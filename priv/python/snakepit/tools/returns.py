@@ -17,10 +17,10 @@ from .fields import resolve, unaliased
 if TYPE_CHECKING:
     from .signature import Tool
 
-# What most tools return.
+# The types that most tools return.
 _PLAIN = frozenset({int, float, str, bool, bytes, type(None)})
 _INDEX = re.compile(r"\[\d+\]")
-# Of one tool: keys of maps may differ from call to call.
+# At most so many places are reported of one tool: keys of maps may differ from call to call.
 _MOST_REPORTED = 20
 # So many items of a container are looked at.
 _ITEMS = 100
@@ -77,7 +77,7 @@ def watch(tool: Tool, report: Callable[[str], None]) -> None:
         if kind is types.CoroutineType:
             return _awaited(value, lambda result: look(result, annotation, "returned"))
         if kind in _LATE:
-            # What it returns at its end is not looked at.
+            # The value that a generator returns at its end is not looked at.
             if item is None:
                 return value
             each = _items if kind is types.GeneratorType else _async_items

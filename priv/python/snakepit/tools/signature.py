@@ -58,17 +58,17 @@ class Tool:
         self._plans: dict[str, Plan | None] = {}
         for parameter in named:
             self.checks[parameter.name], self._plans[parameter.name] = self._understood(parameter)
-        # Of arguments that have no parameter of their own.
+        # The check and the plan of arguments that have no parameter of their own.
         self._check_of_rest, self._plan_of_rest = self._understood(rest) if rest else (None, None)
-        # What is made of arguments that passed.
+        # The functions that convert arguments which passed.
         self.conversions = {
             name: check.convert for name, check in self.checks.items() if check is not None and check.convert
         }
         of_rest = self._check_of_rest and self._check_of_rest.convert
         self.converts = bool(self.conversions or of_rest)
-        # What a call looks at: the types that pass at once, or None for an argument that is not checked.
+        # The types that pass at once, by argument; None for an argument that is not checked.
         self.kinds = {name: None if check is None else check.kinds for name, check in self.checks.items()}
-        # Of these, what is given to the function as it arrived, and has nothing inside to look at.
+        # The types whose values the function is given as they arrived, and that have nothing inside to look at.
         self.simple = {name: self._simple(name, kinds) for name, kinds in self.kinds.items()}
         # With this many known arguments none is missing. A tool that converts has no short way (`Calls.quick`).
         self.complete = -1 if self.open or self.converts else len(named)
@@ -83,7 +83,7 @@ class Tool:
             by_code[self.code] = self
 
     def _understood(self, parameter: inspect.Parameter) -> tuple[Check | None, Plan | None]:
-        """What a parameter's annotation says of its arguments. Raises `BadAnnotation`."""
+        """The check and the plan that a parameter's annotation asks for. Raises `BadAnnotation`."""
         if parameter.annotation is parameter.empty or parameter.name in self.unchecked:
             return None, None
         try:

@@ -24,9 +24,9 @@ Place = tuple[int, int, int, int]
 
 
 class Body:
-    """What follows a request's header."""
+    """The part of a request after its header."""
 
-    # What a request does not have.
+    # The defaults, for parts that a request does not have.
     places: Sequence[Place] = ()
     lengths: Sequence[int] = ()
     inline: Sequence[memoryview] = ()
