@@ -10,6 +10,7 @@ defmodule Snakepit.Bench.Suites do
     do: [
       Bench.Calls,
       Bench.Transfer,
+      Bench.Terms,
       Bench.Decision,
       Bench.Regret,
       Bench.Peers,

@@ -48,6 +48,38 @@ def echo(x: Any) -> Any:
     return x
 
 
+_kept: list[Any] = []
+
+
+@tool
+def keep_term(x: Any) -> int:
+    """Keeps a value for the tools below."""
+    _kept[:] = [x]
+    return len(x)
+
+
+@tool
+def size_of(x: Any) -> int:
+    return len(x)
+
+
+@tool
+def kept_term() -> Any:
+    return _kept[0]
+
+
+@tool
+def msgpack_floor() -> tuple[int, int]:
+    """Nanoseconds that msgpack's C code takes to pack what is kept, and to unpack that."""
+    import msgpack
+
+    started = time.perf_counter_ns()
+    packed = msgpack.packb(_kept[0])
+    packed_at = time.perf_counter_ns()
+    msgpack.unpackb(packed, strict_map_key=False)
+    return packed_at - started, time.perf_counter_ns() - packed_at
+
+
 @tool
 def count(n: int) -> Any:
     yield from range(n)
