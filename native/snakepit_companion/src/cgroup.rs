@@ -29,15 +29,15 @@ impl Cgroup {
         let group = Self { path, limit: memory.unwrap_or(u64::MAX) };
         if let Some(bytes) = memory {
             fs::write(group.path.join("memory.max"), bytes.to_string())?;
-            // What was swapped out would not count. Absent where swap is not accounted for.
+            // Memory that was swapped out would not count. The file is absent where swap is not accounted for.
             let _ = fs::write(group.path.join("memory.swap.max"), "0");
         }
-        // Whoever is killed for memory takes the others along: half a worker is of no use. Older kernels lack it.
+        // A process killed for memory takes the others along: half a worker is of no use. Older kernels lack it.
         let _ = fs::write(group.path.join("memory.oom.group"), "1");
         Ok(group)
     }
 
-    /// Where who writes "0" joins.
+    /// The file by which a process joins: it writes "0".
     pub fn procs(&self) -> Option<OwnedFd> {
         File::options().write(true).open(self.path.join("cgroup.procs")).ok().map(Into::into)
     }

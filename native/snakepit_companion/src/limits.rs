@@ -1,4 +1,4 @@
-//! What a process may use: prepared before the fork, applied between fork and exec.
+//! The limits of a process: prepared before the fork, applied between fork and exec.
 
 use nix::errno::Errno;
 use snakepit_core::companion::Limits;
@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, OwnedFd};
 /// Limits in the form in which the kernel takes them.
 pub struct Prepared {
     memory: Option<u64>,
-    /// Of a cgroup that limits memory: `cgroup.procs`, open for writing.
+    /// `cgroup.procs` of a cgroup that limits memory, open for writing.
     cgroup: Option<OwnedFd>,
     open_files: Option<u64>,
     nice: Option<i8>,

@@ -15,11 +15,11 @@ const PACE: Duration = Duration::from_millis(250);
 /// Splits a stream of bytes into lines.
 ///
 /// A newline, or a carriage return and a newline, ends a line, which is always sent. A carriage return alone overwrites
-/// what was written so far: that is sent as well, but of many in a short time only the newest. What is sent before its
+/// what was written so far: that is sent as well, but of many in a short time only the newest. Text sent before its
 /// end came is not sent again with the rest of its line.
 #[derive(Default)]
 pub struct Lines {
-    /// Of the current line, not sent yet.
+    /// The part of the current line that is not sent yet.
     text: Vec<u8>,
     /// The current line outgrew the limit; the rest of it is dropped.
     cut: bool,
@@ -27,7 +27,7 @@ pub struct Lines {
     returned: bool,
     /// Something of the current line was sent or overwritten: if nothing else comes, its end is no empty line.
     begun: bool,
-    /// What was overwritten last and is not sent yet.
+    /// The text overwritten last, while it is not sent yet.
     overwritten: Option<(Vec<u8>, bool)>,
     /// When the next of these, or of unfinished lines, may be sent.
     next: Option<Instant>,
@@ -142,7 +142,7 @@ impl Tail {
         self.0.extend_from_slice(bytes);
     }
 
-    /// What is remembered.
+    /// The remembered bytes.
     pub fn bytes(&self) -> &[u8] {
         &self.0[self.0.len().saturating_sub(MAX_TAIL)..]
     }
@@ -167,7 +167,7 @@ mod tests {
         got
     }
 
-    /// What one moment shows: each line as it stood at its end, and before them what was overwritten first.
+    /// The lines of input that comes at once: each as it stood at its end; before them the text overwritten first.
     fn expected(input: &[u8]) -> Vec<(Vec<u8>, bool)> {
         let mut lines: Vec<_> = input.split(|&byte| byte == b'\n').collect();
         let last = lines.pop_if(|last| last.is_empty()).is_none();
@@ -252,7 +252,7 @@ mod tests {
         fn lines_with_an_end_are_all_sent(pieces in timed("[ab\r\n]{0,6}")) {
             let written: Vec<u8> = pieces.iter().flat_map(|(bytes, _)| bytes.clone()).collect();
             let sent: Vec<u8> = over_time(&pieces).into_iter().flat_map(|(_, line)| line).collect();
-            // What stood last in each line, in this order; part of it may have been sent earlier.
+            // The last text of each line, in this order; part of it may have been sent earlier.
             let mut rest = sent.as_slice();
             for line in written.split(|&byte| byte == b'\n') {
                 let shown = line.split(|&byte| byte == b'\r').rfind(|state| !state.is_empty()).unwrap_or_default();

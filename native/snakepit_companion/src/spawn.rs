@@ -21,7 +21,7 @@ pub struct Spawned {
     pub cgroup: Option<Cgroup>,
 }
 
-/// What [`spawn`] starts, as in `Request::Start`.
+/// The program that [`spawn`] starts, as in `Request::Start`.
 pub struct Program<'a> {
     pub id: u64,
     pub program: &'a str,
@@ -94,7 +94,8 @@ fn in_child(companion: nix::unistd::Pid, limits: &Prepared) -> io::Result<()> {
         unsafe { libc::signal(signal as i32, libc::SIG_IGN) };
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)?;
-    // What the VM leaked into us. Our own files close on exec anyway, so a kernel without this call loses little.
+    // Closes, on exec, the files that the VM leaked into us. Our own close on exec anyway, so a kernel without this
+    // call loses little.
     // SAFETY: marks files, closes none here: the pipe that reports a failed exec stays open until then.
     unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     limits.apply()

@@ -19,7 +19,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-/// What is waited for.
+/// A source of events to wait for.
 #[derive(Clone, Copy)]
 enum Source {
     Stdin,
@@ -32,7 +32,7 @@ enum Source {
 enum End {
     /// The VM is gone or closed the port, or the watchdog is gone.
     Quiet,
-    /// What comes from the VM can no longer be understood.
+    /// The bytes from the VM can no longer be understood.
     LostFraming,
 }
 
@@ -190,7 +190,7 @@ impl Supervisor {
                     cwd: cwd.as_deref(),
                     limits: &limits,
                 };
-                // What the kernel killed before is not the reason of this one's end.
+                // A kill by the kernel before now is not the reason of this one's end.
                 self.kills.forget();
                 match spawn(&program) {
                     Ok(spawned) => {

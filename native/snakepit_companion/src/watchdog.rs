@@ -9,17 +9,17 @@ use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 use snakepit_core::companion::Exit;
 use std::io;
 
-/// What a terminal, a service manager or a shell may send to every process of a group at once. It is meant for the VM,
-/// which shuts down in its own order: running calls may finish. Here and in workers it ends nothing.
+/// Signals that a terminal, a service manager or a shell may send to every process of a group at once. They are meant
+/// for the VM, which shuts down in its own order: running calls may finish. Here and in workers they end nothing.
 pub const FOR_THE_VM: [Signal; 6] =
     [Signal::SIGHUP, Signal::SIGINT, Signal::SIGQUIT, Signal::SIGTERM, Signal::SIGUSR1, Signal::SIGUSR2];
 
-/// What would end or stop us, and a program that a tool starts may want. `SIGXFSZ`: a message to a file that may not grow
-/// any more (ulimit -f) is lost, and we are not.
+/// Signals that would end or stop us, and that a program started by a tool may want. `SIGXFSZ`: a message to a file
+/// that may not grow any more (ulimit -f) is lost, but we live on.
 const FOR_NOBODY: [Signal; 6] =
     [Signal::SIGALRM, Signal::SIGPIPE, Signal::SIGTSTP, Signal::SIGTTIN, Signal::SIGTTOU, Signal::SIGXFSZ];
 
-/// What both processes block and wait for.
+/// The signals that both processes block and wait for.
 pub fn signals() -> SigSet {
     SigSet::from(Signal::SIGCHLD)
 }

@@ -214,8 +214,8 @@ impl Worker {
         }
     }
 
-    /// Its last words. What it wrote before it died is in the pipes; who holds them open beyond its group (a daemon it
-    /// left behind) is not waited for.
+    /// Its last words. Its output from before it died is in the pipes; a process beyond its group that holds them
+    /// open (a daemon it left behind) is not waited for.
     pub fn finish(mut self, outbox: &mut Outbox) {
         for stream in [Stream::Stdout, Stream::Stderr] {
             // A pipe holds at most 1 MiB (fs.pipe-max-size); more than that was written after the end.

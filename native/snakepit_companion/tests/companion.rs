@@ -15,7 +15,7 @@ use std::time::Duration;
 /// Long enough for any machine; a test that waits this long has failed.
 const LONG: Duration = Duration::from_secs(30);
 
-/// What may be sent to all processes at once and is meant for the VM.
+/// Signals that may be sent to all processes at once and are meant for the VM.
 const FOR_THE_VM: [i32; 6] = [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT, libc::SIGTERM, libc::SIGUSR1, libc::SIGUSR2];
 
 struct Companion {
@@ -199,7 +199,7 @@ impl Process {
         assert_eq!(ready, 1, "process {} lives", self.pid);
     }
 
-    /// Of one that was not reaped, so that the number is its own.
+    /// Signals a process that was not reaped, so that the number is its own.
     fn signal(&self, signal: i32) {
         // SAFETY: takes two integers.
         assert_eq!(unsafe { libc::kill(self.pid as i32, signal) }, 0);
@@ -275,7 +275,7 @@ fn what_cannot_start_says_why() {
 
 #[test]
 fn a_child_inherits_only_what_it_should() {
-    // What a careless VM could leave open and ignored in us.
+    // A descriptor that a careless VM could leave open in us.
     // SAFETY: dup of an open descriptor; the copy stays open on exec.
     let leaked = unsafe { libc::dup(1) };
     assert!(leaked > 2);
@@ -578,7 +578,7 @@ fn what_is_sent_to_all_is_for_the_vm() {
             process.signal(signal);
         }
     }
-    // What tells the server that the watchdog is gone does not say so by itself.
+    // SIGCHLD, which the watchdog's end sends, does not end the server by itself.
     server.signal(libc::SIGCHLD);
     companion.passes(2);
     assert!(process.is_alive());

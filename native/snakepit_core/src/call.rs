@@ -1,4 +1,4 @@
-//! What a request's envelope `[command, args, caller]` (native/PROTOCOL.md) says beside its arguments.
+//! The parts of a request's envelope `[command, args, caller]` (native/PROTOCOL.md) beside its arguments.
 
 use crate::reader::{BadValue, Budget, Reader, Token};
 

@@ -15,7 +15,7 @@ pub const MAX_LINE: usize = 4 << 10;
 /// How much of the end of its stderr an [`Event::Exited`] carries.
 pub const MAX_TAIL: usize = 16 << 10;
 
-/// What the VM asks of the companion.
+/// A request of the VM to the companion.
 ///
 /// `id` is chosen by the VM and names one process from `Start` to `StartFailed` or `Exited`. A `Stop` or `Kill`
 /// with an unknown id is ignored: the process may have just gone.
@@ -35,7 +35,7 @@ pub enum Request {
         unset_env: Vec<String>,
         /// Working directory; the companion's own by default.
         cwd: Option<String>,
-        /// What it may use. One that cannot be applied makes an [`Event::StartFailed`].
+        /// Its limits. One that cannot be applied makes an [`Event::StartFailed`].
         limits: Limits,
     },
     /// The VM asked the process to end: KILL to it if it has not after the grace period.
@@ -45,14 +45,14 @@ pub enum Request {
         /// Milliseconds until KILL. A second `Stop` can only make it shorter.
         grace_ms: u32,
     },
-    /// KILL to the process. What is left of its group is then ended as after any other end.
+    /// KILL to the process. The rest of its group is then ended as after any other end.
     Kill {
         /// Which process.
         id: u64,
     },
 }
 
-/// What a process may use. What is absent is as the companion's own.
+/// The limits of a process. An absent one is as the companion's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Limits {
     /// Bytes. Where a cgroup can be made for it: of all its memory and that of what it starts, and who needs more is
@@ -141,7 +141,7 @@ pub enum Exit {
 /// Which memory ran out when the kernel killed a process for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shortage {
-    /// What [`Limits::memory`] allowed, in bytes.
+    /// The memory that [`Limits::memory`] allowed, in bytes.
     Limit(u64),
     /// That of the machine or container. Most likely: the kernel killed something there at that time.
     Shared,

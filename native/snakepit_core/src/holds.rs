@@ -1,4 +1,4 @@
-//! What a peer still looks at: a table of values, each handed out under a token and given back once.
+//! A table of the values that a peer still looks at, each handed out under a token and given back once.
 //!
 //! A token is an index with a generation above it, so that one returned twice, or invented, is recognized instead of
 //! giving up memory that somebody else now holds.

@@ -5,9 +5,9 @@
 //!
 //! - To panic on a poisoned lock would make one failed call fail every later one, for the rest of the VM's life. Some of
 //!   these locks are taken in destructors, where a second panic ends the VM.
-//! - What is guarded stays usable. Locks are held for bookkeeping only, in collections of the standard library, which keep
-//!   their own invariants when they panic. At worst one entry is wrong afterwards: a slot is not given back, or a lane counts
-//!   as busy. No such panic is known; the property tests of this crate look for them.
+//! - The guarded data stay usable. Locks are held for bookkeeping only, in collections of the standard library, which
+//!   keep their own invariants when they panic. At worst one entry is wrong afterwards: a slot is not given back, or
+//!   a lane counts as busy. No such panic is known; the property tests of this crate look for them.
 //! - No memory is read or written on the word of these books alone: offsets are checked against the mapping, and reference
 //!   counts keep what is in use.
 

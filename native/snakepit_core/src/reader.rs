@@ -27,7 +27,7 @@ pub enum Token<'a> {
     Ext(i8, &'a [u8]),
 }
 
-/// What is left of the count of values that an envelope's containers may have; shared with the readers of nested payloads.
+/// The number of values that an envelope's containers may still have; shared with the readers of nested payloads.
 pub struct Budget(Cell<u32>);
 
 impl Default for Budget {

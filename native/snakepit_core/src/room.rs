@@ -29,7 +29,7 @@ fn needed(size: u64, limit: u64) -> u64 {
     size.saturating_mul(3).saturating_add(limit / SPARE)
 }
 
-/// Whether `size` more bytes may be allocated. What cannot be read does not limit. `read` reads a file.
+/// Whether `size` more bytes may be allocated. A file that cannot be read sets no limit. `read` reads a file.
 pub fn check(size: u64, read: impl Fn(&str) -> Option<String>) -> Result<(), NoRoom> {
     let machine = read("/proc/meminfo").unwrap_or_default();
     let total = field(&machine, "MemTotal:").map(|kib| kib * 1024).unwrap_or(u64::MAX);

@@ -10,12 +10,12 @@ const SLOTS: usize = 256;
 /// How many times as long as it was in vain.
 pub const REST: u64 = 20;
 
-/// What calls are alike in: their command, their way, and the power of two of their size.
+/// The properties that make calls alike: their command, their way, and the power of two of their size.
 #[derive(Clone, Copy, Debug)]
 pub struct Key(u64);
 
 impl Key {
-    /// Of a command's name, the number of a way and a number of bytes.
+    /// The key of a command's name, the number of a way and a number of bytes.
     pub fn new(command: &[u8], way: u8, bytes: u64) -> Self {
         let size = 64 - bytes.leading_zeros() as u8;
         // FNV-1a: names are short.
@@ -24,7 +24,8 @@ impl Key {
     }
 }
 
-/// What was learned, by a key's hash. Shared by all callers; keys of one slot, and callers at the same time, share its rest.
+/// When to spin again, by a key's hash. All callers share it; keys of one slot, and callers at the same time, share
+/// its rest.
 #[derive(Debug)]
 pub struct Spin {
     // When to spin again, in nanoseconds of the caller's clock.

@@ -101,7 +101,7 @@ fn fuzz(target: &str, decode: impl Fn(&[u8]) -> Result<(), TestCaseError>) {
     let seconds = std::env::var("SNAKEPIT_FUZZ_SECONDS").ok().and_then(|text| text.parse().ok()).unwrap_or(1);
     let until = Instant::now() + Duration::from_secs(seconds);
     let corpus = corpus(target);
-    // What lies there is read as it is, too: crashes of before.
+    // The corpus, with the crashes of before in it, is decoded unchanged, too.
     corpus.iter().for_each(|bytes| decode(bytes).unwrap());
     let inputs = (any::<prop::sample::Index>(), damages())
         .prop_map(|(index, damages)| damaged(corpus[index.index(corpus.len())].clone(), &damages, &corpus));

@@ -17,7 +17,7 @@ fn fail<T: From<i8>>(errno: c_int) -> T {
     T::from(-1)
 }
 
-/// What stands for an answer of mmap(2) that is none.
+/// The answer of an mmap(2) that failed.
 struct Pointer(*mut c_void);
 
 impl From<i8> for Pointer {

@@ -20,7 +20,7 @@ use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 
-/// Who this process is, as far as it counts.
+/// The role of this process. Others get no faults.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Role {
     Vm = 0,
@@ -37,7 +37,7 @@ static PROCESS: OnceLock<Option<Process>> = OnceLock::new();
 /// A companion or worker that has come to its own code.
 static BEGUN: AtomicBool = AtomicBool::new(false);
 
-/// Of the VM: what is known of each descriptor.
+/// The number of the VM's descriptors whose kind is kept here.
 const DESCRIPTORS: usize = 4096;
 const UNKNOWN: u8 = 0;
 const FOREIGN: u8 = 1;
@@ -53,15 +53,15 @@ pub enum Class {
     NonBlocking = 1,
     /// On one that may sleep: EINTR.
     Blocking = 2,
-    /// Of a file on a disk: ENOSPC.
+    /// On a file on a disk: ENOSPC.
     File = 3,
-    /// Of what keeps the bytes that are written to it, unlike an eventfd: ENOMEM.
+    /// On a descriptor that keeps the bytes written to it, unlike an eventfd: ENOMEM.
     Keeping = 4,
 }
 
 const CLASSES: usize = 5;
 
-/// What a use of a function is about.
+/// The subject of a use of a function.
 #[derive(Clone, Copy)]
 pub enum About {
     Nothing,
@@ -146,7 +146,7 @@ fn by_vm(about: About) -> bool {
     scan();
     let ours = match about {
         About::Nothing => false,
-        // Of Snakepit's runtime directory and its calibrations.
+        // The paths of Snakepit's runtime directory and its calibrations.
         About::Path(path) => {
             // SAFETY: a path given to libc.
             let path = unsafe { CStr::from_ptr(path) }.to_bytes();

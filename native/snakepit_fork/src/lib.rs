@@ -1,4 +1,5 @@
-//! What a process forked from a worker gets. Whoever forks (Python, C, any thread), the child has
+//! The memory and descriptors of a process forked from a worker. However it was forked (by Python, by C,
+//! in any thread), the child has
 //!
 //! - a private copy of every part of a chunk that Python still looks at, as it was at the fork, at the same address;
 //! - nothing of any chunk else: such memory cannot be touched;

@@ -1,4 +1,4 @@
-//! The lock that a fork holds from its first handler to its last. Whoever holds it neither allocates nor calls Python:
+//! The lock that a fork holds from its first handler to its last. Its holder neither allocates nor calls Python:
 //! the handlers run while other libraries hold locks of theirs.
 
 use crate::chunks::Chunks;

@@ -129,7 +129,7 @@ fn all() {
     });
     assert_eq!(status, EXITED_1);
     assert_eq!((byte(one + 100), byte(one + 100 * PAGE + 7)), (1, 1));
-    // What the parent has still works.
+    // The parent's chunks and descriptors still work.
     assert_eq!(forked(|| byte(two).into()), libc::SIGSEGV);
     assert_eq!(forked(|| byte(one + 50 * PAGE).into()), libc::SIGSEGV);
     drop(lane);

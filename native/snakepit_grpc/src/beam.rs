@@ -81,7 +81,7 @@ fn binary(env: Env<'_>, bytes: Bytes) -> Term<'_> {
     ResourceArc::new(Received(bytes)).make_binary(env, |received| &received.0).to_term(env)
 }
 
-/// Whom to answer, and under which reference.
+/// The process to answer, and the reference of its answer.
 pub struct Caller {
     pid: LocalPid,
     /// The reference and where it lives. Locked for no longer than a copy of it takes.

@@ -13,8 +13,8 @@ use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status, body::Body};
 use tonic_prost::ProstDecoder;
 
-/// What a worker may send on one stream before we take it: bounds what waits here for a slow reader of items. Larger
-/// windows were not measurably faster, nor were frames over HTTP/2's 16 KiB (they were slower).
+/// The bytes that a worker may send on one stream before we take them: bounds what waits here for a slow reader of
+/// items. Larger windows were not measurably faster, and frames over HTTP/2's 16 KiB were slower.
 const STREAM_WINDOW: u32 = 4 << 20;
 
 /// The same for all of them together: no limit, so that one slow reader cannot hold up the others.
@@ -26,7 +26,7 @@ const CONNECTION_WINDOW: u32 = i32::MAX as u32;
 pub fn connect(target: &str) -> Result<Channel, String> {
     let refuse = |why: &str| format!("{target:?} is no target: {why}");
     let origin = match target.strip_prefix("unix:") {
-        // What servers expect on a Unix socket.
+        // The authority that servers expect on a Unix socket.
         Some(path) if path.starts_with('/') => Uri::from_static("http://localhost"),
         Some(_) => return Err(refuse("unix: must be followed by an absolute path")),
         None if target.starts_with("http://") => {

@@ -69,7 +69,7 @@ mod tests {
         unique.dedup();
         assert_eq!(unique.len(), 17);
         assert_eq!((names[4], names[14]), ("deadline_exceeded", "unavailable"));
-        // What a peer invents is unknown.
+        // A code that a peer invents is unknown.
         assert_eq!(code_name(Code::from_i32(99)), "unknown");
     }
 
@@ -80,7 +80,7 @@ mod tests {
         let mut inside = Status::internal("h2");
         inside.set_source(std::sync::Arc::new(broken()));
         assert_eq!(code(&inside), Code::Unavailable);
-        // What the peer said.
+        // The code that the peer gave stays.
         for said in [Code::Unknown, Code::Internal, Code::ResourceExhausted, Code::Unavailable] {
             assert_eq!(code(&Status::new(said, "no")), said);
         }

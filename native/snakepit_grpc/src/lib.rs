@@ -19,7 +19,7 @@ mod runtime;
 mod tests;
 
 mod proto {
-    // What the generator writes is not ours to lint.
+    // The generator's code is not ours to lint.
     #[allow(clippy::all, missing_docs)]
     pub mod snakepit {
         tonic::include_proto!("snakepit.v1");

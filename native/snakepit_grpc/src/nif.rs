@@ -30,7 +30,7 @@ impl Resource for ChannelHandle {}
 struct Call {
     abort: OnceLock<AbortHandle>,
     aborted: AtomicBool,
-    /// Of a stream: the next item is wanted.
+    /// The next item of a stream is wanted.
     more: Notify,
     turn: Mutex<Turn>,
 }
@@ -47,7 +47,7 @@ impl Drop for Reading {
     }
 }
 
-/// Who waits for an answer, and how a stream ended.
+/// The caller that waits for an answer, or how a stream ended.
 #[derive(Default)]
 enum Turn {
     /// Nobody asked for anything.

@@ -1,7 +1,7 @@
 //! How much a function may do on an ordinary scheduler: about 100 µs of work, a tenth of what the VM asks of a NIF.
 //!
 //! A function whose work grows with its input comes as a pair. The clean one counts before it begins and answers `:dirty`
-//! beyond these bounds; the other does the same on a dirty scheduler. Whatever is counted must be cheap to count: the
+//! beyond these bounds; the other does the same on a dirty scheduler. All that is counted must be cheap to count: the
 //! length of a list, or a number in a frame's header.
 
 /// Values that are encoded, each with what it costs to look at it.

@@ -50,7 +50,7 @@ fn busy_poll(env: Env, poll: ResourceArc<BusyPoll>, fd: i32, command: Binary, wa
     if !met || waited > poll.limit {
         poll.spin.in_vain(key, nanoseconds(start + waited - poll.made), nanoseconds(waited));
     }
-    // Of the millisecond or so that a process may run on end.
+    // The percentage of the millisecond or so that a process may run on end.
     rustler::schedule::consume_timeslice(env, (waited.as_micros() / 10).clamp(1, 100) as i32);
     Some(met)
 }

@@ -37,7 +37,7 @@ struct Entry {
 #[derive(Default)]
 struct State {
     waiter: Option<Waiter>,
-    /// What the caller left for whoever cancels it.
+    /// The term that the caller left for the process that cancels it.
     note: Option<Kept>,
 }
 
@@ -171,7 +171,7 @@ fn cancel_over(call: ResourceArc<Cancellation>) -> bool {
 fn cancel_calls<'a>(env: Env<'a>, id: Binary) -> (usize, Vec<Term<'a>>) {
     let (mut count, mut waiters, mut notes) = (0, Vec::new(), Vec::new());
     {
-        // Whoever registers after this finds its group cancelled.
+        // A call that registers after this finds its group cancelled.
         let shard = shard(&id);
         for entry in shard.get(id.as_slice()).into_iter().flatten() {
             let mut state = locked(&entry.state);

@@ -33,7 +33,7 @@ struct Slow {
     latencies: Histogram,
     /// |actual − predicted| / actual, in thousandths.
     errors: Histogram,
-    /// Of the second, the minute (or whatever the user aggregates by) and the hour that run.
+    /// The windows of the running second, minute (or whatever the user aggregates by) and hour.
     windows: [Window; WINDOWS],
 }
 
@@ -67,7 +67,7 @@ impl Window {
 pub struct CostModel {
     table: Table,
     ring: Ring,
-    /// What is scarce: see `terms::load`.
+    /// The resources that are scarce: see `terms::load`.
     load: AtomicU8,
     /// How often a way that costs little more is tried, of 2^32 decisions.
     exploration: AtomicU32,
@@ -148,7 +148,7 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
 }
 
 impl CostModel {
-    /// What is read without the lock.
+    /// Sets the values that are read without the lock.
     fn show(&self, rules: &Rules, exploration: f64) {
         for (shown, threshold) in self.thresholds.iter().zip(rules.thresholds) {
             shown.store(threshold, Ordering::Relaxed);
@@ -240,7 +240,7 @@ fn cost_model_decide<'a>(
     )
 }
 
-/// What the table says of a transfer under a load (the present one without).
+/// The cell of the table for a transfer under a load (the present one without).
 #[rustler::nif]
 fn cost_model_cell(
     cost_model: &CostModel,
@@ -290,9 +290,9 @@ fn legs(word: u64, request_bytes: u64, reply_bytes: u64) -> Option<(Leg, Leg)> {
     ))
 }
 
-/// What a call took beside its tool and its wait. `call` is `{request way, reply way, type, request warm?, ok?}`;
-/// `choice` is `{explored?, propensity, what its decision predicted for the request's way in ns}`, nil where nothing was
-/// decided. A prediction that is nil is read from the table. What a result's data are, nobody says.
+/// Records the time of a call beside its tool and its wait. `call` is `{request way, reply way, type, request warm?,
+/// ok?}`; `choice` is `{explored?, propensity, what its decision predicted for the request's way in ns}`, nil where
+/// nothing was decided. A prediction that is nil is read from the table. The type of a result's data is not known.
 #[rustler::nif]
 fn cost_model_record(
     cost_model: &CostModel,
@@ -410,7 +410,7 @@ fn cost_model_probed(cost_model: CostModelArc, probe: Probe, work_ns: u64) -> At
     atoms::ok()
 }
 
-/// What such a probe is expected to take beside tool and wait, in nanoseconds.
+/// The nanoseconds that such a probe is expected to take beside tool and wait.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_predict(cost_model: CostModelArc, probe: Probe) -> f64 {
     let (request, reply) = probe_legs(probe);
@@ -430,7 +430,7 @@ fn cost_model_compile(cost_model: CostModelArc) -> Atom {
     atoms::ok()
 }
 
-/// What the user has to say; the table is compiled with it.
+/// Takes the user's rules; the table is compiled with them.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_rules(cost_model: CostModelArc, rules: terms::Rules) -> NifResult<Atom> {
     let exploration = rules.exploration;
@@ -488,14 +488,14 @@ fn cost_model_anchor(cost_model: CostModelArc) -> Atom {
     atoms::ok()
 }
 
-/// What is scarce. Whether that is news.
+/// Stores which resources are scarce. True if that changed.
 #[rustler::nif]
 fn cost_model_load(cost_model: &CostModel, load: terms::Load) -> bool {
     let load = terms::load(load);
     cost_model.load.swap(load, Ordering::Relaxed) != load
 }
 
-/// What each way usually costs.
+/// The usual price of each way.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_prices(
     cost_model: CostModelArc,
@@ -583,7 +583,7 @@ fn cost_model_percentiles(cost_model: CostModelArc, which: Vec<f64>) -> (Vec<Opt
     (of(&slow.latencies), of(&slow.errors))
 }
 
-/// What was learned, for a file.
+/// The learned model, as bytes for a file.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_export<'a>(env: Env<'a>, cost_model: CostModelArc) -> Binary<'a> {
     let bytes = cost_model.slow().model.to_bytes();

@@ -2,8 +2,8 @@
 //! can be sent from without a copy.
 //!
 //! The worker's arena decides (`take`, a callback into Python, for large arrays only). All else goes to the handler that
-//! numpy had before, at the price of one comparison. What numpy frees is put on a list, which the arena empties when it
-//! next allocates: freeing happens in the middle of anything, and must not run Python code.
+//! numpy had before, at the price of one comparison. The arena's memory that numpy frees is put on a list, which the
+//! arena empties when it next allocates: freeing happens in the middle of anything, and must not run Python code.
 //!
 //! `calloc` is left to the handler before: zeroed memory from the system costs nothing until it is touched, and much of it
 //! may never be.
@@ -63,7 +63,7 @@ static STATE: OnceLock<State> = OnceLock::new();
 /// Lent memory by address, with its length.
 static LENT: Mutex<Option<HashMap<usize, usize>>> = Mutex::new(None);
 static LENT_COUNT: AtomicUsize = AtomicUsize::new(0);
-/// What numpy freed and the arena has not heard of yet.
+/// The addresses that numpy freed and the arena has not fetched yet.
 static FREED: Mutex<Vec<usize>> = Mutex::new(Vec::new());
 static FREED_COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -198,7 +198,7 @@ extern "C" fn after_fork_in_parent() {
     drop(unsafe { (*FORKING.0.get()).take() });
 }
 
-/// From now on nothing is lent. What was lent lies in private copies, which stay.
+/// From now on nothing is lent. Memory lent before lies in private copies, which stay.
 extern "C" fn after_fork_in_child() {
     FORKED.store(true, Ordering::Release);
     after_fork_in_parent();

@@ -24,7 +24,7 @@ pub enum Failure {
     Bad(&'static str),
     /// A value that Python cannot have: the reason, and words for it.
     Refused(&'static str, String),
-    /// What a function of Python raised.
+    /// The exception that a function of Python raised.
     Raised(PyErr),
 }
 
@@ -145,7 +145,7 @@ impl Decoder {
 
 impl Decoder {
     fn explained(&self, py: Python<'_>, failure: Failure, path: Vec<Step>) -> PyErr {
-        // What ends the call itself, such as its cancellation, says nothing of the request.
+        // An exception that ends the call itself, such as its cancellation, says nothing of the request.
         if let Failure::Raised(error) = &failure
             && !error.is_instance_of::<PyException>(py)
         {

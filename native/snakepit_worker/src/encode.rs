@@ -286,7 +286,7 @@ impl<'py> Run<'_, 'py> {
         self.plain(&made, depth)
     }
 
-    /// What a conversion gave for a value that equals a plain one.
+    /// Encodes the plain value that a conversion gave for one that equals it.
     fn plain(&mut self, made: &Bound<'py, PyAny>, depth: u32) -> PyResult<()> {
         let known = made.is_exact_instance_of::<PyString>()
             || made.is_exact_instance_of::<PyFloat>()

@@ -1,8 +1,8 @@
 //! The worker's side of a call, as an extension of CPython: envelopes become Python's objects and the other way round.
 //!
-//! The format is that of `native/PROTOCOL.md`, *Envelope*; `snakepit_core` reads and writes its bytes. What is rare, or
-//! needs a library of Python's (arrays, zones, decimals), is made by functions of the Python package, which hands them
-//! over when it makes a [`decode::Decoder`] or an [`encode::Encoder`].
+//! The format is that of `native/PROTOCOL.md`, *Envelope*; `snakepit_core` reads and writes its bytes. Values that
+//! are rare, or need a library of Python's (arrays, zones, decimals), are made by functions of the Python package,
+//! which hands them over when it makes a [`decode::Decoder`] or an [`encode::Encoder`].
 
 mod decode;
 mod encode;

@@ -1,5 +1,5 @@
-//! What is measured: one operation each of what every call passes through, on data like a call's. Both the timings
-//! (`benches/core.rs`) and the counts of instructions (`examples/count.rs`) are of these.
+//! The operations that are measured: one for each step that every call passes through, on data like a call's. Both
+//! the timings (`benches/core.rs`) and the counts of instructions (`examples/count.rs`) are of these.
 
 use snakepit_core::arena::Arena;
 use snakepit_core::cost_model::cost::Goal;

@@ -3,7 +3,7 @@
 
 use super::{GRPC, INLINE, WAYS, ZERO_COPY};
 
-/// What a pool wants most.
+/// A pool's main goal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Goal {

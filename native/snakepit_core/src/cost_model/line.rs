@@ -1,4 +1,4 @@
-//! What one way costs, as a line over the size: nanoseconds = a + b · bytes, corrected where it was observed.
+//! The cost of one way, as a line over the size: nanoseconds = a + b · bytes, corrected where it was observed.
 //!
 //! Recursive weighted least squares. A residual counts relative to what was predicted, so that a microsecond matters at
 //! 10 µs and not at 10 ms; it is clipped, so that one stall does not move the line; the past is forgotten, toward what
@@ -97,7 +97,7 @@ impl Sums {
     }
 }
 
-/// What a transfer is expected to take.
+/// The time that a transfer is expected to take.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Estimate {
     pub ns: f64,
@@ -115,7 +115,7 @@ impl Estimate {
     }
 }
 
-/// What was observed at a power of two, and, by their shares, at the sizes next to it.
+/// The observations at a power of two, and, by their shares, at the sizes next to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Node {
     /// The logarithm of nanoseconds: not of a ratio to the line, which moves.
@@ -124,7 +124,7 @@ struct Node {
     n: f64,
 }
 
-/// What is known about one size.
+/// The correction of the line at one size.
 struct Correction {
     /// The logarithm of what was observed over the line.
     ln_ratio: f64,
@@ -146,7 +146,7 @@ pub struct Line {
     prior: Sums,
     a: f64,
     b: f64,
-    /// Of one sample's relative residual.
+    /// The variance of one sample's relative residual.
     variance: f64,
     nodes: Vec<Node>,
     samples: u64,
@@ -208,7 +208,7 @@ impl Line {
         self.a + self.b * size as f64 / UNIT
     }
 
-    /// One transfer of `size` bytes took `ns`. What is no time is not heard.
+    /// One transfer of `size` bytes took `ns`. A number below 1, infinite or NaN is ignored.
     pub fn observe(&mut self, size: u64, ns: f64) {
         if !(ns.is_finite() && ns >= 1.0) {
             return;
@@ -258,14 +258,14 @@ impl Line {
         }
     }
 
-    /// What was observed so far is where the past is forgotten to: the end of a calibration.
+    /// Ends a calibration: from now on the past is forgotten toward the observations so far.
     pub fn anchor(&mut self) {
         let mut prior = Sums::default();
         prior.blend(0.0, &self.sums, PRIOR / (self.samples.max(1) as f64));
         self.prior = prior;
     }
 
-    /// What was observed over the line, as far as that is to be believed.
+    /// The ratio of observations to the line, as far as that is to be believed.
     fn correction(&self, size: u64) -> Correction {
         self.between_nodes(size, NODE_DOUBT)
     }
@@ -302,7 +302,7 @@ impl Line {
         (self.plain(size) * self.correction(size).ln_ratio.exp()).max(1.0)
     }
 
-    /// What a transfer of this size takes.
+    /// The time that a transfer of this size takes.
     pub fn estimate(&self, size: u64) -> Estimate {
         let correction = self.correction(size);
         let plain = self.plain(size).max(1.0);

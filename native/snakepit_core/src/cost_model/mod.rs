@@ -15,7 +15,7 @@ pub mod model;
 pub mod ring;
 pub mod table;
 
-/// Whose bytes: the arguments of a call, or its result.
+/// The direction of bytes: a request's are the arguments of a call, a reply's are its result.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Direction {
@@ -31,7 +31,7 @@ impl Direction {
     }
 }
 
-/// What the bytes are. The numbers are the BEAM's and the worker's too.
+/// The type of the bytes. The BEAM and the worker use the same numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 /// For all kinds together: what a kind is judged by at sizes that it was not observed at.
 const POOLED: usize = Kind::COUNT;
 
-/// What is taken for granted of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
-/// measured; the others are by calibration.
+/// The assumed costs of a way that was never measured: nanoseconds, and nanoseconds a byte. Only gRPC is seldom
+/// measured; calibration measures the others.
 const ASSUMED: [(f64, f64); WAYS] = [(15_000.0, 0.25), (17_000.0, 0.08), (150_000.0, 2.0)];
 /// As `READY`, of fresh memory: each of these takes milliseconds, and differs by them from the others.
 const READY_COLD: u64 = 6;
@@ -30,7 +30,7 @@ pub struct Leg {
     pub size: u64,
 }
 
-/// What one way costs one transfer.
+/// The cost of one transfer by one way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Price {
     pub latency: Estimate,
@@ -49,7 +49,7 @@ pub struct Crossover {
     pub high: u64,
 }
 
-/// What one pool has learned.
+/// The learned costs of one pool.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Model {
     /// By direction, way, warmth, kind.
@@ -91,7 +91,7 @@ impl Model {
         postcard::to_allocvec(self).unwrap_or_default()
     }
 
-    /// What `to_bytes` made; `None` for anything that could not have come from there.
+    /// The model from the bytes that `to_bytes` made; `None` for bytes that it cannot have made.
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (model, rest): (Self, _) = postcard::take_from_bytes(bytes).ok()?;
         let same = |lines: &[Line], n| lines.len() == n && lines.iter().all(Line::is_sound);
@@ -118,7 +118,7 @@ impl Model {
         self.line(direction, leg).estimate(leg.size).ns
     }
 
-    /// What a call is expected to take beside its tool and its wait for a lane.
+    /// The time that a call is expected to take beside its tool and its wait for a lane.
     pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
         (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.drift_factor()
     }
@@ -161,7 +161,7 @@ impl Model {
         self.drift_factor.exp()
     }
 
-    /// What a way costs for one goal, under one load.
+    /// The price of a way for one goal, under one load.
     pub fn price(&self, direction: Direction, leg: Leg, weights: &Weights) -> Price {
         let line = self.line(direction, leg);
         let latency = line.estimate(leg.size);

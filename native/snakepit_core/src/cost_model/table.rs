@@ -33,7 +33,7 @@ impl Reason {
     }
 }
 
-/// What the user, or spec/003, has to say, besides the measurements.
+/// The rules of the user, or of spec/003, besides the measurements.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rules {
     pub goal: Goal,
@@ -110,7 +110,7 @@ pub fn pack_ns(ns: f64) -> u16 {
     (k << 10) as u16 | mantissa as u16
 }
 
-/// What `pack_ns` made.
+/// The nanoseconds that `pack_ns` packed.
 pub fn unpack_ns(packed: u16) -> u64 {
     let (k, mantissa) = (u32::from(packed >> 10), u64::from(packed & 1023) | 1024);
     if k >= 10 { mantissa << (k - 10) } else { mantissa >> (10 - k) }
@@ -162,7 +162,7 @@ fn at(direction: Direction, kind: Kind, warm: bool, load: u8, bin: usize) -> usi
         + bin
 }
 
-/// What is decided for one size. The simplest way first: inline, shared memory, gRPC.
+/// The decision for one size. The simplest way first: inline, shared memory, gRPC.
 pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, warm: bool, load: u8, size: u64) -> Cell {
     let weights = Weights::of(rules.goal).under(load);
     let prices: [Price; WAYS] =

@@ -80,7 +80,7 @@ pub enum Table {
     Grpc(Vec<u64>),
 }
 
-/// What a request is.
+/// The kind of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Ask {
@@ -97,15 +97,15 @@ impl Ask {
     }
 }
 
-/// What a reply is.
+/// The kind of a reply.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Kind {
     Result = 1,
     Error = 2,
-    /// Of a stream.
+    /// One item of a stream.
     Item = 3,
-    /// Of a stream.
+    /// The end of a stream.
     End = 4,
     /// It waits to be fetched by gRPC.
     Fetch = 5,
@@ -202,7 +202,7 @@ pub fn padding(at: usize) -> usize {
 pub struct Reply {
     pub kind: Kind,
     pub way: Way,
-    /// Of [`REPLY_FLAGS`].
+    /// Some of [`REPLY_FLAGS`].
     pub flags: u8,
     pub call_id: u64,
     pub tool_ns: u64,
@@ -245,7 +245,7 @@ impl<'a> Cursor<'a> {
     }
 }
 
-/// What a reply's header says of its size, before the rest is read.
+/// The sizes in a reply's header, known before the rest is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Counts {
     pub envelope: usize,
@@ -254,7 +254,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    /// Of a whole header; the numbers are not checked against the frame.
+    /// Reads a whole header; the numbers are not checked against the frame.
     pub fn read(bytes: &[u8]) -> Option<Self> {
         let head = bytes.first_chunk::<HEADER>()?;
         let number = |at: usize| u32::from_le_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]) as usize;

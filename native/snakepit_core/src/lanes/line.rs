@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 pub struct Place {
     turn: u64,
     number: u64,
-    /// Whose line it is; `None`: the line of those who take any worker.
+    /// The worker that this line waits for; `None`: the line of those who take any worker.
     worker: Option<u32>,
 }
 

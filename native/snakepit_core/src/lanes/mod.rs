@@ -1,4 +1,4 @@
-//! Who has which lane of a pool, and who waits for one. Pure bookkeeping, meant to be held under a lock for the
+//! The holders of a pool's lanes, and those who wait for one. Pure bookkeeping, meant to be held under a lock for the
 //! length of a few loads.
 //!
 //! A lane is idle only while nobody waits who could take it: a freed lane goes straight to whoever has waited longest.

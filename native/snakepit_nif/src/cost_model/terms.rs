@@ -150,7 +150,7 @@ pub struct Rules {
     pub allowed: u8,
     pub minimum: Option<u64>,
     pub maximum: Option<u64>,
-    /// Of each type, in the order of `Kind::ALL`.
+    /// One for each type, in the order of `Kind::ALL`.
     pub thresholds: Vec<u64>,
     pub overridden: Vec<bool>,
     pub tie: f64,

@@ -33,7 +33,7 @@ const BURST: usize = 512 * 1024;
 /// gRPC's limit as well; a greater length is none that a worker sends.
 const MAX_FRAME: usize = i32::MAX as usize;
 const PREFIX: usize = 4;
-/// Of erl_drv_nif.h; `rustler::sys` lacks it.
+/// From erl_drv_nif.h; `rustler::sys` lacks it.
 const SELECT_CANCEL: c_int = 1 << 3;
 const CANCELLED: c_int = sys::ERL_NIF_SELECT_READ_CANCELLED | sys::ERL_NIF_SELECT_WRITE_CANCELLED;
 
@@ -47,7 +47,7 @@ struct Lane {
 #[derive(Default)]
 struct State {
     closed: bool,
-    /// What was read beyond the last frame handed out begins at `taken`.
+    /// The bytes read beyond the last frame handed out begin at `taken`.
     ahead: Vec<u8>,
     taken: usize,
     /// A large frame, and how many bytes of it have come.
@@ -168,7 +168,7 @@ unsafe fn cancel(env: *mut ErlNifEnv, fd: RawFd, object: *mut c_void) -> bool {
     answer >= 0 && answer & CANCELLED != 0
 }
 
-/// What a call of `enif_select` that asks for no message has for a reference.
+/// The reference in a call of `enif_select` that asks for no message.
 fn nothing() -> ErlNifTerm {
     atoms::undefined().as_c_arg()
 }
@@ -259,7 +259,7 @@ fn lane_open(env: Env, fd: i32) -> Term {
     }
 }
 
-/// Whoever waits gets a message. The descriptor is given back at once, or as soon as the poll set lets go of it.
+/// A waiting process gets a message. The descriptor is given back at once, or once the poll set lets go of it.
 #[rustler::nif]
 fn lane_close(env: Env, lane: LaneRef) -> rustler::Atom {
     // SAFETY: the object is this lane's, the environment this NIF's.

@@ -76,7 +76,7 @@ fn receive<'a>(env: Env<'a>, fd: RawFd, state: &mut State) -> io::Result<Result<
     }
 }
 
-/// What a length prefix says, if it is there.
+/// The length in a length prefix, if it is there.
 fn size(bytes: &[u8]) -> io::Result<Option<usize>> {
     let Some(prefix) = bytes.first_chunk::<PREFIX>() else { return Ok(None) };
     let size = u32::from_be_bytes(*prefix) as usize;

@@ -1,4 +1,4 @@
-//! Whole frames out. What the socket does not take at once stays with the lane.
+//! Sends whole frames. The bytes that the socket does not take at once stay with the lane.
 
 use super::{BURST, LaneRef, MAX_FRAME, PREFIX, Progress, closed, consume, failed};
 use crate::atoms;
@@ -33,7 +33,7 @@ struct Position {
     offset: usize,
 }
 
-/// Sends a frame, a binary or a list of them, with its length before it. What does not fit stays here for `lane_flush`.
+/// Sends a frame, a binary or a list of them, with its length before it. The rest stays here for `lane_flush`.
 #[rustler::nif]
 fn lane_send_clean<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>) -> NifResult<Term<'a>> {
     // A buffer, and the gap before it.

@@ -126,8 +126,8 @@ impl Drop for Mapping {
     }
 }
 
-/// What is left of a chunk that is no longer used: unmapping a large one takes milliseconds, which a destructor on a
-/// scheduler must not. [`unmap_unused`] does it.
+/// The mappings and descriptors of chunks that are no longer used: unmapping a large one takes milliseconds, which a
+/// destructor on a scheduler must not. [`unmap_unused`] does it.
 static UNUSED: SegQueue<(Mapping, OwnedFd)> = SegQueue::new();
 
 /// Unmaps the chunks whose last reference went. On a dirty scheduler.
@@ -200,7 +200,7 @@ impl Chunk {
         let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
         if seals < 0 {
             let error = io::Error::last_os_error();
-            // What can have no seals: a file, a device, a path. The worker's choice, and not the system's.
+            // A file, a device or a path can have no seals: the worker's choice, and not the system's.
             return Err(match error.raw_os_error() {
                 Some(libc::EINVAL | libc::EBADF) => ChunkError::Unsealed,
                 _ => ChunkError::Inspect(error),
@@ -250,7 +250,7 @@ impl Chunk {
     /// The live slot that holds all of `bytes`, and where in its chunk they start; `None` for ordinary memory.
     pub fn find(bytes: &[u8]) -> Option<(Arc<Slot>, u64)> {
         let start = bytes.as_ptr() as usize;
-        // What is upgraded here may be the last reference by now, and its destructor takes the lock under which it was
+        // The reference upgraded here may be the last by now, and its destructor takes the lock under which it was
         // found: every one is let go after the lock, never under it.
         let chunk = {
             let registry = read(&REGISTRY);

@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 
-/// Who gets the slot back. Both only queue: a slot may be dropped by a destructor on any scheduler.
+/// The place that a slot goes back to. Both only queue: a slot may be dropped by a destructor on any scheduler.
 pub enum End {
     /// A pool's outbound arena.
     Arena(Arc<SegQueue<arena::Slot>>, arena::Slot),
@@ -118,11 +118,11 @@ fn leases() -> std::sync::MutexGuard<'static, Leases> {
     locked(&LEASES)
 }
 
-/// What a process should do about garbage of its own in which leases may lie that nobody needs.
+/// The garbage collection that a process should make, as leases that nobody needs may lie in its garbage.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Collection {
     None,
-    /// What is young.
+    /// The young garbage.
     Minor,
     /// All of it: what the process holds is much of the quota, and minor collections no longer find some of it.
     Major,

@@ -1,4 +1,4 @@
-//! What the VM knows of one run of a worker: its chunks, what it was sent and still looks at, and its latest calls.
+//! The VM's knowledge of one run of a worker: its chunks, what it was sent and still looks at, and its latest calls.
 
 use super::chunk::{Chunk, ChunkError};
 use super::issued::IssuedCalls;
@@ -49,8 +49,8 @@ pub enum AdoptError {
 
 #[rustler::resource_impl]
 impl Resource for Worker {
-    /// The worker's process here was killed, or it would have closed this itself. What the OS process was sent stays, as that
-    /// may not have ended yet.
+    /// The worker's process here was killed, or it would have closed this itself. The slots that the OS process was
+    /// sent stay, as that may not have ended yet.
     fn down<'a>(&'a self, _env: Env<'a>, _pid: LocalPid, _monitor: Monitor) {
         self.forget_all();
     }

@@ -37,7 +37,7 @@ fn at<'a>(result: Decoded<'a>, step: impl FnOnce() -> String) -> Decoded<'a> {
 
 const BAD_EXT: Failure = Failure::Protocol("an extension's payload is not what its code says");
 
-/// What decoding needs besides the bytes.
+/// The context that decoding needs besides the bytes.
 pub struct Decoder<'a, 'b> {
     pub env: Env<'a>,
     pub buffers: &'b [Term<'a>],
@@ -177,7 +177,7 @@ impl<'a> Decoder<'a, '_> {
     fn set(&self, r: &mut Reader, payload: &[u8]) -> Decoded<'a> {
         let items = self.nested(r, payload)?;
         let empty = Vec::<Term>::new().encode(self.env);
-        // What equals in Elixir but not in Python (b"a" and "a") would be lost: the keys must stay as many.
+        // Members that are equal in Elixir but not in Python (b"a" and "a") are refused: one of them would be lost.
         match Term::map_from_term_arrays(self.env, &items, &vec![empty; items.len()]) {
             Ok(map) => self.empty_set.map_put(atoms::map(), map).map_err(|_| Failure::Protocol("no MapSet")),
             Err(_) => {

@@ -43,12 +43,12 @@ pub fn at<T>(result: Result<T, Refusal>, step: impl FnOnce() -> String) -> Resul
 pub struct Encoder<'a> {
     pub env: Env<'a>,
     pub out: Writer,
-    /// What travels out of band.
+    /// The binaries that travel out of band.
     pub buffers: Vec<Binary<'a>>,
     pub buffer_bytes: usize,
-    /// Of these, how many lie in no chunk yet.
+    /// The part of `buffer_bytes` that lies in no chunk yet.
     pub fresh_bytes: usize,
-    /// What all buffers are, or that they are several things.
+    /// The kind of all buffers, or `Mixed`.
     pub kind: Option<Kind>,
     inline_limit: usize,
     values_left: u32,
@@ -173,7 +173,7 @@ impl<'a> Encoder<'a> {
         let sound = if bytes.len() < self.inline_limit {
             self.out.text(bytes)
         } else if snakepit_core::utf8(bytes).is_some() {
-            // Whoever reads the buffer checks it as well.
+            // The reader of the buffer checks it as well.
             let index = self.buffer(binary, Kind::Text)?;
             self.out.buffer(ext::STR, index);
             true
