@@ -30,7 +30,7 @@ defmodule Snakepit.Bench.Terms do
     end)
   end
 
-  # Of each kind: what is sent, and what comes back, in which atoms are strings.
+  # By kind: the value that is sent, and the one that comes back, in which atoms are strings.
   defp values do
     :rand.seed(:exsss, {1, 2, 3})
 
@@ -73,7 +73,7 @@ defmodule Snakepit.Bench.Terms do
 
     samples =
       for _ <- 1..rounds do
-        {:ok, [pack, unpack]} = call.("msgpack_floor", %{})
+        {:ok, {pack, unpack}} = call.("msgpack_floor", %{})
 
         %{
           there: once(there),
