@@ -38,6 +38,8 @@ defmodule Snakepit.WordsTest do
     "priv/python/snakepit/tools/returns.py" => ~w(hints)
   }
 
+  @nouns ~r/(?:(?<!#)#|\/\/[!\/]?|@doc "|""")\s*(?:Of|Who|Whose|What) [a-z]/
+
   @left_out ["CHANGELOG.md", "Cargo.lock", "test/words_test.exs"]
 
   test "retired words have not come back" do
@@ -73,6 +75,21 @@ defmodule Snakepit.WordsTest do
 
     for text <- ["asked again and told apart", "in a moment", "at once, it settles"],
         do: assert(found_in("x.ex", text) == [])
+  end
+
+  test "no sentence of a comment begins with a noun made of Of, Who, Whose or What" do
+    sources = Enum.filter(files(), &(&1 =~ ~r{\A(lib|native|priv/python)/.*\.(ex|rs|py)\z}))
+    assert length(sources) > 300
+
+    found =
+      for file <- sources,
+          {line, number} <- file |> File.read!() |> String.split("\n") |> Enum.with_index(1),
+          line =~ @nouns,
+          do: "#{file}:#{number}: #{String.trim(line)}"
+
+    assert found == []
+    assert "  # Of two lanes, the first." =~ @nouns
+    refute "  ## What was called" =~ @nouns
   end
 
   defp files do

@@ -70,7 +70,7 @@ defmodule Snakepit.Call do
   defp checkout_unless_cancelled(call) do
     with {:cancelled?, false} <- {:cancelled?, Cancellation.cancelled?(call.cancellation)},
          {:ok, _lane, checkout, suspect, queued} = out <- checkout(call) do
-      # A lane that was handed over as the call was cancelled. Who got one at once sees it when it waits.
+      # The lane was handed over as the call was cancelled. A call that got one at once sees that when it waits.
       if queued >= @at_once_ns and Cancellation.cancelled?(call.cancellation) do
         CommandBreaker.void(call.handle.commands, suspect)
         Pool.checkin(checkout)
@@ -273,7 +273,7 @@ defmodule Snakepit.Call do
 
   defp queue_deadline(call), do: call.deadline
 
-  # Who got a lane at once need not ask twice.
+  # A caller that got a lane at once need not ask twice.
   defp still_allowed(_call, suspect, _checkout, queued) when queued < @at_once_ns, do: {:ok, suspect}
 
   # While this call waited, others of its command may have ended their workers.

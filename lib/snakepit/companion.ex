@@ -44,12 +44,12 @@ defmodule Snakepit.Companion do
     GenServer.call(__MODULE__, {:run, program, args, opts})
   end
 
-  @doc "It was asked to end: KILL if it has not after `grace_ms`. What is left of its group is ended after it."
+  @doc "It was asked to end: KILL if it has not after `grace_ms`. The rest of its group is ended after it."
   @spec stop(id(), non_neg_integer()) :: :ok
   def stop(id, grace_ms), do: GenServer.cast(__MODULE__, {:stop, id, grace_ms})
 
   @doc """
-  KILL. What is left of its process group gets TERM, and KILL a moment later: Python's resource trackers, say, first
+  KILL. The rest of its process group gets TERM, and KILL a moment later: Python's resource trackers, say, first
   remove what it left in /dev/shm. Then it has `:exited`.
   """
   @spec kill(id()) :: :ok

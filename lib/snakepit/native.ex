@@ -170,7 +170,7 @@ defmodule Snakepit.Native do
   @spec arena_share(arena(), binary()) :: {:ok, binary()} | {:error, refusal() | :taken}
   def arena_share(_arena, _binary), do: stub()
 
-  @doc "What the VM knows of one run of a worker; results count as leases of the arena's pool."
+  @doc "The VM's books on one run of a worker; results count as leases of the arena's pool."
   @spec worker_new(arena(), quota :: pos_integer()) :: {worker(), owner :: pos_integer()}
   def worker_new(_arena, _quota), do: stub()
 
@@ -270,7 +270,7 @@ defmodule Snakepit.Native do
   @spec lane_close(lane()) :: :ok
   def lane_close(_lane), do: stub()
 
-  @doc "Sends a frame. What the socket does not take at once stays with the lane, for `lane_flush/2`; no message comes."
+  @doc "Sends a frame. Bytes that the socket does not take at once stay with the lane, for `lane_flush/2`; no message comes."
   @spec lane_send(lane(), frame()) :: :ok | :wait | :again | {:error, :closed | String.t()}
   def lane_send(lane, frame) do
     case lane_send_clean(lane, frame) do

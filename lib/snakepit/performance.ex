@@ -29,11 +29,11 @@ defmodule Snakepit.Performance do
   @data_types [:binary, :string, :tensor, :dataframe, :mixed]
   @goals [:minimize_latency, :maximize_throughput, :minimize_memory, :balanced]
 
-  @doc "What data can be; in the order of the library's numbers."
+  @doc "The types of data, in the order of the library's numbers."
   @spec data_types() :: [data_type()]
   def data_types, do: @data_types
 
-  @doc "What a pool can want."
+  @doc "The goals that a pool can have."
   @spec goals() :: [goal()]
   def goals, do: @goals
 

@@ -137,7 +137,7 @@ defmodule Snakepit.Pool do
   def worker_up(%Handle{pool: pool}, index, lanes), do: GenServer.cast(pool, {:worker_up, index, lanes})
 
   @doc false
-  # What its tools are, if that is news. Before `worker_up/3`.
+  # Its tools, if they are news. Before `worker_up/3`.
   @spec worker_tools(Handle.t(), [Snakepit.Tool.t()]) :: :ok
   def worker_tools(%Handle{pool: pool} = handle, tools) do
     if Tools.all(handle) == Enum.sort_by(tools, & &1.name),

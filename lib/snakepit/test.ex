@@ -21,7 +21,7 @@ defmodule Snakepit.Test do
       end
 
   Each public function of one argument, or of none, is a tool. It gets the arguments as a Python tool would, as Elixir
-  has them: names are strings, atoms have become strings, bytes are binaries. What it returns comes to the caller as it
+  has them: names are strings, atoms have become strings, bytes are binaries. Its result comes to the caller as it
   would from Python. A `Stream` is what a generator is in Python.
 
   ## For one test

@@ -33,7 +33,7 @@ defmodule Snakepit.Transfer do
     among(order, allowed, bytes, envelope)
   end
 
-  @doc "Of the ways in `order`, those that are `allowed` and can carry so much."
+  @doc "The ways in `order` that are `allowed` and can carry so much."
   @spec among([way()], [way()], bytes :: non_neg_integer(), envelope :: non_neg_integer()) :: [way()]
   # All three, each once.
   def among([_, _, _] = order, [_, _, _], bytes, envelope) when bytes + envelope < @largest_message - @room,

@@ -17,7 +17,7 @@ defmodule Snakepit.Worker do
   # it is not ready in time, or when a caller discards it; and to `over` when its process is gone. A run that is stopped
   # (by its owner or its supervisor) is asked to stop, and waited for, when this process terminates.
   #
-  # What happened is sent to the owner as `{:worker, pid, event}`. The owner answers `:ready` and `:ended` by `noted/2` once it
+  # Events are sent to the owner as `{:worker, pid, event}`. The owner answers `:ready` and `:ended` by `noted/2` once it
   # has acted upon them: only then the run's events are emitted, and callers hear why it ended.
   #
   # This module is the interface; `Snakepit.Worker.States` handles events, `Snakepit.Worker.Transitions` has what they do.

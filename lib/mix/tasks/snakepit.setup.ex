@@ -86,7 +86,7 @@ defmodule Mix.Tasks.Snakepit.Setup do
     end
   end
 
-  # config/runtime.exs is read as well, since pools will be started with it. What it needs may be missing where an
+  # config/runtime.exs is read as well, since pools will be started with it. Its needs may be missing where an
   # environment is made, as in a container's build: then the rest of the configuration has to do.
   defp configure do
     Mix.Task.run("compile")

@@ -57,7 +57,7 @@ defmodule Snakepit.Call.Cancellation do
   def finish(nil), do: false
   def finish(call), do: Native.cancel_over(call)
 
-  @doc "Whoever cancels this stream ends its tool at once: its caller may be busy with an item."
+  @doc "A cancellation of this stream ends its tool at once: its caller may be busy with an item."
   @spec streams(t(), Lane.t(), call_id :: pos_integer()) :: :ok
   def streams(nil, _lane, _call_id), do: :ok
 

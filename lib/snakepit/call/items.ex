@@ -13,7 +13,7 @@ defmodule Snakepit.Call.Items do
           {{:ok, returned :: term()} | {:raised, nil} | {:error, Error.t()}, Exchange.lane_state(),
            Exchange.t()}
 
-  @doc "Waits for a stream's next item, or its end. What is between two items may be another process."
+  @doc "Waits for a stream's next item, or its end. Between two items another process may take over."
   @spec next(Request.t(), Lane.t(), streaming()) :: {:item, term(), streaming()} | stream_end()
   def next(call, lane, {call_id, source, ex, items}) do
     case next_frame(call, lane, source) do

@@ -1,6 +1,6 @@
 defmodule Snakepit.Call.Outcome do
   @moduledoc false
-  # What came of a call: its error in words, its observation, the pool's counts, what the cost model learns from it, and
+  # The end of a call: its error in words, its observation, the pool's counts, what the cost model learns from it, and
   # the events.
 
   alias Snakepit.{Error, Observation, Pool, Telemetry, Transfer}
@@ -60,7 +60,7 @@ defmodule Snakepit.Call.Outcome do
 
   defp in_its_time(error, _call), do: error
 
-  @doc "What a call cost, which is counted and recorded."
+  @doc "The cost of a call, which is counted and recorded."
   @spec observe(Request.t(), Lane.t(), queued_ns :: non_neg_integer(), Exchange.t(), result()) ::
           Observation.t()
   def observe(call, lane, queued, exchange, result) do
@@ -163,7 +163,7 @@ defmodule Snakepit.Call.Outcome do
 
   defp explored(plan, payload, way) do
     {explored?, propensity} = Plan.choice(plan, way)
-    # What was predicted is for one buffer.
+    # The prediction is for one buffer.
     {explored?, propensity, if(payload.count == 1, do: Plan.predicted(plan, way))}
   end
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Call.Received do
   @moduledoc false
-  # What a worker sent: decoded, with what it cost; or fetched by gRPC, where it waits there.
+  # A worker's frame, decoded, with its costs; or its reply, fetched by gRPC, where that waits there.
 
   alias Snakepit.{Error, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.{ByGrpc, Exchange, Limits, Outcome, Request, WayBreaker}
@@ -60,7 +60,7 @@ defmodule Snakepit.Call.Received do
         WayBreaker.record(call, :grpc, permit, :void)
         {{:error, Outcome.gone()}, {:lost, :closed}, ex}
 
-      # What waits there is dropped with the next call.
+      # The reply that waits there is dropped with the next call.
       {:error, :timeout} ->
         WayBreaker.record(call, :grpc, permit, :void)
         {{:error, Limits.timeout(call)}, :at_rest, ex}
@@ -75,7 +75,7 @@ defmodule Snakepit.Call.Received do
     end
   end
 
-  @doc "What an exchange cost, with what the meta data of a reply add to it."
+  @doc "The costs of an exchange, with those that the meta data of a reply add."
   @spec costs(Request.t(), Exchange.t(), Snakepit.Native.meta()) :: Exchange.t()
   def costs(call, ex, {way, bytes, tool_ns, flags}) do
     starved = Frame.starved?(flags)

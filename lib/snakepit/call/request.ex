@@ -23,7 +23,7 @@ defmodule Snakepit.Call.Request do
     :started,
     # What `Snakepit.cancel/1` finds; nil of a call without a correlation id.
     :cancellation,
-    # Of a stream: milliseconds.
+    # The timeout of a stream's items in milliseconds.
     item_timeout: :infinity,
     stream?: false,
     # Whether the caller of a stream takes what its generator returns, too.
@@ -161,7 +161,7 @@ defmodule Snakepit.Call.Request do
     end
   end
 
-  # What the tool may learn of its caller (native/PROTOCOL.md).
+  # The caller as the tool may know it (native/PROTOCOL.md).
   defp caller(%{correlation_id: nil, session: session}, %{fake: nil}), do: session
   defp caller(%{correlation_id: id, session: session}, %{fake: nil}), do: [session, id]
   # A fake tool may depend on the process that calls.
@@ -174,7 +174,7 @@ defmodule Snakepit.Call.Request do
   defp suggestion("a bitstring" <> _), do: ": pad it to whole bytes, and send its bit_size too"
   defp suggestion(_what), do: ""
 
-  # What a forced way, the pool and `zero_copy: false` leave.
+  # The ways that a forced way, the pool and `zero_copy: false` leave.
   defp ways(%{options: options, handle: handle, payload: payload} = call) do
     allowed =
       if options.zero_copy, do: handle.options.transfers, else: handle.options.transfers -- [:zero_copy]

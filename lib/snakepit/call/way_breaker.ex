@@ -25,7 +25,7 @@ defmodule Snakepit.Call.WayBreaker do
   def probe(nil), do: nil
   def probe({probe, _asked}), do: probe
 
-  @doc "What came of the way."
+  @doc "Records whether the way worked."
   @spec record(Request.t(), Transfer.way(), permit(), Breaker.result()) :: :ok
   def record(_call, _way, nil, _result), do: :ok
 
@@ -55,7 +55,7 @@ defmodule Snakepit.Call.WayBreaker do
     answer
   end
 
-  @doc "What an error says of the way: `:failure` if it is the way's own, and not the caller's, the tool's or the worker's."
+  @doc "`:failure` if an error is the way's own, `:void` if it is the caller's, the tool's or the worker's."
   @spec fault(Request.t(), Error.t()) :: :failure | :void
   def fault(_call, %{category: :grpc_error}), do: :failure
 

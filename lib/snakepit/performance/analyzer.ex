@@ -13,7 +13,7 @@ defmodule Snakepit.Performance.Analyzer do
   @doc """
   Records a transfer that Snakepit did not make itself. `metrics` has the fields of
   `Snakepit.Performance.TransferMetrics.new/3`. Where `:pool` runs and learns, it learns from it, too; its statistics are of
-  its own calls. What is missing a field, or has an absurd one, is refused: logged, counted
+  its own calls. A row that lacks a field, or has an absurd one, is refused: logged, counted
   (`refused/0`), and not recorded.
   """
   @spec record_metrics(String.t(), map()) :: :ok

@@ -217,7 +217,7 @@ defmodule Snakepit.Performance.Controller do
 
   @doc """
   Changes a running pool's policy, at once and for all calls from now on. `policy` has the keys of
-  `Snakepit.Performance.Policy`; those it does not name take their defaults. What is refused leaves the old one in force.
+  `Snakepit.Performance.Policy`; those it does not name take their defaults. After a refusal the old one stays in force.
   """
   @spec update_policy(atom(), map() | keyword()) :: :ok | {:error, Error.t()}
   def update_policy(pool, policy) do

@@ -85,7 +85,7 @@ defmodule Snakepit.Performance.CostBenefitAnalyzer do
     }
   end
 
-  @doc "What one way would cost: the map of `analyze/2` for it."
+  @doc "The cost of one way: the map of `analyze/2` for it."
   @spec estimate_performance(Transfer.way(), data_characteristics()) :: {:ok, map()} | {:error, Error.t()}
   def estimate_performance(way, data) do
     with {:ok, handle, facts} <- facts(data) do

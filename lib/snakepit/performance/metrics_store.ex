@@ -33,7 +33,7 @@ defmodule Snakepit.Performance.MetricsStore do
   @refused {__MODULE__, :refused}
 
   @hour 3_600
-  # Of all pools together.
+  # All pools together.
   @most_bytes 20 * 1024 * 1024
   @sweep_ms 10_000
 
@@ -74,7 +74,7 @@ defmodule Snakepit.Performance.MetricsStore do
     :ok
   end
 
-  @doc "What transfers of a pool usually take, and took lately."
+  @doc "The usual and the latest times of a pool's transfers."
   @spec baselines(atom()) :: %{Regression.key() => Regression.t()}
   def baselines(pool) do
     case :ets.lookup(@models, {pool, :baselines}) do
@@ -85,7 +85,7 @@ defmodule Snakepit.Performance.MetricsStore do
     ArgumentError -> %{}
   end
 
-  @doc "What the tables hold, in bytes."
+  @doc "The size of the tables in bytes."
   @spec bytes() :: non_neg_integer()
   def bytes, do: [@metrics, @aggregates, @models] |> Enum.map(&bytes/1) |> Enum.sum()
 
@@ -345,7 +345,7 @@ defmodule Snakepit.Performance.MetricsStore do
     too_many()
   end
 
-  # What was known of pools that are no more.
+  # The rows of pools that are gone.
   defp forget_stopped(names) do
     keys =
       :ets.select(

@@ -12,7 +12,7 @@ defmodule Snakepit.Performance.Model do
 
   defmodule Rules do
     @moduledoc false
-    # What the table is compiled by, besides measurements. Bounds are bytes, nil for none; `thresholds` and `overridden` are
+    # The table's rules, besides measurements. Bounds are bytes, nil for none; `thresholds` and `overridden` are
     # by data type, in the order of `Snakepit.Performance.data_types/0`; `tie` and `bounded_loss` are shares of a cost.
     @enforce_keys [
       :goal,
@@ -42,7 +42,7 @@ defmodule Snakepit.Performance.Model do
 
   defmodule Cell do
     @moduledoc false
-    # What the table says of a size: the ways, best first, and what each of them usually takes there, in ns by way.
+    # The table's entry for a size: the ways, best first, and the usual time of each there, in ns by way.
     defstruct [:order, :reason, :confidence, :ns]
 
     @type t :: %__MODULE__{
@@ -55,7 +55,7 @@ defmodule Snakepit.Performance.Model do
 
   defmodule Price do
     @moduledoc false
-    # What a way costs: its time in ns with a 95 % interval and the samples it rests on, both sides' CPU time, the bytes that
+    # The cost of a way: its time in ns with a 95 % interval and the samples it rests on, both sides' CPU time, the bytes that
     # are held meanwhile, and the cost by the pool's goal. `ready`: there were enough samples.
     defstruct [:ns, :low, :high, :samples, :cpu_ns, :bytes_held, :cost, :ready]
 
@@ -160,7 +160,7 @@ defmodule Snakepit.Performance.Model do
 
   # A way that is cheaper by less than this share is no reason to leave the simpler one.
   @tie 0.05
-  # What exploring may cost, as a share of the best way's cost.
+  # The most that exploring may cost, as a share of the best way's cost.
   @bounded_loss 0.25
   @failed [:snakepit, :performance, :decision_failed]
 
@@ -218,7 +218,7 @@ defmodule Snakepit.Performance.Model do
     :ok
   end
 
-  @doc "What the table has for such a transfer: of warm memory and under the present load, unless options say otherwise."
+  @doc "The table's entry for such a transfer: of warm memory and under the present load, unless options say otherwise."
   @spec cell(t(), Performance.direction(), Performance.data_type(), non_neg_integer(), keyword()) :: Cell.t()
   def cell(%__MODULE__{ref: ref}, direction, type, size, opts \\ []) do
     cell = Native.cost_model_cell(ref, direction, type, Keyword.get(opts, :warm, true), size, opts[:load])
@@ -257,7 +257,7 @@ defmodule Snakepit.Performance.Model do
     }
   end
 
-  @doc "What is scarce. Whether that is news."
+  @doc "Sets which resources are scarce. Whether that is news."
   @spec set_load(t(), cpu? :: boolean(), memory? :: boolean()) :: boolean()
   def set_load(%__MODULE__{ref: ref}, cpu?, memory?), do: Native.cost_model_load(ref, {cpu?, memory?})
 
@@ -310,7 +310,7 @@ defmodule Snakepit.Performance.Model do
   @spec probed(t(), transfer(), ns :: non_neg_integer()) :: :ok
   def probed(%__MODULE__{ref: ref}, probe, ns), do: Native.cost_model_probed(ref, probe(probe), ns)
 
-  @doc "What such a probe is expected to take, in ns."
+  @doc "The time that such a probe is expected to take, in ns."
   @spec predict(t(), transfer()) :: float()
   def predict(%__MODULE__{ref: ref}, probe), do: Native.cost_model_predict(ref, probe(probe))
 
@@ -333,7 +333,7 @@ defmodule Snakepit.Performance.Model do
   def calibrate_cpu(%__MODULE__{ref: ref}, %{direction: direction, way: way, size: size}, ns),
     do: Native.cost_model_calibrate_cpu(ref, direction, way, size, ns * 1.0)
 
-  @doc "What was observed so far is where the past is forgotten to."
+  @doc "Makes the present state the one to which the past is forgotten."
   @spec anchor(t()) :: :ok
   def anchor(%__MODULE__{ref: ref}), do: Native.cost_model_anchor(ref)
 
@@ -343,7 +343,7 @@ defmodule Snakepit.Performance.Model do
 
   # ---- what it knows ----------------------------------------------------------------------------------------------
 
-  @doc "What each way would cost by the pool's goal, under a load `{cpu?, memory?}`."
+  @doc "The cost of each way by the pool's goal, under a load `{cpu?, memory?}`."
   @spec prices(
           t(),
           Performance.direction(),
@@ -381,7 +381,7 @@ defmodule Snakepit.Performance.Model do
   @spec drift_factor(t()) :: float()
   def drift_factor(%__MODULE__{ref: ref}), do: Native.cost_model_drift_factor(ref)
 
-  @doc "What was learned, for a file."
+  @doc "The learned model, for a file."
   @spec export(t()) :: binary()
   def export(%__MODULE__{ref: ref}), do: Native.cost_model_export(ref)
 

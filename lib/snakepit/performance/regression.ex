@@ -2,9 +2,9 @@ defmodule Snakepit.Performance.Regression do
   @moduledoc false
   # Whether transfers became slower than they used to be. Pure.
   #
-  # Transfers of one direction, way, type and about one size (four to a doubling) are compared among themselves: what share
-  # of a pool's calls is large must not look like a change. Of the logarithms of their times two exponential averages are kept, of about the last 50 and the
-  # last 2,000; the slow one is the baseline. A regression is a quick average that lies above the baseline by more than a
+  # Transfers of one direction, way, type and about one size (four to a doubling) are compared among themselves: another
+  # share of large calls must not look like a change. Two exponential averages of the logarithms of their times are kept,
+  # over about the last 50 and the last 2,000; the slow one is the baseline. A regression is a quick average that lies above the baseline by more than a
   # threshold and by more than chance; it ends half way down, or when the baseline has become what is usual.
 
   alias Snakepit.{Performance, Transfer}
@@ -69,7 +69,7 @@ defmodule Snakepit.Performance.Regression do
 
   def judge(%__MODULE__{worse?: worse?} = r, threshold) do
     rise = r.quick - r.slow
-    # Of an exponential average: σ² · a / (2 − a).
+    # The variance of an exponential average: σ² · a / (2 − a).
     error = :math.sqrt(r.variance * @quick / (2 - @quick))
 
     case {worse?, rise > :math.log(1 + threshold) and rise > @certain * error} do

@@ -101,7 +101,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
     settings = opts[:settings] || Settings.default()
     ref = :atomics.new(length(@fields), signed: true)
     for i <- 1..length(@fields), do: :atomics.put(ref, i, @unknown)
-    # Whoever read the last one's atomics goes on reading them until the next look.
+    # Readers of the last one's atomics go on reading them until the next look.
     unless opts[:publish] == false, do: :persistent_term.put(@key, ref)
 
     state = %{

@@ -10,8 +10,8 @@ defmodule Snakepit.Performance.ThresholdManager do
   One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
 
   Every change is kept (`changes/1`), emitted as an event, and guarded: if the pool's calls are slower afterwards by more than a
-  tenth, it is undone. Its old and new value are without the resource factor, which comes and goes. What somebody set, or
-  what was undone, is logged at once; what was tuned, once it has settled, if it moved by a factor of two or more.
+  tenth, it is undone. Its old and new value are without the resource factor, which comes and goes. A value that
+  somebody set, or that was undone, is logged at once; a tuned one when it comes to rest, if it moved by a factor of two.
   """
 
   use GenServer
@@ -151,7 +151,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     :exit, _ -> :unavailable
   end
 
-  # What was tuned, and what somebody set.
+  # The thresholds that were tuned, and those that somebody set.
   defp state_of(handle, type) do
     case :ets.lookup(@table, {handle.name, type}) do
       [{_, ref, tuned, set}] when ref == handle.performance.ref -> {tuned, set}
@@ -188,7 +188,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   @impl true
   def init(_opts) do
     create()
-    # What changed while there was no such process is seen to at once.
+    # Changes from the time without this process are dealt with at once.
     :ok = Events.subscribe()
     Process.send_after(self(), :tick, @tick_ms)
     {:ok, nil, {:continue, :apply}}
@@ -300,7 +300,7 @@ defmodule Snakepit.Performance.ThresholdManager do
          {crossover, _low, _high} = found <- Model.crossover(handle.performance, :request, type),
          {:changed, next} <- Thresholds.toward(tuned, crossover) do
       {old, new} = {at_rest(handle, type, before), at_rest(handle, type, {next, nil})}
-      # What a bound or the policy holds fast is tuned all the same, for when it no longer does.
+      # A threshold that a bound or the policy fixes is tuned all the same, for the time after.
       if old == new, do: put(handle, type, {next, nil}), else: tuned(handle, type, old, new, next, found)
       old != new
     else
@@ -318,7 +318,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     judged = GuardedChange.judge(change, metric(handle.name))
     replace(handle, change, judged)
 
-    # What was merely tuned decides nothing that measurements do not.
+    # A tuned threshold decides only what measurements decide as well.
     # A later change of the same threshold has replaced it, and is judged by itself.
     newest = Enum.find(changes(handle.name), &(&1.knob == change.knob and &1.verdict != :undone))
     if judged.verdict == :worse and judged == newest, do: undo(handle, judged, "calls became slower")

@@ -4,7 +4,7 @@ defmodule Snakepit.Performance.TransferMetrics do
 
   `latency_us` is the time of a call beside its tool and its wait for a lane; `method`, `data_type` and `data_size` are those
   of its larger direction. `throughput_mbps` is in megabytes (10^6 bytes) a second: bytes over microseconds.
-  `prediction_error` is |actual − predicted| / actual. `timestamp` is right within a second. What nobody measured is `nil`.
+  `prediction_error` is |actual − predicted| / actual. `timestamp` is right within a second. A figure that nobody measured is `nil`.
   """
 
   alias Snakepit.Performance
@@ -118,7 +118,7 @@ defmodule Snakepit.Performance.TransferMetrics do
     end
   end
 
-  # What is worked out where it is not given, and the id, which comes beside.
+  # The optional fields, and the id, which is an argument of its own.
   defp absurd(given, now) do
     number? = &(is_number(&1) and &1 >= 0 and &1 < 1.0e15)
 

@@ -88,7 +88,7 @@ defmodule Snakepit.Pool.Arena do
 
   @impl true
   def handle_cast({:warm, lengths, probe}, state) do
-    # Of several callers that asked for the same, the first one's chunk serves the others.
+    # Where several callers asked for the same, the first one's chunk serves the others.
     made = Native.arena_ensure(state.handle.arena, lengths)
     Breaker.record(state.handle.breaker, :zero_copy, made(made, lengths), probe)
     {:noreply, announce(state, made)}
@@ -134,7 +134,7 @@ defmodule Snakepit.Pool.Arena do
   end
 
   defp made({:ok, _ids}, _lengths), do: :ok
-  # What could never have room says nothing of the others.
+  # A size that can never have room says nothing of the others.
   defp made({:error, {:quota, _held, quota}}, lengths),
     do: if(Enum.sum(lengths) > quota, do: :void, else: :failure)
 

@@ -9,7 +9,7 @@ defmodule Snakepit.Pool.Checkout do
 
   @type t :: {:ok, Lane.t(), Native.checkout()} | {:error, Error.t()}
 
-  # What a caller wants: a lane at the latest at `deadline` (monotonic ms), of the worker of this session, or of any
+  # A caller's wish: a lane at the latest at `deadline` (monotonic ms), of the worker of this session, or of any
   # (nil); `prefer?`: any other will do when that one is busy. `cancellation`: what ends the wait early, nil where nobody
   # can; a lane that was handed over in that moment is answered all the same.
   @typep want :: {

@@ -58,7 +58,7 @@ defmodule Snakepit.Pool.CommandBreaker do
 
   # ---- for callers ------------------------------------------------------------------------------------------------
 
-  @doc "Whether a call of `command` may run. Whoever gets a suspect hands it on, whatever becomes of the call."
+  @doc "Whether a call of `command` may run. A caller that gets a suspect hands it on, whatever becomes of the call."
   @spec allow(t(), String.t()) :: {:ok, suspect() | nil} | {:open, row()}
   def allow(%__MODULE__{known: known} = t, command) do
     if :atomics.get(known, 1) == 0, do: {:ok, nil}, else: look(t, command)
@@ -91,7 +91,7 @@ defmodule Snakepit.Pool.CommandBreaker do
     ArgumentError -> nil
   end
 
-  @doc "What came of the call. Its worker's end is counted by the pool, not here."
+  @doc "Records the end of the call. Its worker's end is counted by the pool, not here."
   @spec record(t(), suspect() | nil, {:ok, term()} | {:error, Error.t()} | tuple()) :: :ok
   def record(_t, nil, _result), do: :ok
 
@@ -151,7 +151,7 @@ defmodule Snakepit.Pool.CommandBreaker do
   A worker ended while these commands ran on it. Says which of them is blamed, and which breakers that opened; nobody is
   blamed if there is no row left.
 
-  `commands` begins with the call that was begun last. Of several, the one is blamed that ended most of the workers it ran
+  `commands` begins with the call that was begun last. Among several, the one is blamed that ended most of the workers it ran
   on: one that is on trial before all others, then by the share of deaths in its calls, then by their number. If that does
   not tell them apart, the one begun last: a long call is there whenever a short one kills, and dies with it.
   """

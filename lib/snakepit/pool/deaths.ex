@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.Deaths do
   @moduledoc false
-  # What a worker's end counts for: against the command whose call it ran, or against the worker itself. By the pool's process,
+  # A worker's end counts against something: against the command whose call it ran, or against the worker itself. By the pool's process,
   # which alone counts.
 
   alias Snakepit.{Breaker, Telemetry, Transfer}

@@ -35,7 +35,7 @@ defmodule Snakepit.Pool.Env do
     {:asked, %{pid: pid, monitor: monitor, timer: timer, options: options, index: index}}
   end
 
-  @doc "What the message says that `ask/2` announced."
+  @doc "The content of the message that `ask/2` announced."
   @spec answer(message :: tuple(), asked()) :: {:ok, options()} | {:error, Error.t()}
   def answer({:DOWN, monitor, :process, _pid, reason}, %{monitor: monitor} = asked) do
     Process.cancel_timer(asked.timer)

@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.Events do
   @moduledoc false
-  # What happens to pools, as messages to the processes that subscribed: `{Snakepit.Pool.Events, event}`.
+  # The events of pools, as messages to the processes that subscribed: `{Snakepit.Pool.Events, event}`.
   #
   # | event | when |
   # |---|---|

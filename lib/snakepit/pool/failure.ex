@@ -44,7 +44,7 @@ defmodule Snakepit.Pool.Failure do
       {:error, error(handle, :pool, :stopped, "pool #{inspect(handle.name)} has stopped")}
   end
 
-  @doc "What to do about a pool that is there but could not start."
+  @doc "Advice for a pool that is there but could not start."
   @spec mendable(Error.t()) :: Error.t()
   def mendable(%Error{reason: reason} = error) when reason in [:stopped, :not_ready], do: error
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.Handle do
   @moduledoc false
-  # What a caller needs of a pool, in one persistent term: no process is asked on the way to a lane but the pool itself.
+  # All that a caller needs of a pool, in one persistent term: no process is asked on the way to a lane but the pool itself.
 
   alias Snakepit.{Breaker, Error, Native, Pool, Transfer}
 
@@ -40,7 +40,7 @@ defmodule Snakepit.Pool.Handle do
           busy_poll: Native.busy_poll() | nil
         }
 
-  # Of each worker, which its runs that died young without a call open.
+  # Each worker's breaker, which its runs that died young without a call open.
 
   # By the pool's process: it owns the checkout queue and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
@@ -67,7 +67,7 @@ defmodule Snakepit.Pool.Handle do
       lanes: :ets.new(:snakepit_lanes, [:set, :protected, read_concurrency: true]),
       pool: name(:pool, options.name),
       arena_maintenance: name(:arena, options.name),
-      # Of those that measure calls: a pool does not look into it.
+      # It belongs to the modules that measure calls: a pool does not look into it.
       performance: options.performance && options.performance.(options),
       busy_poll: if((us = Pool.Options.busy_poll(options)) > 0, do: Native.busy_poll_new(us))
     }

@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.LaneRecovery do
   @moduledoc false
-  # What becomes of a lane whose caller went away in the middle of a call: its tool is cancelled, and the worker asked
+  # Recovers a lane whose caller went away in the middle of a call: its tool is cancelled, and the worker asked
   # to *synchronize*: its answer comes once nothing runs on the lane any more, which then may be used again. If none
   # comes within the pool's `cancel_grace`, the worker is replaced.
 

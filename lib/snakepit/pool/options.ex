@@ -235,7 +235,7 @@ defmodule Snakepit.Pool.Options do
 
   @moduledoc @moduledoc <> "\n" <> Options.docs(@schema)
 
-  # What a start message may carry, with room for the other settings.
+  # The bytes of source that a start message may carry, with room for the other settings.
   @longest_source 8 * 1024 * 1024
   @source_name :python
 
@@ -334,7 +334,7 @@ defmodule Snakepit.Pool.Options do
     end
   end
 
-  # What a pool need not say that has its source with it.
+  # The options that a pool with its own source need not have.
   defp with_defaults(given) when is_list(given),
     do: if(Keyword.keyword?(given), do: given |> Map.new() |> with_defaults(), else: given)
 
@@ -403,7 +403,7 @@ defmodule Snakepit.Pool.Options do
     end
   end
 
-  # What a function gives is known when it is called.
+  # The value of a function is known when it is called.
   defp env(env) when is_map(env) do
     with {:error, words} <- Snakepit.Pool.Env.check(env), do: {:error, :env, ":env #{words}"}
   end

@@ -52,7 +52,7 @@ defmodule Snakepit.Pool.Reload do
       {:noreply, state}
     else
       look = Sources.look([Path.dirname(path) | if(content, do: [], else: [path])], %{}, seconds())
-      # What the worker saw: it may have changed since.
+      # The state that the worker saw: it may have changed since.
       look = if content, do: Map.merge(look, Sources.reported(path, content)), else: look
       state = %{state | loaded: Map.merge(look, state.loaded), seen: Map.merge(look, state.seen)}
       {:noreply, %{state | files: MapSet.put(files, path)}}

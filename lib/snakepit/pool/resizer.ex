@@ -3,7 +3,7 @@ defmodule Snakepit.Pool.Resizer do
   # Changes the number of a pool's workers while calls run, one change at a time: who asks meanwhile waits.
   #
   # Workers are numbered from 0, and always the last ones come and go. A pool grows once all new workers are ready, though
-  # each takes calls as soon as it is; if one cannot start, the others leave. Of a pool that shrinks, the leaving workers
+  # each takes calls as soon as it is; if one cannot start, the others leave. In a pool that shrinks, the leaving workers
   # get no more calls, finish those they have, and end in their own time.
 
   use GenServer
@@ -29,7 +29,7 @@ defmodule Snakepit.Pool.Resizer do
 
   @impl true
   def handle_call({:resize, size}, {caller, _}, pool) do
-    # Who died while waiting wants nothing any more.
+    # A caller that died while it waited needs no answer.
     answer = if node(caller) != node() or Process.alive?(caller), do: resize(pool, Handle.fetch!(pool), size)
     {:reply, answer, pool}
   end

@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.Sources do
   @moduledoc false
-  # What files hold, found out by as little reading as possible: a file is read again only when its size, times or inode
+  # The contents of files, with as little reading as possible: a file is read again only when its size, times or inode
   # say that it changed, or when it was so fresh at the last look that it may have changed within the same second.
   #
   # A directory holds the names of its modules. Pure but for the looks themselves.
@@ -10,7 +10,7 @@ defmodule Snakepit.Pool.Sources do
 
   # File times have whole seconds here.
   @fresh_s 2
-  # What is larger, a compiled module say, is known by its times and its size alone.
+  # A larger file (a compiled module, say) is known by its times and its size alone.
   @largest 4 * 1024 * 1024
 
   @doc "Looks at files and directories, given what the last look said of them. `now`: seconds since 1970."
@@ -76,7 +76,7 @@ defmodule Snakepit.Pool.Sources do
     |> then(&if is_list(&1), do: Enum.sort(&1), else: &1)
   end
 
-  # Who opens a pipe waits for the other end.
+  # To open a pipe is to wait for its other end.
   defp content(_path, type, _stat, _before) when type != :regular, do: :missing
 
   defp content(_path, :regular, {size, _, _, _, _} = stat, _before) when size > @largest,

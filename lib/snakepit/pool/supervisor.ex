@@ -55,7 +55,7 @@ defmodule Snakepit.Pool.Supervisor do
   end
 
   @doc """
-  Stops a pool. What takes its time (running calls, hooks of workers) is waited for here: the supervisor of all pools would
+  Stops a pool. Running calls and hooks of workers, which take their time, are waited for here: the supervisor of all pools would
   start and stop no other one meanwhile.
   """
   @spec stop(pid()) :: :ok

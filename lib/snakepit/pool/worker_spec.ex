@@ -1,6 +1,6 @@
 defmodule Snakepit.Pool.WorkerSpec do
   @moduledoc false
-  # What a worker of a pool is started with: the pool's options, in the words of `Snakepit.Worker.Spec`.
+  # The settings that a pool's worker starts with: the pool's options, in the words of `Snakepit.Worker.Spec`.
 
   alias Snakepit.{Bytes, Python, Worker}
   alias Snakepit.Pool.{Handle, Imports, Options, WarmUp}

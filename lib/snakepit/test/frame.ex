@@ -10,9 +10,9 @@ defmodule Snakepit.Test.Frame do
   alias Snakepit.Wire.Frame
 
   @align 64
-  # Of a result: nothing travels beside its envelope.
+  # A result has nothing beside its envelope.
   @no_limit 0xFFFF_FFFF_FFFF
-  # What a request's envelope has around the arguments: an array of three and an empty command; then nil.
+  # A request's envelope around its arguments: an array of three and an empty command; then nil.
   @around <<0x93, 0xA0>>
 
   @type request :: %{

@@ -94,7 +94,7 @@ defmodule Snakepit.Test.Options do
       else: refuse("expected :tools to be a map of names to functions, or a module, got: #{inspect(given)}")
   end
 
-  # Of two functions of one name, the one that takes arguments.
+  # Where two functions have one name, the one that takes arguments counts.
   defp functions(module) do
     for {name, arity} <- Enum.sort(module.module_info(:exports)),
         arity in [0, 1],

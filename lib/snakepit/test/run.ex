@@ -31,7 +31,7 @@ defmodule Snakepit.Test.Run do
     end)
   end
 
-  @doc "Of the call that runs in this process."
+  @doc "The context of the call that runs in this process."
   @spec context() :: context() | nil
   def context, do: Process.get(@context)
 

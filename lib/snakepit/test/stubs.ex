@@ -122,7 +122,7 @@ defmodule Snakepit.Test.Stubs do
 
   @impl true
   def handle_call({:put, owner, {key, value}}, _from, owners) do
-    # Of one owner, the last of a kind counts; a process may be allowed by several.
+    # Each owner's last stub of a kind counts; a process may be allowed by several.
     if elem(key, 0) == :allow, do: :ets.delete_object(@table, {key, value}), else: :ets.delete(@table, key)
     :ets.insert(@table, {key, value})
     {:reply, :ok, Map.put_new_lazy(owners, owner, fn -> Process.monitor(owner) end)}

@@ -1,6 +1,6 @@
 defmodule Snakepit.Tool.Described do
   @moduledoc false
-  # What a worker says of its tools (native/PROTOCOL.md, `ready`) as `Snakepit.Tool`s. Its words are bytes from outside:
+  # A worker's description of its tools (native/PROTOCOL.md, `ready`) as `Snakepit.Tool`s. Its words are bytes from outside:
   # every one is checked, and no atom is made of them. How much it may say is bounded by its frame. Pure.
 
   alias Snakepit.Tool

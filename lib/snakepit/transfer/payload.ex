@@ -1,6 +1,6 @@
 defmodule Snakepit.Transfer.Payload do
   @moduledoc false
-  # What is to be transferred, as a decision sees it: `bytes` beside the envelope, in `count` buffers; `fresh` of them do not
+  # The data to transfer, as a decision sees them: `bytes` beside the envelope, in `count` buffers; `fresh` of them do not
   # lie in shared memory yet. `envelope` is the envelope's size. `warm?`: shared memory for it is at hand.
 
   @enforce_keys [:bytes, :fresh, :type, :count, :envelope]

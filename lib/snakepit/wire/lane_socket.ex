@@ -23,11 +23,11 @@ defmodule Snakepit.Wire.LaneSocket do
   @spec open(non_neg_integer()) :: t()
   def open(fd), do: %__MODULE__{socket: Native.lane_open(fd), fd: fd}
 
-  @doc "Whoever waits on the lane learns that it is closed."
+  @doc "A process that waits on the lane learns that it is closed."
   @spec close(t()) :: :ok
   def close(%__MODULE__{socket: socket}), do: Native.lane_close(socket)
 
-  @doc "Sends a frame by `deadline` (monotonic ms). What was not sent by then stays with the lane, for `flush/2`."
+  @doc "Sends a frame by `deadline` (monotonic ms). The rest stays with the lane, for `flush/2`."
   @spec send(Native.lane(), Native.frame(), deadline(), cancellation()) :: :ok | failure()
   def send(socket, frame, deadline, cancellation \\ nil) do
     with more when more in [:wait, :again] <- Native.lane_send(socket, frame),
@@ -94,7 +94,7 @@ defmodule Snakepit.Wire.LaneSocket do
             if(waits?, do: left(deadline), else: 0) -> :timeout
           end
 
-        # What else comes by this reference is read here: it would lie in the mailbox for ever.
+        # Another message of this reference is read here: it would lie in the mailbox for ever.
         unless woken == :lane or Native.lane_cancel(socket) do
           receive do
             {:select, _, ^ref, _} -> :ok

@@ -25,7 +25,7 @@ defmodule Snakepit.Worker.Conversation do
   # Events that one run may cause its owner.
   @most_warnings 200
 
-  # What the library takes. Anything else a worker says would end the process that reads it instead of the worker.
+  # The numbers that the library takes. Anything else a worker says would end the process that reads it instead of the worker.
   defguardp is_u64(n) when is_integer(n) and n >= 0 and n <= 0xFFFF_FFFF_FFFF_FFFF
 
   @doc "Reads all that has come."
@@ -177,7 +177,7 @@ defmodule Snakepit.Worker.Conversation do
   # A newer worker may know more.
   defp message(_unknown, _state, run), do: run
 
-  # What differs from run to run.
+  # The settings that differ from run to run.
   defp settings(%Run{spec: spec} = run) do
     Map.merge(spec.welcome, %{
       owner: run.number,

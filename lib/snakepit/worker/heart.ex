@@ -33,7 +33,7 @@ defmodule Snakepit.Worker.Heart do
     {:ping, heart.number, heart}
   end
 
-  # Whoever is this late was stopped itself, or had no core; the worker may have fared no better.
+  # A process that is this late was stopped itself, or had no core, and so perhaps was the worker.
   def beat(%__MODULE__{} = heart, now, _state) when now - heart.beat_at >= 2 * heart.interval,
     do: {:wait, %{heart | asked_at: now, beat_at: now}}
 

@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Lane do
   @moduledoc false
-  # One place to run a call: a socket to one thread of one worker. Whoever has checked it out owns it alone.
+  # One place to run a call: a socket to one thread of one worker. The caller that has checked it out owns it alone.
 
   @enforce_keys [:worker, :run, :name, :index, :number, :socket, :fd, :memory, :zero_copy, :grpc]
   defstruct @enforce_keys

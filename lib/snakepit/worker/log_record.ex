@@ -8,10 +8,10 @@ defmodule Snakepit.Worker.LogRecord do
   @type t ::
           {:record, Logger.level(), message :: String.t(), metadata :: keyword()} | {:dropped, pos_integer()}
 
-  # What is further away than a day is no time of a record: a formatter may not know how to write it.
+  # A time further away than a day is not taken for a record's: a formatter may not know how to write it.
   @day_us 86_400_000_000
 
-  @doc "What an unpacked frame says, or that it says nothing. `now`: microseconds since 1970."
+  @doc "The record that an unpacked frame holds, or that it holds none. `now`: microseconds since 1970."
   @spec read(term(), who(), now :: integer()) :: {:ok, t()} | :error
   def read([level, created, logger, message, file, line, function, tool, correlation, extra], who, now)
       when is_integer(level) and is_integer(created) and is_binary(logger) and is_binary(message) and

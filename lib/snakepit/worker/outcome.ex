@@ -42,7 +42,7 @@ defmodule Snakepit.Worker.Outcome do
   defp words(words, _how), do: words
 
   defp error(run, %Error{} = error, said) do
-    # What it printed may explain why it was not ready.
+    # Its output may explain why it was not ready.
     error = if error.reason == :startup_timeout, do: Report.with_output(error, said), else: error
     if run.ready_at, do: error, else: Report.with_origin(error, run.spec.options)
   end

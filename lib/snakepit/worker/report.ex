@@ -47,7 +47,7 @@ defmodule Snakepit.Worker.Report do
 
   defp os_process(run), do: if(pid = Launcher.os_pid(run), do: " (OS process #{pid})", else: "")
 
-  # Whoever has it ended for a caller's sake says why, and its call is over.
+  # A process that has it ended for a caller's sake says why, and its call is over.
   defp ran([], ms, true), do: "#{ms} ms after it became ready"
   defp ran([], ms, false), do: "without a call, #{ms} ms after it became ready"
   defp ran(calls, _ms, _meant?), do: "while it ran " <> Enum.map_join(calls, " and ", &call/1)
@@ -95,7 +95,7 @@ defmodule Snakepit.Worker.Report do
   defp doing(_state, %Run{importing: nil}), do: "it had not begun to import its modules"
   defp doing(_state, %Run{importing: module}), do: "it was importing #{module}"
 
-  @doc "What a run does between its imports and its first call, in words that go on from its subject."
+  @doc "The work of a run between its imports and its first call, in words that follow its name."
   @spec busy_with(Run.t()) :: String.t()
   def busy_with(%Run{doing: {"on_start", hook}}), do: "was running @snakepit.on_start #{hook}"
   def busy_with(%Run{doing: {"warm_up", command}}), do: "was running #{inspect(command)} of warm_up:"

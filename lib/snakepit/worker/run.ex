@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Run do
   @moduledoc false
-  # What a worker's process knows of its run, besides the state it is in (`Snakepit.Worker`).
+  # The data of a worker's process on its run, besides the state it is in (`Snakepit.Worker`).
 
   alias Snakepit.Native
   alias Snakepit.Wire.{ControlSocket, LaneSocket}

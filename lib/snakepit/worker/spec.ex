@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Spec do
   @moduledoc false
-  # All that one run of a worker needs. Whoever starts a worker makes the spec; the worker asks nobody for more.
+  # All that one run of a worker needs. The process that starts a worker makes the spec; the worker needs nothing else.
 
   alias Snakepit.Native
 

@@ -74,7 +74,7 @@ defmodule Snakepit.Worker.States do
 
   def handle_event({:timeout, :startup}, :late, state, run)
       when state in [:starting, :greeting, :importing] do
-    # What it says may have come in this moment.
+    # Its message may just have come.
     case read(state, run) do
       {state, run} when state in [:starting, :greeting, :importing] ->
         next(finish({state, run}, Report.too_slow(state, run)))
@@ -123,7 +123,7 @@ defmodule Snakepit.Worker.States do
   def handle_event(:cast, :stop, _state, _run), do: {:stop, :normal}
 
   def handle_event(:cast, {:resized, size, quota}, state, run) when state not in [:ending, :over] do
-    # What it holds already, it may hold.
+    # It may keep the memory that it holds already.
     run = %{run | size: size, quota: max(run.quota, quota)}
 
     # Before that, it gets the size with its other settings.

@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Transitions do
   @moduledoc false
-  # What happens to a run when something is heard of its worker, or something is sent to it. Each function gives the state
+  # The changes of a run when its worker says something, or something is sent to it. Each function gives the state
   # (`Snakepit.Worker`) and the run after it.
 
   alias Snakepit.{Bytes, Companion, Error, Native}
@@ -129,7 +129,7 @@ defmodule Snakepit.Worker.Transitions do
   def launched({:start_failed, why}, _state, run), do: over(run, "the interpreter did not start: #{why}", "")
 
   def launched({:exited, status, tail}, state, run) do
-    # What it said last is still in the socket: a failed import says so and exits.
+    # Its last words are still in the socket: a failed import says so and exits.
     {_state, run} = if state in [:greeting, :importing], do: read(state, run), else: {state, run}
     over(%{run | status: status}, Words.exit(status), tail)
   end

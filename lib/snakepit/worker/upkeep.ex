@@ -1,6 +1,6 @@
 defmodule Snakepit.Worker.Upkeep do
   @moduledoc false
-  # What a run is asked and sent from time to time: whether it is alive, whether it is due for recycling, and what no frame
+  # The questions and messages that a run gets from time to time: whether it is alive, whether it is due for recycling, and what no frame
   # reported to it. The decisions are those of `Heart` and `Recycling`; this module measures and sends.
 
   alias Snakepit.{Machine, Native}

@@ -2,7 +2,7 @@ defmodule Snakepit.Worker.Words do
   @moduledoc false
   # How a worker ended, in words. Pure.
 
-  @doc "What the companion says of a process's end."
+  @doc "The companion's report of a process's end, in words."
   @spec exit(:companion_died | Snakepit.Companion.status()) :: String.t()
   def exit(:companion_died), do: "the companion died, and the worker with it"
   def exit({:status, 0}), do: "the worker exited"

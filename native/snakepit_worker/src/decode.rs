@@ -200,7 +200,7 @@ impl<'a, 'py> Run<'a, 'py> {
         Self { decoder, py, buffers, keys, path: Vec::new(), bytes_inside: false, members: false }
     }
 
-    /// What it learned is there for the next one.
+    /// Keeps the keys that it learned for the next one.
     pub fn done(&mut self) {
         *locked(&self.decoder.keys) = std::mem::take(&mut self.keys);
     }

@@ -107,7 +107,7 @@ impl Window {
         unsafe { std::slice::from_raw_parts_mut(self.at as *mut u8, self.len) }
     }
 
-    /// What comes next; 0 at the connection's end.
+    /// The number of bytes that came; 0 at the connection's end.
     fn receive(&self, py: Python<'_>, mut poll: Option<&mut Poll>) -> PyResult<usize> {
         loop {
             let got = py.detach(|| {

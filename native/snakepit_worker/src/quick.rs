@@ -18,7 +18,7 @@ use std::sync::Mutex;
 /// Bytes of a frame's length, before it.
 pub const PREFIX: usize = 4;
 
-/// What became of a frame.
+/// The end of a frame.
 pub enum Outcome<'py> {
     /// It is not so simple, or not right: no tool ran.
     Left,

@@ -18,7 +18,7 @@ defmodule Snakepit.Performance.Model.Calibration do
     {[4 * @mib], 8},
     {[16 * @mib], 4}
   ]
-  # Of fresh memory, which is dearer, after the waves up to so many bytes.
+  # Fresh memory, which is dearer, is measured after the waves, up to so many bytes.
   @cold_rounds 3
   @cold_after 4 * @mib
   @base_rounds 40
@@ -120,7 +120,7 @@ defmodule Snakepit.Performance.Model.Calibration do
   # Ways in turn, so that what the machine does meanwhile meets all of them. The first of a kind makes memory, and says
   # nothing of those to come.
   defp plan(handle, ways) do
-    # What an arena could hardly hold says nothing of usual times.
+    # Times of a size that the arena can hardly hold are not the usual ones.
     largest = div(Worker.Chunks.quota(handle), 4)
 
     {before, later} = Enum.split_with(@waves, fn {sizes, _} -> hd(sizes) <= @cold_after end)
@@ -138,7 +138,7 @@ defmodule Snakepit.Performance.Model.Calibration do
         do: {round > 0, direction, way, size, true}
   end
 
-  # What is small makes a whole chunk, what is large one of its own size. Results never wait for fresh memory: a worker
+  # A small size makes a whole chunk, a large one a chunk of its own size. Results never wait for fresh memory: a worker
   # that has none at hand takes another way.
   defp cold(chunk) do
     for _ <- 1..@cold_rounds,
@@ -177,7 +177,7 @@ defmodule Snakepit.Performance.Model.Calibration do
   end
 
   defp measured(state, {counts?, direction, way, size, warm?}) do
-    # What carries nothing goes as calls do that carry nothing.
+    # A probe without data goes as calls without data do.
     forced = if size > 0, do: way
     unless warm?, do: Pool.Arena.drop_idle(state.handle)
     # The result of the probe before must not keep the memory that this one may need.
@@ -223,7 +223,7 @@ defmodule Snakepit.Performance.Model.Calibration do
 
   # ---- what is learned from it ------------------------------------------------------------------------------------
 
-  # What a call takes that carries nothing.
+  # The time of a call that carries nothing.
   defp base(samples),
     do: %{
       ns: samples |> Enum.map(& &1.ns) |> Stats.median() |> round(),

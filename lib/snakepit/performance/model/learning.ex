@@ -14,7 +14,7 @@ defmodule Snakepit.Performance.Model.Learning do
   @tick_ms 1_000
   # Calls that are learned from before the table is made anew.
   @worth_compiling 20
-  # Of a pool's calls so many, the latest, are kept one by one.
+  # So many of a pool's latest calls are kept one by one.
   @most_rows 100
 
   @spec start_link(keyword()) :: GenServer.on_start()
@@ -240,7 +240,7 @@ defmodule Snakepit.Performance.Model.Learning do
     for worker <- Pool.workers_of(handle), do: Worker.table(worker, table)
   end
 
-  # What was learned is not thrown away because this process died.
+  # The learned model survives this process.
   defp calibrate(handle),
     do: if(Model.counts(handle.performance).version == 0, do: start_calibration(handle))
 

@@ -3,7 +3,7 @@ defmodule Snakepit.Performance.Model.Probing do
   # Which probes keep a pool's model true about the ways its calls do not take. Pure.
   #
   # Now and then a call's shape (its size, type and direction) is sent once more by a way that the call did not take, as a
-  # probe: no user's tool runs for it. What probes may cost is a share of the workers' time, saved up while none is made.
+  # probe: no user's tool runs for it. Probes may cost a share of the workers' time, saved up while none is made.
 
   alias Snakepit.{Performance, Transfer}
   alias Snakepit.Performance.Model.Row
@@ -12,7 +12,7 @@ defmodule Snakepit.Performance.Model.Probing do
   # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
   @most_saved_ns 250_000_000
   @at_once 8
-  # What probes can carry (`Snakepit.Performance.Model.Probe.payload/3`), and the largest one.
+  # The data that probes can carry (`Snakepit.Performance.Model.Probe.payload/3`), and the largest one.
   @types [:binary, :string, :tensor]
   @largest 64 * 1024 * 1024
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgpack import packb, unpackb
 
 from ..support import fork
+from ..support.context import undisturbed
 from ..support.errors import ProtocolError
 from ..support.limits import MAX_CONTROL_FRAME
 from .frames import PREFIX
@@ -36,7 +37,10 @@ class Control:
         body = packb(message)
         if len(body) > MAX_CONTROL_FRAME:
             raise ProtocolError(f"a control message of {len(body)} bytes")
-        data = PREFIX.pack(len(body)) + body
+        # A tool may be sending: cancelled in the middle of it, it would leave a part of a message behind.
+        undisturbed(self._send, PREFIX.pack(len(body)) + body, fds)
+
+    def _send(self, data: bytes, fds: Sequence[int]) -> None:
         with self._lock:
             if fds:
                 sent = socket.send_fds(self._sock, [data], list(fds))
