@@ -9,7 +9,7 @@ unless Code.ensure_loaded?(Mix.Tasks.Compile.Cargo) do
     @min_rust {1, 91}
     @root Path.expand("..", __DIR__)
     @out Path.join(@root, "priv/native")
-    @libraries ~w(nif grpc numpy fork)
+    @libraries ~w(nif grpc numpy)
     @dylib if match?({:unix, :darwin}, :os.type()), do: "dylib", else: "so"
     # As cargo names them, and as they are named here.
     @artifacts [{"snakepit_companion", "snakepit_companion"}] ++

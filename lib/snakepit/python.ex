@@ -277,11 +277,5 @@ defmodule Snakepit.Python do
     if wanted?, do: native("numpy")
   end
 
-  @doc "The library that gives forked children copies of shared memory; `nil` where there is no shared memory."
-  @spec fork_memory() :: Path.t() | nil
-  def fork_memory do
-    if match?({:unix, :linux}, :os.type()), do: native("fork")
-  end
-
   defp native(name), do: Path.join(:code.priv_dir(:snakepit), "native/libsnakepit_#{name}.so")
 end

@@ -9,13 +9,12 @@ from msgpack import ExtType, packb
 
 from beam import REQUEST, buffer, tensor
 from snakepit import tool
-from snakepit.memory.borrowed import Borrowed
+from snakepit._native import Borrowed
 from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.errors import CallError
 from snakepit.tools.registry import collect
 from snakepit.tools.signature import Tool
-from snakepit.wire.frames import FRAME_START, PREFIX
 
 SIZES = (0, 1, 100, 16_383, 16_384, 100_000)
 UserId = typing.NewType("UserId", bytes)
@@ -43,7 +42,7 @@ class Served:
 
     def __init__(self, *functions):
         module = Module(**{function.__name__: function for function in functions})
-        borrowed = Borrowed({})
+        borrowed = Borrowed()
         maintenance = Maintenance(None, borrowed, 60_000, lambda tokens: None)
         self.calls = Calls(Service(collect([module]), None, borrowed, maintenance, 16_384, 0))
 
@@ -53,11 +52,9 @@ class Served:
         frame += b"".join(len(data).to_bytes(8, "little") for data in buffers) + envelope
         for data in buffers:
             frame += bytes(-len(frame) % 64) + data
-        if not buffers:
-            memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
-            reply = self.calls.quick(memory, len(frame))
-            if reply is not None:
-                return reply[4:] if isinstance(reply, bytes) else reply[1]
+        reply = self.calls.quick(bytes(frame))
+        if reply is not None:
+            return reply[4:] if isinstance(reply, bytes) else reply[1]
         # As a lane reads it: memory that can be written to, and views that cannot.
         return self.calls.answer(memoryview(bytearray(frame)).toreadonly())[1]
 

@@ -1,17 +1,17 @@
 """The arena against a naive model; views of foreign memory and their release."""
 
+import ctypes
 import gc
 import os
 import random
+import threading
 import unittest
+import weakref
 
 import numpy as np
 
+from snakepit._native import Arena, Borrowed
 from snakepit.memory import memory_array
-from snakepit.memory.arena import Arena
-from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.chunk_memory import BadChunk, create, open_foreign
-from snakepit.memory.size_classes import class_size
 from snakepit.support.errors import CallError, ProtocolError
 
 CHUNK = 1 << 16
@@ -23,18 +23,8 @@ def arena(quota=8 * CHUNK):
     return made, sent
 
 
-class SizeClasses(unittest.TestCase):
-    def test_edges(self):
-        for length, size in [(0, 64), (1, 64), (64, 64), (65, 128), (129, 192), (512, 512), (513, 576), (1025, 1152)]:
-            self.assertEqual(class_size(length), size)
-
-    def test_fits_is_aligned_and_stable(self):
-        rng = random.Random(1)
-        for _ in range(5000):
-            length = rng.randrange(1 << rng.randrange(1, 46))
-            size = class_size(length)
-            self.assertTrue(size >= length and size % 64 == 0 and class_size(size) == size)
-            self.assertLess(size - max(length, 1), max(64, size // 8 + 1))
+def written(slot, length):
+    return (ctypes.c_char * length).from_address(slot.address)
 
 
 class Allocation(unittest.TestCase):
@@ -58,14 +48,14 @@ class Allocation(unittest.TestCase):
                 if slot is None:
                     continue
                 place = memory.grant(slot, slot.offset, length)
-                self.check_apart(held, place, slot)
+                self.check_apart(held, place, slot, {chunk: size for chunk, _, size in memory.chunks()})
                 stamp = bytes([step % 251]) * length
-                slot.view(length)[:] = stamp
+                written(slot, length)[:] = stamp
                 held[place[3]] = (place, slot, stamp)
             elif held:
                 token = rng.choice(list(held))
                 place, slot, stamp = held.pop(token)
-                self.assertEqual(bytes(slot.view(place[2])), stamp, "somebody wrote over a held slot")
+                self.assertEqual(bytes(written(slot, place[2])), stamp, "somebody wrote over a held slot")
                 memory.freed([token])
                 memory.freed([token, 10**9])
             if step % 200 == 0:
@@ -77,27 +67,59 @@ class Allocation(unittest.TestCase):
         self.assertEqual((memory.total, memory.live_slots()), (0, 0))
         self.assertEqual({t[1] for t in sent if t[0] == "chunk"}, {t[1] for t in sent if t[0] == "drop"})
 
-    def check_apart(self, held, place, slot):
+    def check_apart(self, held, place, slot, sizes):
         self.assertEqual(place[1] % 64, 0)
-        self.assertLessEqual(place[1] + slot.size, slot.chunk.mapping.size)
+        self.assertLessEqual(place[1] + slot.size, sizes[place[0]])
         for (chunk, offset, _, _), other, _ in held.values():
             if chunk == place[0]:
                 self.assertTrue(offset + other.size <= place[1] or place[1] + slot.size <= offset)
 
-    def test_warmest_first_and_cold_is_refused(self):
-        memory, _ = arena()
+    def test_warm_memory_serves_and_cold_memory_is_not_made(self):
+        memory, sent = arena()
         self.assertIsNone(memory.allocate(100))
         memory.prepare(100)
         first, second = memory.allocate(100), memory.allocate(100)
         memory.release(first)
+        self.assertEqual(memory.allocate(128), first)
         memory.release(second)
-        self.assertIs(memory.allocate(100), second)
-        self.assertIs(memory.allocate(128), first)
+        self.assertEqual(memory.allocate(100), second)
         self.assertIsNone(memory.allocate(CHUNK))
         memory.prepare(CHUNK)
         large = memory.allocate(CHUNK)
         memory.release(large)
-        self.assertIs(memory.allocate(CHUNK), large)
+        self.assertEqual(memory.allocate(CHUNK), large)
+        self.assertEqual(len(sent), 2)
+
+    def test_a_chunk_that_the_beam_cannot_map_serves_nothing_more(self):
+        memory, sent = arena()
+        slot = memory.force(1000)
+        memory.refused(slot.chunk)
+        self.assertTrue(memory.is_refused())
+        self.assertIsNone(memory.allocate(1000))
+        memory.release(slot)
+        self.assertIsNone(memory.allocate(1000))
+        self.assertFalse(memory.drop_idle(60))
+        self.assertEqual(sent, [("chunk", slot.chunk, CHUNK), ("drop", slot.chunk)])
+
+    def test_ids_grow_though_threads_make_chunks_at_once(self):
+        memory, sent = arena(quota=200 * CHUNK)
+        threads = [threading.Thread(target=lambda: [memory.force(CHUNK) for _ in range(10)]) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        ids = [id for what, id, *_ in sent if what == "chunk"]
+        self.assertEqual((len(ids), ids), (80, sorted(ids)))
+
+    def test_what_cannot_be_announced_costs_nothing(self):
+        def fail(*_):
+            raise OSError("gone")
+
+        memory = Arena(7, CHUNK, CHUNK, fail, lambda id: None)
+        for _ in range(3):
+            with self.assertRaises(OSError):
+                memory.force(100)
+        self.assertEqual((memory.total, memory.chunks()), (0, []))
 
     def test_a_chunk_without_held_slots_serves_other_classes(self):
         memory, sent = arena()
@@ -121,7 +143,7 @@ class Allocation(unittest.TestCase):
     def test_what_lies_inside_is_found(self):
         memory, _ = arena()
         slot = memory.force(1000)
-        start = slot.chunk.mapping.address + slot.offset
+        start = slot.address
         self.assertEqual(memory.find(start + 10, 900), (slot, slot.offset + 10))
         self.assertIsNone(memory.find(start + 10, slot.size))
         self.assertIsNone(memory.find(start - 1, 1))
@@ -149,8 +171,12 @@ class Allocation(unittest.TestCase):
 
 class Foreign(unittest.TestCase):
     def setUp(self):
-        self.fd, self.mapping = create(CHUNK)
-        self.borrowed = Borrowed({})
+        # Another arena's chunk.
+        announced = []
+        self.owner = Arena(1, CHUNK, CHUNK, lambda id, size, fd: announced.append(os.dup(fd)), lambda id: None)
+        self.owner.prepare(1)
+        [self.fd] = announced
+        self.borrowed = Borrowed()
         self.borrowed.add(1, self.fd, CHUNK)
 
     def tearDown(self):
@@ -182,7 +208,6 @@ class Foreign(unittest.TestCase):
         self.assertEqual(self.borrowed.outstanding, 0)
 
     def test_views_outlive_a_dropped_chunk(self):
-        self.mapping.size  # noqa: B018 (keeps the writable mapping)
         view = self.view()
         self.borrowed.drop(1)
         self.assertEqual(bytes(view), bytes(800))
@@ -196,17 +221,56 @@ class Foreign(unittest.TestCase):
             with self.assertRaises(ProtocolError):
                 self.view(offset, length)
 
+    def test_a_view_is_of_its_part_and_cannot_be_written_to(self):
+        [(_, start, _)] = self.owner.chunks()
+        ctypes.memmove(start + 64, b"here", 4)
+        view = self.view(length=4)
+        self.assertEqual((bytes(view), view.readonly, view.format, view.ndim), (b"here", True, "B", 1))
+        with self.assertRaises(TypeError):
+            view[0] = 1
+        with self.assertRaises(TypeError):
+            ctypes.c_char.from_buffer(view.obj)
+        with self.assertRaises(ValueError):
+            np.frombuffer(view, "u1").setflags(write=True)
+        with self.assertRaises(TypeError):
+            weakref.ref(view.obj)
+
+    def test_tokens_come_back_once_whatever_happens(self):
+        self.borrowed.refuse(9, "why")
+        for token in range(100):
+            with self.assertRaises(CallError) as caught:
+                self.borrowed.views([(1, 0, 1, 3 * token), (9, 0, 1, 3 * token + 1), (1, 0, 1, 3 * token + 2)])
+            self.assertIn("why", caught.exception.message)
+            caught = None
+        gc.collect()
+        self.assertEqual(sorted(self.borrowed.take_released()), list(range(300)))
+        self.assertEqual((self.borrowed.take_released(), self.borrowed.outstanding), ([], 0))
+        self.borrowed.take_back([5, 6])
+        self.assertEqual((self.borrowed.outstanding, self.borrowed.take_released()), (2, [5, 6]))
+
+    def test_a_frame_may_overtake_its_chunk(self):
+        views = []
+        thread = threading.Thread(target=lambda: views.extend(self.borrowed.views([(2, 0, 5, 1)])))
+        thread.start()
+        self.borrowed.add(2, self.fd, CHUNK)
+        thread.join(20)
+        self.assertEqual([len(view) for view in views], [5])
+
     def test_only_sealed_memory_of_the_announced_size_is_mapped(self):
         bare = os.memfd_create("bare", os.MFD_ALLOW_SEALING)
         os.ftruncate(bare, CHUNK)
-        with self.assertRaises(BadChunk):
-            open_foreign(bare, CHUNK)
+        with open("/dev/null") as null:
+            for fd, size in [
+                (bare, CHUNK),
+                (self.fd, 0),
+                (self.fd, CHUNK - 1),
+                (self.fd, 2 * CHUNK),
+                (null.fileno(), 1),
+                (-1, 1),
+            ]:
+                with self.assertRaises(OSError):
+                    self.borrowed.add(3, fd, size)
         os.close(bare)
-        for size in (0, CHUNK - 1, 2 * CHUNK):
-            with self.assertRaises(BadChunk):
-                open_foreign(self.fd, size)
-        with open("/dev/null") as null, self.assertRaises((BadChunk, OSError)):
-            open_foreign(null.fileno(), 1)
 
 
 if __name__ == "__main__":

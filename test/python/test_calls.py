@@ -20,7 +20,7 @@ from msgpack import ExtType, packb, unpackb
 import tools
 from beam import REQUEST, buffer, tensor
 from snakepit import tool
-from snakepit.memory.borrowed import Borrowed
+from snakepit._native import Borrowed
 from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.cancel import SIGNAL, Cancellation
@@ -29,7 +29,7 @@ from snakepit.support.limits import RESULT
 from snakepit.tools import registry
 from snakepit.tools.registry import collect
 from snakepit.tools.signature import Tool
-from snakepit.wire.frames import FRAME_START, HEADER, PREFIX
+from snakepit.wire.frames import HEADER, lay_out
 
 
 def accepts(annotation, value):
@@ -141,7 +141,7 @@ def nested(depth):
 
 
 def calls(known=None):
-    borrowed = Borrowed({})
+    borrowed = Borrowed()
     maintenance = Maintenance(None, borrowed, 60_000, lambda tokens: None)
     return Calls(Service(known or collect([tools]), None, borrowed, maintenance, 256, 0))
 
@@ -283,8 +283,7 @@ class Frames(unittest.TestCase):
         lane = calls()
         envelope = packb(["identity", {"x": 1}, None])
         frame = REQUEST.pack(1, 7, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
-        memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
-        self.assertIsNone(lane.quick(memory, len(frame)))
+        self.assertIsNone(lane.quick(bytes(frame)))
         with self.assertRaises(ProtocolError):
             lane.answer(memoryview(frame))
 
@@ -292,11 +291,10 @@ class Frames(unittest.TestCase):
         lane = calls()
         envelope = packb(["identity", {"x": 1}, nested(100)])
         frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
-        memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
         expected = calls().answer(memoryview(frame))[1][24:]
         self.assertIn(b"a caller must be", expected)
         for _ in range(3):
-            self.assertIsNone(lane.quick(memory, len(frame)))
+            self.assertIsNone(lane.quick(bytes(frame)))
             self.assertEqual(lane.answer(memoryview(frame))[1][24:], expected)
 
     def test_the_quick_path_says_what_the_other_says_or_nothing(self):
@@ -335,13 +333,13 @@ class Frames(unittest.TestCase):
                 for _ in range(rng.randrange(3)):
                     envelope[rng.randrange(len(envelope))] = rng.choice([0, 1, 0x93, 0xC7, 0xFF, rng.randrange(256)])
             frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
-            memory = memoryview(bytes(FRAME_START - 4) + PREFIX.pack(len(frame)) + frame)
-            reply = lane.quick(memory, len(frame))
+            reply = lane.quick(bytes(frame))
             if reply is None:
                 continue
             quickly += 1
             head = reply[4:] if isinstance(reply, bytes) else reply[1]
-            expected = lane.answer(memoryview(frame))[1]
+            _, expected, views = lane.answer(memoryview(frame))
+            expected = b"".join(lay_out(expected, views or ()))
             # All but how long it took.
             self.assertEqual((head[:16], head[24:]), (expected[:16], expected[24:]), envelope)
             if number < len(good):

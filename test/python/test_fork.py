@@ -9,19 +9,14 @@ import textwrap
 import unittest
 from pathlib import Path
 
-from beam import HERE, PYTHONPATH, Beam
-from snakepit.support import fork
+from beam import PYTHONPATH, Beam
 
-LIBRARY = str(Path(HERE).parents[1] / "priv" / "native" / "libsnakepit_fork.so")
-
-START = f"""
+START = """
 import ctypes, mmap, os, random, sys, threading
 from snakepit.support import fork
 from snakepit.memory import memory_array
-fork.install({LIBRARY!r})
-from snakepit.memory.arena import Arena
-from snakepit.memory.borrowed import Borrowed
-from snakepit.memory.chunk_memory import create, open_foreign, whole
+fork.install()
+from snakepit._native import Arena, Borrowed
 arena = Arena(1, 1 << 20, 64 << 20, lambda *_: None, lambda _: None)
 
 def child(function):
@@ -77,20 +72,24 @@ class Memory(unittest.TestCase):
 
     def test_what_others_lend_is_the_childs_own(self):
         self.works("""
-            fd, ours = create(1 << 20)
-            whole(ours)[5000:5100] = b"x" * 100
-            borrowed = Borrowed({})
-            borrowed.add(9, fd, 1 << 20)
+            fds = []
+            other = Arena(2, 1 << 20, 1 << 20, lambda id, size, fd: fds.append(os.dup(fd)), lambda id: None)
+            other.prepare(1)
+            [(_, start, _)] = other.chunks()
+            ctypes.memset(start + 5000, ord("x"), 100)
+            borrowed = Borrowed()
+            borrowed.add(9, fds[0], 1 << 20)
             [view] = borrowed.views([(9, 5000, 100, 1)])
+            import numpy
+            address = numpy.frombuffer(view, "u1").__array_interface__["data"][0]
             def look():
                 assert bytes(view) == b"x" * 100
-                whole_page = (ctypes.c_char * 100).from_address(fork_address)
-                whole_page[0] = b"y"
-            fork_address = ctypes.addressof(ctypes.c_char.from_buffer(borrowed._chunks[9].exporter())) + 5000
+                ctypes.memset(address, ord("y"), 1)
+                assert bytes(view)[:1] == b"y"
             assert child(look) == 0
             assert bytes(view) == b"x" * 100
             # The parent's goes on being shared.
-            whole(ours)[5000:5001] = b"z"
+            ctypes.memset(start + 5000, ord("z"), 1)
             assert bytes(view)[:1] == b"z"
         """)
 
@@ -149,15 +148,15 @@ class Memory(unittest.TestCase):
     def test_more_views_than_there_are_rows(self):
         self.works("""
             slot = arena.force(1 << 19)
-            slot.view(1 << 19)[:] = bytes([3]) * (1 << 19)
-            views = [arena._leases.lend(slot.chunk.mapping, slot.offset + i % 1000, 8, slot) for i in range(70_000)]
+            ctypes.memset(slot.address, 3, 1 << 19)
+            borrowed = Borrowed(arena)
+            views = borrowed.views([(slot.chunk, slot.offset + i % 1000, 8, i) for i in range(70_000)])
             def look():
                 assert all(is_all(view, 3) for view in views)
-                views[-1][:] = bytes(8)
             assert child(look) == 0
             assert all(is_all(view, 3) for view in views)
             views.clear()
-            arena._leases.take()
+            assert len(borrowed.take_released()) == 70_000
             view = lent(10_000, 4)
             assert child(lambda: is_all(view, 4) or os._exit(1)) == 0
         """)
@@ -214,22 +213,23 @@ class Memory(unittest.TestCase):
         )
         self.assertEqual((done.returncode, done.stderr), (0, ""), f"SNAKEPIT_FORK_SEED={seed}")
 
-    def test_without_the_library_a_child_has_nothing_there(self):
-        self.works("""
-            from snakepit.memory import chunk_memory
-            chunk_memory.fork.library = None
+    def test_before_its_handlers_are_there_a_child_has_nothing(self):
+        start = START.replace("fork.install()\n", "")
+        code = """
             view = lent(300_000, 1)
             def look():
                 assert "memfd:snakepit" not in open("/proc/self/maps").read()
                 view[0]
             assert child(look) == -11
             assert is_all(view, 1)
-        """)
-
-    def test_a_library_that_is_not_there(self):
-        done = run("fork.library = None; fork.install('/nowhere.so'); assert fork.library is None")
-        self.assertEqual(done.returncode, 0)
-        self.assertIn("processes that tools fork cannot use", done.stderr)
+        """
+        done = subprocess.run(
+            [sys.executable, "-c", start + textwrap.dedent(code)],
+            capture_output=True,
+            text=True,
+            env=os.environ | {"PYTHONPATH": PYTHONPATH},
+        )
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
 
 class Locks(unittest.TestCase):
@@ -242,11 +242,10 @@ class Locks(unittest.TestCase):
             from snakepit.wire.control import Control
             from snakepit.memory.maintenance import Maintenance
             os.register_at_fork(after_in_child=fork.become_child)
-            borrowed, cancellation = Borrowed({}), Cancellation()
+            borrowed, cancellation = Borrowed(), Cancellation()
             control = Control(socket.socketpair()[0])
             maintenance = Maintenance(arena, borrowed, 60_000, lambda tokens: None)
-            locks = [arena._lock, borrowed._counting, borrowed._arrival, cancellation._lock, control._lock,
-                     fork._growing, maintenance._wake._cond, context._lock]
+            locks = [cancellation._lock, control._lock, maintenance._wake._cond, context._lock]
             are_held, done = threading.Event(), threading.Event()
             def hold():
                 for lock in locks:
@@ -267,7 +266,6 @@ class Locks(unittest.TestCase):
                     borrowed.refuse(1, "")
                     cancellation.cancel(1)
                     assert not control._lock.locked()
-                    [fork.add(1, 1) for _ in range(2000)]
                 maintenance.stop()
             if sys.argv[1] == "python":
                 status = child(look)
@@ -289,19 +287,50 @@ class Locks(unittest.TestCase):
             self.assertEqual((done.returncode, done.stderr), (0, ""), fork_by)
 
 
-class Rows(unittest.TestCase):
-    def test_a_row_is_used_again(self):
-        rows = [fork.add(n, n + 1) for n in range(2000)]
-        self.assertEqual(len(set(rows)), 2000)
-        for n, row in enumerate(rows):
-            self.assertEqual(tuple(fork.table[row : row + 2]), (n, n + 1))
-        for row in rows:
-            fork.remove(row)
-        used = fork.table[1]
-        again = [fork.add(1, 1) for _ in range(2000)]
-        self.assertEqual((set(again), fork.table[1]), (set(rows), used))
-        for row in again:
-            fork.remove(row)
+class Books(unittest.TestCase):
+    def test_a_fork_in_the_middle_of_anything_leaves_the_child_able(self):
+        done = run("""
+            import signal, time
+            from snakepit.support import context
+            fds = []
+            other = Arena(2, 1 << 20, 1 << 20, lambda id, size, fd: fds.append(os.dup(fd)), lambda id: None)
+            other.prepare(1)
+            borrowed = Borrowed(arena)
+            borrowed.add(9, fds[0], 1 << 20)
+            over = False
+            def busy():
+                while not over:
+                    views = borrowed.views([(9, 0, 10, 1)] * 50)
+                    slots = [arena.lend(arena.force(n), n) for n in (1, 1000, 100_000)]
+                    del views, slots
+                    borrowed.take_released()
+                    arena.drop_idle(0)
+            threads = [threading.Thread(target=busy) for _ in range(3)]
+            for thread in threads: thread.start()
+            def look():
+                # Blocks for ever if it waits for a lock that another thread held; then the alarm ends it.
+                signal.alarm(20)
+                assert borrowed.take_released() == []
+                borrowed.refuse(1, "")
+                borrowed.drop(9)
+                assert arena.live_slots() == 0
+                assert arena.find(1 << 40, 1) is None and arena.lend_to_numpy(10) is None
+                memory_array.arena = arena
+                memory_array.empty(10)[:] = 1
+            for n in range(40):
+                if n % 2:
+                    assert child(look) == 0
+                else:
+                    pid = ctypes.PyDLL(None).fork()
+                    if not pid:
+                        look()
+                        os._exit(0)
+                    assert os.waitpid(pid, 0)[1] == 0
+            over = True
+            for thread in threads: thread.join()
+            assert arena.live_slots() == 0
+        """)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
 
 
 MODULE = """
@@ -363,7 +392,7 @@ class Worker(unittest.TestCase):
         self.addCleanup(directory.cleanup)
         Path(directory.name, "forking.py").write_text(MODULE)
         env = {"PYTHONPATH": f"{PYTHONPATH}:{directory.name}"}
-        return Beam(modules=("forking",), env=env, fork_memory=LIBRARY, **settings)
+        return Beam(modules=("forking",), env=env, **settings)
 
     def value(self, beam, command, **arguments):
         reply = beam.call(command, arguments)
@@ -416,11 +445,10 @@ class Worker(unittest.TestCase):
             import socket
             from types import SimpleNamespace
             from snakepit.runtime.lane import Lane
-            from snakepit.memory.borrowed import Borrowed
             from snakepit.runtime.calls import Service
             ours, theirs = socket.socketpair()
             number = ours.fileno()
-            lane = Lane(ours, Service({}, None, Borrowed({}), None, 4096, 0))
+            lane = Lane(ours, Service({}, None, Borrowed(), None, 4096, 0))
             def look():
                 try:
                     ours.recv(1)

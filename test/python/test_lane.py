@@ -8,7 +8,7 @@ import unittest
 
 from msgpack import packb, unpackb
 
-from snakepit.memory.borrowed import Borrowed
+from snakepit._native import Borrowed
 from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Service
 from snakepit.runtime.lane import Lane
@@ -49,7 +49,7 @@ class Served(unittest.TestCase):
     def setUp(self):
         ours, self.beam = socket.socketpair()
         self.beam.settimeout(20)
-        borrowed = Borrowed({})
+        borrowed = Borrowed()
         self.maintenance = Maintenance(None, borrowed, 60_000, lambda tokens: None)
         self.addCleanup(self.maintenance.stop)
         tools = collect([sys.modules[__name__]])

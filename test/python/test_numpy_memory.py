@@ -1,6 +1,7 @@
 """numpy's arrays in the arena: sent in place when nobody else can change them, copied when somebody could."""
 
 import contextvars
+import ctypes
 import gc
 import os
 import random
@@ -11,13 +12,11 @@ from pathlib import Path
 
 import numpy as np
 
+from snakepit._native import Arena, Borrowed, Replies
 from snakepit.codec.encode import Encoder
-from snakepit.memory.arena import Arena
-from snakepit.memory.borrowed import Borrowed
 from snakepit.memory.maintenance import Maintenance
 from snakepit.memory.numpy_memory import LARGE, NumpyMemory
-from snakepit.memory.placement import Placer
-from snakepit.support.limits import ZERO_COPY
+from snakepit.support.limits import MAX_FRAME, MAX_GRPC_MESSAGE, ZERO_COPY
 
 LIBRARY = Path(__file__).parents[2] / "priv" / "native" / "libsnakepit_numpy.so"
 QUOTA = 64 << 20
@@ -29,7 +28,7 @@ N = 300_000
 
 def arena_lies_under(array):
     address = array.__array_interface__["data"][0]
-    return any(m.address <= address < m.address + m.size for m in ARENA.mappings.values())
+    return any(start <= address < start + size for _, start, size in ARENA.chunks())
 
 
 class NumpyMemoryTest(unittest.TestCase):
@@ -38,8 +37,16 @@ class NumpyMemoryTest(unittest.TestCase):
         return contextvars.copy_context().run(super().run, result)
 
     def setUp(self):
-        self.maintenance = Maintenance(None, Borrowed({}), 60_000, lambda tokens: None)
-        self.placer = Placer(ARENA, self.maintenance, MEMORY.install)
+        self.maintenance = Maintenance(None, Borrowed(), 60_000, lambda tokens: None)
+        self.placer = Replies(
+            arena=ARENA,
+            borrowed=Borrowed(ARENA),
+            maintenance=self.maintenance,
+            lend_to_numpy=MEMORY.install,
+            max_result=0,
+            max_frame=MAX_FRAME,
+            max_message=MAX_GRPC_MESSAGE,
+        )
         self.encoder = Encoder(4096)
         # As in a worker: the first result is copied, and so warms the memory for the next.
         self.send([np.ones(N, np.uint8) for _ in range(6)])
@@ -48,8 +55,7 @@ class NumpyMemoryTest(unittest.TestCase):
     def tearDown(self):
         gc.collect()
         self.assertEqual(ARENA.live_slots(), 0)
-        self.assertEqual(ARENA._lent, {})
-        self.assertEqual(ARENA._lent_bytes, 0)
+        self.assertEqual(ARENA.lent_bytes, 0)
         ARENA.drop_idle(0)
 
     def place(self, value):
@@ -61,13 +67,14 @@ class NumpyMemoryTest(unittest.TestCase):
     def place_from(self, holder):
         self.encoder.encode(holder.pop())
         buffers = self.encoder.take_buffers()
-        addresses = [buffer.address() for buffer in buffers]
-        placement = self.placer.place(buffers, 1 << ZERO_COPY, True)
-        self.assertEqual(placement.way, ZERO_COPY)
+        addresses = buffers.addresses()
+        way, _, places = self.placer.place(buffers, 1 << ZERO_COPY, True)
+        self.assertEqual(way, ZERO_COPY)
+        starts = {chunk: start for chunk, start, _ in ARENA.chunks()}
         in_place = []
-        for (chunk, offset, _, _), address in zip(placement.places, addresses, strict=True):
-            in_place.append(ARENA.mappings[chunk].address + offset == address)
-        return placement.places, in_place
+        for (chunk, offset, _, _), address in zip(places, addresses, strict=True):
+            in_place.append(starts[chunk] + offset == address)
+        return places, in_place
 
     def send(self, value):
         places, _ = self.place(value)
@@ -76,8 +83,8 @@ class NumpyMemoryTest(unittest.TestCase):
 
     def bytes_at(self, place):
         chunk, offset, length, _ = place
-        found = next(c for c in ARENA._chunks if c.id == chunk)
-        return bytes(found.view[offset : offset + length])
+        start = next(start for id, start, _ in ARENA.chunks() if id == chunk)
+        return ctypes.string_at(start + offset, length)
 
     def assert_sent(self, make, in_place):
         holder = [make()]
@@ -165,7 +172,7 @@ class NumpyMemoryTest(unittest.TestCase):
 
     def test_numpy_takes_at_most_half_and_only_what_lies_idle(self):
         many = [np.full(N, n % 251, np.uint8) for n in range(200)]
-        self.assertLessEqual(2 * ARENA._lent_bytes, QUOTA)
+        self.assertLessEqual(2 * ARENA.lent_bytes, QUOTA)
         self.assertTrue(all((array == n % 251).all() for n, array in enumerate(many)))
         self.assertFalse(arena_lies_under(many[-1]))
         # A size of which there is no idle slot.
@@ -179,16 +186,6 @@ class NumpyMemoryTest(unittest.TestCase):
         array.resize(1000, refcheck=False)
         self.assertTrue((array == 3).all())
 
-    def test_inside_of_the_arena_itself(self):
-        # A destructor may make an array while this thread allocates.
-        with ARENA._lock:
-            array = np.full(N, 3, np.uint8)
-            self.assertFalse(arena_lies_under(array))
-        lent = np.full(N, 3, np.uint8)
-        self.assertTrue(arena_lies_under(lent))
-        with ARENA._lock:
-            del lent
-
     def test_other_contexts_have_numpys_own(self):
         seen = []
         thread = threading.Thread(target=lambda: seen.append(arena_lies_under(np.full(N, 3, np.uint8))))
@@ -200,14 +197,14 @@ class NumpyMemoryTest(unittest.TestCase):
     def test_a_forked_child_leaves_the_memory_alone(self):
         code = (
             "import os, numpy as np\nfrom snakepit.support import fork\n"
-            f"fork.install({str(LIBRARY.with_name('libsnakepit_fork.so'))!r})\n"
-            "from snakepit.memory.arena import Arena\nfrom snakepit.memory.numpy_memory import NumpyMemory\n"
+            "fork.install()\n"
+            "from snakepit._native import Arena\nfrom snakepit.memory.numpy_memory import NumpyMemory\n"
             "a = Arena(1, 1 << 20, 1 << 26, lambda *x: None, lambda i: None)\n"
             f"NumpyMemory(a, {str(LIBRARY)!r}).install()\n"
             "for slot in [a.force(300_000) for _ in range(4)]: a.release(slot)\n"
             "kept = np.full(300_000, 7, np.uint8)\n"
-            "lies = lambda x: any(m.address <= x.__array_interface__['data'][0] < m.address + m.size"
-            " for m in a.mappings.values())\n"
+            "lies = lambda x: any(start <= x.__array_interface__['data'][0] < start + size"
+            " for _, start, size in a.chunks())\n"
             "assert lies(kept)\n"
             "child = os.fork()\n"
             "if child == 0:\n"
@@ -255,7 +252,7 @@ class NumpyMemoryTest(unittest.TestCase):
 class Refused(unittest.TestCase):
     def test_a_library_that_is_not_there(self):
         code = (
-            "from snakepit.memory.numpy_memory import NumpyMemory; from snakepit.memory.arena import Arena;"
+            "from snakepit.memory.numpy_memory import NumpyMemory; from snakepit._native import Arena;"
             "import numpy as np;"
             "a = Arena(1, 1 << 20, 1 << 22, lambda *x: None, lambda i: None);"
             "m = NumpyMemory(a, '/nowhere.so'); m.install(); m.install(); print(np.ones(10**6).sum())"

@@ -1,17 +1,15 @@
 """A reply takes a way only if that way can carry it: limits are part of the mask."""
 
 import itertools
+import mmap
 import unittest
 
 from msgpack import packb
 
 import tools
 from beam import GRPC, INLINE, REQUEST, ZERO_COPY, Beam
-from snakepit.codec.buffers import Bytes
-from snakepit.memory.arena import Arena
-from snakepit.memory.borrowed import Borrowed
+from snakepit._native import Arena, Borrowed, Buffers, Replies
 from snakepit.memory.maintenance import Maintenance
-from snakepit.memory.placement import TOKENS, Placer
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.errors import CallError
 from snakepit.support.limits import MAX_FRAME, MAX_GRPC_MESSAGE
@@ -23,26 +21,31 @@ ALL = INLINE | ZERO_COPY | GRPC
 KIB, MIB = 1 << 10, 1 << 20
 
 
-class Claims(Bytes):
-    """Says that it is large; nobody may copy it."""
+# Left for the tokens that a reply gives back.
+TOKENS = 1 << 20
+_NORESERVE = 0x4000
 
-    def __init__(self, nbytes):
-        super().__init__(b"")
-        self.nbytes = nbytes
 
-    def view(self):
-        return memoryview(b"")
-
-    def copy_to(self, target):
-        raise AssertionError("copied")
+def untouched(length):
+    """So many bytes that nobody may touch: there is not enough memory for them."""
+    return memoryview(mmap.mmap(-1, length, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NORESERVE))
 
 
 def arena(quota=8 * MIB):
     return Arena(7, MIB, quota, lambda *_: None, lambda *_: None)
 
 
-def placer(own=None, **limits):
-    return Placer(own, Maintenance(own, Borrowed({}), 60_000, lambda tokens: None), None, **limits)
+def placer(own=None, max_frame=MAX_FRAME, max_message=MAX_GRPC_MESSAGE):
+    borrowed = Borrowed(own)
+    return Replies(
+        arena=own,
+        borrowed=borrowed,
+        maintenance=Maintenance(own, borrowed, 60_000, lambda tokens: None),
+        lend_to_numpy=None,
+        max_result=0,
+        max_frame=max_frame,
+        max_message=max_message,
+    )
 
 
 class Limits(unittest.TestCase):
@@ -50,21 +53,21 @@ class Limits(unittest.TestCase):
         # Frames and messages of 2 MiB stand for those of 2 GiB.
         for mask in (ALL, ZERO_COPY | GRPC, ZERO_COPY | INLINE):
             own = arena()
-            placed = placer(own, max_frame=2 * MIB, max_message=2 * MIB).place([Bytes(b"x" * (3 * MIB))], mask, False)
-            self.assertEqual((placed.way, own.total), (1, 3 * MIB), mask)
+            placed = placer(own, max_frame=2 * MIB, max_message=2 * MIB).place(Buffers([b"x" * (3 * MIB)]), mask, False)
+            self.assertEqual((placed[0], own.total), (1, 3 * MIB), mask)
 
     def test_what_fits_goes_as_before(self):
         for mask, way in [(ALL, 0), (ZERO_COPY | GRPC, 2), (GRPC, 2), (INLINE, 0)]:
             own = arena()
-            placed = placer(own, max_frame=8 * MIB, max_message=8 * MIB).place([Bytes(b"x" * (3 * MIB))], mask, False)
-            self.assertEqual((placed.way, own.total), (way, 0), mask)
+            placed = placer(own, max_frame=8 * MIB, max_message=8 * MIB).place(Buffers([b"x" * (3 * MIB)]), mask, False)
+            self.assertEqual((placed[0], own.total), (way, 0), mask)
 
     def test_the_real_limits(self):
-        claimed = [Claims(2_500_000_000)]
-        many = [Claims(1_500_000_000), Claims(1_000_000_000)]
+        claimed = [untouched(2_500_000_000)]
+        many = [untouched(1_500_000_000), untouched(1_000_000_000)]
         for buffers in (claimed, many):
             with self.assertRaises(CallError) as caught:
-                placer(arena()).place(buffers, ALL, False)
+                placer(arena()).place(Buffers(buffers), ALL, False)
             error = caught.exception
             self.assertEqual((error.category, error.reason), ("transfer", "quota"))
             for number in (8 * MIB, 2_500_000_000, MAX_FRAME):
@@ -75,7 +78,7 @@ class Limits(unittest.TestCase):
                 (None, INLINE, "too_large"),
             ]:
                 with self.assertRaises(CallError) as caught:
-                    placer(own).place(buffers, mask, False)
+                    placer(own).place(Buffers(buffers), mask, False)
                 self.assertEqual(caught.exception.reason, reason)
                 for number in (2_500_000_000, MAX_FRAME, MAX_GRPC_MESSAGE):
                     self.assertIn(str(number), caught.exception.message)
@@ -83,7 +86,6 @@ class Limits(unittest.TestCase):
     def test_what_is_allowed_is_what_the_frame_and_the_message_take_and_no_more(self):
         limit = TOKENS + 300 * KIB
         for count, each, envelope in itertools.product((1, 3, 100, 1000), (1, 64, 65, 4095), (0, 1, 100 * KIB)):
-            buffers = [Bytes(b"x" * each)] * count
             views = [memoryview(b"x" * each)] * count
             tokens = range(TOKENS // 8)
             head = write_head(1, 0, 0, 1, 1, b"e" * envelope, [each] * count, (), tokens)
@@ -94,7 +96,7 @@ class Limits(unittest.TestCase):
                 GRPC: payload_size(head, views),
             }
             self.assertLessEqual(len(write_payload(head, views)), sizes[GRPC])
-            able = placer(max_frame=limit, max_message=limit).open_ways(buffers, ALL, envelope)
+            able = placer(max_frame=limit, max_message=limit).open_ways(count, count * each, ALL, envelope)
             for way, size in sizes.items():
                 if size > limit:
                     self.assertFalse(able & way, (way, count, each, envelope))
@@ -102,11 +104,11 @@ class Limits(unittest.TestCase):
                     self.assertTrue(able & way, (way, count, each, envelope))
 
     def test_an_envelope_that_nothing_can_carry(self):
-        borrowed = Borrowed({})
+        borrowed = Borrowed()
         calls = Calls(
             Service(collect([tools]), None, borrowed, Maintenance(None, borrowed, 60_000, lambda _: None), 256, 0)
         )
-        calls._max_envelope = 5_000
+        calls.replies.max_envelope = 5_000
         envelope = packb(["identity", {"x": list(range(20_000))}, None])
         frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
         reply = calls.answer(memoryview(frame))[1]

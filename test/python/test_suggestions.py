@@ -38,7 +38,8 @@ def cross(value):
     """A value as it comes back as the argument of a next call."""
     encoder = Encoder(64)
     request = b"\x93\xa1c\x81\xa1x" + encoder.encode(value) + b"\xc0"
-    buffers = [memoryview(bytes(buffer.view())) for buffer in encoder.take_buffers()]
+    taken = encoder.take_buffers()
+    buffers = [memoryview(bytes(view)) for view in taken.views()] if taken else []
     return Decoder().request(request, buffers)[1]["x"]
 
 

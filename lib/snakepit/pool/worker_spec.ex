@@ -61,7 +61,6 @@ defmodule Snakepit.Pool.WorkerSpec do
       source: Options.source(options),
       install: Python.install(options),
       numpy_memory: Python.numpy_memory(options),
-      fork_memory: Python.fork_memory(),
       busy_poll: Options.busy_poll(options),
       watch: if(reload?, do: Python.directories(options), else: []),
       check_returns: Options.check_returns?(options)

@@ -12,8 +12,8 @@ defmodule Snakepit.Python.Extension do
   @root Path.expand("../../..", __DIR__)
   @sources [
     'Cargo.{toml,lock}',
-    'native/snakepit_{worker,core}/Cargo.toml',
-    'native/snakepit_{worker,core}/src/**/*.rs'
+    'native/snakepit_{worker,core,fork,memfd}/Cargo.toml',
+    'native/snakepit_{worker,core,fork,memfd}/src/**/*.rs'
   ]
   # The interpreter says it without an import of its own libraries.
   @suffix "import _imp; print(_imp.extension_suffixes()[0])"

@@ -37,6 +37,8 @@ struct Chunk {
     life: u32,
     /// Reserved but not committed yet: its memory is still being made.
     pending: bool,
+    /// Nothing more is put there: see [`Arena::refuse`].
+    refused: bool,
     used_ms: u64,
 }
 
@@ -115,7 +117,7 @@ impl Arena {
     }
 
     fn cut(&mut self, size: u64) -> Option<Slot> {
-        let fits = |c: &Chunk| !c.pending && !c.alone && c.size - c.cut >= size;
+        let fits = |c: &Chunk| !c.pending && !c.refused && !c.alone && c.size - c.cut >= size;
         let id = match self.open {
             Some(id) if self.chunks.get(&id).is_some_and(fits) => id,
             _ => *self.chunks.iter().find(|(_, c)| fits(c))?.0,
@@ -127,6 +129,23 @@ impl Arena {
         Some(Slot { chunk: id, offset, size })
     }
 
+    /// What all chunks together may take from now on. Those that are there stay.
+    pub fn set_quota(&mut self, quota: u64) {
+        self.quota = quota;
+    }
+
+    pub fn quota(&self) -> u64 {
+        self.quota
+    }
+
+    /// No further slot comes from this chunk, as the peer cannot map it. It is idle as soon as no slot of it is live.
+    pub fn refuse(&mut self, id: u32) {
+        if let Some(chunk) = self.chunks.get_mut(&id) {
+            chunk.refused = true;
+            chunk.life = chunk.life.wrapping_add(1);
+        }
+    }
+
     /// Takes a slot back.
     pub fn free(&mut self, slot: Slot) {
         let Some(chunk) = self.chunks.get_mut(&slot.chunk) else { return };
@@ -135,9 +154,15 @@ impl Arena {
         if chunk.live == 0 && !chunk.alone {
             chunk.cut = 0;
             chunk.life = chunk.life.wrapping_add(1);
-        } else {
+        } else if !chunk.refused {
             self.free[class::index(slot.size)].push(Free { slot, life: chunk.life });
         }
+    }
+
+    /// The size of the chunk that [`Self::reserve`] would count for `len` bytes; `None` where no class is so large.
+    pub fn chunk_for(&self, len: u64) -> Option<u64> {
+        let class = class::size(len)?;
+        Some(if self.alone(class) { class } else { self.chunk_size })
     }
 
     /// Counts a chunk that can serve `len` bytes against the quota; its memory is the caller's to make. Returns its
@@ -152,7 +177,8 @@ impl Arena {
         let id = self.next;
         self.next += 1;
         self.held += size;
-        self.chunks.insert(id, Chunk { size, alone, cut: 0, live: 0, life: 0, pending: true, used_ms: 0 });
+        self.chunks
+            .insert(id, Chunk { size, alone, cut: 0, live: 0, life: 0, pending: true, refused: false, used_ms: 0 });
         Ok((id, size))
     }
 
@@ -177,15 +203,31 @@ impl Arena {
 
     /// Whether the last ordinary chunk is nearly full and none is being made: time to prepare a spare one.
     pub fn wants_spare(&self) -> bool {
-        let mut ordinary = self.chunks.values().filter(|c| !c.alone).peekable();
+        let mut ordinary = self.chunks.values().filter(|c| !c.alone && !c.refused).peekable();
         ordinary.peek().is_some()
             && self.held + self.chunk_size <= self.quota
             && ordinary.all(|c| !c.pending && c.cut > c.size - c.size / 4)
     }
 
+    /// Forgets as many chunks without a live slot as it takes to reserve one for `len` bytes; their memory is the caller's
+    /// to unmap.
+    pub fn make_room(&mut self, len: u64) -> Vec<u32> {
+        let Some(more) = self.chunk_for(len) else { return Vec::new() };
+        let mut gone = Vec::new();
+        while self.held + more > self.quota {
+            let Some(id) = self.chunks.iter().find(|(_, c)| !c.pending && c.live == 0).map(|(id, _)| *id) else {
+                break;
+            };
+            self.cancel(id);
+            gone.push(id);
+        }
+        gone
+    }
+
     /// Forgets the chunks that have had no live slot for `idle_ms`; their memory is the caller's to unmap.
     pub fn drop_idle(&mut self, now_ms: u64, idle_ms: u64) -> Vec<u32> {
-        let idle = |c: &Chunk| !c.pending && c.live == 0 && now_ms.saturating_sub(c.used_ms) >= idle_ms;
+        let unused = |c: &Chunk| c.refused || now_ms.saturating_sub(c.used_ms) >= idle_ms;
+        let idle = |c: &Chunk| !c.pending && c.live == 0 && unused(c);
         let gone: Vec<u32> = self.chunks.iter().filter(|(_, c)| idle(c)).map(|(id, _)| *id).collect();
         for id in &gone {
             self.cancel(*id);
@@ -265,6 +307,47 @@ mod tests {
         assert_eq!(arena.drop_idle(15, 10), [0]);
         assert_eq!(arena.usage().held_bytes, 0);
         assert_eq!(arena.alloc(1, 0), None);
+    }
+
+    #[test]
+    fn a_refused_chunk_serves_nothing_more() {
+        let mut arena = Arena::new(CHUNK, 10 * CHUNK);
+        grow(&mut arena, 1).unwrap();
+        let (a, b) = (arena.alloc(100, 5).unwrap(), arena.alloc(100, 5).unwrap());
+        arena.free(a);
+        arena.refuse(0);
+        assert_eq!(arena.alloc(100, 5), None);
+        assert!(!arena.wants_spare());
+        assert_eq!(arena.drop_idle(5, 0), []);
+        arena.free(b);
+        assert_eq!(arena.alloc(100, 5), None);
+        // Idle at once, however long chunks may be kept.
+        assert_eq!(arena.drop_idle(5, 1 << 40), [0]);
+        grow(&mut arena, 3 * CHUNK).unwrap();
+        let big = arena.alloc(3 * CHUNK, 0).unwrap();
+        arena.refuse(big.chunk);
+        arena.free(big);
+        assert_eq!(arena.alloc(3 * CHUNK, 0), None);
+    }
+
+    #[test]
+    fn room_is_made_by_what_is_idle_and_no_more_than_is_needed() {
+        let mut arena = Arena::new(CHUNK, 4 * CHUNK);
+        for _ in 0..4 {
+            grow(&mut arena, 1).unwrap();
+        }
+        let live = arena.alloc(100, 0).unwrap();
+        assert_eq!(arena.make_room(100), [1]);
+        assert_eq!(arena.make_room(100), []);
+        assert_eq!(arena.make_room(2 * CHUNK), [2]);
+        assert_eq!(grow(&mut arena, 2 * CHUNK), Ok(2 * CHUNK));
+        arena.set_quota(CHUNK);
+        assert_eq!(arena.make_room(2 * CHUNK), [3, 4], "all that are idle, and still it does not fit");
+        assert!(arena.reserve(100).is_err());
+        arena.free(live);
+        assert_eq!(arena.make_room(100), [0]);
+        assert_eq!(arena.reserve(100).map(|(_, size)| size), Ok(CHUNK));
+        assert_eq!(arena.quota(), CHUNK);
     }
 
     proptest! {

@@ -3,14 +3,15 @@
 //! Each descriptor becomes a dead one, under the same number. A number that is merely closed would be taken by
 //! the child's next file, which objects of Python's then might read, write or close.
 
-use crate::{DEAD, DESCRIPTOR, rows};
+use crate::DEAD;
+use crate::rows::{Alive, alive};
 use std::sync::atomic::Ordering;
 
 /// The worker's descriptors, and those that listen on `path` (if it has a length) or were accepted there.
 pub fn close(path: &[u8]) {
-    for (descriptor, kind) in rows() {
-        if kind == DESCRIPTOR {
-            kill(descriptor as i32);
+    for alive in alive() {
+        if let Alive::Descriptor(descriptor) = alive {
+            kill(descriptor);
         }
     }
     each_descriptor(|directory, name, descriptor| {

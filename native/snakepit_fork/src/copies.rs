@@ -1,8 +1,9 @@
 //! Private copies of the parts of chunks that Python looks at, made by the parent, right before a fork.
 
 use crate::chunks::Chunk;
+use crate::errno;
+use crate::rows::{self, Alive};
 use crate::table::{Table, pages};
-use crate::{DESCRIPTOR, OVERFLOW, USED, cell, errno, rows};
 use std::sync::OnceLock;
 
 /// Parts that are closer than this are copied in one: each costs a mapping of the child's, of which there are not many.
@@ -38,8 +39,8 @@ impl Copies {
         if chunks.is_empty() {
             return;
         }
-        let whole = cell(OVERFLOW) != 0;
-        let room = if whole { chunks.len() } else { cell(USED) as usize / 2 };
+        let whole = rows::overflowed();
+        let room = if whole { chunks.len() } else { rows::used() };
         if !self.parts.reserve(room) {
             return;
         }
@@ -55,11 +56,8 @@ impl Copies {
 
     fn list_live(&mut self, chunks: &[Chunk]) {
         let page = page();
-        for (address, length) in rows() {
-            let (address, length) = (address as usize, length as usize);
-            if length as u64 == DESCRIPTOR {
-                continue;
-            }
+        for alive in rows::alive() {
+            let Alive::Memory(address, length) = alive else { continue };
             let after = chunks.partition_point(|chunk| chunk.address <= address);
             let Some(chunk) = after.checked_sub(1).and_then(|at| chunks.get(at)) else { continue };
             // Half a row, or one of a chunk that is gone: no view is left that it could stand for.

@@ -5,17 +5,13 @@
 //! - nothing of any chunk else: such memory cannot be touched;
 //! - dead descriptors where the worker's lanes, control socket and gRPC connections were.
 //!
-//! Chunks are mapped by [`snakepit_fork_map`] alone, and never inherited (`MADV_DONTFORK`): not even a child that was
-//! made without the handlers below (by `clone`) shares a page. `vfork` and `posix_spawn` run no handlers and need none:
-//! their child only replaces its image.
-//!
-//! Python lists what is alive in a *table* of its own memory, which can be read here without the interpreter's lock: a
-//! header of [`ROWS`] cells of 64 bits, then rows of two. A row is the address and length of a part of a chunk, or a
-//! file descriptor and [`DESCRIPTOR`]; one whose second cell is 0 is free. Python writes the second cell last, and
-//! clears it first; half a row belongs to a view that no forking thread has yet.
+//! Chunks are mapped by [`map`] alone, and never inherited (`MADV_DONTFORK`): not even a child that was made without the
+//! handlers below (by `clone`) shares a page. `vfork` and `posix_spawn` run no handlers and need none: their child only
+//! replaces its image.
 //!
 //! The handlers are registered before any module of the user's is imported. So `prepare` runs as the last of all, and
-//! `child` as the first: nothing else in the child could have taken the address of a chunk.
+//! `child` as the first: nothing else in the child could have taken the address of a chunk. Before [`install`], a child
+//! has nothing of any chunk, and the descriptors are as they were.
 
 #![cfg(target_os = "linux")]
 
@@ -23,107 +19,82 @@ mod child;
 mod chunks;
 mod copies;
 mod lock;
+mod rows;
 mod table;
 
+pub use rows::{Alive, Row, add, remove};
+
 use lock::Lock;
-use std::ffi::c_char;
-use std::ptr;
-use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, Ordering};
 
-/// Cells of the table's header.
-const FORKED: usize = 0;
-const USED: usize = 1;
-const OVERFLOW: usize = 2;
-/// The first row.
-const ROWS: usize = 8;
-/// The second cell of a row that is a descriptor.
-const DESCRIPTOR: u64 = u64::MAX;
-
-static TABLE: AtomicPtr<AtomicU64> = AtomicPtr::new(ptr::null_mut());
 /// A descriptor with which nothing can be done but to close it.
 static DEAD: AtomicI32 = AtomicI32::new(-1);
 /// This process was forked from a worker. It has nothing that its own children would have to be kept from.
 static IS_CHILD: AtomicBool = AtomicBool::new(false);
-
-/// The cell at this place of the table.
-fn cell(at: usize) -> u64 {
-    // SAFETY: set once by `snakepit_fork_install`, whose caller promised that the table is that long and stays.
-    unsafe { (*TABLE.load(Ordering::Acquire).add(at)).load(Ordering::Acquire) }
-}
-
-fn set_cell(at: usize, value: u64) {
-    // SAFETY: as in `cell`.
-    unsafe { (*TABLE.load(Ordering::Acquire).add(at)).store(value, Ordering::Release) };
-}
-
-/// The rows in use, and some that are free.
-fn rows() -> impl Iterator<Item = (u64, u64)> {
-    (ROWS..cell(USED) as usize).step_by(2).map(|at| (cell(at), cell(at + 1))).filter(|row| row.1 != 0)
-}
 
 fn errno() -> i32 {
     // SAFETY: the address of this thread's own errno.
     unsafe { *libc::__errno_location() }
 }
 
-/// Registers the handlers, once for the life of the process. 0, or an errno.
+/// Registers the handlers, once for the life of the process; or the errno.
 ///
 /// # Safety
-/// `table` is as described above, 8-byte aligned, and stays where it is until the process ends; its cell `USED` never
-/// exceeds its length. The library is never unloaded.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn snakepit_fork_install(table: *mut u64) -> i32 {
-    if !TABLE.swap(table.cast(), Ordering::AcqRel).is_null() {
-        return 0;
-    }
-    copies::page();
+/// The library that this is in is never unloaded.
+pub unsafe fn install() -> Result<(), i32> {
     // SAFETY: a C string.
     let dead = unsafe { libc::open(c"/".as_ptr(), libc::O_PATH | libc::O_CLOEXEC) };
     if dead < 0 {
-        return errno();
+        return Err(errno());
     }
-    DEAD.store(dead, Ordering::Release);
+    if DEAD.compare_exchange(-1, dead, Ordering::AcqRel, Ordering::Acquire).is_err() {
+        // SAFETY: opened above, and not needed: somebody else was here before.
+        unsafe { libc::close(dead) };
+        return Ok(());
+    }
+    copies::page();
     // SAFETY: the handlers take no arguments, and stay, as the caller promised.
-    unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) }
+    match unsafe { libc::pthread_atfork(Some(before), Some(in_parent), Some(in_child)) } {
+        0 => Ok(()),
+        number => Err(number),
+    }
 }
 
-/// Maps a chunk, and makes its pages ready. Its address, or a negative errno.
-#[unsafe(no_mangle)]
-pub extern "C" fn snakepit_fork_map(fd: i32, size: usize, writable: bool) -> isize {
-    if IS_CHILD.load(Ordering::Acquire) {
-        return -(libc::EPERM as isize);
+/// Whether this process was forked from a worker.
+pub fn is_child() -> bool {
+    IS_CHILD.load(Ordering::Acquire)
+}
+
+/// Makes a child of this process, where it was forked before [`install`].
+pub fn become_child() {
+    IS_CHILD.store(true, Ordering::Release);
+}
+
+/// Maps a chunk, and makes its pages ready. Its address, or the errno.
+pub fn map(fd: i32, size: usize, writable: bool) -> Result<usize, i32> {
+    if is_child() {
+        return Err(libc::EPERM);
     }
-    match Lock::take().map(fd, size, writable) {
-        Ok(address) => {
-            // Not under the lock: a fork need not wait for it.
-            chunks::populate(address, size, writable);
-            address as isize
-        }
-        Err(errno) => -(errno as isize),
-    }
+    let address = Lock::take().map(fd, size, writable)?;
+    // Not under the lock: a fork need not wait for it.
+    chunks::populate(address, size, writable);
+    Ok(address)
 }
 
 /// Unmaps a chunk. In a forked child that is not done: what lies there is not the chunk.
 ///
 /// # Safety
-/// The chunk was mapped by [`snakepit_fork_map`], with this size, and nobody looks at it any more.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn snakepit_fork_unmap(address: usize, size: usize) {
-    if !IS_CHILD.load(Ordering::Acquire) && Lock::take().forget(address) {
+/// The chunk was mapped by [`map`], with this size, and nobody looks at it any more.
+pub unsafe fn unmap(address: usize, size: usize) {
+    if !is_child() && Lock::take().forget(address) {
         // SAFETY: as the caller promised; a fork that began before it was forgotten is over.
         unsafe { libc::munmap(address as *mut _, size) };
     }
 }
 
 /// Sockets that listen on this path, or were accepted there, are dead in children. False if it is too long for one.
-///
-/// # Safety
-/// `path` is a C string.
-#[unsafe(no_mangle)]
-pub unsafe extern "C" fn snakepit_fork_path(path: *const c_char) -> bool {
-    // SAFETY: as the caller promised.
-    let path = unsafe { std::ffi::CStr::from_ptr(path) };
-    Lock::take().set_path(path.to_bytes())
+pub fn close_in_children(path: &[u8]) -> bool {
+    Lock::take().set_path(path)
 }
 
 extern "C" fn before() {
@@ -147,7 +118,6 @@ extern "C" fn in_child() {
     if IS_CHILD.swap(true, Ordering::AcqRel) {
         return;
     }
-    set_cell(FORKED, 1);
     held.place_copies();
     child::close(held.path());
 }

@@ -1,4 +1,4 @@
-//! One test forks, in a process of its own with one thread: what it looks at is global.
+//! Tests in processes of their own: what they look at is global.
 use super::*;
 use std::io::{Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -8,17 +8,16 @@ const PAGE: usize = 4096;
 const SIZE: usize = 1 << 20;
 
 struct Worker {
-    table: Vec<u64>,
     chunks: Vec<(OwnedFd, usize)>,
 }
 
 impl Worker {
     fn new() -> Self {
-        let mut table = vec![0; ROWS + 2 * 64];
-        table[USED] = ROWS as u64;
         // SAFETY: it stays: the process ends with `_exit`.
-        assert_eq!(unsafe { snakepit_fork_install(table.as_mut_ptr()) }, 0);
-        Self { table, chunks: Vec::new() }
+        assert_eq!(unsafe { install() }, Ok(()));
+        // SAFETY: as above.
+        assert_eq!(unsafe { install() }, Ok(()));
+        Self { chunks: Vec::new() }
     }
 
     fn chunk(&mut self, mark: u8) -> usize {
@@ -26,21 +25,18 @@ impl Worker {
         let (fd, address) = unsafe {
             let fd = OwnedFd::from_raw_fd(libc::memfd_create(c"snakepit".as_ptr(), libc::MFD_CLOEXEC));
             assert_eq!(libc::posix_fallocate(fd.as_raw_fd(), 0, SIZE as i64), 0);
-            let address = snakepit_fork_map(fd.as_raw_fd(), SIZE, true);
+            let address = map(fd.as_raw_fd(), SIZE, true).expect("mapped");
             (fd, address)
         };
-        let address = usize::try_from(address).expect("mapped");
         // SAFETY: mapped, writable.
         unsafe { (address as *mut u8).write_bytes(mark, SIZE) };
         self.chunks.push((fd, address));
         address
     }
+}
 
-    fn list(&mut self, first: usize, second: u64) {
-        let at = self.table[USED] as usize;
-        self.table[at..at + 2].copy_from_slice(&[first as u64, second]);
-        self.table[USED] = at as u64 + 2;
-    }
+fn list(address: usize, length: usize) {
+    add(Alive::Memory(address, length));
 }
 
 /// Runs in a child, which exits with what `child` returns; its status.
@@ -75,25 +71,23 @@ fn all() {
     let (one, two) = (worker.chunk(1), worker.chunk(2));
     let path = std::env::temp_dir().join(format!("snakepit-fork-{}", std::process::id()));
     let listener = std::os::unix::net::UnixListener::bind(&path).expect("a socket");
-    let c_path = std::ffi::CString::new(path.to_str().expect("plain")).expect("plain");
-    // SAFETY: a C string.
-    assert!(unsafe { snakepit_fork_path(c_path.as_ptr()) });
+    assert!(close_in_children(path.to_str().expect("plain").as_bytes()));
     let mut client = UnixStream::connect(&path).expect("connected");
     let (accepted, _) = listener.accept().expect("accepted");
     std::fs::remove_file(&path).expect("removed");
     let (lane, mut caller) = UnixStream::pair().expect("a pair");
     let (users, _other) = UnixStream::pair().expect("a pair");
 
-    worker.list(one + 100, 50);
-    worker.list(one + 3 * PAGE, 2 * PAGE as u64);
+    list(one + 100, 50);
+    list(one + 3 * PAGE, 2 * PAGE);
     // Far from those.
-    worker.list(one + 100 * PAGE + 7, 1);
+    list(one + 100 * PAGE + 7, 1);
     // Half a row, one that is free, one of no chunk, one that leaves its chunk.
-    worker.list(1234, 5);
-    worker.list(one, 0);
-    worker.list(usize::MAX, 1 << 60);
-    worker.list(two + SIZE - 1, 2);
-    worker.list(lane.as_raw_fd() as usize, DESCRIPTOR);
+    list(1234, 5);
+    list(one, 0);
+    list(usize::MAX, 1 << 60);
+    list(two + SIZE - 1, 2);
+    add(Alive::Descriptor(lane.as_raw_fd()));
 
     let mut seen = [0; 1];
     let status = forked(|| {
@@ -124,7 +118,7 @@ fn all() {
         });
         let apart = grandchild == EXITED_1 && byte(one + 100) == 9;
         // SAFETY: not the chunk any more: nothing happens.
-        unsafe { snakepit_fork_unmap(one, SIZE) };
+        unsafe { unmap(one, SIZE) };
         i32::from(same && !shares && !works && kept && memory && apart && byte(one + 3 * PAGE) == 1)
     });
     assert_eq!(status, EXITED_1);
@@ -152,7 +146,7 @@ fn all() {
     assert_eq!((status, byte(one + 100)), (libc::SIGSEGV, 1));
 
     // No memory for copies: the child has none, the parent goes on.
-    worker.list(two, SIZE as u64);
+    list(two, SIZE);
     let none = libc::rlimit { rlim_cur: 4096, rlim_max: libc::RLIM_INFINITY };
     let mut before = none;
     // SAFETY: reads and sets a limit of this process.
@@ -166,16 +160,16 @@ fn all() {
     assert_eq!((status, byte(two)), (libc::SIGSEGV, 2));
 
     // Rows that could not be listed: everything is copied.
-    worker.table[OVERFLOW] = 1;
+    rows::pretend_overflow();
     assert_eq!(forked(|| i32::from(byte(one + 50 * PAGE) == 1 && byte(two + SIZE - 1) == 2)), EXITED_1);
     // SAFETY: nobody looks at it any more.
-    unsafe { snakepit_fork_unmap(one, SIZE) };
+    unsafe { unmap(one, SIZE) };
     assert_eq!(forked(|| i32::from(byte(two) == 2)), EXITED_1);
 }
 
-#[test]
-fn a_child_has_private_copies_and_dead_sockets() {
-    // Other tests' threads would be in the middle of anything.
+/// Runs a test in a process of its own: tables are one for a process, and other tests' threads would be in the middle of
+/// anything.
+pub fn in_a_child(test: fn()) {
     let mut status = 0;
     // SAFETY: the child runs the test, and exits without returning to the harness.
     unsafe {
@@ -184,10 +178,15 @@ fn a_child_has_private_copies_and_dead_sockets() {
         if pid == 0 {
             // The harness keeps what is printed in its own way, and it is not in this process.
             std::panic::set_hook(Box::new(|panic| drop(writeln!(std::io::stderr(), "{panic}"))));
-            let passed = std::panic::catch_unwind(all).is_ok();
+            let passed = std::panic::catch_unwind(test).is_ok();
             libc::_exit(i32::from(!passed));
         }
         assert_eq!(libc::waitpid(pid, &raw mut status, 0), pid);
     }
     assert_eq!(status, 0, "see what it printed");
+}
+
+#[test]
+fn a_child_has_private_copies_and_dead_sockets() {
+    in_a_child(all);
 }

@@ -113,7 +113,7 @@ impl Decoder {
     fn request<'py>(
         &self,
         envelope: &Bound<'py, PyAny>,
-        buffers: Option<Bound<'py, PyAny>>,
+        buffers: Option<Vec<Bound<'py, PyAny>>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
         let py = envelope.py();
         let view = PyBuffer::<u8>::get(envelope)?;
@@ -124,7 +124,7 @@ impl Decoder {
         // bytes are a lane's frame or immutable: the one thread that writes to a lane's frame is the caller's.
         let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>().cast_const(), view.len_bytes()) };
         let budget = Budget::default();
-        let mut run = Run::new(self, py, buffers);
+        let mut run = Run::new(self, py, buffers.unwrap_or_default());
         let mut reader = Reader::new(bytes, &budget);
         let done = run.request(&mut reader);
         run.done();
@@ -184,7 +184,7 @@ impl Decoder {
 pub struct Run<'a, 'py> {
     decoder: &'a Decoder,
     py: Python<'py>,
-    buffers: Option<Bound<'py, PyAny>>,
+    buffers: Vec<Bound<'py, PyAny>>,
     keys: Keys,
     /// Where a failure lies, innermost step first. Filled on the way out of it.
     path: Vec<Step>,
@@ -194,15 +194,17 @@ pub struct Run<'a, 'py> {
 }
 
 impl<'a, 'py> Run<'a, 'py> {
-    pub fn new(decoder: &'a Decoder, py: Python<'py>, buffers: Option<Bound<'py, PyAny>>) -> Self {
+    pub fn new(decoder: &'a Decoder, py: Python<'py>, buffers: Vec<Bound<'py, PyAny>>) -> Self {
         // Not locked meanwhile: Python's functions may run, and wait for another thread's lock.
         let keys = std::mem::take(&mut *locked(&decoder.keys));
         Self { decoder, py, buffers, keys, path: Vec::new(), bytes_inside: false, members: false }
     }
 
-    /// Keeps the keys that it learned for the next one.
-    pub fn done(&mut self) {
-        *locked(&self.decoder.keys) = std::mem::take(&mut self.keys);
+    /// Keeps the keys that it learned for the next one. The views of the buffers.
+    pub fn done(&mut self) -> Vec<Bound<'py, PyAny>> {
+        let before = std::mem::replace(&mut *locked(&self.decoder.keys), std::mem::take(&mut self.keys));
+        drop(before);
+        std::mem::take(&mut self.buffers)
     }
 
     fn request(&mut self, r: &mut Reader) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
@@ -400,10 +402,9 @@ impl<'a, 'py> Run<'a, 'py> {
     }
 
     fn view(&self, index: u32) -> Decoded<'py> {
-        let count = self.buffers.as_ref().map_or(Ok(0), |buffers| buffers.len())?;
-        match &self.buffers {
-            Some(buffers) if (index as usize) < count => Ok(buffers.get_item(index)?),
-            _ => refused("bad_envelope", format!("there is no buffer {index}: {count} came")),
+        match self.buffers.get(index as usize) {
+            Some(view) => Ok(view.clone()),
+            None => refused("bad_envelope", format!("there is no buffer {index}: {} came", self.buffers.len())),
         }
     }
 

@@ -1,5 +1,7 @@
 //! A result of Python's to an envelope, and the buffers that travel beside it.
 
+use crate::memory::buffers::{Buffer, Buffers};
+use crate::ndarray::Array;
 use pyo3::exceptions::PyValueError;
 use pyo3::ffi;
 use pyo3::prelude::*;
@@ -8,61 +10,111 @@ use pyo3::types::{
     PyBool, PyByteArray, PyBytes, PyDate, PyDateAccess, PyDateTime, PyDict, PyFloat, PyFrozenSet, PyInt, PyList,
     PyMemoryView, PySet, PyString, PyTime, PyTimeAccess, PyTuple, PyTzInfoAccess,
 };
+use snakepit_core::frame::MAX_BUFFERS;
+use snakepit_core::locks::locked;
 use snakepit_core::writer::{Writer, ext};
 use snakepit_core::{MAX_DEPTH, MAX_VALUES};
+use std::sync::Mutex;
+
+/// So many element types of arrays are remembered.
+const DTYPES: usize = 64;
+
+/// An element type of arrays that went before. The reference keeps its address from being another's.
+struct Dtype {
+    dtype: Py<PyAny>,
+    name: Box<str>,
+    size: usize,
+    /// What it travels as, if its bytes are not that already.
+    travels_as: Option<Py<PyAny>>,
+}
 
 /// Encodes values; belongs to one lane.
 #[pyclass(frozen, module = "snakepit._native")]
 pub struct Encoder {
     /// Bytes and strings from here on, and arrays with as many, travel beside the envelope.
     limit: usize,
-    /// `value -> (code, parts)`, an array as `(name, shape, buffer)`, or a plain value, for what is not known here.
+    /// `value -> (code, parts)`, `(array,)` for what offers itself as one, or a plain value, for what is not known here.
     convert: Py<PyAny>,
-    /// `source -> buffer` of bytes.
-    bytes: Py<PyAny>,
+    /// `array -> (name, dtype)`: the protocol's name for its element type, and the dtype that it travels as.
+    wire_dtype: Py<PyAny>,
     /// Raised for what cannot cross; where and why is found out by a second look.
     suspect: Py<PyAny>,
-    max_buffers: usize,
+    dtypes: Mutex<Vec<Dtype>>,
 }
 
 #[pymethods]
 impl Encoder {
     #[new]
-    fn new(limit: usize, convert: Py<PyAny>, bytes: Py<PyAny>, suspect: Py<PyAny>, max_buffers: usize) -> Self {
-        Self { limit, convert, bytes, suspect, max_buffers }
+    fn new(limit: usize, convert: Py<PyAny>, wire_dtype: Py<PyAny>, suspect: Py<PyAny>) -> Self {
+        Self { limit, convert, wire_dtype, suspect, dtypes: Mutex::default() }
     }
 
-    /// The envelope, and the list of buffers beside it (`None`: none).
-    fn encode<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Option<Bound<'py, PyList>>)> {
+    /// The envelope, and the buffers beside it (`None`: none).
+    fn encode<'py>(&self, value: &Bound<'py, PyAny>) -> PyResult<(Bound<'py, PyBytes>, Option<Buffers>)> {
         let py = value.py();
         let mut out = Vec::with_capacity(64);
         let buffers = self.append(value, &mut out)?;
-        Ok((PyBytes::new(py, &out), buffers))
+        Ok((PyBytes::new(py, &out), (!buffers.is_empty()).then(|| Buffers::new(buffers))))
+    }
+
+    /// How many element types of arrays are remembered.
+    fn remembered(&self) -> usize {
+        locked(&self.dtypes).len()
     }
 }
 
 impl Encoder {
     /// Appends the envelope to `out`; the buffers beside it. After an error, `out` has a part of it.
-    pub fn append<'py>(&self, value: &Bound<'py, PyAny>, out: &mut Vec<u8>) -> PyResult<Option<Bound<'py, PyList>>> {
+    pub fn append<'py>(&self, value: &Bound<'py, PyAny>, out: &mut Vec<u8>) -> PyResult<Vec<Buffer>> {
         let writer = Writer::from(std::mem::take(out));
-        let mut run = Run { encoder: self, out: writer, buffers: None, values: 0, limit: self.limit };
+        let mut run = Run { encoder: self, out: writer, buffers: Vec::new(), values: 0, limit: self.limit };
         let done = run.value(value, 1);
         *out = run.out.into();
         done.map(|()| run.buffers)
     }
+
+    /// The element type of an array, as it travels: calls `write` with its name and size, and what it travels as if that
+    /// is another.
+    fn dtype<'py, T>(
+        &self,
+        value: &Bound<'py, PyAny>,
+        array: Array<'_, 'py>,
+        write: impl FnOnce(&str, usize, Option<&Bound<'py, PyAny>>) -> PyResult<T>,
+    ) -> PyResult<T> {
+        let (py, dtype) = (value.py(), array.dtype());
+        let known = locked(&self.dtypes).iter().find(|known| known.dtype.is(&dtype)).map(|known| {
+            let travels_as = known.travels_as.as_ref().map(|dtype| dtype.clone_ref(py));
+            (known.name.clone(), known.size, travels_as)
+        });
+        if let Some((name, size, travels_as)) = known {
+            return write(&name, size, travels_as.as_ref().map(|dtype| dtype.bind(py)));
+        }
+        let (name, wire): (String, Bound<'py, PyAny>) = self.wire_dtype.bind(py).call1((value,))?.extract()?;
+        let size = dtype.getattr("itemsize")?.extract()?;
+        let native: bool = dtype.getattr("isnative")?.extract()?;
+        let travels_as = (!native || cfg!(target_endian = "big")).then(|| wire.unbind());
+        let done = write(&name, size, travels_as.as_ref().map(|dtype| dtype.bind(py)));
+        let known = Dtype { dtype: dtype.unbind(), name: name.into(), size, travels_as };
+        let mut dtypes = locked(&self.dtypes);
+        let forgotten = if dtypes.len() >= DTYPES { std::mem::take(&mut *dtypes) } else { Vec::new() };
+        dtypes.push(known);
+        drop(dtypes);
+        drop(forgotten);
+        done
+    }
 }
 
 /// One value on its way.
-struct Run<'a, 'py> {
+struct Run<'a> {
     encoder: &'a Encoder,
     out: Writer,
-    buffers: Option<Bound<'py, PyList>>,
+    buffers: Vec<Buffer>,
     values: u32,
     /// The encoder's, or none inside of an extension whose parts stay in it.
     limit: usize,
 }
 
-impl<'py> Run<'_, 'py> {
+impl<'py> Run<'_> {
     fn suspect(&self, py: Python<'py>, words: &'static str) -> PyErr {
         match self.encoder.suspect.bind(py).call1((words,)) {
             Ok(error) => PyErr::from_value(error),
@@ -113,7 +165,7 @@ impl<'py> Run<'_, 'py> {
         } else if let Ok(bytes) = value.cast_exact::<PyBytes>() {
             let raw = bytes.as_bytes();
             if raw.len() >= self.limit {
-                return self.beside(py, ext::BYTES, value);
+                return self.push(py, ext::BYTES, Buffer::bytes(value)?);
             }
             self.out.bin(raw);
             Ok(())
@@ -125,8 +177,7 @@ impl<'py> Run<'_, 'py> {
     fn text(&mut self, text: &Bound<'py, PyString>) -> PyResult<()> {
         let s = text.to_str()?;
         if s.len() >= self.limit && text.len()? >= self.limit {
-            let py = text.py();
-            return self.beside(py, ext::STR, PyBytes::new(py, s.as_bytes()).as_any());
+            return self.push(text.py(), ext::STR, Buffer::text(text, s.len()));
         }
         self.out.str(s);
         Ok(())
@@ -219,19 +270,13 @@ impl<'py> Run<'_, 'py> {
         done
     }
 
-    /// A buffer beside the envelope, of bytes or of a buffer of Python's.
-    fn beside(&mut self, py: Python<'py>, code: i8, source: &Bound<'py, PyAny>) -> PyResult<()> {
-        let buffer = self.encoder.bytes.bind(py).call1((source,))?;
-        self.push(py, code, buffer)
-    }
-
-    fn push(&mut self, py: Python<'py>, code: i8, buffer: Bound<'py, PyAny>) -> PyResult<()> {
-        let buffers = self.buffers.get_or_insert_with(|| PyList::empty(py));
-        let index = buffers.len();
-        if index >= self.encoder.max_buffers {
+    /// A buffer beside the envelope.
+    fn push(&mut self, py: Python<'py>, code: i8, buffer: Buffer) -> PyResult<()> {
+        let index = self.buffers.len();
+        if index >= MAX_BUFFERS {
             return Err(self.suspect(py, "too_many_buffers"));
         }
-        buffers.append(buffer)?;
+        self.buffers.push(buffer);
         self.out.buffer(code, index as u32);
         Ok(())
     }
@@ -253,7 +298,7 @@ impl<'py> Run<'_, 'py> {
         }
         if let Ok(bytes) = value.cast_exact::<PyByteArray>() {
             if bytes.len() >= self.limit {
-                return self.beside(py, ext::BYTES, value);
+                return self.push(py, ext::BYTES, Buffer::bytes(value)?);
             }
             self.out.bin(&bytes.to_vec());
             return Ok(());
@@ -268,6 +313,9 @@ impl<'py> Run<'_, 'py> {
         if depth + 2 > MAX_DEPTH {
             return Err(self.suspect(py, "too_deep"));
         }
+        if let Some(array) = Array::of(value) {
+            return self.tensor(value, array);
+        }
         if self.calendar(value)? {
             return Ok(());
         }
@@ -279,8 +327,14 @@ impl<'py> Run<'_, 'py> {
                     let parts = parts.get_item(1)?;
                     self.extension(py, code, |run| run.whole(|run| run.value(&parts, depth + 1)))
                 }
-                3 => self.tensor(parts, depth),
-                _ => Err(PyValueError::new_err("a conversion gave neither two nor three parts")),
+                1 => {
+                    let array = parts.get_item(0)?;
+                    match Array::of(&array) {
+                        Some(fields) => self.tensor(&array, fields),
+                        None => Err(PyValueError::new_err("a conversion gave no array")),
+                    }
+                }
+                _ => Err(PyValueError::new_err("a conversion gave neither one nor two parts")),
             };
         }
         self.plain(&made, depth)
@@ -302,33 +356,36 @@ impl<'py> Run<'_, 'py> {
         let contiguous: bool = value.getattr("c_contiguous")?.extract()?;
         let size: usize = value.getattr("nbytes")?.extract()?;
         if contiguous && size >= self.limit {
-            return self.beside(py, ext::BYTES, value);
+            return self.push(py, ext::BYTES, Buffer::bytes(value)?);
         }
         let bytes = value.call_method0("tobytes")?;
         if size >= self.limit {
-            return self.beside(py, ext::BYTES, &bytes);
+            return self.push(py, ext::BYTES, Buffer::bytes(&bytes)?);
         }
         self.out.bin(bytes.cast::<PyBytes>()?.as_bytes());
         Ok(())
     }
 
     /// `[dtype, shape, data]`.
-    fn tensor(&mut self, parts: &Bound<'py, PyTuple>, depth: u32) -> PyResult<()> {
-        let py = parts.py();
-        let (name, shape, buffer) = (parts.get_item(0)?, parts.get_item(1)?, parts.get_item(2)?);
-        self.extension(py, ext::TENSOR, |run| {
-            run.array(py, 3)?;
-            run.whole(|run| {
-                run.value(&name, depth + 2)?;
-                run.value(&shape, depth + 2)
-            })?;
-            let size: usize = buffer.getattr("nbytes")?.extract()?;
-            if size >= run.limit {
-                return run.push(py, ext::BYTES, buffer);
-            }
-            let bytes = buffer.call_method0("view")?.call_method0("tobytes")?;
-            run.out.bin(bytes.cast::<PyBytes>()?.as_bytes());
-            Ok(())
+    fn tensor(&mut self, value: &Bound<'py, PyAny>, array: Array<'_, 'py>) -> PyResult<()> {
+        let (py, encoder) = (value.py(), self.encoder);
+        let shape = array.shape();
+        encoder.dtype(value, array, |name, size, travels_as| {
+            let size = shape.iter().product::<u64>() as usize * size;
+            let buffer = Buffer::array(value, size, travels_as);
+            self.extension(py, ext::TENSOR, |run| {
+                run.array(py, 3)?;
+                run.out.str(name);
+                run.array(py, shape.len())?;
+                shape.iter().for_each(|size| run.out.uint(*size));
+                if size >= run.limit {
+                    return run.push(py, ext::BYTES, buffer);
+                }
+                let mut bytes = Vec::with_capacity(size);
+                buffer.append(py, &mut bytes)?;
+                run.out.bin(&bytes);
+                Ok(())
+            })
         })
     }
 

@@ -1,21 +1,23 @@
-//! A lane's loop: reads frames, has the simple ones served at once, and leaves the others to Python.
+//! A lane's loop: reads frames, has usual calls served at once, and leaves the others to Python.
 //!
 //! It waits and copies without the interpreter's lock: first spinning, where the caller says that the next call comes
 //! soon, then asleep.
 
+use crate::memory::view::{FrameMemory, View};
 use crate::quick::{Outcome, PREFIX, QuickCalls, now};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyOSError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
-use snakepit_core::frame::{FLAG_SPIN, HEADER};
+use pyo3::types::{PyBytes, PySlice};
+use snakepit_core::frame::{FLAG_SPIN, HEADER, RequestHead, Way};
 use snakepit_core::spin::Rest;
 use std::io::Error;
+use std::sync::Arc;
 
 /// Serves a lane until its connection ends or the worker stops.
 ///
-/// `lane` is a `snakepit.runtime.lane.Lane`, `quick` what serves its simple calls. `memory` has room for a frame, whose
+/// `lane` is a `snakepit.runtime.lane.Lane`, `quick` what serves its usual calls. `memory` has room for a frame, whose
 /// own length comes right before `start`; nobody else writes to it. A lane spins for at most `spin_us`.
 #[pyfunction]
 pub fn serve(
@@ -36,55 +38,90 @@ pub fn serve(
     let (calls, service) = (lane.getattr("calls")?, lane.getattr("service")?);
     let (acquire, release) = (lane.getattr("lock")?.getattr("acquire")?, lane.getattr("lock")?.getattr("release")?);
     let mut poll = Poll { limit_ns: spin_us.saturating_mul(1_000), rest: Rest::default() };
-    let (mut out, mut spin) = (Vec::with_capacity(4096), false);
-    let mut got = 0;
+    let (mut out, mut spin, mut got) = (Vec::with_capacity(4096), false, 0);
     while !service.getattr(intern!(py, "stopping"))?.is_truthy()? {
         if got == 0 {
-            got = window.receive(py, spin.then_some(&mut poll))?;
+            got = window.receive(py, 0, spin.then_some(&mut poll))?;
         }
-        // The header's flags; of what is too short to have any, those of the frame before.
-        spin = window.bytes()[PREFIX + 3] & FLAG_SPIN != 0 && spin_us != 0;
-        if got >= PREFIX + HEADER {
-            acquire.call0()?;
-            let done = quickly(lane, quick, &calls, &window, got, &mut out);
-            release.call0()?;
-            if done? {
-                got = 0;
-                continue;
-            }
-        }
-        let rest = lane.call_method1(intern!(py, "slowly"), (memory, got))?;
-        if rest.is_none() {
-            return Ok(());
-        }
-        let rest = rest.cast::<PyBytes>()?.as_bytes();
-        got = rest.len();
-        window.bytes_mut()[..got].copy_from_slice(rest);
+        let Some(frame) = window.frame(py, &mut got)? else { return Ok(()) };
+        let bytes = frame.bytes(&window);
+        spin = bytes.get(3).is_some_and(|flags| flags & FLAG_SPIN != 0) && spin_us != 0;
+        acquire.call0()?;
+        let done = served(lane, quick, &calls, &window, memory, start, &frame, &mut out);
+        release.call0()?;
+        done?;
+        // What came after this frame is the beginning of the next.
+        let used = frame.in_window();
+        window.bytes_mut().copy_within(used..got.max(used), 0);
+        got = got.saturating_sub(used);
     }
     Ok(())
 }
 
-/// Whether the frame was one that could be served at once.
-fn quickly<'py>(
+#[expect(clippy::too_many_arguments, reason = "one step of a loop, with what it keeps")]
+fn served<'py>(
     lane: &Bound<'py, PyAny>,
     quick: &Bound<'py, QuickCalls>,
     calls: &Bound<'py, PyAny>,
     window: &Window,
-    got: usize,
+    memory: &Bound<'py, PyAny>,
+    start: usize,
+    frame: &Frame,
     out: &mut Vec<u8>,
-) -> PyResult<bool> {
+) -> PyResult<()> {
     let py = lane.py();
-    let outcome = quick.get().run(py, calls, &window.bytes()[..got], out)?;
-    if matches!(outcome, Outcome::Left) {
-        return Ok(false);
+    let own = if let Frame::Own(own, _) = frame { Some(own) } else { None };
+    match quick.get().run(py, calls, frame.bytes(window), own, out)? {
+        Outcome::Left(views) => {
+            let shown = match frame {
+                Frame::Own(own, _) => View::of_frame(own, 0, own.bytes().len()).shown(py)?,
+                Frame::Window(len) => {
+                    let part = PySlice::new(py, start as isize, (start + len) as isize, 1);
+                    memory.get_item(part)?.call_method0(intern!(py, "toreadonly"))?
+                }
+            };
+            lane.call_method1(intern!(py, "slowly"), (shown, views)).map(drop)
+        }
+        Outcome::Frame(lost) => {
+            lane.setattr(intern!(py, "waiting"), py.None())?;
+            match lost {
+                // If nobody reads this reply, its tokens can be taken back.
+                Some(head) => lane.setattr(intern!(py, "lost"), PyBytes::new(py, &out[PREFIX..PREFIX + head]))?,
+                None => lane.setattr(intern!(py, "lost"), false)?,
+            }
+            window.send(py, out)
+        }
+        Outcome::Reply(reply) => {
+            lane.setattr(intern!(py, "waiting"), py.None())?;
+            lane.setattr(intern!(py, "lost"), false)?;
+            lane.call_method1(intern!(py, "send"), (reply,)).map(drop)
+        }
     }
-    lane.setattr(intern!(py, "waiting"), py.None())?;
-    lane.setattr(intern!(py, "lost"), false)?;
-    match outcome {
-        Outcome::Reply(reply) => drop(lane.call_method1(intern!(py, "send"), (reply,))?),
-        _ => window.send(py, out)?,
+}
+
+/// A whole frame.
+enum Frame {
+    /// Of this length, in the window.
+    Window(usize),
+    /// Large, or with buffers in it that may outlive the call: in memory of its own. So many bytes of the window are it.
+    Own(Arc<FrameMemory>, usize),
+}
+
+impl Frame {
+    fn bytes<'a>(&'a self, window: &'a Window) -> &'a [u8] {
+        match self {
+            Self::Window(len) => &window.bytes()[PREFIX..PREFIX + len],
+            Self::Own(memory, _) => memory.bytes(),
+        }
     }
-    Ok(true)
+
+    /// How many bytes of the window it takes, its length included.
+    fn in_window(&self) -> usize {
+        match self {
+            Self::Window(len) => PREFIX + len,
+            Self::Own(_, taken) => *taken,
+        }
+    }
 }
 
 /// Where frames are read to, with the length before them.
@@ -107,16 +144,69 @@ impl Window {
         unsafe { std::slice::from_raw_parts_mut(self.at as *mut u8, self.len) }
     }
 
-    /// The number of bytes that came; 0 at the connection's end.
-    fn receive(&self, py: Python<'_>, mut poll: Option<&mut Poll>) -> PyResult<usize> {
+    /// Reads until a frame is whole. `got` bytes are there already, and more may be in the end; `None`: the connection has
+    /// ended.
+    fn frame(&self, py: Python<'_>, got: &mut usize) -> PyResult<Option<Frame>> {
+        if !self.until(py, got, PREFIX)? {
+            return Ok(None);
+        }
+        let len = self.bytes().first_chunk::<PREFIX>().map_or(0, |prefix| u32::from_be_bytes(*prefix) as usize);
+        if !self.until(py, got, PREFIX + len.min(HEADER))? {
+            return Ok(None);
+        }
+        let head = RequestHead::read(&self.bytes()[PREFIX..PREFIX + len.min(HEADER)]);
+        let apart = head.is_some_and(|head| head.way == Way::Inline as u8 && head.buffers != 0);
+        if !apart && PREFIX + len <= self.len {
+            return Ok(self.until(py, got, PREFIX + len)?.then_some(Frame::Window(len)));
+        }
+        let there = (*got - PREFIX).min(len);
+        // SAFETY: all bytes are written, or an error is returned.
+        let memory = unsafe {
+            FrameMemory::filled(len, |to| {
+                std::ptr::copy_nonoverlapping(self.bytes()[PREFIX..].as_ptr(), to, there);
+                let mut have = there;
+                while have < len {
+                    match self.receive_to(py, to as usize + have, len - have, None).map_err(Some)? {
+                        0 => return Err(None),
+                        more => have += more,
+                    }
+                }
+                Ok(())
+            })
+        };
+        match memory {
+            Ok(memory) => Ok(Some(Frame::Own(Arc::new(memory), PREFIX + there))),
+            Err(None) => Ok(None),
+            Err(Some(error)) => Err(error),
+        }
+    }
+
+    /// Reads until so many bytes are there. False: the connection has ended before.
+    fn until(&self, py: Python<'_>, got: &mut usize, need: usize) -> PyResult<bool> {
+        while *got < need {
+            match self.receive(py, *got, None)? {
+                0 => return Ok(false),
+                more => *got += more,
+            }
+        }
+        Ok(true)
+    }
+
+    /// Reads to behind the first `have` bytes. The number of bytes that came; 0 at the connection's end.
+    fn receive(&self, py: Python<'_>, have: usize, poll: Option<&mut Poll>) -> PyResult<usize> {
+        self.receive_to(py, self.at + have, self.len - have, poll)
+    }
+
+    /// Reads to an address where there is room for `len` bytes.
+    fn receive_to(&self, py: Python<'_>, at: usize, len: usize, mut poll: Option<&mut Poll>) -> PyResult<usize> {
         loop {
             let got = py.detach(|| {
                 if let Some(poll) = poll.take()
-                    && let Some(got) = poll.receive(self)
+                    && let Some(got) = poll.receive(|flags| self.read(at, len, flags))
                 {
                     return got;
                 }
-                self.read(0)
+                self.read(at, len, 0)
             });
             match got {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
@@ -129,9 +219,9 @@ impl Window {
         }
     }
 
-    fn read(&self, flags: i32) -> Result<usize, Error> {
-        // SAFETY: memory of this length (see `bytes`).
-        let got = unsafe { libc::recv(self.descriptor, self.at as *mut libc::c_void, self.len, flags) };
+    fn read(&self, at: usize, len: usize, flags: i32) -> Result<usize, Error> {
+        // SAFETY: memory of this length: the window's (see `bytes`), or a frame's that nobody has yet.
+        let got = unsafe { libc::recv(self.descriptor, at as *mut libc::c_void, len, flags) };
         usize::try_from(got).map_err(|_| Error::last_os_error())
     }
 
@@ -170,14 +260,14 @@ struct Poll {
 }
 
 impl Poll {
-    /// `None` where nothing came in time, or is not waited for.
-    fn receive(&mut self, window: &Window) -> Option<Result<usize, Error>> {
+    /// `None` where nothing came in time, or is not waited for. `read` reads with these flags of recv(2).
+    fn receive(&mut self, read: impl Fn(i32) -> Result<usize, Error>) -> Option<Result<usize, Error>> {
         let began = now();
         if !self.rest.is_over(began) {
             return None;
         }
         loop {
-            match window.read(libc::MSG_DONTWAIT) {
+            match read(libc::MSG_DONTWAIT) {
                 Err(error) if error.raw_os_error() == Some(libc::EAGAIN) => {}
                 got => return Some(got),
             }

@@ -1,12 +1,27 @@
-//! The worker's side of a call, as an extension of CPython: envelopes become Python's objects and the other way round.
+//! The worker's side of a call, as an extension of CPython.
 //!
-//! The format is that of `native/PROTOCOL.md`, *Envelope*; `snakepit_core` reads and writes its bytes. Values that
-//! are rare, or need a library of Python's (arrays, zones, decimals), are made by functions of the Python package,
-//! which hands them over when it makes a [`decode::Decoder`] or an [`encode::Encoder`].
+//! | module | what it does |
+//! |---|---|
+//! | [`lane`] | reads frames, has calls run, sends replies |
+//! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
+//! | [`tool`] | a tool's signature, as a call looks at it |
+//! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
+//! | [`memory`] | shared memory: the worker's arena, chunks of others, and Python's views of both |
+//! | [`ndarray`] | numpy's arrays, by their fields |
+//! | [`forks`] | what forked children get |
+//!
+//! The formats are those of `native/PROTOCOL.md`; `snakepit_core` reads and writes their bytes. Values that are rare, or
+//! need a library of Python's (tensors that come, zones, decimals), are made by functions of the Python package, which
+//! hands them over when it makes a [`decode::Decoder`] or an [`encode::Encoder`]. So do calls that are rare: streams,
+//! tools that run on, failures.
 
 mod decode;
 mod encode;
+mod errors;
+mod forks;
 mod lane;
+mod memory;
+mod ndarray;
 mod quick;
 mod tool;
 
@@ -19,7 +34,19 @@ mod _native {
     #[pymodule_export]
     use crate::encode::Encoder;
     #[pymodule_export]
+    use crate::forks::{add_descriptor, become_child, close_in_children, install_fork_handlers, is_child, remove_row};
+    #[pymodule_export]
     use crate::lane::serve;
+    #[pymodule_export]
+    use crate::memory::arena::{Arena, Slot};
+    #[pymodule_export]
+    use crate::memory::borrowed::Borrowed;
+    #[pymodule_export]
+    use crate::memory::buffers::Buffers;
+    #[pymodule_export]
+    use crate::memory::replies::Replies;
+    #[pymodule_export]
+    use crate::memory::view::View;
     #[pymodule_export]
     use crate::quick::QuickCalls;
 }

@@ -1,29 +1,33 @@
-//! The common call in one go: all arguments of a known tool in the envelope, a plain result. Between the frame's arrival
-//! and the tool, and between its return and the reply's departure, no line of Python runs.
+//! The usual call in one go: all arguments of a known tool, a result that does not run on. Between the frame's arrival and
+//! the tool, and between its return and the reply's departure, no line of the Python package runs.
 
 use crate::decode::{Decoder, Failure, Run};
 use crate::encode::Encoder;
+use crate::memory::buffers::Buffer;
+use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way, views};
+use crate::memory::view::{FrameMemory, View};
+use crate::ndarray::Array;
 use crate::tool::{Fit, Tool};
-use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::PyTypeError;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PySet, PyString, PyTuple};
-use snakepit_core::frame::{Ask, FLAG_FORCED, FLAG_STREAM, HEADER, Kind, Reply, RequestHead, Way};
+use snakepit_core::frame::{
+    Ask, Counts, FLAG_FORCED, FLAG_STREAM, HEADER, Kind, Reply, RequestHead, TOKEN, Table, Way, entry,
+};
 use snakepit_core::reader::{Budget, Reader, Token};
 use std::collections::HashMap;
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 /// Bytes of a frame's length, before it.
 pub const PREFIX: usize = 4;
 
 /// The end of a frame.
 pub enum Outcome<'py> {
-    /// It is not so simple, or not right: no tool ran.
-    Left,
-    /// The reply is a whole frame, its length before it.
-    Frame,
+    /// It is not so usual, or not right: no tool ran. The views of its buffers, if they were made: each goes back once.
+    Left(Option<Vec<Bound<'py, PyAny>>>),
+    /// The reply is a whole frame, its length before it. How long its head is before the envelope, if that has tokens.
+    Frame(Option<usize>),
     /// The reply, as `snakepit.runtime.calls.Calls` makes it.
     Reply(Bound<'py, PyAny>),
 }
@@ -39,24 +43,8 @@ pub struct QuickCalls {
     cancellation: Py<PyAny>,
     /// The context variable with the present call's caller.
     caller: Py<PyAny>,
-    /// What Python no longer looks at: its tokens go with the next reply.
-    gone: Py<PyAny>,
-    forked: Forked,
-    max_envelope: usize,
+    replies: Py<Replies>,
     known: Mutex<HashMap<Box<str>, Tool>>,
-}
-
-/// The cell that says whether this process is a forked child, in memory that every child has a copy of.
-struct Forked {
-    table: PyBuffer<u64>,
-}
-
-impl Forked {
-    fn yes(&self) -> bool {
-        // SAFETY: the table has more than one cell and is never resized, as `table` exports it. A handler of fork writes
-        // to it, before any thread of the child runs this.
-        unsafe { self.table.buf_ptr().cast::<u64>().read_volatile() != 0 }
-    }
 }
 
 /// A call that may begin.
@@ -77,82 +65,102 @@ enum Given<'py> {
 #[pymethods]
 impl QuickCalls {
     #[new]
-    #[expect(clippy::too_many_arguments, reason = "made in one place, by name")]
-    #[pyo3(signature = (*, decoder, encoder, tools, cancellation, caller, gone, table, max_envelope))]
+    #[pyo3(signature = (*, decoder, encoder, tools, cancellation, caller, replies))]
     fn new(
         decoder: Py<Decoder>,
         encoder: Py<Encoder>,
         tools: Py<PyDict>,
         cancellation: Py<PyAny>,
         caller: Py<PyAny>,
-        gone: Py<PyAny>,
-        table: &Bound<'_, PyAny>,
-        max_envelope: usize,
-    ) -> PyResult<Self> {
-        let table = PyBuffer::<u64>::get(table)?;
-        if table.item_count() == 0 {
-            return Err(PyTypeError::new_err("the table of what is alive has no cells"));
-        }
-        let (forked, known) = (Forked { table }, Mutex::default());
-        Ok(Self { decoder, encoder, tools, cancellation, caller, gone, forked, max_envelope, known })
+        replies: Py<Replies>,
+    ) -> Self {
+        Self { decoder, encoder, tools, cancellation, caller, replies, known: Mutex::default() }
     }
 
-    /// The reply to a frame of `length` bytes, which begins at `start` of `memory`, behind its own length: a whole frame
-    /// (`bytes`), or one as `calls` makes it. `None`, before any tool ran, for whatever is not so simple, or not right.
-    fn call<'py>(
-        &self,
-        calls: &Bound<'py, PyAny>,
-        memory: &Bound<'py, PyAny>,
-        start: usize,
-        length: usize,
-    ) -> PyResult<Option<Bound<'py, PyAny>>> {
+    /// The reply to a frame: a whole frame, its own length before it (`bytes`), or one as `calls` makes it. `None`, before
+    /// any tool ran, for whatever is not so usual, or not right.
+    fn call<'py>(&self, calls: &Bound<'py, PyAny>, frame: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = calls.py();
-        let view = PyBuffer::<u8>::get(memory)?;
-        if !view.is_c_contiguous() || start < PREFIX || start + length > view.len_bytes() {
-            return Err(PyTypeError::new_err("a frame must lie in contiguous memory, behind its length"));
+        let (mut out, mut own) = (Vec::new(), None);
+        if RequestHead::read(frame).is_some_and(|head| head.way == Way::Inline as u8 && head.buffers != 0) {
+            // SAFETY: all bytes are written.
+            let copy = unsafe {
+                FrameMemory::filled(frame.len(), |to| {
+                    std::ptr::copy_nonoverlapping(frame.as_ptr(), to, frame.len());
+                    Ok::<(), std::convert::Infallible>(())
+                })
+            };
+            own = copy.ok().map(Arc::new);
         }
-        // SAFETY: in range (checked), and `view` holds the memory. It is the caller's own, who does not write to it.
-        let bytes = unsafe {
-            let at = view.buf_ptr().cast::<u8>().cast_const().add(start - PREFIX);
-            std::slice::from_raw_parts(at, PREFIX + length)
-        };
-        let mut out = Vec::new();
-        Ok(match self.run(py, calls, bytes, &mut out)? {
-            Outcome::Left => None,
-            Outcome::Frame => Some(PyBytes::new(py, &out).into_any()),
+        let frame = own.as_ref().map_or(frame, |own| own.bytes());
+        Ok(match self.run(py, calls, frame, own.as_ref(), &mut out)? {
+            Outcome::Left(_) => None,
+            Outcome::Frame(_) => Some(PyBytes::new(py, &out).into_any()),
             Outcome::Reply(reply) => Some(reply),
         })
     }
 }
 
 impl QuickCalls {
-    /// Runs the call of a frame, whose length is before it. What is read lies in `bytes` until the tool begins.
+    /// Runs the call of a frame. It is not looked at any more once the tool begins, but for the buffers in it: these need
+    /// a frame of its own memory.
     pub fn run<'py>(
         &self,
         py: Python<'py>,
         calls: &Bound<'py, PyAny>,
-        bytes: &[u8],
+        frame: &[u8],
+        own: Option<&Arc<FrameMemory>>,
         out: &mut Vec<u8>,
     ) -> PyResult<Outcome<'py>> {
-        let Some((prefix, frame)) = bytes.split_first_chunk::<PREFIX>() else { return Ok(Outcome::Left) };
-        let Some(head) = RequestHead::read(frame) else { return Ok(Outcome::Left) };
-        if head.kind != Ask::Call as u8
-            || head.way > Way::Grpc as u8
-            || head.flags & FLAG_STREAM != 0
-            || head.buffers != 0
-            || head.freed != 0
-            || HEADER + head.envelope != frame.len()
-            || u32::from_be_bytes(*prefix) as usize != frame.len()
-        {
-            return Ok(Outcome::Left);
+        let left = Ok(Outcome::Left(None));
+        let Some(head) = RequestHead::read(frame) else { return left };
+        if head.kind != Ask::Call as u8 || head.flags & FLAG_STREAM != 0 {
+            return left;
         }
-        // An error leaves nothing behind, and is found, and explained, by a second look.
-        let Ok(Some(opened)) = self.open(py, &frame[HEADER..]) else { return Ok(Outcome::Left) };
-        self.set_caller(&opened.caller)?;
-        self.served(py, calls, &head, opened, out)
+        if head.buffers == 0 && head.freed == 0 {
+            if head.way > Way::Grpc as u8 || HEADER + head.envelope != frame.len() {
+                return left;
+            }
+            // An error leaves nothing behind, and is found, and explained, by a second look.
+            let Ok(Some(opened)) = self.open(py, &frame[HEADER..], &mut Vec::new()) else { return left };
+            return self.served(py, calls, &head, opened, out);
+        }
+        let Ok(body) = head.body(frame) else { return left };
+        let replies = self.replies.get();
+        let mut views = match (body.table, own) {
+            (Table::ZeroCopy(places), _) if replies.borrowed().has(&places) => {
+                if !places.is_empty() {
+                    replies.stir(py)?;
+                }
+                replies.borrowed().shown(py, &places)?
+            }
+            (Table::Inline(ranges), Some(own)) => {
+                let views = ranges.into_iter().map(|range| View::of_frame(own, range.start, range.len()).shown(py));
+                views.collect::<PyResult<_>>()?
+            }
+            (Table::Inline(ranges), None) if ranges.is_empty() => Vec::new(),
+            _ => return left,
+        };
+        if let Some(arena) = replies.arena() {
+            // A second look passes over tokens that were freed already.
+            arena.memory().freed(&body.freed);
+        }
+        match self.open(py, &frame[body.envelope], &mut views) {
+            Ok(Some(opened)) => {
+                drop(views);
+                self.served(py, calls, &head, opened, out)
+            }
+            _ => Ok(Outcome::Left(Some(views))),
+        }
     }
 
-    fn open<'py>(&self, py: Python<'py>, envelope: &[u8]) -> Result<Option<Opened<'py>>, Failure> {
+    /// Decodes and checks the arguments. `views` are those of the buffers, and stay so.
+    fn open<'py>(
+        &self,
+        py: Python<'py>,
+        envelope: &[u8],
+        views: &mut Vec<Bound<'py, PyAny>>,
+    ) -> Result<Option<Opened<'py>>, Failure> {
         // Whoever holds it is in here as well, on this thread or another: a destructor that runs a call, say.
         let Ok(mut known) = self.known.try_lock() else { return Ok(None) };
         let budget = Budget::default();
@@ -170,9 +178,9 @@ impl QuickCalls {
         if tool.len() != n {
             return Ok(None);
         }
-        let mut run = Run::new(self.decoder.get(), py, None);
+        let mut run = Run::new(self.decoder.get(), py, std::mem::take(views));
         let read = arguments(&mut run, &mut reader, tool);
-        run.done();
+        *views = run.done();
         let Some((order, values, caller, bytes_inside)) = read? else { return Ok(None) };
         let (mut simple, mut unknown) = (true, false);
         for (at, value) in order.iter().zip(&values) {
@@ -228,41 +236,87 @@ impl QuickCalls {
         opened: Opened<'py>,
         out: &mut Vec<u8>,
     ) -> PyResult<Outcome<'py>> {
+        self.set_caller(&opened.caller)?;
         let Opened { call, tool, given, .. } = opened;
         let id = PyInt::new(py, head.call_id);
         let started = now();
         calls.setattr(intern!(py, "seen"), &id)?;
         let value = self.users(py, calls, &tool, &id, || called(&call, given));
-        let nanoseconds = now() - started;
-        let (mask, forced) = (head.reply_mask, head.flags & FLAG_FORCED != 0);
+        let (mask, forced, tool_ns) = (head.reply_mask, head.flags & FLAG_FORCED != 0, now() - started);
         let value = match value {
             Ok(value) => value,
             Err(error) => {
-                let arguments = (id, mask, error.into_value(py), nanoseconds);
+                let arguments = (id, mask, error.into_value(py), tool_ns);
                 return Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_raised"), arguments)?));
             }
         };
-        if is_plain(&value) {
-            out.clear();
-            out.resize(PREFIX + HEADER, 0);
-            if let Ok(buffers) = self.encoder.get().append(&value, out) {
-                let size = out.len() - PREFIX - HEADER;
-                if buffers.is_none() && size <= self.max_envelope && !self.gone.bind(py).is_truthy()? {
-                    let head = Reply::bare_head(Kind::Result, bare_way(mask), size as u32, head.call_id, nanoseconds);
-                    out[..PREFIX].copy_from_slice(&((HEADER + size) as u32).to_be_bytes());
-                    out[PREFIX..PREFIX + HEADER].copy_from_slice(&head);
-                    return Ok(Outcome::Frame);
-                }
-                // The buffers alone refer to its memory from now on.
-                drop(value);
-                let envelope = PyBytes::new(py, &out[PREFIX + HEADER..]);
-                let arguments = (id, mask, forced, nanoseconds, envelope, buffers);
-                return Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_encoded"), arguments)?));
-            }
+        if !is_plain(&value) && Array::of(&value).is_none() {
+            return self.returned(calls, &id, mask, forced, value, tool_ns, started);
         }
+        out.clear();
+        out.resize(PREFIX + HEADER, 0);
+        let Ok(buffers) = self.encoder.get().append(&value, out) else {
+            return self.returned(calls, &id, mask, forced, value, tool_ns, started);
+        };
+        // The buffers alone refer to its memory from now on.
+        drop(value);
+        let answer = Answer { kind: Kind::Result, mask, forced, call_id: head.call_id, tool_ns };
+        self.replied(py, calls, answer, &id, buffers, out)
+    }
+
+    /// The reply with a result that runs on, or needs a closer look.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
+    fn returned<'py>(
+        &self,
+        calls: &Bound<'py, PyAny>,
+        id: &Bound<'py, PyInt>,
+        mask: u8,
+        forced: bool,
+        value: Bound<'py, PyAny>,
+        tool_ns: u64,
+        started: u64,
+    ) -> PyResult<Outcome<'py>> {
+        let py = calls.py();
         let holder = PyList::new(py, [value])?;
-        let arguments = (id, mask, forced, holder, nanoseconds, started);
+        let arguments = (id, mask, forced, holder, tool_ns, started);
         Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_returned"), arguments)?))
+    }
+
+    /// The reply whose envelope is in `out`, behind room for its head and its length.
+    fn replied<'py>(
+        &self,
+        py: Python<'py>,
+        calls: &Bound<'py, PyAny>,
+        answer: Answer,
+        id: &Bound<'py, PyInt>,
+        buffers: Vec<Buffer>,
+        out: &mut Vec<u8>,
+    ) -> PyResult<Outcome<'py>> {
+        let replies = self.replies.get();
+        let size = out.len() - PREFIX - HEADER;
+        let whole = if buffers.is_empty() && size <= replies.max_envelope() && !replies.borrowed().returns_wait() {
+            let Answer { kind, mask, call_id, tool_ns, .. } = answer;
+            let head = Reply::bare_head(kind, bare_way(mask), size as u32, call_id, tool_ns);
+            out[PREFIX..PREFIX + HEADER].copy_from_slice(&head);
+            None
+        } else {
+            let envelope = out.split_off(PREFIX + HEADER);
+            out.truncate(PREFIX);
+            match replies.made(py, answer, out, PREFIX, &envelope, buffers, JOIN) {
+                Ok(Made::Whole { tokens }) => tokens.then(|| head_len(&out[PREFIX..])),
+                Ok(Made::With(way, buffers)) => {
+                    let parts = (way as u8, PyBytes::new(py, &out[PREFIX..]), views(py, buffers)?);
+                    return Ok(Outcome::Reply(parts.into_pyobject(py)?.into_any()));
+                }
+                Err(error) => {
+                    let arguments = (id, answer.mask, error.into_value(py), answer.tool_ns);
+                    return Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_failed"), arguments)?));
+                }
+            }
+        };
+        let len = (out.len() - PREFIX) as u32;
+        out[..PREFIX].copy_from_slice(&len.to_be_bytes());
+        Ok(Outcome::Frame(whole))
     }
 
     /// Calls the user's code, which may be cancelled meanwhile, as `Calls._users` does.
@@ -278,7 +332,7 @@ impl QuickCalls {
         cancellation.setattr(running, id)?;
         let value = call();
         cancellation.setattr(running, 0)?;
-        if !self.forked.yes() && !cancellation.getattr(intern!(py, "cancelling"))?.is_truthy()? {
+        if !snakepit_fork::is_child() && !cancellation.getattr(intern!(py, "cancelling"))?.is_truthy()? {
             return value;
         }
         let error = value.as_ref().err().map(|error| error.value(py).clone());
@@ -338,9 +392,10 @@ fn is_plain(value: &Bound<'_, PyAny>) -> bool {
         || value.is_exact_instance_of::<PyMemoryView>()
 }
 
-/// The way that a reply without buffers names.
-fn bare_way(mask: u8) -> Way {
-    [Way::Inline, Way::ZeroCopy].into_iter().find(|way| mask & 1 << *way as u8 != 0).unwrap_or(Way::Grpc)
+/// How long a reply's head is before its envelope, table and tokens included.
+fn head_len(frame: &[u8]) -> usize {
+    let table = frame.get(1).and_then(|way| Way::from_u8(*way)).map_or(0, entry);
+    Counts::read(frame).map_or(0, |counts| HEADER + counts.buffers * table + counts.released * TOKEN)
 }
 
 /// Nanoseconds of the clock that Python's `perf_counter_ns` reads.

@@ -70,6 +70,14 @@ pub struct Place {
     pub token: u64,
 }
 
+impl Place {
+    fn write(&self, out: &mut Vec<u8>) {
+        for n in [self.chunk, self.offset, self.len, self.token] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+    }
+}
+
 /// The buffers of a frame, as its table lists them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Table {
@@ -147,9 +155,7 @@ impl Request {
             out.extend_from_slice(&n.to_le_bytes());
         }
         if self.way == Way::ZeroCopy {
-            for p in places {
-                [p.chunk, p.offset, p.len, p.token].iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
-            }
+            places.iter().for_each(|place| place.write(out));
         } else {
             lens.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
         }
@@ -190,6 +196,23 @@ impl RequestHead {
             lane: number(28),
         })
     }
+
+    /// Reads what follows the header in the same frame, checking every length and count against it.
+    pub fn body(&self, frame: &[u8]) -> Result<RequestBody, BadFrame> {
+        let mut c = Cursor { bytes: frame, at: 0 };
+        c.take(HEADER)?;
+        let way = Way::from_u8(self.way).ok_or(BadFrame("unknown way"))?;
+        let (table, freed, envelope) = c.body(way, self.buffers, self.freed, self.envelope)?;
+        Ok(RequestBody { table, freed, envelope })
+    }
+}
+
+/// What follows a request's header. Ranges refer to the frame it was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RequestBody {
+    pub table: Table,
+    pub freed: Vec<u64>,
+    pub envelope: std::ops::Range<usize>,
 }
 
 /// The zero bytes that bring `at` to the next inline buffer's start.
@@ -243,6 +266,52 @@ impl<'a> Cursor<'a> {
             _ => Err(BadFrame("a count is larger than the frame")),
         }
     }
+
+    /// All that follows a header: table, tokens, envelope, and the buffers of the way inline.
+    fn body(
+        &mut self,
+        way: Way,
+        buffers: usize,
+        tokens: usize,
+        envelope: usize,
+    ) -> Result<(Table, Vec<u64>, std::ops::Range<usize>), BadFrame> {
+        if buffers > MAX_BUFFERS {
+            return Err(BadFrame("too many buffers"));
+        }
+        self.room_for(buffers, entry(way))?;
+        let mut lens = Vec::new();
+        let mut places = Vec::new();
+        for _ in 0..buffers {
+            if way == Way::ZeroCopy {
+                places.push(Place { chunk: self.u64()?, offset: self.u64()?, len: self.u64()?, token: self.u64()? });
+            } else {
+                lens.push(self.u64()?);
+            }
+        }
+        self.room_for(tokens, TOKEN)?;
+        let tokens = (0..tokens).map(|_| self.u64()).collect::<Result<_, _>>()?;
+        let start = self.at;
+        self.take(envelope)?;
+        let envelope = start..self.at;
+        let table = match way {
+            Way::ZeroCopy => Table::ZeroCopy(places),
+            Way::Grpc => Table::Grpc(lens),
+            Way::Inline => {
+                let mut ranges = Vec::with_capacity(lens.len());
+                for len in lens {
+                    self.take(padding(self.at))?;
+                    let start = self.at;
+                    self.take(usize::try_from(len).map_err(|_| BadFrame("a length overflows"))?)?;
+                    ranges.push(start..self.at);
+                }
+                Table::Inline(ranges)
+            }
+        };
+        if self.at != self.bytes.len() {
+            return Err(BadFrame("bytes after the end of the frame"));
+        }
+        Ok((table, tokens, envelope))
+    }
 }
 
 /// The sizes in a reply's header, known before the rest is read.
@@ -267,6 +336,35 @@ impl Counts {
 }
 
 impl Reply {
+    /// Appends header, table and tokens of a reply; an envelope of this many bytes follows them, and then the buffers of
+    /// the way inline. For zero_copy, `places` are used in place of `lens`.
+    #[expect(clippy::too_many_arguments, reason = "the fields of a header")]
+    pub fn write_head(
+        out: &mut Vec<u8>,
+        kind: Kind,
+        way: Way,
+        flags: u8,
+        call_id: u64,
+        tool_ns: u64,
+        envelope: u32,
+        lens: &[u64],
+        places: &[Place],
+        released: &[u64],
+    ) {
+        let mut head = Self::bare_head(kind, way, envelope, call_id, tool_ns);
+        let count = if way == Way::ZeroCopy { places.len() } else { lens.len() };
+        head[2] = flags;
+        head[layout::REPLY_BUFFERS..layout::REPLY_RELEASED].copy_from_slice(&(count as u32).to_le_bytes());
+        head[layout::REPLY_RELEASED..].copy_from_slice(&(released.len() as u32).to_le_bytes());
+        out.extend_from_slice(&head);
+        if way == Way::ZeroCopy {
+            places.iter().for_each(|place| place.write(out));
+        } else {
+            lens.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+        }
+        released.iter().for_each(|n| out.extend_from_slice(&n.to_le_bytes()));
+    }
+
     /// The header of a reply that has an envelope and nothing else.
     pub fn bare_head(kind: Kind, way: Way, envelope: u32, call_id: u64, tool_ns: u64) -> [u8; HEADER] {
         let mut head = [0; HEADER];
@@ -289,41 +387,7 @@ impl Reply {
         let tool_ns = c.u64()?;
         let buffers = c.u32()? as usize;
         let released = c.u32()? as usize;
-        if buffers > MAX_BUFFERS {
-            return Err(BadFrame("too many buffers"));
-        }
-        c.room_for(buffers, entry(way))?;
-        let mut lens = Vec::new();
-        let mut places = Vec::new();
-        for _ in 0..buffers {
-            if way == Way::ZeroCopy {
-                places.push(Place { chunk: c.u64()?, offset: c.u64()?, len: c.u64()?, token: c.u64()? });
-            } else {
-                lens.push(c.u64()?);
-            }
-        }
-        c.room_for(released, TOKEN)?;
-        let released = (0..released).map(|_| c.u64()).collect::<Result<_, _>>()?;
-        let start = c.at;
-        c.take(envelope_len)?;
-        let envelope = start..c.at;
-        let table = match way {
-            Way::ZeroCopy => Table::ZeroCopy(places),
-            Way::Grpc => Table::Grpc(lens),
-            Way::Inline => {
-                let mut ranges = Vec::with_capacity(lens.len());
-                for len in lens {
-                    c.take(padding(c.at))?;
-                    let start = c.at;
-                    c.take(usize::try_from(len).map_err(|_| BadFrame("a length overflows"))?)?;
-                    ranges.push(start..c.at);
-                }
-                Table::Inline(ranges)
-            }
-        };
-        if c.at != bytes.len() {
-            return Err(BadFrame("bytes after the end of the frame"));
-        }
+        let (table, released, envelope) = c.body(way, buffers, released, envelope_len)?;
         Ok(Self { kind, way, flags, call_id, tool_ns, released, envelope, table })
     }
 }
@@ -425,6 +489,56 @@ mod tests {
         assert_eq!(&out[16..32], [5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
         assert_eq!(&out[40..48], 64u64.to_le_bytes());
         assert_eq!(&out[64..], 8u64.to_le_bytes());
+    }
+
+    proptest! {
+        /// What each side writes is what the other reads.
+        #[test]
+        fn a_request_and_a_reply_read_as_they_were_written(
+            way in 0u8..=2, id: u64,
+            bufs in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5),
+            tokens in prop::collection::vec(any::<u64>(), 0..5),
+            envelope in prop::collection::vec(any::<u8>(), 0..100),
+        ) {
+            let way = Way::from_u8(way).unwrap();
+            let lens: Vec<u64> = bufs.iter().map(|b| b.len() as u64).collect();
+            let places: Vec<Place> = lens.iter().map(|len| Place { chunk: 9, offset: id, len: *len, token: !id }).collect();
+            let finish = |out: &mut Vec<u8>| {
+                out.extend_from_slice(&envelope);
+                let start = out.len() - envelope.len();
+                let mut ranges = Vec::new();
+                for b in bufs.iter().filter(|_| way == Way::Inline) {
+                    out.resize(out.len() + padding(out.len()), 0);
+                    out.extend_from_slice(b);
+                    ranges.push(out.len() - b.len()..out.len());
+                }
+                let table = match way {
+                    Way::Inline => Table::Inline(ranges),
+                    Way::ZeroCopy => Table::ZeroCopy(places.clone()),
+                    Way::Grpc => Table::Grpc(lens.clone()),
+                };
+                (table, start..start + envelope.len())
+            };
+            let ask = Request { kind: Ask::Call, way, reply_mask: 7, flags: 0, call_id: id, timeout_ms: 1, lane: 2 };
+            let mut bytes = Vec::new();
+            ask.write(&mut bytes, envelope.len(), &lens, &places, &tokens);
+            let (table, range) = finish(&mut bytes);
+            let head = RequestHead::read(&bytes).unwrap();
+            prop_assert_eq!(head.body(&bytes), Ok(RequestBody { table, freed: tokens.clone(), envelope: range }));
+            for cut in 0..bytes.len() {
+                prop_assert!(head.body(&bytes[..cut]).is_err());
+            }
+            let (mut bytes, kind) = (Vec::new(), Kind::Result);
+            Reply::write_head(&mut bytes, kind, way, 2, id, 5, envelope.len() as u32, &lens, &places, &tokens);
+            let (table, envelope) = finish(&mut bytes);
+            let reply = Reply { kind, way, flags: 2, call_id: id, tool_ns: 5, released: tokens, envelope, table };
+            prop_assert_eq!(Reply::read(&bytes), Ok(reply));
+        }
+
+        #[test]
+        fn never_panics_on_a_damaged_request(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            let _ = RequestHead::read(&bytes).map(|head| head.body(&bytes));
+        }
     }
 
     #[test]

@@ -1,67 +1,15 @@
-//! Chunks: sealed memfds, mapped. The only module that makes or maps shared memory.
-//!
-//! A chunk's pages are allocated before it is used, because touching a page the system cannot provide is SIGBUS, and a
-//! SIGBUS in a NIF is the death of the VM; a peer's chunk is mapped only with the seals that keep it from shrinking.
+//! Chunks: sealed memfds (`snakepit_memfd`), mapped. The only module that maps shared memory.
 
 use crossbeam_queue::SegQueue;
 use snakepit_core::locks::{locked, read, write};
-use snakepit_core::room::{self, NoRoom};
+use snakepit_memfd::ChunkError;
 use std::collections::{BTreeMap, HashMap};
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, RwLock, Weak};
 
 use super::slot::Slot;
-
-/// Which system call refused, and why.
-#[derive(Debug)]
-pub enum ChunkError {
-    /// Its pages would be more than the machine or a memory group has left.
-    NoRoom(NoRoom),
-    /// Files may have only this many bytes (`RLIMIT_FSIZE`), and a chunk counts as one.
-    FileSize(u64),
-    Create(io::Error),
-    Allocate(io::Error),
-    Map(io::Error),
-    Seal(io::Error),
-    Inspect(io::Error),
-    /// The peer's memfd lacks a seal that keeps it mapped safely.
-    Unsealed,
-    /// Its size is not what was announced.
-    Size {
-        announced: u64,
-        actual: u64,
-    },
-    /// It belongs to another user.
-    Owner {
-        uid: u32,
-    },
-}
-
-impl std::fmt::Display for ChunkError {
-    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        match self {
-            Self::NoRoom(why) => why.fmt(f),
-            Self::FileSize(limit) => {
-                write!(f, "files of this process may have at most {limit} bytes (ulimit -f, RLIMIT_FSIZE)")
-            }
-            Self::Create(e) => write!(f, "memfd_create: {e}"),
-            Self::Allocate(e) => write!(f, "fallocate: {e}"),
-            Self::Map(e) => write!(f, "mmap: {e}"),
-            Self::Seal(e) => write!(f, "fcntl(F_ADD_SEALS): {e}"),
-            Self::Inspect(e) => write!(f, "fstat or fcntl(F_GET_SEALS): {e}"),
-            Self::Unsealed => write!(f, "the chunk is not sealed against shrinking, growing and writing"),
-            Self::Size { announced, actual } => {
-                write!(f, "a chunk of {announced} bytes was announced, it has {actual}")
-            }
-            Self::Owner { uid } => write!(f, "the chunk belongs to user {uid}"),
-        }
-    }
-}
-
-/// Seals a peer's chunk must carry. `F_SEAL_FUTURE_WRITE` (Linux 5.1) needs the owner's own mapping to exist first.
-const SEALS: i32 = libc::F_SEAL_SHRINK | libc::F_SEAL_GROW | libc::F_SEAL_FUTURE_WRITE;
 
 /// Linux 5.14; older kernels refuse it and the pages are then mapped on first touch.
 const MADV_POPULATE_READ: i32 = 22;
@@ -81,13 +29,6 @@ pub fn survive_file_size_limit() {
             libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
         }
     }
-}
-
-fn file_size_limit() -> u64 {
-    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: `limit` is writable. Should the call fail, there is no limit to know of.
-    unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &raw mut limit) };
-    limit.rlim_cur
 }
 
 /// A mapping, unmapped on drop.
@@ -157,68 +98,17 @@ pub struct Chunk {
 impl Chunk {
     /// Makes a chunk of `size` bytes with every page allocated and mapped for writing.
     pub fn create(id: u64, size: u64) -> Result<Arc<Self>, ChunkError> {
-        let most = file_size_limit();
-        if size > most {
-            return Err(ChunkError::FileSize(most));
-        }
-        room::check(size, |path| std::fs::read_to_string(path).ok()).map_err(ChunkError::NoRoom)?;
-        // SAFETY: the name is a C string; the flags are valid for memfd_create(2).
-        let fd = unsafe { libc::memfd_create(c"snakepit".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
-        if fd < 0 {
-            return Err(ChunkError::Create(io::Error::last_os_error()));
-        }
-        // SAFETY: the descriptor is new and nobody else's.
-        let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        // SAFETY: `fd` is open. fallocate, unlike ftruncate, fails cleanly when the memory is not there.
-        while unsafe { libc::fallocate(fd.as_raw_fd(), 0, 0, size as i64) } != 0 {
-            return Err(match io::Error::last_os_error() {
-                // A signal came; what was allocated stays so.
-                error if error.kind() == io::ErrorKind::Interrupted => continue,
-                // The limit was lowered meanwhile.
-                error if error.raw_os_error() == Some(libc::EFBIG) => ChunkError::FileSize(file_size_limit()),
-                error => ChunkError::Allocate(error),
-            });
-        }
+        let fd = snakepit_memfd::create(size)?;
         let map = Mapping::new(fd.as_raw_fd(), size as usize, libc::PROT_READ | libc::PROT_WRITE)?;
         map.advise(MADV_POPULATE_WRITE);
-        // SAFETY: `fd` is open.
-        if unsafe { libc::fcntl(fd.as_raw_fd(), libc::F_ADD_SEALS, SEALS) } != 0 {
-            return Err(ChunkError::Seal(io::Error::last_os_error()));
-        }
+        snakepit_memfd::seal(fd.as_fd())?;
         Ok(Self::register(id, map, fd))
     }
 
     /// Maps a worker's chunk read-only, after checking that it cannot change its size and is what was announced.
     pub fn adopt(id: u64, size: u64, fd: OwnedFd) -> Result<Arc<Self>, ChunkError> {
-        // SAFETY: all-zero is a valid `stat`, and `fd` is open.
-        let (mut stat, raw) = (unsafe { std::mem::zeroed::<libc::stat>() }, fd.as_raw_fd());
-        // SAFETY: `stat` is writable and `fd` open.
-        if unsafe { libc::fstat(raw, &raw mut stat) } != 0 {
-            return Err(ChunkError::Inspect(io::Error::last_os_error()));
-        }
-        // SAFETY: `fd` is open.
-        let seals = unsafe { libc::fcntl(raw, libc::F_GET_SEALS) };
-        if seals < 0 {
-            let error = io::Error::last_os_error();
-            // A file, a device or a path can have no seals: the worker's choice, and not the system's.
-            return Err(match error.raw_os_error() {
-                Some(libc::EINVAL | libc::EBADF) => ChunkError::Unsealed,
-                _ => ChunkError::Inspect(error),
-            });
-        }
-        if seals & SEALS != SEALS {
-            return Err(ChunkError::Unsealed);
-        }
-        // SAFETY: geteuid has no preconditions.
-        if stat.st_uid != unsafe { libc::geteuid() } {
-            return Err(ChunkError::Owner { uid: stat.st_uid });
-        }
-        // Blocks are allocated pages: a sparse file would be SIGBUS when memory runs out.
-        let (actual, backed) = (stat.st_size as u64, stat.st_blocks as u64 * 512);
-        if actual != size || size == 0 || backed < size {
-            return Err(ChunkError::Size { announced: size, actual: actual.min(backed) });
-        }
-        let map = Mapping::new(raw, size as usize, libc::PROT_READ)?;
+        snakepit_memfd::check(fd.as_fd(), size)?;
+        let map = Mapping::new(fd.as_raw_fd(), size as usize, libc::PROT_READ)?;
         map.advise(MADV_POPULATE_READ);
         Ok(Self::register(id, map, fd))
     }

@@ -1,6 +1,6 @@
 //! The memory a pool's callers write requests into, and its life from a piece to a slot.
 
-use super::chunk::{Chunk, ChunkError};
+use super::chunk::Chunk;
 use super::new_owner;
 use super::slot::{End, Slot};
 use crate::bounds::RETURNED_SLOTS;
@@ -8,6 +8,7 @@ use crossbeam_queue::SegQueue;
 use rustler::{Env, LocalPid, Monitor, Resource};
 use snakepit_core::arena::{self, Arena, Refused, Usage};
 use snakepit_core::locks::locked;
+use snakepit_memfd::ChunkError;
 use std::collections::HashMap;
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard};
 use std::time::Instant;

@@ -1,6 +1,6 @@
 //! The VM's knowledge of one run of a worker: its chunks, what it was sent and still looks at, and its latest calls.
 
-use super::chunk::{Chunk, ChunkError};
+use super::chunk::Chunk;
 use super::issued::IssuedCalls;
 use super::new_owner;
 use super::slot::Slot;
@@ -9,6 +9,7 @@ use rustler::{Env, LocalPid, Monitor, Resource};
 use snakepit_core::frame::Place;
 use snakepit_core::holds::{Holds, UnknownToken};
 use snakepit_core::locks::locked;
+use snakepit_memfd::ChunkError;
 use std::collections::{HashMap, HashSet};
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard};

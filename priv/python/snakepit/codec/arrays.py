@@ -42,7 +42,7 @@ _WIRE_NAMES = {
     ("c", 8): "c64",
     ("c", 16): "c128",
 }
-# A copied array of this size makes it worth while to have the next one made where it is sent from.
+# numpy makes arrays of this size where they are sent from.
 LARGE = 128 << 10
 # Their `__array__` would lose names, index or nulls: they are tables, not tensors.
 _TABLES = frozenset({"pandas", "polars", "pyarrow"})
@@ -147,13 +147,30 @@ def is_array(kind: type) -> bool:
     return kind is getattr(sys.modules.get("numpy"), "ndarray", None)
 
 
+def copy_into(array: Any, dtype: Any, target: memoryview) -> None:
+    """Writes an array's elements to `target` in C order, as this dtype (`None`: its own)."""
+    numpy = sys.modules["numpy"]
+    numpy.copyto(numpy.ndarray(array.shape, dtype or array.dtype, target), array)
+
+
+def flat(array: Any, dtype: Any) -> memoryview:
+    """The bytes of an array's elements in C order, as this dtype (`None`: its own). Copied if they lie otherwise."""
+    numpy = sys.modules["numpy"]
+    if array.size == 0:
+        return memoryview(b"")
+    contiguous = numpy.ascontiguousarray(array, dtype or array.dtype)
+    return memoryview(contiguous.reshape(-1).view(numpy.uint8))
+
+
 def as_array(value: Any) -> Any:
     """The value as a numpy array if it is one or offers itself as one; else `None`."""
     numpy = sys.modules.get("numpy")
     kind = type(value)
     if numpy is not None and isinstance(value, numpy.ndarray):
-        if kind is numpy.ndarray or kind is numpy.memmap:
+        if kind is numpy.ndarray:
             return value
+        if kind is numpy.memmap:
+            return value.view(numpy.ndarray)
         message = f"{a_type(kind)} is more than its numbers"
         raise Refusal("unsupported_type", message, type_name(kind), ("array of another class", value))
     if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:

@@ -11,16 +11,14 @@ import sys
 from functools import partial
 from typing import Any
 
+from .._native import Buffers
 from .._native import Encoder as _Encoder
 from ..support.errors import CallError, Refusal, a_type, type_name
 from ..support.limits import MAX_BUFFERS, MAX_VALUES
-from .arrays import as_array, is_array, scalar, wire_dtype
-from .buffers import Array, Bytes
+from .arrays import as_array, scalar, wire_dtype
 from .validation import Suspect, with_plain_keys
 
 _DATETIMES = frozenset({datetime.date, datetime.time, datetime.datetime})
-# So many envelopes are remembered.
-_ENVELOPES = 256
 
 
 class Encoder:
@@ -28,16 +26,14 @@ class Encoder:
 
     def __init__(self, inline_limit: int) -> None:
         limit = max(1, inline_limit)
-        self.buffers: list[Bytes | Array] | None = None
-        self.native = _Encoder(limit, convert, Bytes, Suspect, MAX_BUFFERS)
+        self.buffers: Buffers | None = None
+        self.native = _Encoder(limit, convert, wire_dtype, Suspect)
         self._encode = self.native.encode
-        # By dtype and shape of a result that is one array beside its envelope: that, and the dtype it travels as.
-        self._envelopes: dict[tuple[Any, tuple[int, ...]], tuple[bytes, Any]] = {}
 
     def encode(self, value: Any, root: str = "result") -> bytes:
         """The envelope. `take_buffers` has what travels beside it."""
         try:
-            return self._array(value) if is_array(type(value)) else self._any(value)
+            return self._any(value)
         except CallError:
             raise
         except Exception as error:
@@ -63,28 +59,16 @@ class Encoder:
             self.buffers = None
         return True
 
-    def _array(self, array: Any) -> bytes:
-        known = self._envelopes.get((array.dtype, array.shape))
-        if known:
-            self.buffers = [Array(array, known[1])]
-            return known[0]
-        packed, self.buffers = self._encode(array)
-        if self.buffers:
-            if len(self._envelopes) == _ENVELOPES:
-                self._envelopes.clear()
-            self._envelopes[array.dtype, array.shape] = packed, wire_dtype(array)[1]
-        return packed
-
-    def take_buffers(self) -> list[Bytes | Array]:
+    def take_buffers(self) -> Buffers | None:
         buffers, self.buffers = self.buffers, None
-        return buffers or []
+        return buffers
 
 
 def convert(value: Any) -> Any:
     """Converts a value whose type the native encoder does not know.
 
-    The result is the code and parts of an extension; the name, shape and buffer of an array; or a plain value that
-    equals it. Raises `Refusal`.
+    The result is the code and parts of an extension; a tuple of one array; or a plain value that equals it. Raises
+    `Refusal`.
     """
     kind = type(value)
     if kind in _DATETIMES or ("decimal" in sys.modules and kind is sys.modules["decimal"].Decimal):
@@ -100,8 +84,9 @@ def convert(value: Any) -> Any:
             return of(value)
     array = as_array(value)
     if array is not None:
-        name, dtype = wire_dtype(array)
-        return name, list(array.shape), Array(array, dtype)
+        # Refuses element types that cannot cross.
+        wire_dtype(array)
+        return (array,)
     if isinstance(value, (bytes, bytearray)):
         return bytes(value)
     raise Refusal("unsupported_type", f"{a_type(kind)} cannot cross", type_name(kind), ("value", value))

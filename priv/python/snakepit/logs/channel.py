@@ -14,7 +14,7 @@ from typing import Any
 
 from msgpack import packb
 
-from ..support import fork
+from .._native import add_descriptor
 from ..wire.frames import PREFIX
 
 # The kernel cuts what is longer than 36 KiB into pieces.
@@ -35,7 +35,7 @@ class LogChannel:
     def __init__(self, sock: socket.socket) -> None:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _BUFFER)
         self._sock = sock
-        fork.add(sock.fileno(), fork.DESCRIPTOR)
+        add_descriptor(sock.fileno())
         # Seconds left to wait, for ordinary and for important records: a flood of the first leaves the others some.
         self._left = [_LONGEST, _LONGEST]
         self._since = [monotonic()] * 2

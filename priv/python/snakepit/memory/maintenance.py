@@ -15,8 +15,7 @@ from ..support.fork import is_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from .arena import Arena
-    from .borrowed import Borrowed
+    from .._native import Arena, Borrowed
 
 _TICK = 0.1
 # With nothing to keep it ticks slowly for a while: waking it for each call would cost the call more than the call.

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Any
 
 from ..support.context import undisturbed
 from ..support.errors import CallError
+from ..support.fork import is_child
 
 if TYPE_CHECKING:
-    from .arena import Arena
+    from .._native import Arena
 
 # Set by the worker.
 arena: Arena | None = None
@@ -25,7 +26,7 @@ def empty(shape: Any, dtype: Any = float) -> Any:
     """
     import numpy
 
-    if arena is None or arena.is_left():
+    if arena is None or is_child():
         return numpy.empty(shape, dtype)
     wanted = numpy.dtype(dtype)
     sizes = (shape,) if isinstance(shape, int) else tuple(map(int, shape))

@@ -5,7 +5,7 @@ which comes back here for large arrays only. The rules that keep it harmless:
 
 - It is installed in a lane once a large array had to be copied out: a worker that returns none never has it.
 - It lends only slots that lie idle and warm, never more than half of the arena; else numpy's own memory is used.
-- A lent array is sent in place only if nobody else holds it (`holders`): a tool may change what it keeps.
+- A lent array is sent in place only if nobody else holds it (`holders.rs`): a tool may change what it keeps.
 """
 
 from __future__ import annotations
@@ -19,12 +19,11 @@ from ..codec.arrays import LARGE
 from ..support.context import undisturbed
 
 if TYPE_CHECKING:
-    from .arena import Arena
+    from .._native import Arena
 
 # Their places in numpy's table of C functions (numpy/__multiarray_api.h), since numpy 1.22.
 _SET_HANDLER, _GET_HANDLER = 304, 305
 _CAPSULE = b"mem_handler"
-_BATCH = 256
 
 _Take = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)
 # numpy keeps its handler for each context, and a new thread has a new one.
@@ -40,7 +39,6 @@ class NumpyMemory:
         self._library: Any = None
         self._capsule: Any = None
         self._set: Any = None
-        self._batch = (ctypes.c_size_t * _BATCH)()
         # numpy calls it until the process ends.
         self._take = _Take(self._lend)
 
@@ -66,8 +64,6 @@ class NumpyMemory:
         library = ctypes.CDLL(self._path)
         library.snakepit_numpy_handler.restype = ctypes.c_void_p
         library.snakepit_numpy_handler.argtypes = [ctypes.c_void_p, ctypes.c_size_t, _Take]
-        library.snakepit_numpy_freed.restype = ctypes.c_size_t
-        library.snakepit_numpy_freed.argtypes = [ctypes.c_void_p, ctypes.c_size_t]
         handler = library.snakepit_numpy_handler(before, LARGE, self._take)
         if not handler:
             raise ValueError("this numpy's handlers are of another version")
@@ -75,7 +71,7 @@ class NumpyMemory:
         make.restype, make.argtypes = ctypes.py_object, [ctypes.c_void_p, ctypes.c_char_p, ctypes.c_void_p]
         self._set = ctypes.PYFUNCTYPE(ctypes.py_object, ctypes.py_object)(table[_SET_HANDLER])
         self._library = library
-        self._arena.freed_by_numpy = self._freed
+        self._arena.numpy_frees(ctypes.cast(library.snakepit_numpy_freed, ctypes.c_void_p).value or 0)
         # Last: with it, this is complete.
         self._capsule = make(handler, _CAPSULE, None)
 
@@ -86,13 +82,6 @@ class NumpyMemory:
             return address
         except BaseException:
             return None
-
-    def _freed(self) -> list[int]:
-        """The addresses of arrays that are gone since this was asked last."""
-        freed: list[int] = []
-        while count := self._library.snakepit_numpy_freed(self._batch, _BATCH):
-            freed += self._batch[:count]
-        return freed
 
 
 def _numpy_functions() -> Any:

@@ -13,48 +13,43 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import packb, unpackb
 
-from .._native import QuickCalls
+from .._native import QuickCalls, Replies
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
-from ..memory.placement import Placer, bare_way
 from ..support import context
 from ..support.cancel import Cancellation, Cancelled
 from ..support.errors import CallError, ProtocolError, did_you_mean, nearest, some_of
-from ..support.fork import FORKED
-from ..support.fork import table as _table
-from ..support.limits import CALL, END, ERROR, FORCED, GRPC, INLINE, ITEM, RESULT, RETURNED, ZERO_COPY
-from ..tools.probe import PROBE
-from ..wire.frames import (
-    FRAME_START,
-    HEADER,
-    REPLY,
-    REQUEST,
-    granted_tokens,
-    quads,
-    read_body,
-    without_released,
-    write_head,
+from ..support.fork import is_child
+from ..support.limits import (
+    CALL,
+    END,
+    ERROR,
+    FORCED,
+    GRPC,
+    INLINE,
+    ITEM,
+    MAX_FRAME,
+    MAX_GRPC_MESSAGE,
+    RESULT,
+    RETURNED,
+    ZERO_COPY,
 )
+from ..tools.probe import PROBE
+from ..wire.frames import HEADER, REPLY, REQUEST, granted_tokens, read_body, without_released
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator
 
-    from ..codec.buffers import Array, Bytes
-    from ..memory.arena import Arena
-    from ..memory.borrowed import Borrowed
+    from .._native import Arena, Borrowed
     from ..memory.maintenance import Maintenance
     from ..tools.signature import Tool
     from ..wire.frames import Body
 
-# Way, everything up to the envelope's end, and the buffers that follow or go beside it.
-Reply = tuple[int, bytes, list[memoryview]]
+# Way, everything up to the envelope's end, and the buffers that follow or go beside it (`None`: there are neither
+# buffers nor tokens).
+Reply = tuple[int, bytes, list[memoryview] | None]
 
-_pack_reply = REPLY.pack
-# The views of a reply with neither buffers nor tokens.
-BARE: list[memoryview] = []
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
-# Up to this many bytes are copied to return a tool's arguments at once rather than a moment later.
-_COPY_LIMIT = 1 << 20
 
 
 class Service:
@@ -92,13 +87,18 @@ class Calls:
         self._service = service
         self._tools = service.tools
         self._borrowed = service.borrowed
-        self._gone = service.borrowed.leases.gone
         decoder = Decoder()
         self._request = decoder.request
         self._encoder = Encoder(service.inline_limit)
-        self.placer = Placer(service.arena, service.maintenance, service.lend_to_numpy)
-        self._max_result = service.max_result or 1 << 62
-        self._max_envelope = min(self._max_result, self.placer.max_envelope())
+        self.replies = Replies(
+            arena=service.arena,
+            borrowed=service.borrowed,
+            maintenance=service.maintenance,
+            lend_to_numpy=service.lend_to_numpy,
+            max_result=service.max_result,
+            max_frame=MAX_FRAME,
+            max_message=MAX_GRPC_MESSAGE,
+        )
         self._runner: Any = None
         self._call_id = 0
         # The last call that came, by whichever way.
@@ -112,19 +112,16 @@ class Calls:
             tools=service.tools,
             cancellation=self.cancellation,
             caller=context.caller,
-            gone=self._gone,
-            table=_table,
-            max_envelope=self._max_envelope,
+            replies=self.replies,
         )
 
-    def quick(self, memory: memoryview, length: int) -> bytes | Reply | None:
-        """The common small call in one go: all arguments of a known tool, no buffers.
+    def quick(self, frame: bytes) -> bytes | Reply | None:
+        """The usual call in one go: all arguments of a known tool.
 
-        `memory` has a frame of `length` bytes at `FRAME_START`, behind its prefix. A plain result comes back as a whole
-        frame, prefix included; any other as from `answer`. Returns `None`, before any tool ran, for whatever is not so
-        simple, or not right: `answer` then does all of it, and explains what is wrong.
+        Its reply is a whole frame, with its length before it, or one as from `answer`. Returns `None`, before any tool
+        ran, for whatever is not so usual, or not right: `answer` then does all of it, and explains what is wrong.
         """
-        reply: bytes | Reply | None = self.quick_calls.call(self, memory, FRAME_START, length)
+        reply: bytes | Reply | None = self.quick_calls.call(self, frame)
         return reply
 
     def quickly_raised(self, call_id: int, mask: int, error: BaseException, nanoseconds: int) -> Reply:
@@ -132,23 +129,10 @@ class Calls:
         self._mask, self._call_id = mask, call_id
         return self._raised(error, nanoseconds)
 
-    def quickly_encoded(
-        self,
-        call_id: int,
-        mask: int,
-        forced: bool,
-        nanoseconds: int,
-        envelope: bytes,
-        buffers: list[Bytes | Array] | None,
-    ) -> Reply:
-        """The reply of a quick call whose result is encoded, and large, or not the only thing to send."""
-        self._mask, self._call_id, self._forced = mask, call_id, forced
-        self._encoder.buffers = buffers
-        del buffers
-        try:
-            return self._with_buffers(RESULT, nanoseconds, envelope)
-        except Exception as error:
-            return self._failed(self._as_failure(error), nanoseconds)
+    def quickly_failed(self, call_id: int, mask: int, error: Exception, nanoseconds: int) -> Reply:
+        """The reply of a quick call whose result cannot be sent."""
+        self._mask, self._call_id = mask, call_id
+        return self._failed(self._as_failure(error), nanoseconds)
 
     def quickly_returned(
         self, call_id: int, mask: int, forced: bool, holder: list[Any], nanoseconds: int, started: int
@@ -167,10 +151,20 @@ class Calls:
         else:
             self.cancellation.over()
 
-    def answer(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Reply:
-        """Runs a call whose caller takes one reply. `beside` has the buffers of a request that came by gRPC."""
+    def answer(
+        self,
+        frame: memoryview,
+        beside: list[memoryview] | None = None,
+        views: list[memoryview] | None = None,
+    ) -> Reply:
+        """Runs a call whose caller takes one reply.
+
+        `beside` has the buffers of a request that came by gRPC, `views` those of any request, if they were made
+        already.
+        """
         try:
-            opened = self._open(frame, beside)
+            opened = self._open(frame, beside, views)
+            views = None
         except Exception as error:
             return self._failed(self._as_failure(error), 0)
         return self._run_tool(opened)
@@ -203,14 +197,12 @@ class Calls:
                 nanoseconds = perf_counter_ns() - started
             envelope = self._encoder.encode(value)
             value = None
-            if self._encoder.buffers or len(envelope) > self._max_envelope:
-                return self._with_buffers(RESULT, nanoseconds, envelope)
+            return self._reply(RESULT, nanoseconds, envelope)
         except Exception as error:
             failure = self._as_failure(error)
             # The result is still held here.
             value = None
             return self._failed(failure, nanoseconds)
-        return self._bare(RESULT, nanoseconds, envelope)
 
     def _raised(self, error: BaseException, nanoseconds: int) -> Reply:
         """The reply with what a tool raised, or with `Cancelled` if that arrived after it."""
@@ -221,13 +213,19 @@ class Calls:
             raise error
         return self._failed(self._as_failure(python_error(error)), nanoseconds)
 
-    def stream(self, frame: memoryview, beside: Sequence[memoryview] | None = None) -> Generator[Reply, None, None]:
+    def stream(
+        self,
+        frame: memoryview,
+        beside: list[memoryview] | None = None,
+        views: list[memoryview] | None = None,
+    ) -> Generator[Reply, None, None]:
         """Runs a call whose caller takes a stream: items, then an end or an error."""
         source: Any = None
         started = perf_counter_ns()
         try:
             try:
-                tool, arguments = self._open(frame, beside)
+                tool, arguments = self._open(frame, beside, views)
+                views = None
                 if beside is None and self._mask != 1 << GRPC:
                     # The items of a stream on a lane cannot be fetched.
                     self._mask &= ~(1 << GRPC)
@@ -249,11 +247,11 @@ class Calls:
                         item = item.returned if wanted else None
                         envelope = self._encoder.encode(item, "returned")
                         item = None
-                        end = self._with_buffers(END, nanoseconds, envelope)
+                        end = self._reply(END, nanoseconds, envelope)
                         break
                     envelope = self._encoder.encode(item, "item")
                     item = None
-                    yield self._with_buffers(ITEM, nanoseconds, envelope)
+                    yield self._reply(ITEM, nanoseconds, envelope)
                     started = perf_counter_ns()
             except Exception as error:
                 failure = self._as_failure(error)
@@ -270,7 +268,7 @@ class Calls:
                 self.cancellation.over()
             self._closed(source)
 
-    def _open(self, frame: memoryview, beside: Sequence[memoryview] | None) -> list[Any]:
+    def _open(self, frame: memoryview, beside: list[memoryview] | None, views: list[memoryview] | None) -> list[Any]:
         """Decodes a request and checks its arguments; tool and arguments, as `_run_tool` takes them."""
         if len(frame) < HEADER:
             raise ProtocolError("a frame is shorter than a header")
@@ -283,7 +281,13 @@ class Calls:
             body = read_body(frame, way, length, count, freed)
             if freed:
                 self._take_freed(body)
-            opened = self._request(body.envelope, self._views(way, body, beside))
+            if views is None:
+                views = self._views(way, body, beside)
+            try:
+                opened = self._request(body.envelope, views)
+            finally:
+                # Whoever gave them still has the list.
+                views.clear()
         else:
             if len(frame) != HEADER + length:
                 raise ProtocolError("a frame's length differs from what its header says")
@@ -303,18 +307,16 @@ class Calls:
             context.caller.set(caller)
         return [tool, arguments]
 
-    def _views(self, way: int, body: Any, beside: Sequence[memoryview] | None) -> Sequence[memoryview]:
+    def _views(self, way: int, body: Any, beside: list[memoryview] | None) -> list[memoryview]:
         if way == ZERO_COPY:
             if body.places:
                 self._service.maintenance.stir()
-            views: Sequence[memoryview] = self._borrowed.views(body.places)
-            return views
+            return self._borrowed.views(body.places)
         if way == INLINE:
-            inline: Sequence[memoryview] = body.inline
-            return inline
+            return list(body.inline)
         if tuple(map(len, beside or ())) != body.lengths:
             raise ProtocolError("the buffers beside a frame are not those it lists")
-        return beside or ()
+        return beside or []
 
     def _unknown(self, command: str) -> CallError:
         known = [name for name in self._tools if name != PROBE]
@@ -330,7 +332,7 @@ class Calls:
             return function(**arguments)
         finally:
             cancellation.running = 0
-            if cancellation.cancelling or _table[FORKED]:
+            if cancellation.cancelling or is_child():
                 cancellation.over()
 
     def _guarded(self, function: Callable[..., Any], arguments: dict[str, Any]) -> Any:
@@ -397,7 +399,7 @@ class Calls:
             return await coroutine
         finally:
             self.cancellation.task = None
-            if _table[FORKED]:
+            if is_child():
                 # At once: what the loop has open is its parent's.
                 self.cancellation.over()
 
@@ -443,48 +445,12 @@ class Calls:
 
     def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         """A reply without buffers."""
-        way = bare_way(self._mask)
-        released = self._borrowed.take_released() if self._gone else None
-        if released:
-            head = _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, len(released))
-            return way, head + quads(released) + envelope, []
-        return way, _pack_reply(kind, way, 0, 0, len(envelope), self._call_id, nanoseconds, 0, 0) + envelope, BARE
+        return self.replies.bare(kind, self._mask, self._call_id, nanoseconds, envelope)
 
-    def _with_buffers(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+    def _reply(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
+        """A reply with the buffers of what was encoded last."""
         buffers = self._encoder.take_buffers()
-        total = len(envelope) + sum(buffer.nbytes for buffer in buffers)
-        if total > self._max_result:
-            message = f"the result has {total} bytes, the limit is {self._max_result} (max_result of the pool)"
-            raise CallError("transfer", "too_large", message, details={"bytes": total, "limit": self._max_result})
-        if len(envelope) > self._max_envelope:
-            # Whichever way the buffers take, this part goes in a frame or a message.
-            limit = self._max_envelope
-            message = (
-                f"the result has {len(envelope)} bytes without its large strings, bytes and arrays; "
-                f"at most {limit} can go: return arrays, or a stream of parts"
-            )
-            raise CallError("transfer", "too_large", message, details={"bytes": len(envelope), "limit": limit})
-        if not buffers:
-            return self._bare(kind, nanoseconds, envelope)
-        placement = self.placer.place(buffers, self._mask, self._forced, len(envelope))
-        del buffers
-        views = placement.views
-        if views and total <= _COPY_LIMIT and self._borrowed.outstanding:
-            placement.views = views = [memoryview(bytes(view)) for view in views]
-        released = self._borrowed.take_released() if self._gone else ()
-        lengths = [view.nbytes for view in views]
-        head = write_head(
-            kind,
-            placement.way,
-            placement.flags,
-            self._call_id,
-            nanoseconds,
-            envelope,
-            lengths,
-            placement.places,
-            released,
-        )
-        return placement.way, head, views
+        return self.replies.reply(kind, self._mask, self._forced, self._call_id, nanoseconds, envelope, buffers)
 
     def synchronized(self, frame: memoryview, lost: bool | bytes) -> tuple[Reply, bool | bytes]:
         """The answer to a caller that asks whether a call runs here: none does, or this request would have to wait.

@@ -9,9 +9,9 @@ import sys
 import threading
 from typing import TYPE_CHECKING, Any
 
-from ..memory.placement import BINS, KINDS
 from ..support import context, identity
 from ..support.errors import ProtocolError
+from ..support.limits import BINS, KINDS
 from ..wire.control import LOST
 from . import signals
 
@@ -107,7 +107,7 @@ class ControlLoop:
         if not isinstance(table, bytes) or len(table) != KINDS * BINS:
             raise ProtocolError("a table of ways is not as long as there are bins")
         for lane in self._lanes:
-            lane.calls.placer.table = table
+            lane.calls.replies.table = table
 
     def _serve_grpc(self, path: str) -> None:
         try:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from ..support import fork
+from .._native import close_in_children
 from ..support.errors import ProtocolError
 from ..support.limits import FETCH, INLINE, MAX_GRPC_MESSAGE
 from ..wire.frames import HEADER, REQUEST, granted_tokens, lay_out
@@ -31,7 +32,7 @@ _SERVING = b"\x08\x01"
 
 def start(path: str, lanes: list[Lane]) -> Any:
     """A server that listens on this Unix socket. Raises what grpcio raises when it cannot."""
-    fork.close_in_children(path)
+    close_in_children(os.fsencode(path))
     server = grpc.server(ThreadPoolExecutor(len(lanes) + 2, "snakepit-grpc"), options=_OPTIONS)
     worker = Worker(lanes)
     # No serializers: messages stay bytes, `payload` reads them.
@@ -136,9 +137,11 @@ class Worker:
         head = lane.calls.keeping_released(head)
         if granted_tokens(head):
             lane.lost = True
+        views = views or []
         size = payload_size(head, views)
         if size > MAX_GRPC_MESSAGE:
-            way, head, views = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)
+            way, head, _ = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)
+            views = []
         if way == INLINE:
             return write_payload(b"".join(lay_out(head, views)), [])
         return write_payload(head, views)

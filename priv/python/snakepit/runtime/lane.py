@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from .._native import serve
+from .._native import add_descriptor, remove_row, serve
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
 from ..support.limits import (
@@ -21,9 +21,9 @@ from ..support.limits import (
     WAITS,
     ZERO_COPY,
 )
-from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, REQUEST, lay_out, without_released, write_head
+from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
 from ..wire.payload import payload_size, write_payload
-from .calls import BARE, Calls
+from .calls import Calls
 
 if TYPE_CHECKING:
     from .calls import Reply, Service
@@ -33,7 +33,6 @@ _ROOM = 64 << 10
 _JOIN = 128 << 10
 _IOV_MAX = 512
 _NIL = b"\xc0"
-_ZERO_COPY = bytes([ZERO_COPY])
 
 
 class Lane:
@@ -42,7 +41,7 @@ class Lane:
     def __init__(self, sock: socket.socket, service: Service, number: int = 0) -> None:
         self.sock = sock
         self._number = number
-        self._row = fork.add(sock.fileno(), fork.DESCRIPTOR)
+        self._row = add_descriptor(sock.fileno())
         # Held while a call runs, whichever way it came.
         self.lock = fork.lock()
         self.calls = Calls(service)
@@ -66,37 +65,11 @@ class Lane:
             if fork.is_child():
                 # Forked by what is no tool: a handler of a signal, say.
                 fork.leave()
-            fork.remove(self._row)
+            remove_row(self._row)
             self.sock.close()
 
-    def slowly(self, memory: memoryview, got: int) -> bytes | None:
-        """Serves a frame that is no simple call, and of which `got` bytes are there, its length included.
-
-        Bytes that were read beyond it: only a `sync` can arrive this early, after a caller abandoned its call. `None`
-        where the connection has ended.
-        """
-        window = memory[FRAME_START - PREFIX.size :]
-        if got < 4:
-            if not got or not self._fill(window, got, 4):
-                return None
-            got = 4
-        length = PREFIX.unpack_from(window)[0]
-        rest = b""
-        if got > length + 4:
-            rest = bytes(window[length + 4 : got])
-            got = length + 4
-        frame = window[4:got].toreadonly()
-        if got < length + 4 or (frame[1:2] != _ZERO_COPY and _buffers(frame)):
-            # Large, or with buffers in it that may outlive the call: memory of its own.
-            read = self._read(window, got, length)
-            if read is None:
-                return None
-            frame = read
-        with self.lock:
-            self._serve(frame)
-        return rest
-
-    def _serve(self, frame: memoryview) -> None:
+    def slowly(self, frame: memoryview, views: list[memoryview] | None) -> None:
+        """Serves a frame that is no usual call; the lane is held. `views` are those of its buffers, if made already."""
         if len(frame) >= HEADER and frame[0] == SYNC:
             reply, lost = self.calls.synchronized(frame, self.lost)
             self.send(reply)
@@ -106,9 +79,9 @@ class Lane:
         self.waiting = None
         self.lost = False
         if len(frame) >= HEADER and frame[3] & STREAM:
-            self._stream(frame)
+            self._stream(frame, views)
         else:
-            self.send(self.calls.answer(frame))
+            self.send(self.calls.answer(frame, views=views))
 
     def here(self) -> None:
         """This thread runs the lane's tools from now on."""
@@ -116,8 +89,8 @@ class Lane:
         context.cancellation.set(self.calls.cancellation)
         identity.lane.set(self._number)
 
-    def _stream(self, frame: memoryview) -> None:
-        replies = self.calls.stream(frame)
+    def _stream(self, frame: memoryview, views: list[memoryview] | None) -> None:
+        replies = self.calls.stream(frame, views=views)
         try:
             for reply in replies:
                 if reply[0] == GRPC and reply[2]:
@@ -129,23 +102,9 @@ class Lane:
             # An unfinished generator of the user ends here, not when it happens to be collected.
             replies.close()
 
-    def _fill(self, view: memoryview, got: int, need: int) -> bool:
-        while got < need:
-            more = self.sock.recv_into(view[got:need])
-            if not more:
-                return False
-            got += more
-        return True
-
-    def _read(self, window: memoryview, got: int, length: int) -> memoryview | None:
-        frame = memoryview(bytearray(length))
-        have = got - 4
-        frame[:have] = window[4:got]
-        return frame.toreadonly() if self._fill(frame, have, length) else None
-
     def send(self, reply: Reply) -> None:
         way, head, views = reply
-        if views is not BARE:
+        if views is not None:
             kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
             if released or (count and way == ZERO_COPY):
                 self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
@@ -154,11 +113,11 @@ class Lane:
                 if size > MAX_GRPC_MESSAGE:
                     way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
                 else:
-                    head, views = self._keep(head, views), []
+                    head, views = self._keep(head, views), None
         if not (way == INLINE and views) and len(head) <= _JOIN:
             self.sock.sendall(PREFIX.pack(len(head)) + head)
             return
-        parts = lay_out(head, views) if way == INLINE else [head]
+        parts = lay_out(head, views or ()) if way == INLINE else [head]
         total = sum(len(part) for part in parts)
         if total > MAX_FRAME:
             raise ProtocolError("a reply is longer than a frame can be")
@@ -185,8 +144,3 @@ class Lane:
         _, _, flags, _, _, call_id, nanoseconds, _, _ = REPLY.unpack_from(head)
         self.waiting = (call_id, write_payload(head, views))
         return write_head(WAITS, GRPC, flags, call_id, nanoseconds, _NIL, (), (), released)
-
-
-def _buffers(frame: memoryview) -> bool:
-    """Whether a request says that it has buffers."""
-    return len(frame) >= HEADER and bool(REQUEST.unpack_from(frame)[7])

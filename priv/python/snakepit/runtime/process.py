@@ -12,9 +12,9 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from .. import __version__
+from .._native import Arena, Borrowed, add_descriptor
 from ..diagnosis import missing
 from ..memory import memory_array
-from ..memory.borrowed import Borrowed
 from ..memory.maintenance import Maintenance
 from ..support import context, fork, identity
 from ..support.limits import PROTOCOL
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from types import ModuleType
 
     from ..logs.records import Logs
-    from ..memory.arena import Arena
     from ..memory.numpy_memory import NumpyMemory
     from ..tools.signature import Tool
 
@@ -74,12 +73,12 @@ def run(path: str, token: str) -> None:
         ]
     )
     settings = _welcome(control)
-    fork.install(settings.get("fork_memory"))
+    fork.install()
     missing.configure(settings.get("install"))
-    fork.add(sock.fileno(), fork.DESCRIPTOR)
+    add_descriptor(sock.fileno())
     tools: dict[str, Tool] = {}
     arena = _arena(settings, control) if "zero_copy" in able else None
-    borrowed = Borrowed(arena.mappings if arena else {})
+    borrowed = Borrowed(arena)
     maintenance = Maintenance(
         arena, borrowed, int(settings["idle_ms"]), lambda tokens: control.send(["released", tokens])
     )
@@ -200,8 +199,6 @@ def _welcome(control: Control) -> dict[str, Any]:
 
 
 def _arena(settings: dict[str, Any], control: Control) -> Arena:
-    from ..memory.arena import Arena
-
     return Arena(
         int(settings["owner"]),
         int(settings["chunk_size"]),

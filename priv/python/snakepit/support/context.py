@@ -7,7 +7,7 @@ import contextvars
 import threading
 from typing import TYPE_CHECKING, Any
 
-from .fork import FORKED, free_locks, lock, table
+from .fork import free_locks, is_child, lock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -55,7 +55,7 @@ def session() -> dict[str, Any]:
 
 
 def _state(name: str) -> dict[str, Any]:
-    if table[FORKED]:
+    if is_child():
         # Python may not know yet that this is a child.
         free_locks()
     with _lock:

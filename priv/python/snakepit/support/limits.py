@@ -17,9 +17,10 @@ MAX_FRAME = (1 << 31) - 2
 MAX_TEXT = 64 << 10
 
 ALIGN = 64
+# The BEAM's table of ways has so many bins of sizes for each of so many kinds of values.
+BINS, KINDS = 160, 5
 
 INLINE, ZERO_COPY, GRPC = 0, 1, 2
 CALL, FETCH, SYNC = 1, 2, 3
 RESULT, ERROR, ITEM, END, WAITS = 1, 2, 3, 4, 5
 FORCED, STREAM, SPIN, RETURNED = 1, 2, 4, 8
-STARVED, IN_PLACE = 1, 2
