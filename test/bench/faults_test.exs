@@ -23,7 +23,7 @@ defmodule Snakepit.Bench.FaultsTest do
     {:companion, "pipe2", :any, "EMFILE", 24, 1},
     {:companion, "poll", :any, "EINTR", 4, 3},
     {:worker, "memfd_create", :any, "ENOMEM", 12, 1},
-    {:worker, "posix_fallocate64", :any, "ENOSPC", 28, 1},
+    {:worker, "fallocate", :any, "ENOSPC", 28, 1},
     {:worker, "mmap", :any, "ENOMEM", 12, 1},
     {:worker, "recvmsg", :any, "ENOMEM", 12, 3},
     {:worker, "recv", :blocking, "EINTR", 4, 1}

@@ -5,6 +5,7 @@ import datetime
 import decimal
 import enum
 import fractions
+import gc
 import math
 import random
 import unittest
@@ -13,6 +14,7 @@ import zoneinfo
 import numpy as np
 from msgpack import ExtType, Timestamp, packb, unpackb
 
+from snakepit import _native
 from snakepit.codec.decode import Decoder
 from snakepit.codec.encode import Encoder
 from snakepit.support.errors import CallError
@@ -231,6 +233,20 @@ class Crossing(unittest.TestCase):
             with self.assertRaises(SystemExit):
                 encoder.encode([own + 1, Ends()])
             self.assertTrue(same(result, cross_once(encoder, Decoder(), result)))
+
+    def test_a_list_that_is_half_decoded_is_nobody_elses(self):
+        # What makes a decimal may run any code, and so may a thread that has its turn meanwhile.
+        seen = []
+
+        def make(code, parts):
+            seen.append(sum(len(repr(found)) for found in gc.get_objects() if type(found) is list and len(found) == 7))
+            return parts
+
+        native = _native.Decoder(make, None, lambda failure, path: ValueError(failure), repr)
+        decimals = [ExtType(11, packb("1.5"))] * 7
+        _, arguments, _, _ = native.request(packb(["c", {"x": decimals}, None]))
+        self.assertEqual((arguments, len(seen)), ({"x": ["1.5"] * 7}, 7))
+        self.assertTrue(gc.is_tracked(arguments["x"]))
 
     def test_more_kinds_of_arrays_than_are_remembered(self):
         encoder, decoder = Encoder(LIMIT), Decoder()

@@ -156,6 +156,34 @@ defmodule Snakepit.ErrorTest do
       assert %{category: :validation, reason: :too_deep} = error(pool, "identity", %{x: deep.(100_000)})
     end
 
+    test "what is too deep for the worker is refused before it is sent, and nothing else is", %{pool: pool} do
+      for {wrap, inner} <- [
+            {&[&1], 1},
+            {&%{"k" => &1}, nil},
+            {&{&1}, 1},
+            {&MapSet.new([&1]), "member"},
+            {&[{&1}], "x"},
+            {&{&1}, ~D[2024-01-01]},
+            {&[&1], ~T[01:02:03]},
+            {&[&1], Decimal.new("1.5")},
+            {&[&1], Tensor.new(<<1, 2>>, :u8)}
+          ],
+          depth <- [40..44, 60..66, 120..130] |> Enum.concat() do
+        value = Enum.reduce(1..depth, inner, fn _, acc -> wrap.(acc) end)
+
+        case Snakepit.execute("identity", %{x: value}, pool: pool) do
+          {:ok, same} ->
+            assert same == value
+
+          {:error, error} ->
+            assert {error.reason, error.message =~ "nested deeper than 128"} == {:too_deep, true}
+        end
+
+        assert match?({:ok, _}, Snakepit.execute("identity", %{x: value}, pool: pool)) ==
+                 match?({:ok, _, _, _}, Native.encode("identity", %{x: value}, nil, 4096))
+      end
+    end
+
     test "dates that Python cannot hold are refused", %{pool: pool} do
       assert %{category: :validation, reason: :bad_date} = error(pool, "identity", %{x: ~D[0000-01-01]})
       unknown_zone = %{~U[2024-01-01 00:00:00Z] | time_zone: "Mars/Olympus"}
@@ -185,6 +213,10 @@ defmodule Snakepit.ErrorTest do
         assert error.category == :python_error, code
         assert error.details.path == path, "#{code}: #{inspect(error)}"
       end
+
+      # The VM's tuples have no more than 2^24 - 1 elements.
+      wide = error(pool, "python_value", %{code: "x = [1, (None,) * 2**24]"})
+      assert {wide.reason, wide.details.path} == {:too_large, "result[1]"}
 
       deep = error(pool, "python_value", %{code: "x = 1\nfor _ in range(5000): x = [x]"})
       assert deep.reason == :too_deep
@@ -220,11 +252,14 @@ defmodule Snakepit.ErrorTest do
     end
   end
 
-  test "every reason that Python gives is known here" do
+  test "every reason that a worker gives is known here" do
     literal = ~r/\b(?:Refusal\(|CallError\(\s*"\w+",|_fail\(\w+,)\s*"(\w+)"/
+    native = ~r/\b(?:transfer_error\(\s*py,|call_error\(\s*py,\s*"\w+",|refused\()\s*"(\w+)"/
 
-    reasons = scanned("priv/python/snakepit/**/*.py", literal)
-    assert length(reasons) > 20
+    python = scanned("priv/python/snakepit/**/*.py", literal)
+    rust = scanned("native/snakepit_worker/src/**/*.rs", native)
+    assert length(python) > 15 and length(rust) > 10
+    reasons = Enum.uniq(python ++ rust)
     assert Enum.reject(reasons, &Error.Reasons.from_worker/1) == []
   end
 

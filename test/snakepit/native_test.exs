@@ -144,6 +144,26 @@ defmodule Snakepit.NativeTest do
                Native.encode("cmd", %{x: Enum.to_list(1..100_000) ++ [self()]}, nil, 4096)
     end
 
+    test "whatever is long to look at is left to the dirty twin before it is looked at" do
+      zone = %{~U[2024-01-01 00:00:00Z] | time_zone: String.duplicate("z", 2_000_000)}
+      long = Enum.to_list(1..10_000)
+
+      for value <- [long, List.to_tuple(long), MapSet.new(long), Map.new(long, &{&1, 1}), zone] do
+        assert Native.encode_clean("cmd", %{x: value}, nil, 4096) == :dirty
+        assert {:ok, _, [], _} = Native.encode("cmd", %{x: value}, nil, 4096)
+      end
+
+      improper = Enum.reduce(1..10_000, 0, &[&1 | &2])
+      assert Native.encode_clean("cmd", %{x: improper}, nil, 4096) == :dirty
+
+      assert {:error, "args.x", :unsupported_type, "an improper list"} =
+               Native.encode("cmd", %{x: improper}, nil, 4096)
+
+      # So short that an ordinary scheduler finds out.
+      assert {:error, "args.x", :unsupported_type, "an improper list"} =
+               Native.encode_clean("cmd", %{x: [1 | 2]}, nil, 4096)
+    end
+
     test "refusals say where, why and in words" do
       assert {:error, path, :unsupported_type, what} = Native.encode("cmd", %{"x" => [1, self()]}, nil, 10)
       assert {path, what} == {~s(args["x"][1]), "a pid"}

@@ -129,7 +129,7 @@ impl Arena {
         Some(Slot { chunk: id, offset, size })
     }
 
-    /// What all chunks together may take from now on. Those that are there stay.
+    /// All chunks together may take this much from now on. Those that are there stay.
     pub fn set_quota(&mut self, quota: u64) {
         self.quota = quota;
     }

@@ -1,4 +1,4 @@
-//! Reads the MessagePack of an envelope that came from a worker: every length and count is checked against what is
+//! Reads the MessagePack of an envelope that came from the other side: every length and count is checked against what is
 //! there before anything is made of it.
 
 use crate::{MAX_DEPTH, MAX_VALUES};
@@ -53,7 +53,7 @@ impl<'a> Reader<'a> {
         Self { rest: payload, budget: self.budget, depth: self.depth }
     }
 
-    /// Called before descending into a container; [`Self::leave`] after it.
+    /// For decoders that do not count their depth themselves: called before descending into a container; [`Self::leave`] after it.
     pub fn enter(&mut self) -> Result<(), BadValue> {
         self.depth += 1;
         if self.depth > MAX_DEPTH { Err(BadValue("values are nested deeper than 128")) } else { Ok(()) }

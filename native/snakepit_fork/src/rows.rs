@@ -1,4 +1,4 @@
-//! What is alive in this process, in rows that a fork's handlers read while other threads may be in the middle of
+//! The memory and descriptors in use, in rows that a fork's handlers read while other threads may be in the middle of
 //! anything: no lock is needed to add a row, to remove one, or to read them.
 //!
 //! A row's second cell is written last, and cleared first: half a row belongs to a view that no forking thread has yet.
@@ -10,7 +10,7 @@ const ROWS: usize = 1 << 16;
 const DESCRIPTOR: u64 = u64::MAX;
 
 struct Cells {
-    /// Of a free row, the one that is free after it.
+    /// In a free row: the row that is free after it.
     first: AtomicU64,
     second: AtomicU64,
 }
@@ -23,7 +23,7 @@ static USED: AtomicU32 = AtomicU32::new(0);
 static FREE: AtomicU64 = AtomicU64::new(0);
 static OVERFLOW: AtomicBool = AtomicBool::new(false);
 
-/// What is listed.
+/// An entry of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Alive {
     /// A part of a chunk that Python looks at: its address and length.
@@ -112,7 +112,7 @@ pub fn overflowed() -> bool {
     OVERFLOW.load(Ordering::Acquire)
 }
 
-/// What is alive, where no other thread adds or removes rows; else also what was a moment ago, or half a row.
+/// All that is listed. While other threads add or remove rows, also what was a moment ago, or half a row.
 pub fn alive() -> impl Iterator<Item = Alive> {
     TABLE[..used()].iter().filter_map(|cells| match cells.second.load(Ordering::Acquire) {
         0 => None,

@@ -2,7 +2,7 @@
 //!
 //! A function whose work grows with its input comes as a pair. The clean one counts before it begins and answers `:dirty`
 //! beyond these bounds; the other does the same on a dirty scheduler. All that is counted must be cheap to count: the
-//! length of a list, or a number in a frame's header.
+//! arity of a tuple, a number in a frame's header, or as many cells of a list as may still be looked at.
 
 /// Values that are encoded, each with what it costs to look at it.
 pub const VALUES: u32 = 4_000;

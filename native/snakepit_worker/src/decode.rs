@@ -1,9 +1,11 @@
 //! The envelope of a request to Python's objects.
 
 use crate::Step;
+use crate::ndarray::Array;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeDecodeError};
 use pyo3::ffi;
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{
     PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple,
@@ -53,8 +55,54 @@ fn bad_value<T>(message: impl Into<String>) -> Result<T> {
 
 /// A kind of tensor that went before, known again by its bytes.
 struct Layout {
+    /// `snakepit.codec.arrays.Layout`
     layout: Py<PyAny>,
+    dtype: Py<PyAny>,
+    /// None where the array has one dimension, as it has without.
+    shape: Option<Py<PyTuple>>,
+    needed: usize,
+    /// `numpy.frombuffer`
+    from_buffer: Py<PyAny>,
     buffer: u32,
+}
+
+impl Layout {
+    fn new(layout: &Bound<'_, PyAny>, buffer: u32) -> PyResult<Self> {
+        let py = layout.py();
+        let (dtype, shape, needed, from_buffer): (Py<PyAny>, Vec<u64>, usize, Py<PyAny>) =
+            layout.call_method0("parts")?.extract()?;
+        let shape = if shape.len() == 1 { None } else { Some(PyTuple::new(py, shape)?.unbind()) };
+        Ok(Self { layout: layout.clone().unbind(), dtype, shape, needed, from_buffer, buffer })
+    }
+
+    /// The functions and values that make an array, which others may forget meanwhile.
+    fn clone_ref(&self, py: Python<'_>) -> Self {
+        Self {
+            layout: self.layout.clone_ref(py),
+            dtype: self.dtype.clone_ref(py),
+            shape: self.shape.as_ref().map(|shape| shape.clone_ref(py)),
+            needed: self.needed,
+            from_buffer: self.from_buffer.clone_ref(py),
+            buffer: self.buffer,
+        }
+    }
+
+    /// A read-only array over these bytes, as `snakepit.codec.arrays.Layout.over` makes it.
+    fn over<'py>(&self, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
+        let py = data.py();
+        // Of no bytes numpy makes no array in this way; of others than are needed it says what is wrong.
+        if self.needed == 0 || data.len()? != self.needed {
+            return self.layout.bind(py).call_method1("over", (data,));
+        }
+        let mut array = self.from_buffer.bind(py).call1((data, &self.dtype))?;
+        if let Some(shape) = &self.shape {
+            array = array.call_method1(intern!(py, "reshape"), (shape,))?;
+        }
+        if Array::of(&array).is_some_and(Array::is_writeable) {
+            array.call_method1(intern!(py, "setflags"), (false,))?;
+        }
+        Ok(array)
+    }
 }
 
 /// Keys of maps that went before: rows of a table have the same ones, and a string that is there costs a comparison.
@@ -66,7 +114,7 @@ const KEYS: usize = 256;
 const LONGEST_KEY: usize = 32;
 
 impl Keys {
-    fn get<'py>(&mut self, py: Python<'py>, s: &str) -> Bound<'py, PyAny> {
+    fn get<'py>(&mut self, py: Python<'py>, s: &str) -> PyResult<Bound<'py, PyAny>> {
         if s.len() > LONGEST_KEY {
             return string(py, s);
         }
@@ -75,11 +123,11 @@ impl Keys {
         }
         let place = s.bytes().fold(s.len(), |hash, b| hash.wrapping_mul(31).wrapping_add(usize::from(b))) % KEYS;
         match &self.0[place] {
-            Some((known, key)) if **known == *s => key.bind(py).clone(),
+            Some((known, key)) if **known == *s => Ok(key.bind(py).clone()),
             _ => {
-                let key = string(py, s);
+                let key = string(py, s)?;
                 self.0[place] = Some((s.into(), key.clone().unbind()));
-                key
+                Ok(key)
             }
         }
     }
@@ -248,7 +296,7 @@ impl<'a, 'py> Run<'a, 'py> {
     /// A string, which may lie beside the envelope.
     fn text_of(&self, token: Token) -> Result<Option<Bound<'py, PyAny>>> {
         match token {
-            Token::Str(s) => Ok(Some(string(self.py, s))),
+            Token::Str(s) => Ok(Some(string(self.py, s)?)),
             Token::Ext(ext::STR, index) => self.text(index).map(Some),
             _ => Ok(None),
         }
@@ -267,10 +315,10 @@ impl<'a, 'py> Run<'a, 'py> {
             Token::Int(n) => PyInt::new(py, n).into_any(),
             Token::Uint(n) => PyInt::new(py, n).into_any(),
             Token::Float(x) => PyFloat::new(py, x).into_any(),
-            Token::Str(s) => string(py, s),
+            Token::Str(s) => string(py, s)?,
             Token::Bin(b) => {
                 self.bytes_inside = true;
-                PyBytes::new(py, b).into_any()
+                new_bytes(py, b)?.into_any()
             }
             Token::Array(n) => self.list(r, n, depth)?.into_any(),
             Token::Map(n) => self.map(r, n, depth)?,
@@ -289,14 +337,17 @@ impl<'a, 'py> Run<'a, 'py> {
     fn list(&mut self, r: &mut Reader, n: usize, depth: u32) -> Result<Bound<'py, PyList>> {
         self.enter(depth)?;
         let py = self.py;
-        // SAFETY: the list is new and nobody else's until it is returned. Its items are NULL until they are set, which
-        // the collector and the destructor allow for. `n` is at most the bytes that are left.
+        // SAFETY: the list is new and nobody else's until it is returned. Its items are NULL until they are set, which its
+        // destructor allows for. Python may run meanwhile: it cannot find the list, as the collector does not know it until
+        // it is full. `n` is at most the bytes that are left.
         unsafe {
             let list = Bound::from_owned_ptr_or_err(py, ffi::PyList_New(n as ffi::Py_ssize_t))?;
+            ffi::PyObject_GC_UnTrack(list.as_ptr().cast());
             for i in 0..n {
                 let item = self.value(r, depth + 1).inspect_err(|_| self.path.push(Step::Index(i)))?;
                 ffi::PyList_SET_ITEM(list.as_ptr(), i as ffi::Py_ssize_t, item.into_ptr());
             }
+            ffi::PyObject_GC_Track(list.as_ptr().cast());
             Ok(list.cast_into_unchecked())
         }
     }
@@ -314,7 +365,7 @@ impl<'a, 'py> Run<'a, 'py> {
 
     fn key(&mut self, r: &mut Reader) -> Decoded<'py> {
         match r.next()? {
-            Token::Str(s) => Ok(self.keys.get(self.py, s)),
+            Token::Str(s) => Ok(self.keys.get(self.py, s)?),
             Token::Int(n) => Ok(PyInt::new(self.py, n).into_any()),
             Token::Uint(n) => Ok(PyInt::new(self.py, n).into_any()),
             Token::Float(x) => {
@@ -442,24 +493,23 @@ impl<'a, 'py> Run<'a, 'py> {
             return bad_value("an integer of 64 bits does not travel as an extension");
         }
         let int = self.py.get_type::<PyInt>();
-        let value = int.call_method1("from_bytes", (PyBytes::new(self.py, magnitude), "little"))?;
+        let value = int.call_method1("from_bytes", (new_bytes(self.py, magnitude)?, "little"))?;
         if sign == 1 { Ok(value.neg()?) } else { Ok(value) }
     }
 
     fn tensor(&mut self, r: &Reader, payload: &[u8]) -> Decoded<'py> {
         let known = {
             let layouts = locked(&self.decoder.layouts);
-            layouts.get(payload).map(|known| (known.layout.clone_ref(self.py), known.buffer))
+            layouts.get(payload).map(|known| known.clone_ref(self.py))
         };
-        if let Some((layout, buffer)) = known {
-            let data = self.view(buffer)?;
-            return Ok(layout.bind(self.py).call_method1("over", (data,))?);
+        if let Some(layout) = known {
+            return Ok(layout.over(&self.view(layout.buffer)?)?);
         }
         let bad = "a tensor must be [dtype, shape, data]";
         let mut inner = r.inside(payload);
         let Token::Array(3) = inner.next()? else { return refused("bad_tensor", bad) };
         let (dtype, named_here) = match inner.next()? {
-            Token::Str(dtype) => (string(self.py, dtype), true),
+            Token::Str(dtype) => (string(self.py, dtype)?, true),
             Token::Ext(ext::STR, index) => (self.text(index)?, false),
             _ => return refused("bad_tensor", "a tensor's type must be its name"),
         };
@@ -468,7 +518,7 @@ impl<'a, 'py> Run<'a, 'py> {
             _ => return refused("bad_tensor", format!("a tensor's shape must be a list of at most {MAX_DIMS} sizes")),
         };
         let (data, beside) = match inner.next()? {
-            Token::Bin(b) => (PyBytes::new(self.py, b).into_any(), None),
+            Token::Bin(b) => (new_bytes(self.py, b)?.into_any(), None),
             Token::Ext(ext::BYTES, index) => (self.buffer(index)?, index.try_into().ok().map(u32::from_le_bytes)),
             _ => return refused("bad_tensor", "a tensor's data must be bytes"),
         };
@@ -476,11 +526,13 @@ impl<'a, 'py> Run<'a, 'py> {
         let layout = self.decoder.layout.bind(self.py).call1((dtype, shape))?;
         let made = layout.call_method1("over", (data,))?;
         if let (true, Some(buffer)) = (named_here, beside) {
+            let known = Layout::new(&layout, buffer)?;
             let mut layouts = locked(&self.decoder.layouts);
-            if layouts.len() == LAYOUTS {
-                layouts.clear();
-            }
-            layouts.insert(payload.into(), Layout { layout: layout.unbind(), buffer });
+            let forgotten = if layouts.len() == LAYOUTS { std::mem::take(&mut *layouts) } else { HashMap::new() };
+            let before = layouts.insert(payload.into(), known);
+            drop(layouts);
+            // Without the lock: Python may run.
+            drop((forgotten, before));
         }
         Ok(made)
     }
@@ -553,18 +605,28 @@ fn micros(n: i64) -> u32 {
     u32::try_from(n).unwrap_or(u32::MAX >> 1)
 }
 
-/// Text of ASCII alone is the most common by far, and needs no second look.
-fn string<'py>(py: Python<'py>, s: &str) -> Bound<'py, PyAny> {
-    if !s.is_ascii() {
-        return PyString::new(py, s).into_any();
-    }
-    // SAFETY: a new string of `len` characters up to 127 has room for `len` bytes, and nobody has it yet.
+/// Text of ASCII alone is the most common by far, and needs no second look. Raises `MemoryError`.
+fn string<'py>(py: Python<'py>, s: &str) -> PyResult<Bound<'py, PyAny>> {
+    let len = s.len() as ffi::Py_ssize_t;
+    // SAFETY: a new string of `len` characters up to 127 has room for `len` bytes, and nobody has it yet; the other has
+    // `len` bytes of UTF-8.
     unsafe {
-        let made = ffi::PyUnicode_New(s.len() as ffi::Py_ssize_t, 127);
-        let made = Bound::from_owned_ptr_or_opt(py, made).unwrap_or_else(|| PyString::new(py, s).into_any());
+        if !s.is_ascii() {
+            return Bound::from_owned_ptr_or_err(py, ffi::PyUnicode_FromStringAndSize(s.as_ptr().cast(), len));
+        }
+        let made = Bound::from_owned_ptr_or_err(py, ffi::PyUnicode_New(len, 127))?;
         if !s.is_empty() {
             std::ptr::copy_nonoverlapping(s.as_ptr(), ffi::PyUnicode_DATA(made.as_ptr()).cast(), s.len());
         }
-        made
+        Ok(made)
+    }
+}
+
+/// Raises `MemoryError`.
+pub fn new_bytes<'py>(py: Python<'py>, bytes: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
+    // SAFETY: as many bytes are there.
+    unsafe {
+        let made = ffi::PyBytes_FromStringAndSize(bytes.as_ptr().cast(), bytes.len() as ffi::Py_ssize_t);
+        Ok(Bound::from_owned_ptr_or_err(py, made)?.cast_into_unchecked())
     }
 }

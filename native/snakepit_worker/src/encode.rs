@@ -1,5 +1,6 @@
 //! A result of Python's to an envelope, and the buffers that travel beside it.
 
+use crate::decode::new_bytes;
 use crate::memory::buffers::{Buffer, Buffers};
 use crate::ndarray::Array;
 use pyo3::exceptions::PyValueError;
@@ -24,7 +25,7 @@ struct Dtype {
     dtype: Py<PyAny>,
     name: Box<str>,
     size: usize,
-    /// What it travels as, if its bytes are not that already.
+    /// The dtype that it travels as, if its bytes are not that already.
     travels_as: Option<Py<PyAny>>,
 }
 
@@ -54,7 +55,7 @@ impl Encoder {
         let py = value.py();
         let mut out = Vec::with_capacity(64);
         let buffers = self.append(value, &mut out)?;
-        Ok((PyBytes::new(py, &out), (!buffers.is_empty()).then(|| Buffers::new(buffers))))
+        Ok((new_bytes(py, &out)?, (!buffers.is_empty()).then(|| Buffers::new(buffers))))
     }
 
     /// How many element types of arrays are remembered.

@@ -1,4 +1,4 @@
-//! What processes get that a tool forks: `snakepit_fork`, as Python's functions.
+//! `snakepit_fork`, as functions of Python: the memory and descriptors of processes that a tool forks.
 
 use pyo3::exceptions::{PyOSError, PyValueError};
 use pyo3::prelude::*;

@@ -30,7 +30,8 @@ pub fn serve(
 ) -> PyResult<()> {
     let py = lane.py();
     let view = PyBuffer::<u8>::get(memory)?;
-    if view.readonly() || !view.is_c_contiguous() || start < PREFIX || view.len_bytes() < start + HEADER {
+    let room = view.len_bytes().checked_sub(start).is_some_and(|room| room >= HEADER);
+    if view.readonly() || !view.is_c_contiguous() || start < PREFIX || !room {
         return Err(PyTypeError::new_err("a lane needs contiguous memory that it may write to"));
     }
     let window =
@@ -50,7 +51,7 @@ pub fn serve(
         let done = served(lane, quick, &calls, &window, memory, start, &frame, &mut out);
         release.call0()?;
         done?;
-        // What came after this frame is the beginning of the next.
+        // The next frame begins where this one ends.
         let used = frame.in_window();
         window.bytes_mut().copy_within(used..got.max(used), 0);
         got = got.saturating_sub(used);
@@ -101,7 +102,7 @@ fn served<'py>(
 
 /// A whole frame.
 enum Frame {
-    /// Of this length, in the window.
+    /// In the window, of this length.
     Window(usize),
     /// Large, or with buffers in it that may outlive the call: in memory of its own. So many bytes of the window are it.
     Own(Arc<FrameMemory>, usize),

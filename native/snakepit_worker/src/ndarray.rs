@@ -21,6 +21,7 @@ struct Fields {
 
 const C_CONTIGUOUS: c_int = 1;
 const OWNS_DATA: c_int = 4;
+const WRITEABLE: c_int = 0x400;
 
 static CLASS: PyOnceLock<Py<PyType>> = PyOnceLock::new();
 
@@ -75,6 +76,11 @@ impl<'a, 'py> Array<'a, 'py> {
     pub fn is_contiguous(self) -> bool {
         // SAFETY: see above.
         unsafe { (*self.fields()).flags & C_CONTIGUOUS != 0 }
+    }
+
+    pub fn is_writeable(self) -> bool {
+        // SAFETY: see above.
+        unsafe { (*self.fields()).flags & WRITEABLE != 0 }
     }
 
     /// The object that its memory belongs to, if that is not its own.

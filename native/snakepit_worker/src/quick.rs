@@ -1,7 +1,7 @@
 //! The usual call in one go: all arguments of a known tool, a result that does not run on. Between the frame's arrival and
 //! the tool, and between its return and the reply's departure, no line of the Python package runs.
 
-use crate::decode::{Decoder, Failure, Run};
+use crate::decode::{Decoder, Failure, Run, new_bytes};
 use crate::encode::Encoder;
 use crate::memory::buffers::Buffer;
 use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way, views};
@@ -305,7 +305,7 @@ impl QuickCalls {
             match replies.made(py, answer, out, PREFIX, &envelope, buffers, JOIN) {
                 Ok(Made::Whole { tokens }) => tokens.then(|| head_len(&out[PREFIX..])),
                 Ok(Made::With(way, buffers)) => {
-                    let parts = (way as u8, PyBytes::new(py, &out[PREFIX..]), views(py, buffers)?);
+                    let parts = (way as u8, new_bytes(py, &out[PREFIX..])?, views(py, buffers)?);
                     return Ok(Outcome::Reply(parts.into_pyobject(py)?.into_any()));
                 }
                 Err(error) => {

@@ -207,7 +207,7 @@ impl RequestHead {
     }
 }
 
-/// What follows a request's header. Ranges refer to the frame it was read from.
+/// The part of a request after its header. Ranges refer to the frame it was read from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RequestBody {
     pub table: Table,
@@ -492,7 +492,7 @@ mod tests {
     }
 
     proptest! {
-        /// What each side writes is what the other reads.
+        /// Each side reads what the other writes.
         #[test]
         fn a_request_and_a_reply_read_as_they_were_written(
             way in 0u8..=2, id: u64,

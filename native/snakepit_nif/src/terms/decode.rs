@@ -1,6 +1,7 @@
 //! Envelope and buffers to Elixir terms.
 
 use super::dtypes::DTYPES;
+use super::shown::step;
 use crate::atoms;
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
@@ -34,6 +35,11 @@ fn at<'a>(result: Decoded<'a>, step: impl FnOnce() -> String) -> Decoded<'a> {
         other => other,
     })
 }
+
+/// Room for so many values is made at once. A count may be a lie; it grows with what is really there.
+const ROOM: usize = 4096;
+/// The BEAM's tuples have at most this many elements.
+const MAX_ARITY: usize = (1 << 24) - 1;
 
 const BAD_EXT: Failure = Failure::Protocol("an extension's payload is not what its code says");
 
@@ -88,7 +94,7 @@ impl<'a> Decoder<'a, '_> {
 
     fn items(&self, r: &mut Reader, n: usize) -> Result<Vec<Term<'a>>, Failure> {
         r.enter()?;
-        let mut items = Vec::with_capacity(n);
+        let mut items = Vec::with_capacity(n.min(ROOM));
         for i in 0..n {
             items.push(at(self.value(r), || format!("[{i}]"))?);
         }
@@ -98,22 +104,22 @@ impl<'a> Decoder<'a, '_> {
 
     fn map(&self, r: &mut Reader, n: usize) -> Decoded<'a> {
         r.enter()?;
-        let (mut keys, mut values) = (Vec::with_capacity(n), Vec::with_capacity(n));
+        let (mut keys, mut values) = (Vec::with_capacity(n.min(ROOM)), Vec::with_capacity(n.min(ROOM)));
         for _ in 0..n {
-            let (key, shown) = self.key(r)?;
+            let key = self.key(r)?;
             keys.push(key);
-            values.push(at(self.value(r), || shown)?);
+            values.push(at(self.value(r), || step(key))?);
         }
         r.leave();
         Term::map_from_term_arrays(self.env, &keys, &values).map_err(|_| Failure::Protocol("a map has a key twice"))
     }
 
-    fn key(&self, r: &mut Reader) -> Result<(Term<'a>, String), Failure> {
+    fn key(&self, r: &mut Reader) -> Decoded<'a> {
         let env = self.env;
         match r.next()? {
-            Token::Str(s) => Ok((NewBinary::from_slice(env, s.as_bytes()).into(), format!("[{s:?}]"))),
-            Token::Int(n) => Ok((n.encode(env), format!("[{n}]"))),
-            Token::Uint(n) => Ok((n.encode(env), format!("[{n}]"))),
+            Token::Str(s) => Ok(NewBinary::from_slice(env, s.as_bytes()).into()),
+            Token::Int(n) => Ok(n.encode(env)),
+            Token::Uint(n) => Ok(n.encode(env)),
             _ => Err(Failure::Protocol("a map's key is neither a str nor an integer")),
         }
     }
@@ -122,7 +128,13 @@ impl<'a> Decoder<'a, '_> {
         match code {
             ext::BIG_INT => self.big_int(payload),
             ext::BYTES | ext::STR => self.buffer(payload),
-            ext::TUPLE => Ok(make_tuple(self.env, &self.nested(r, payload)?)),
+            ext::TUPLE => {
+                let items = self.nested(r, payload)?;
+                if items.len() > MAX_ARITY {
+                    return value(atoms::too_large(), "a tuple of more elements than the BEAM can hold");
+                }
+                Ok(make_tuple(self.env, &items))
+            }
             ext::SET => self.set(r, payload),
             ext::TENSOR => self.tensor(r, payload),
             ext::DATE => self.calendar(r, payload, atoms::elixir_date(), 3),

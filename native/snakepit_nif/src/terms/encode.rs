@@ -4,6 +4,7 @@ use super::shown::{atom_text, big_integer, shown, step};
 use crate::atoms;
 use crate::bounds;
 use crate::memory::chunk::Chunk;
+use rustler::sys::enif_get_tuple;
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
 use rustler::{Atom, Binary, Env, ListIterator, Term, TermType};
@@ -94,12 +95,19 @@ impl<'a> Encoder<'a> {
         }
     }
 
-    /// Any supported term.
+    /// Into a container, or an extension, of this depth.
+    pub fn enter(&self, depth: u32) -> Encoded {
+        if depth > MAX_DEPTH { refuse(atoms::too_deep(), "nested deeper than 128") } else { Ok(()) }
+    }
+
+    /// Before so many values are looked at: whether that is too much for an ordinary scheduler.
+    pub fn many(&self, values: usize) -> Encoded {
+        if self.clean && values > self.values_left as usize { Err(Refusal::Dirty) } else { Ok(()) }
+    }
+
+    /// Any supported term. One that is a container has this depth.
     pub fn term(&mut self, term: Term<'a>, depth: u32) -> Encoded {
         self.count()?;
-        if depth > MAX_DEPTH {
-            return refuse(atoms::too_deep(), "nested deeper than 128");
-        }
         match term.get_type() {
             TermType::Atom => self.atom(term),
             TermType::Integer => self.integer(term),
@@ -110,11 +118,14 @@ impl<'a> Encoder<'a> {
             TermType::Binary => self.text(term),
             TermType::List => self.list(term, depth),
             TermType::Tuple => {
+                self.enter(depth + 1)?;
+                let Some(arity) = tuple_arity(term) else { return unsupported("a tuple that cannot be read") };
+                self.many(arity)?;
                 let Ok(items) = get_tuple(term) else { return unsupported("a tuple that cannot be read") };
                 self.payload(ext::TUPLE, |this| {
                     this.out.array(items.len() as u32);
                     for (i, item) in items.into_iter().enumerate() {
-                        at(this.term(item, depth + 1), || format!("[{i}]"))?;
+                        at(this.term(item, depth + 2), || format!("[{i}]"))?;
                     }
                     Ok(())
                 })
@@ -216,13 +227,14 @@ impl<'a> Encoder<'a> {
     }
 
     fn list(&mut self, term: Term<'a>, depth: u32) -> Encoded {
+        self.enter(depth)?;
+        if self.clean && self.is_longer(term) {
+            return Err(Refusal::Dirty);
+        }
         let Ok(len) = term.list_length() else {
             return unsupported("an improper list");
         };
         let Ok(short) = u32::try_from(len) else { return refuse(atoms::too_many_values(), "more than 2^26 values") };
-        if short > self.values_left && self.clean {
-            return Err(Refusal::Dirty);
-        }
         self.out.array(short);
         let Ok(items) = term.decode::<ListIterator>() else { return unsupported("an improper list") };
         for (i, item) in items.enumerate() {
@@ -231,11 +243,22 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn map(&mut self, term: Term<'a>, depth: u32) -> Encoded {
-        let size = term.map_size().unwrap_or(0);
-        if size > self.values_left as usize && self.clean {
-            return Err(Refusal::Dirty);
+    /// Whether a list has more values than may still be looked at. The length of a list is not cheap to know.
+    fn is_longer(&self, term: Term<'a>) -> bool {
+        let mut rest = term;
+        for _ in 0..=self.values_left {
+            match rest.list_get_cell() {
+                Ok((_, tail)) => rest = tail,
+                Err(_) => return false,
+            }
         }
+        true
+    }
+
+    fn map(&mut self, term: Term<'a>, depth: u32) -> Encoded {
+        self.enter(depth)?;
+        let size = term.map_size().unwrap_or(0);
+        self.many(size)?;
         self.out.map(size as u32);
         let (mut atoms_seen, mut texts_seen) = (false, false);
         for (key, value) in MapIterator::new(term).into_iter().flatten() {
@@ -300,4 +323,12 @@ pub fn unsupported<T>(what: impl Into<String>) -> Result<T, Refusal> {
 
 fn number(term: Term) -> Result<f64, Refusal> {
     term.decode().or_else(|_| unsupported("a float that cannot be read"))
+}
+
+/// How many elements a tuple has.
+pub fn tuple_arity(term: Term) -> Option<usize> {
+    let (mut arity, mut elements) = (0, std::ptr::null());
+    // SAFETY: the term belongs to the environment; both are written where it is a tuple.
+    let is = unsafe { enif_get_tuple(term.get_env().as_c_arg(), term.as_c_arg(), &raw mut arity, &raw mut elements) };
+    (is != 0).then_some(arity as usize)
 }

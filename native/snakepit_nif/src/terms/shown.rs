@@ -31,14 +31,18 @@ pub fn shown(term: Term) -> String {
     text
 }
 
+/// Bytes of a key that are shown.
+const SHOWN: usize = 200;
+
 /// A map's key as a step of a path: `.x` for an atom, `["x"]` for a string, `[3]` for an integer.
 pub fn step(key: Term) -> String {
     match key.get_type() {
         TermType::Atom => format!(".{}", atom_text(key).unwrap_or_default()),
         TermType::Binary => {
             // A copy: the bytes may lie in memory that somebody else writes to.
-            let bytes = Binary::from_term(key).map(|b| b.as_slice().to_vec()).unwrap_or_default();
-            format!("[{:?}]", String::from_utf8_lossy(&bytes))
+            let part = |b: Binary| b.as_slice()[..b.len().min(SHOWN)].to_vec();
+            let (bytes, cut) = Binary::from_term(key).map(|b| (part(b), b.len() > SHOWN)).unwrap_or_default();
+            format!("[{:?}{}]", String::from_utf8_lossy(&bytes), if cut { "…" } else { "" })
         }
         _ => format!("[{}]", shown(key)),
     }

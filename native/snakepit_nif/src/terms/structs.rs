@@ -1,7 +1,7 @@
 //! Structs of Elixir that have a type of their own in Python: tensors, sets, dates, times and decimals.
 
 use super::dtypes::dtype_name;
-use super::encode::{Encoded, Encoder, Refusal, at, refuse, unsupported};
+use super::encode::{Encoded, Encoder, Refusal, at, refuse, tuple_arity, unsupported};
 use super::shown::{atom_text, big_integer, field, shown, step};
 use crate::atoms;
 use rustler::types::map::MapIterator;
@@ -20,13 +20,13 @@ impl<'a> Encoder<'a> {
                 Some(data) => self.bytes(data, Kind::Binary),
                 None => unsupported("a %Snakepit.Bytes{} whose data is no binary"),
             },
-            "Elixir.Snakepit.Tensor" => self.tensor(term),
+            "Elixir.Snakepit.Tensor" => self.enter(depth + 2).and_then(|()| self.tensor(term)),
             "Elixir.MapSet" => self.set(term, depth),
-            "Elixir.Date" => self.calendar(term, ext::DATE, &DATE),
-            "Elixir.Time" => self.calendar(term, ext::TIME, &TIME),
-            "Elixir.NaiveDateTime" => self.calendar(term, ext::NAIVE_DATETIME, &NAIVE),
-            "Elixir.DateTime" => self.calendar(term, ext::DATETIME, &NAIVE),
-            "Elixir.Decimal" | "Elixir.Snakepit.Decimal" => self.decimal(term),
+            "Elixir.Date" => self.calendar(term, depth, ext::DATE, &DATE),
+            "Elixir.Time" => self.calendar(term, depth, ext::TIME, &TIME),
+            "Elixir.NaiveDateTime" => self.calendar(term, depth, ext::NAIVE_DATETIME, &NAIVE),
+            "Elixir.DateTime" => self.calendar(term, depth, ext::DATETIME, &NAIVE),
+            "Elixir.Decimal" | "Elixir.Snakepit.Decimal" => self.enter(depth + 2).and_then(|()| self.decimal(term)),
             "Elixir.Nx.Tensor" => Err(Refusal::Convert),
             other => {
                 let module = other.strip_prefix("Elixir.").unwrap_or(other);
@@ -39,10 +39,12 @@ impl<'a> Encoder<'a> {
         let Some(inner) = field(term, atoms::map()).filter(|m| m.is_map()) else {
             return unsupported("a MapSet of an unknown layout");
         };
+        self.enter(depth + 1)?;
+        self.many(inner.map_size().unwrap_or(0))?;
         self.payload(ext::SET, |this| {
             this.out.array(inner.map_size().unwrap_or(0) as u32);
             for (item, _) in MapIterator::new(inner).into_iter().flatten() {
-                at(this.term(item, depth + 1), || format!("(member {})", shown(item)))?;
+                at(this.term(item, depth + 2), || format!("(member {})", shown(item)))?;
             }
             Ok(())
         })
@@ -58,9 +60,10 @@ impl<'a> Encoder<'a> {
             let what = "a tensor's type must be one of Snakepit.Tensor's types, such as {:f, 32}";
             return at(bad(what.into()), || ".type".into());
         };
-        let shape = field(term, atoms::shape()).and_then(|s| get_tuple(s).ok());
+        let shape = field(term, atoms::shape()).filter(|s| tuple_arity(*s).is_some_and(|n| n <= MAX_DIMS));
+        let shape = shape.and_then(|s| get_tuple(s).ok());
         let dims: Option<Vec<u64>> = shape.and_then(|s| s.into_iter().map(|d| d.decode().ok()).collect());
-        let Some(dims) = dims.filter(|d| d.len() <= MAX_DIMS) else {
+        let Some(dims) = dims else {
             let what = "a tensor's shape must be a tuple of at most 64 non-negative integers";
             return at(bad(what.into()), || ".shape".into());
         };
@@ -79,7 +82,8 @@ impl<'a> Encoder<'a> {
         })
     }
 
-    fn calendar(&mut self, term: Term<'a>, code: i8, fields: &[Field]) -> Encoded {
+    fn calendar(&mut self, term: Term<'a>, depth: u32, code: i8, fields: &[Field]) -> Encoded {
+        self.enter(depth + 2)?;
         let iso = field(term, atoms::calendar()).is_some_and(|c| c == atoms::iso().to_term(self.env));
         if !iso {
             return unsupported("a date or time of another calendar than Calendar.ISO");
@@ -103,7 +107,7 @@ impl<'a> Encoder<'a> {
                 }
             }
         }
-        let zone = if code == ext::DATETIME { Some(zone(term)?) } else { None };
+        let zone = if code == ext::DATETIME { Some(self.zone(term)?) } else { None };
         self.payload(code, |this| {
             this.out.array(fields.len() as u32 + if zone.is_some() { 4 } else { 0 });
             numbers[..fields.len()].iter().for_each(|n| this.out.int(*n));
@@ -115,6 +119,20 @@ impl<'a> Encoder<'a> {
             }
             Ok(())
         })
+    }
+
+    fn zone(&mut self, term: Term<'a>) -> Result<(String, String, i64, i64), Refusal> {
+        let mut text = |name: Atom| -> Result<Option<String>, Refusal> {
+            let Some(binary) = field(term, name).and_then(|t| Binary::from_term(t).ok()) else { return Ok(None) };
+            self.spend(binary.len())?;
+            Ok(String::from_utf8(binary.as_slice().to_vec()).ok())
+        };
+        let texts = (text(atoms::time_zone())?, text(atoms::zone_abbr())?);
+        let int = |name: Atom| field(term, name).and_then(|t| t.decode::<i64>().ok());
+        match (texts, int(atoms::utc_offset()), int(atoms::std_offset())) {
+            ((Some(name), Some(abbreviation)), Some(utc), Some(dst)) => Ok((name, abbreviation, utc, dst)),
+            _ => refuse(atoms::bad_date(), "a DateTime whose time zone is incomplete"),
+        }
     }
 
     fn decimal(&mut self, term: Term<'a>) -> Encoded {
@@ -163,13 +181,3 @@ const DATE: [Field; 3] = [(atoms::year, 1, 9999), (atoms::month, 1, 12), (atoms:
 const TIME: [Field; 4] =
     [(atoms::hour, 0, 23), (atoms::minute, 0, 59), (atoms::second, 0, 59), (atoms::microsecond, 0, 999_999)];
 const NAIVE: [Field; 7] = [DATE[0], DATE[1], DATE[2], TIME[0], TIME[1], TIME[2], TIME[3]];
-
-fn zone(term: Term) -> Result<(String, String, i64, i64), Refusal> {
-    let text = |name: Atom| field(term, name).and_then(|t| t.decode::<String>().ok());
-    let int = |name: Atom| field(term, name).and_then(|t| t.decode::<i64>().ok());
-    let all = (text(atoms::time_zone()), text(atoms::zone_abbr()), int(atoms::utc_offset()), int(atoms::std_offset()));
-    match all {
-        (Some(name), Some(abbreviation), Some(utc), Some(dst)) => Ok((name, abbreviation, utc, dst)),
-        _ => refuse(atoms::bad_date(), "a DateTime whose time zone is incomplete"),
-    }
-}

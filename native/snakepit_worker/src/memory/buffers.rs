@@ -1,5 +1,6 @@
-//! What travels beside an envelope: it is copied once, straight to where it goes, or not at all.
+//! The large values that travel beside an envelope: each is copied once, straight to where it goes, or not at all.
 
+use crate::decode::new_bytes;
 use crate::ndarray::Array;
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
@@ -156,9 +157,9 @@ impl Buffer {
             Kind::Text => {
                 let bytes = self.at(py, |at| {
                     // SAFETY: as many bytes are there.
-                    PyBytes::new(py, unsafe { std::slice::from_raw_parts(at, self.len) })
+                    new_bytes(py, unsafe { std::slice::from_raw_parts(at, self.len) })
                 })?;
-                Ok(PyMemoryView::from(bytes.expect("a text has an address").as_any())?.into_any())
+                Ok(PyMemoryView::from(bytes.expect("a text has an address")?.as_any())?.into_any())
             }
             Kind::Bytes => PyMemoryView::from(source)?.call_method1("cast", ("B",)),
             Kind::Array => arrays(py, &FLAT, "flat")?.call1((source, py.None())),
@@ -207,7 +208,7 @@ impl Buffers {
 
 #[pymethods]
 impl Buffers {
-    /// Of objects that show bytes.
+    /// The buffers of objects that show bytes.
     #[new]
     fn of(sources: Vec<Bound<'_, PyAny>>) -> PyResult<Self> {
         let known = |source: &Bound<'_, PyAny>| {

@@ -81,7 +81,7 @@ fn held_by(py: Python<'_>, object: *mut ffi::PyObject) -> (Option<*mut ffi::PyOb
             None => (None, true),
         };
     }
-    // What exports the memory itself ends the chain.
+    // The chain ends with the object that exports the memory itself.
     (None, !value.is_exact_instance_of::<View>())
 }
 

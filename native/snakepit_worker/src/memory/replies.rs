@@ -5,6 +5,7 @@ use super::arena::{Arena, Found, Memory};
 use super::borrowed::{Borrowed, Row, row};
 use super::buffers::{Buffer, Buffers};
 use super::holders::sole_holders;
+use crate::decode::new_bytes;
 use crate::errors::{call_error, transfer_error};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::intern;
@@ -54,7 +55,7 @@ fn bit(way: Way) -> u8 {
     1 << way as u8
 }
 
-/// What a reply is to: what its call asked for, and how long the tool took.
+/// The call that a reply answers: what it asked for, and how long its tool took.
 #[derive(Clone, Copy)]
 pub struct Answer {
     pub kind: Kind,
@@ -137,7 +138,7 @@ impl Replies {
         let mut head = Vec::with_capacity(HEADER + envelope.len());
         let tokens = self.without_buffers(answer, &mut head, envelope.len());
         head.extend_from_slice(envelope);
-        Ok((bare_way(mask) as u8, PyBytes::new(py, &head), tokens.then(|| PyList::empty(py))))
+        Ok((bare_way(mask) as u8, new_bytes(py, &head)?, tokens.then(|| PyList::empty(py))))
     }
 
     /// A reply with the buffers of `buffers`, if there are any. Raises `CallError` (transfer) where no allowed way can take
@@ -162,7 +163,7 @@ impl Replies {
             Made::With(way, buffers) => (way, views(py, buffers)?, false),
         };
         let views = if bare { None } else { Some(PyList::new(py, views)?) };
-        Ok((way as u8, PyBytes::new(py, &head), views))
+        Ok((way as u8, new_bytes(py, &head)?, views))
     }
 
     /// Where these buffers would go, beside an envelope of this size: the way, the reply's flags, and the places.
@@ -291,7 +292,7 @@ impl Replies {
         let whole = way == Way::Inline && total <= join;
         let mut copies = Vec::new();
         if whole {
-            // What is sent of the arguments goes before their tokens are taken.
+            // Arguments that are sent back are copied and let go, before the tokens are taken.
             for buffer in &buffers {
                 copies.resize(copies.len().next_multiple_of(INLINE_ALIGN), 0);
                 buffer.append(py, &mut copies)?;

@@ -55,7 +55,7 @@ impl Returns {
     }
 }
 
-/// What happens once nobody looks at a view any more.
+/// The duty of a view whose last reader is gone.
 pub enum End {
     /// The token goes back to whoever sent it.
     Token(Arc<Returns>, u64),

@@ -105,6 +105,10 @@ class Layout:
         self._shape = shape
         self._needed = count * _SIZES[dtype_name]
 
+    def parts(self) -> tuple[Any, list[int], int, Any]:
+        """Its dtype and shape, the bytes that it takes, and `numpy.frombuffer`: enough to do the same as `over`."""
+        return self._dtype, self._shape, self._needed, sys.modules["numpy"].frombuffer
+
     def over(self, data: Any) -> Any:
         """A read-only array over these bytes, without a copy.
 

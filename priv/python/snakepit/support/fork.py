@@ -13,7 +13,9 @@ from _weakrefset import WeakSet
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .. import _native
+from .._native import become_child as _become_child
+from .._native import install_fork_handlers
+from .._native import is_child as is_child
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -22,9 +24,6 @@ _locks: WeakSet[Any] = WeakSet()
 _locks_are_free = False
 # Python knows that this is a child.
 _python_knows = False
-
-is_child = _native.is_child
-"""Whether this process was forked from a worker."""
 
 
 def lock() -> Any:
@@ -46,7 +45,7 @@ def free_locks() -> None:
 def install() -> None:
     """Makes children's memory and descriptors their own. Before any module of the user's is imported."""
     try:
-        _native.install_fork_handlers()
+        install_fork_handlers()
     except OSError as error:
         sys.stderr.write(
             f"snakepit: processes that tools fork cannot use arguments and arrays in shared memory: {error}\n"
@@ -57,7 +56,7 @@ def become_child() -> None:
     """In a child that Python forked: signals do what they do in any Python, unless the user's code handles them."""
     global _python_knows, _locks_are_free
     _python_knows = True
-    _native.become_child()
+    _become_child()
     # The parent may have been a child itself.
     _locks_are_free = False
     free_locks()
