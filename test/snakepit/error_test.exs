@@ -165,7 +165,7 @@ defmodule Snakepit.ErrorTest do
             {&[{&1}], "x"},
             {&{&1}, ~D[2024-01-01]},
             {&[&1], ~T[01:02:03]},
-            {&[&1], Decimal.new("1.5")},
+            {&[&1], %Snakepit.Decimal{coef: 15, exp: -1}},
             {&[&1], Tensor.new(<<1, 2>>, :u8)}
           ],
           depth <- [40..44, 60..66, 120..130] |> Enum.concat() do
@@ -180,7 +180,7 @@ defmodule Snakepit.ErrorTest do
         end
 
         assert match?({:ok, _}, Snakepit.execute("identity", %{x: value}, pool: pool)) ==
-                 match?({:ok, _, _, _}, Native.encode("identity", %{x: value}, nil, 4096))
+                 match?({:ok, _, _, _}, Snakepit.Native.encode("identity", %{x: value}, nil, 4096))
       end
     end
 

@@ -2,7 +2,6 @@
 
 use crate::Step;
 use crate::ndarray::Array;
-use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyException, PyTypeError, PyUnicodeDecodeError};
 use pyo3::ffi;
 use pyo3::intern;
@@ -90,7 +89,7 @@ impl Layout {
     /// A read-only array over these bytes, as `snakepit.codec.arrays.Layout.over` makes it.
     fn over<'py>(&self, data: &Bound<'py, PyAny>) -> PyResult<Bound<'py, PyAny>> {
         let py = data.py();
-        // Of no bytes numpy makes no array in this way; of others than are needed it says what is wrong.
+        // numpy makes no array of no bytes in this way; where others came than are needed, Python says what is wrong.
         if self.needed == 0 || data.len()? != self.needed {
             return self.layout.bind(py).call_method1("over", (data,));
         }
@@ -160,29 +159,11 @@ impl Decoder {
     #[pyo3(signature = (envelope, buffers = None))]
     fn request<'py>(
         &self,
-        envelope: &Bound<'py, PyAny>,
+        py: Python<'py>,
+        envelope: &[u8],
         buffers: Option<Vec<Bound<'py, PyAny>>>,
     ) -> PyResult<Bound<'py, PyTuple>> {
-        let py = envelope.py();
-        let view = PyBuffer::<u8>::get(envelope)?;
-        if !view.is_c_contiguous() {
-            return Err(PyTypeError::new_err("an envelope must be contiguous"));
-        }
-        // SAFETY: the buffer is contiguous, and `view` holds it, so that it is neither freed nor resized meanwhile. Its
-        // bytes are a lane's frame or immutable: the one thread that writes to a lane's frame is the caller's.
-        let bytes = unsafe { std::slice::from_raw_parts(view.buf_ptr().cast::<u8>().cast_const(), view.len_bytes()) };
-        let budget = Budget::default();
-        let mut run = Run::new(self, py, buffers.unwrap_or_default());
-        let mut reader = Reader::new(bytes, &budget);
-        let done = run.request(&mut reader);
-        run.done();
-        match done {
-            Ok((command, arguments, caller)) => PyTuple::new(
-                py,
-                [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()],
-            ),
-            Err(failure) => Err(self.explained(py, failure, run.path)),
-        }
+        self.decoded(py, envelope, buffers.unwrap_or_default())
     }
 
     /// How many kinds of tensors are remembered.
@@ -192,6 +173,27 @@ impl Decoder {
 }
 
 impl Decoder {
+    /// As `request`. The views of the buffers are held by the arguments alone afterwards.
+    pub fn decoded<'py>(
+        &self,
+        py: Python<'py>,
+        envelope: &[u8],
+        buffers: Vec<Bound<'py, PyAny>>,
+    ) -> PyResult<Bound<'py, PyTuple>> {
+        let budget = Budget::default();
+        let mut run = Run::new(self, py, buffers);
+        let mut reader = Reader::new(envelope, &budget);
+        let done = run.request(&mut reader);
+        drop(run.done());
+        match done {
+            Ok((command, arguments, caller)) => PyTuple::new(
+                py,
+                [command, arguments, caller, run.bytes_inside.into_pyobject(py)?.to_owned().into_any()],
+            ),
+            Err(failure) => Err(self.explained(py, failure, run.path)),
+        }
+    }
+
     fn explained(&self, py: Python<'_>, failure: Failure, path: Vec<Step>) -> PyErr {
         // An exception that ends the call itself, such as its cancellation, says nothing of the request.
         if let Failure::Raised(error) = &failure

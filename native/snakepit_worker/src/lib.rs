@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`lane`] | reads frames, has calls run, sends replies |
 //! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
+//! | [`requests`] | reads the frames of other calls, for the Python package |
 //! | [`tool`] | a tool's signature, as a call looks at it |
 //! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
 //! | [`memory`] | shared memory: the worker's arena, chunks of others, and Python's views of both |
@@ -23,6 +24,7 @@ mod lane;
 mod memory;
 mod ndarray;
 mod quick;
+mod requests;
 mod tool;
 
 use pyo3::prelude::*;
@@ -49,6 +51,8 @@ mod _native {
     use crate::memory::view::View;
     #[pymodule_export]
     use crate::quick::QuickCalls;
+    #[pymodule_export]
+    use crate::requests::Requests;
 }
 
 /// Where in a value something lies: one step down from a container.

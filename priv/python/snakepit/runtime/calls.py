@@ -11,9 +11,9 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from msgpack import packb, unpackb
+from msgpack import packb
 
-from .._native import QuickCalls, Replies
+from .._native import QuickCalls, Replies, Requests
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
 from ..support import context
@@ -21,21 +21,18 @@ from ..support.cancel import Cancellation, Cancelled
 from ..support.errors import CallError, ProtocolError, did_you_mean, nearest, some_of
 from ..support.fork import is_child
 from ..support.limits import (
-    CALL,
     END,
     ERROR,
     FORCED,
     GRPC,
-    INLINE,
     ITEM,
     MAX_FRAME,
     MAX_GRPC_MESSAGE,
     RESULT,
     RETURNED,
-    ZERO_COPY,
 )
 from ..tools.probe import PROBE
-from ..wire.frames import HEADER, REPLY, REQUEST, granted_tokens, read_body, without_released
+from ..wire.frames import REPLY, granted_tokens, without_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -43,7 +40,6 @@ if TYPE_CHECKING:
     from .._native import Arena, Borrowed
     from ..memory.maintenance import Maintenance
     from ..tools.signature import Tool
-    from ..wire.frames import Body
 
 # Way, everything up to the envelope's end, and the buffers that follow or go beside it (`None`: there are neither
 # buffers nor tokens).
@@ -88,7 +84,6 @@ class Calls:
         self._tools = service.tools
         self._borrowed = service.borrowed
         decoder = Decoder()
-        self._request = decoder.request
         self._encoder = Encoder(service.inline_limit)
         self.replies = Replies(
             arena=service.arena,
@@ -99,6 +94,7 @@ class Calls:
             max_frame=MAX_FRAME,
             max_message=MAX_GRPC_MESSAGE,
         )
+        self._requests = Requests(decoder.native, self.replies)
         self._runner: Any = None
         self._call_id = 0
         # The last call that came, by whichever way.
@@ -229,7 +225,7 @@ class Calls:
                 if beside is None and self._mask != 1 << GRPC:
                     # The items of a stream on a lane cannot be fetched.
                     self._mask &= ~(1 << GRPC)
-                wanted = frame[3] & RETURNED
+                wanted = Requests.head(frame)[2] & RETURNED
                 started = perf_counter_ns()
                 source = self._guarded(tool.call, arguments)
                 arguments = tool = None
@@ -270,29 +266,10 @@ class Calls:
 
     def _open(self, frame: memoryview, beside: list[memoryview] | None, views: list[memoryview] | None) -> list[Any]:
         """Decodes a request and checks its arguments; tool and arguments, as `_run_tool` takes them."""
-        if len(frame) < HEADER:
-            raise ProtocolError("a frame is shorter than a header")
-        kind, way, self._mask, flags, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
+        _, self._mask, flags, self._call_id, _ = Requests.head(frame)
         self._forced = bool(flags & FORCED)
-        if kind != CALL or way > GRPC:
-            raise ProtocolError(f"a request of kind {kind}, way {way}")
         self.seen = self._call_id
-        if count or freed:
-            body = read_body(frame, way, length, count, freed)
-            if freed:
-                self._take_freed(body)
-            if views is None:
-                views = self._views(way, body, beside)
-            try:
-                opened = self._request(body.envelope, views)
-            finally:
-                # Whoever gave them still has the list.
-                views.clear()
-        else:
-            if len(frame) != HEADER + length:
-                raise ProtocolError("a frame's length differs from what its header says")
-            opened = self._request(frame[HEADER:])
-        command, arguments, caller, bytes_inside = opened
+        command, arguments, caller, bytes_inside = self._requests.open(frame, beside, views)
         tool = self._tools.get(command)
         if tool is None:
             raise self._unknown(command)
@@ -306,17 +283,6 @@ class Calls:
         if caller is not context.caller.get():
             context.caller.set(caller)
         return [tool, arguments]
-
-    def _views(self, way: int, body: Any, beside: list[memoryview] | None) -> list[memoryview]:
-        if way == ZERO_COPY:
-            if body.places:
-                self._service.maintenance.stir()
-            return self._borrowed.views(body.places)
-        if way == INLINE:
-            return list(body.inline)
-        if tuple(map(len, beside or ())) != body.lengths:
-            raise ProtocolError("the buffers beside a frame are not those it lists")
-        return beside or []
 
     def _unknown(self, command: str) -> CallError:
         known = [name for name in self._tools if name != PROBE]
@@ -458,12 +424,7 @@ class Calls:
         It names the last call, and says whether tokens are lost if its replies were not read. The request may name a
         call whose reply was not read: its tokens are taken back, where `lost` is the head of its only reply.
         """
-        _, _, self._mask, _, length, self._call_id, _, count, freed, _ = REQUEST.unpack_from(frame)
-        if count or self._mask != 1 << INLINE:
-            raise ProtocolError("a request to synchronize has neither buffers nor a choice of ways")
-        body = read_body(frame, INLINE, length, 0, freed)
-        self._take_freed(body)
-        unread = unpackb(body.envelope)
+        self._mask, self._call_id, unread = self._requests.synchronize(frame)
         if isinstance(lost, bytes) and unread == REPLY.unpack_from(lost)[5]:
             if self._service.arena is not None:
                 self._service.arena.freed(granted_tokens(lost))
@@ -471,10 +432,6 @@ class Calls:
             self._borrowed.take_back(without_released(lost)[1])
             lost = False
         return self._bare(RESULT, 0, self._encoder.encode([self.seen, bool(lost)])), lost
-
-    def _take_freed(self, body: Body) -> None:
-        if body.freed and self._service.arena is not None:
-            self._service.arena.freed(body.freed)
 
     def unread(self, reply: Reply) -> None:
         """Takes back what a reply grants that nobody will read."""

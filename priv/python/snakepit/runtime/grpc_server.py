@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from .._native import close_in_children
+from .._native import Requests, close_in_children
 from ..support.errors import ProtocolError
 from ..support.limits import FETCH, INLINE, MAX_GRPC_MESSAGE
-from ..wire.frames import HEADER, REQUEST, granted_tokens, lay_out
+from ..wire.frames import granted_tokens, lay_out
 from ..wire.payload import payload_size, read_payload, write_payload
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Worker:
                 if not context.is_active():
                     # Its caller gave up while it waited for the lane.
                     return b""
-                if frame[0] == FETCH:
+                if Requests.head(frame)[0] == FETCH:
                     return self._fetch(lane, frame, context)
                 lane.lost = False
                 with self._running(lane):
@@ -114,16 +114,14 @@ class Worker:
             lane.calls.cancellation.thread = before
 
     def _lane(self, frame: memoryview) -> Lane:
-        if len(frame) < HEADER:
-            raise ProtocolError("a frame is shorter than a header")
-        number: int = REQUEST.unpack_from(frame)[9]
+        number = Requests.head(frame)[4]
         if number >= len(self._lanes):
             raise ProtocolError(f"there is no lane {number}")
         return self._lanes[number]
 
     @staticmethod
     def _fetch(lane: Lane, frame: memoryview, context: Any) -> bytes:
-        call_id = REQUEST.unpack_from(frame)[5]
+        call_id = Requests.head(frame)[3]
         waiting = lane.waiting
         if waiting is None or waiting[0] != call_id:
             context.abort(grpc.StatusCode.NOT_FOUND, f"no reply of call {call_id} waits")

@@ -6,7 +6,7 @@ import socket
 import threading
 from typing import TYPE_CHECKING
 
-from .._native import add_descriptor, remove_row, serve
+from .._native import Requests, add_descriptor, remove_row, serve
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
 from ..support.limits import (
@@ -21,7 +21,7 @@ from ..support.limits import (
     WAITS,
     ZERO_COPY,
 )
-from ..wire.frames import FRAME_START, HEADER, PREFIX, REPLY, lay_out, without_released, write_head
+from ..wire.frames import FRAME_START, PREFIX, REPLY, lay_out, without_released, write_head
 from ..wire.payload import payload_size, write_payload
 from .calls import Calls
 
@@ -70,7 +70,8 @@ class Lane:
 
     def slowly(self, frame: memoryview, views: list[memoryview] | None) -> None:
         """Serves a frame that is no usual call; the lane is held. `views` are those of its buffers, if made already."""
-        if len(frame) >= HEADER and frame[0] == SYNC:
+        kind, _, flags, _, _ = Requests.head(frame)
+        if kind == SYNC:
             reply, lost = self.calls.synchronized(frame, self.lost)
             self.send(reply)
             # The caller that asked reads this one.
@@ -78,7 +79,7 @@ class Lane:
             return
         self.waiting = None
         self.lost = False
-        if len(frame) >= HEADER and frame[3] & STREAM:
+        if flags & STREAM:
             self._stream(frame, views)
         else:
             self.send(self.calls.answer(frame, views=views))

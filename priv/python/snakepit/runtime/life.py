@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import unpackb
 
+from .._native import Requests
 from ..support import identity
-from ..support.limits import CALL, ERROR, INLINE
-from ..wire.frames import HEADER, REPLY, REQUEST
+from ..support.limits import ERROR
+from ..wire.frames import HEADER, REPLY
 from . import hooks
 
 if TYPE_CHECKING:
@@ -80,8 +81,7 @@ class Life:
 
     def _call(self, envelope: bytes) -> None:
         """A call like any other, but for the lane: nobody else has one before the worker is ready."""
-        head = REQUEST.pack(CALL, INLINE, 1 << INLINE, 0, len(envelope), 0, 0, 0, 0, 0)
-        _way, reply, _views = self._calls.answer(memoryview(head + envelope))
+        _way, reply, _views = self._calls.answer(memoryview(Requests.plain(envelope)))
         kind, _, _, _, length, _, _, _, released = REPLY.unpack_from(reply)
         if kind == ERROR:
             at = HEADER + 8 * released

@@ -1,18 +1,16 @@
-"""Lane frames: reads requests, writes replies. Every count and length is checked against the frame."""
+"""Replies as lanes and gRPC carry them: the native part makes their heads, and reads requests."""
 
 from __future__ import annotations
 
 from struct import Struct, pack, unpack_from
 from typing import TYPE_CHECKING
 
-from ..support.errors import ProtocolError
-from ..support.limits import ALIGN, INLINE, MAX_BUFFERS, ZERO_COPY
+from ..support.limits import ALIGN, ZERO_COPY
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 PREFIX = Struct(">I")
-REQUEST = Struct("<BBBBIQIIII")
 REPLY = Struct("<BBBBIQQII")
 HEADER = 32
 # Where a lane's buffer has a frame start: after its prefix, and so that tensors in it are aligned for numpy.
@@ -21,49 +19,6 @@ PLACE = Struct("<QQQQ")
 
 # Chunk id, offset, length, token.
 Place = tuple[int, int, int, int]
-
-
-class Body:
-    """The part of a request after its header."""
-
-    # The defaults, for parts that a request does not have.
-    places: Sequence[Place] = ()
-    lengths: Sequence[int] = ()
-    inline: Sequence[memoryview] = ()
-    freed: Sequence[int] = ()
-    envelope: memoryview
-
-
-def read_body(frame: memoryview, way: int, envelope_length: int, count: int, freed: int) -> Body:
-    """Takes apart what follows the header. The views it returns are parts of the frame."""
-    body = Body()
-    total = len(frame)
-    if count > MAX_BUFFERS:
-        raise ProtocolError("too many buffers")
-    entry = 32 if way == ZERO_COPY else 8
-    end = HEADER + count * entry + freed * 8 + envelope_length
-    if end > total:
-        raise ProtocolError("the frame is shorter than its header says")
-    at = HEADER + count * entry
-    if way == ZERO_COPY:
-        body.places = list(PLACE.iter_unpack(frame[HEADER:at]))
-    else:
-        body.lengths = unpack_from(f"<{count}Q", frame, HEADER)
-    if freed:
-        body.freed = unpack_from(f"<{freed}Q", frame, at)
-    body.envelope = frame[at + freed * 8 : end]
-    if way == INLINE:
-        inline = []
-        for length in body.lengths:
-            start = end + -end % ALIGN
-            end = start + length
-            if end > total:
-                raise ProtocolError("a buffer is longer than the frame")
-            inline.append(frame[start:end])
-        body.inline = inline
-    if end != total:
-        raise ProtocolError("the frame is longer than its header says")
-    return body
 
 
 def write_head(
