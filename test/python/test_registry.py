@@ -3,6 +3,7 @@
 import functools
 import importlib
 import os
+import subprocess
 import sys
 import tempfile
 import types
@@ -202,6 +203,21 @@ class Looking(unittest.TestCase):
                 sys.dont_write_bytecode = before
                 sys.path.remove(directory)
                 sys.modules.pop("reloaded_tools", None)
+
+
+class WithoutTheNativePart(unittest.TestCase):
+    def test_a_module_of_tools_can_be_imported_and_called(self):
+        code = (
+            "import sys; sys.modules['snakepit._native'] = None\n"
+            "from snakepit import cancelled, empty, on_start, tool, worker\n"
+            "@tool\ndef made(n: int) -> int:\n    return empty((n, 2)).size if not cancelled() else 0\n"
+            "print(made(3))"
+        )
+        path = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "priv", "python")
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": path}
+        )
+        self.assertEqual((done.stdout, done.stderr), ("6\n", ""))
 
 
 if __name__ == "__main__":

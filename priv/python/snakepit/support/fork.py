@@ -13,12 +13,20 @@ from _weakrefset import WeakSet
 from types import FunctionType, MethodType
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from .._native import become_child as _become_child
-from .._native import install_fork_handlers
-from .._native import is_child as is_child
-
 if TYPE_CHECKING:
     from types import FrameType
+
+try:
+    from .. import _native
+
+    is_child = _native.is_child
+except ImportError:
+    # Modules of tools can be imported without the native part, outside of workers. A worker looks for it first.
+
+    def is_child() -> bool:
+        """Whether this process was forked from a worker."""
+        return False
+
 
 _locks: WeakSet[Any] = WeakSet()
 _locks_are_free = False
@@ -45,7 +53,7 @@ def free_locks() -> None:
 def install() -> None:
     """Makes children's memory and descriptors their own. Before any module of the user's is imported."""
     try:
-        install_fork_handlers()
+        _native.install_fork_handlers()
     except OSError as error:
         sys.stderr.write(
             f"snakepit: processes that tools fork cannot use arguments and arrays in shared memory: {error}\n"
@@ -56,7 +64,7 @@ def become_child() -> None:
     """In a child that Python forked: signals do what they do in any Python, unless the user's code handles them."""
     global _python_knows, _locks_are_free
     _python_knows = True
-    _become_child()
+    _native.become_child()
     # The parent may have been a child itself.
     _locks_are_free = False
     free_locks()
