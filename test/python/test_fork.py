@@ -317,7 +317,7 @@ class Books(unittest.TestCase):
                 assert arena.find(1 << 40, 1) is None and arena.lend_to_numpy(10) is None
                 memory_array.arena = arena
                 memory_array.empty(10)[:] = 1
-            for n in range(40):
+            for n in range(16):
                 if n % 2:
                     assert child(look) == 0
                 else:

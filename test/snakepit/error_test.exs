@@ -161,10 +161,10 @@ defmodule Snakepit.ErrorTest do
             {&[&1], 1},
             {&%{"k" => &1}, nil},
             {&{&1}, 1},
-            {&MapSet.new([&1]), "member"},
+            {&[&1], MapSet.new(["member"])},
             {&[{&1}], "x"},
             {&{&1}, ~D[2024-01-01]},
-            {&[&1], ~T[01:02:03]},
+            {&[&1], ~T[01:02:03.000004]},
             {&[&1], %Snakepit.Decimal{coef: 15, exp: -1}},
             {&[&1], Tensor.new(<<1, 2>>, :u8)}
           ],
