@@ -3,10 +3,10 @@
 //! It waits and copies without the interpreter's lock: first spinning, where the caller says that the next call comes
 //! soon, then asleep.
 
-use crate::memory::view::{FrameMemory, View};
+use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::quick::{Outcome, PREFIX, QuickCalls, now};
 use pyo3::buffer::PyBuffer;
-use pyo3::exceptions::{PyOSError, PyTypeError};
+use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PySlice};
@@ -161,25 +161,20 @@ impl Window {
             return Ok(self.until(py, got, PREFIX + len)?.then_some(Frame::Window(len)));
         }
         let there = (*got - PREFIX).min(len);
-        // SAFETY: all bytes are written, or an error is returned.
-        let memory = unsafe {
-            FrameMemory::filled(len, |to| {
-                std::ptr::copy_nonoverlapping(self.bytes()[PREFIX..].as_ptr(), to, there);
-                let mut have = there;
-                while have < len {
-                    match self.receive_to(py, to as usize + have, len - have, None).map_err(Some)? {
-                        0 => return Err(None),
-                        more => have += more,
-                    }
-                }
-                Ok(())
-            })
+        let Some(room) = FrameRoom::new(len) else {
+            return Err(PyMemoryError::new_err(format!("no memory for a request of {len} bytes")));
         };
-        match memory {
-            Ok(memory) => Ok(Some(Frame::Own(Arc::new(memory), PREFIX + there))),
-            Err(None) => Ok(None),
-            Err(Some(error)) => Err(error),
+        // SAFETY: as many bytes are in the window, and there is room for them.
+        unsafe { std::ptr::copy_nonoverlapping(self.bytes()[PREFIX..].as_ptr(), room.start(), there) };
+        let mut have = there;
+        while have < len {
+            match self.receive_to(py, room.start() as usize + have, len - have, None)? {
+                0 => return Ok(None),
+                more => have += more,
+            }
         }
+        // SAFETY: all `len` bytes were written.
+        Ok(Some(Frame::Own(unsafe { room.written() }, PREFIX + there)))
     }
 
     /// Reads until so many bytes are there. False: the connection has ended before.

@@ -5,7 +5,7 @@ use crate::decode::{Decoder, Failure, Run, new_bytes};
 use crate::encode::Encoder;
 use crate::memory::buffers::Buffer;
 use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way, views};
-use crate::memory::view::{FrameMemory, View};
+use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::ndarray::Array;
 use crate::tool::{Fit, Tool};
 use pyo3::ffi;
@@ -83,14 +83,12 @@ impl QuickCalls {
         let py = calls.py();
         let (mut out, mut own) = (Vec::new(), None);
         if RequestHead::read(frame).is_some_and(|head| head.way == Way::Inline as u8 && head.buffers != 0) {
-            // SAFETY: all bytes are written.
-            let copy = unsafe {
-                FrameMemory::filled(frame.len(), |to| {
-                    std::ptr::copy_nonoverlapping(frame.as_ptr(), to, frame.len());
-                    Ok::<(), std::convert::Infallible>(())
-                })
-            };
-            own = copy.ok().map(Arc::new);
+            let Some(room) = FrameRoom::new(frame.len()) else { return Ok(None) };
+            // SAFETY: there is room for as many bytes, and all are written.
+            own = Some(unsafe {
+                std::ptr::copy_nonoverlapping(frame.as_ptr(), room.start(), frame.len());
+                room.written()
+            });
         }
         let frame = own.as_ref().map_or(frame, |own| own.bytes());
         Ok(match self.run(py, calls, frame, own.as_ref(), &mut out)? {

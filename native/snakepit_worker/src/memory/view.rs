@@ -8,7 +8,7 @@ use pyo3::prelude::*;
 use snakepit_core::frame::INLINE_ALIGN;
 use snakepit_core::locks::locked;
 use snakepit_fork::{Alive, Row};
-use std::alloc::{Layout, alloc, dealloc, handle_alloc_error};
+use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::c_int;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -149,26 +149,34 @@ unsafe impl Send for FrameMemory {}
 // SAFETY: as above.
 unsafe impl Sync for FrameMemory {}
 
-impl FrameMemory {
-    /// Memory of `len` bytes, which `fill` writes.
-    ///
-    /// # Safety
-    /// `fill` writes all bytes from the address that it gets, or fails.
-    pub unsafe fn filled<E>(len: usize, fill: impl FnOnce(*mut u8) -> Result<(), E>) -> Result<Self, E> {
-        // A frame's length has 32 bits.
-        let layout = Layout::from_size_align(len.max(1), INLINE_ALIGN).expect("a frame's length fits");
+/// Memory for a frame that is still to be written.
+pub struct FrameRoom(FrameMemory);
+
+impl FrameRoom {
+    /// Room for `len` bytes; `None` where there is no memory for them.
+    pub fn new(len: usize) -> Option<Self> {
+        let layout = Layout::from_size_align(len.max(1), INLINE_ALIGN).ok()?;
         // SAFETY: of at least one byte.
         let start = unsafe { alloc(layout) };
-        if start.is_null() {
-            handle_alloc_error(layout);
-        }
-        let memory = Self { start, len, layout };
-        fill(start)?;
-        Ok(memory)
+        (!start.is_null()).then_some(Self(FrameMemory { start, len, layout }))
     }
 
+    pub fn start(&self) -> *mut u8 {
+        self.0.start
+    }
+
+    /// The frame.
+    ///
+    /// # Safety
+    /// All of its bytes were written.
+    pub unsafe fn written(self) -> Arc<FrameMemory> {
+        Arc::new(self.0)
+    }
+}
+
+impl FrameMemory {
     pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `filled` wrote them, and nobody writes to them after that.
+        // SAFETY: they were written (`FrameRoom::written`), and nobody writes to them after that.
         unsafe { std::slice::from_raw_parts(self.start, self.len) }
     }
 }
