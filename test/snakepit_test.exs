@@ -89,10 +89,37 @@ defmodule SnakepitTest do
            } = seen
 
     assert seen.worker =~ to_string(pool)
-    assert seen.total_ns >= seen.tool_ns + seen.queue_ns and seen.tool_ns > 0
+    assert seen.total_ns >= seen.tool_ns + seen.queue_ns + seen.gil_ns and seen.tool_ns > 0
 
     assert {{:error, %Error{}}, %Snakepit.Observation{request_way: nil}} =
              Snakepit.observe("x", %{}, pool: :no_such_pool)
+  end
+
+  test "observe/3 tells how long a call waited for Python's lock" do
+    pool = pool!()
+
+    # A thread that never gives the lock up by itself: others get it after the interval, and not before.
+    hold = """
+    import sys, threading, time
+    sys.setswitchinterval(0.02)
+    until = time.monotonic() + 3
+    def hold():
+        while time.monotonic() < until:
+            pass
+    threading.Thread(target=hold).start()
+    x = 1
+    """
+
+    assert {:ok, 1} = Snakepit.execute("python_value", %{code: hold}, pool: pool)
+
+    waits =
+      for n <- 1..5 do
+        assert {{:ok, ^n}, seen} = Snakepit.observe("identity", %{x: n}, pool: pool)
+        assert seen.gil_ns <= seen.total_ns
+        seen.gil_ns
+      end
+
+    assert Enum.max(waits) > 1_000_000
   end
 
   test "a value has a way of its own from 16 KiB on, unless the pool says otherwise" do

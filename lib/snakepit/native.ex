@@ -20,7 +20,9 @@ defmodule Snakepit.Native do
   @type head ::
           {kind :: 1..3, way :: 0..2, reply_mask :: 1..7, flags :: byte(), timeout_ms :: 0..0xFFFFFFFF,
            lane :: non_neg_integer()}
-  @type meta :: {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), flags :: 0..15}
+  @type meta ::
+          {way :: 0..2, bytes :: non_neg_integer(), tool_ns :: non_neg_integer(), gil_ns :: non_neg_integer(),
+           flags :: 0..15}
 
   @doc false
   def load do

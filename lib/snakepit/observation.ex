@@ -10,6 +10,7 @@ defmodule Snakepit.Observation do
   | `copied_bytes` | bytes copied into shared memory; fewer than `request_bytes` when some lay there already |
   | `queue_ns` | waiting for a lane |
   | `tool_ns` | the tool itself, as the worker measured it |
+  | `gil_ns` | waiting for the interpreter's lock, which another thread of the worker held when the request came; to an eighth, 0 below 1 µs and for calls by gRPC |
   | `total_ns` | everything, from `execute` to its return |
   | `retries` | how often the call was tried again: see the option `idempotent:` |
   | `correlation_id` | the option of the call |
@@ -29,6 +30,7 @@ defmodule Snakepit.Observation do
     copied_bytes: 0,
     queue_ns: 0,
     tool_ns: 0,
+    gil_ns: 0,
     total_ns: 0,
     retries: 0,
     fallback: false,
@@ -47,13 +49,15 @@ defmodule Snakepit.Observation do
           copied_bytes: non_neg_integer(),
           queue_ns: non_neg_integer(),
           tool_ns: non_neg_integer(),
+          gil_ns: non_neg_integer(),
           total_ns: non_neg_integer(),
           retries: non_neg_integer(),
           fallback: boolean(),
           cold: boolean()
         }
 
-  @doc "Nanoseconds that the call took, without its tool and its wait for a lane."
+  @doc "Nanoseconds that the call took, without its tool and its waits: for a lane, and for the interpreter's lock."
   @spec transfer_ns(t()) :: non_neg_integer()
-  def transfer_ns(%__MODULE__{} = seen), do: max(seen.total_ns - seen.queue_ns - seen.tool_ns, 0)
+  def transfer_ns(%__MODULE__{} = seen),
+    do: max(seen.total_ns - seen.queue_ns - seen.tool_ns - seen.gil_ns, 0)
 end

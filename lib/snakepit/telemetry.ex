@@ -1,7 +1,7 @@
 defmodule Snakepit.Telemetry do
   @events [
     {[:snakepit, :call, :stop], "a call ended, or a stream",
-     "`duration_ns`, `tool_ns`, `queue_ns`, `request_bytes`, `reply_bytes`, `copied_bytes`",
+     "`duration_ns`, `tool_ns`, `gil_ns` (waiting for Python's lock), `queue_ns`, `request_bytes`, `reply_bytes`, `copied_bytes`",
      "`pool`, `worker`, `command`, `correlation_id`, `status` (`:ok`, `:error`, or `:raised`: what took a stream's items did), `request_way`, `reply_way`, `retries`"},
     {[:snakepit, :call, :fallback], "a call went another way than the first it wanted",
      "`request_bytes`, `reply_bytes`", "`pool`, `command`, `request_way`, `reply_way`"},

@@ -71,7 +71,7 @@ class Served(unittest.TestCase):
 
     def reply(self):
         frame = self.read(struct.unpack(">I", self.read(4))[0])
-        kind, _, _, _, size, call_id, _, buffers, _ = REPLY.unpack_from(frame)
+        kind, _, _, self.gil, size, call_id, _, buffers, _ = REPLY.unpack_from(frame)
         start = REPLY.size + 8 * buffers
         return kind, call_id, unpackb(frame[start : start + size])
 
@@ -137,6 +137,33 @@ class Served(unittest.TestCase):
         threading.Thread(target=ran.set).start()
         self.assertTrue(ran.wait(20))
         self.assertEqual(self.reply()[:2], (RESULT, 2))
+
+    def test_a_reply_tells_how_long_its_request_waited_for_the_interpreters_lock(self):
+        over = False
+
+        def hold():
+            while not over:
+                pass
+
+        interval = sys.getswitchinterval()
+        self.addCleanup(sys.setswitchinterval, interval)
+        holder = threading.Thread(target=hold)
+        code = 0
+        for _ in range(20):
+            self.beam.sendall(request("add", {"a": 1, "b": 1}, 1))
+            self.assertEqual(self.reply(), (RESULT, 1, 2))
+        sys.setswitchinterval(0.02)
+        holder.start()
+        try:
+            # Whoever waits gets the lock after that interval, and not before: the holder never gives it up by itself.
+            for n in range(5):
+                self.beam.sendall(request("add", {"a": n, "b": 1}, n))
+                self.assertEqual(self.reply(), (RESULT, n, n + 1))
+                code = max(code, self.gil)
+        finally:
+            over = True
+            holder.join()
+        self.assertGreater(((8 + (code - 1) % 8) << (code - 1) // 8) / 8, 1000)
 
     def test_it_ends_once_the_worker_stops(self):
         self.service.stopping = True

@@ -16,7 +16,7 @@ defmodule Snakepit.Call.Exchange do
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
   # collect: the garbage collection that the caller owes.
   defstruct [:request_way, :reply_way, :permit, :collect] ++
-              [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, fallback: false, cold: false]
+              [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, gil_ns: 0, fallback: false, cold: false]
 
   @type lane_state ::
           :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}
@@ -29,6 +29,7 @@ defmodule Snakepit.Call.Exchange do
           reply_carried: non_neg_integer(),
           copied: non_neg_integer(),
           tool_ns: non_neg_integer(),
+          gil_ns: non_neg_integer(),
           fallback: boolean(),
           cold: boolean()
         }

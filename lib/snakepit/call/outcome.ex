@@ -80,6 +80,7 @@ defmodule Snakepit.Call.Outcome do
       copied_bytes: exchange.copied,
       queue_ns: queued,
       tool_ns: exchange.tool_ns,
+      gil_ns: exchange.gil_ns,
       total_ns: total,
       fallback: exchange.fallback,
       cold: exchange.cold
@@ -125,7 +126,7 @@ defmodule Snakepit.Call.Outcome do
 
   defp stopped(seen, result) do
     if Telemetry.listened_to?(@stop) do
-      measurements = Map.take(seen, [:tool_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
+      measurements = Map.take(seen, [:tool_ns, :gil_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
 
       metadata =
         Map.take(seen, [:pool, :worker, :command, :correlation_id, :request_way, :reply_way, :retries])
@@ -152,7 +153,7 @@ defmodule Snakepit.Call.Outcome do
     # Streams and calls that failed are not learned from.
     learn? = match?({:ok, _}, result) and not call.stream?
     carried = if there == :zero_copy, do: exchange.copied, else: payload.bytes
-    work = max(total - exchange.tool_ns - queued, 0)
+    work = max(total - exchange.tool_ns - exchange.gil_ns - queued, 0)
     about = {there, back, payload.type, not exchange.cold, learn?}
     Model.record(model, about, explored(call.plan, payload, there), work, carried, exchange.reply_carried)
   end

@@ -77,7 +77,7 @@ defmodule Snakepit.Call.Received do
 
   @doc "The costs of an exchange, with those that the meta data of a reply add."
   @spec costs(Request.t(), Exchange.t(), Snakepit.Native.meta()) :: Exchange.t()
-  def costs(call, ex, {way, bytes, tool_ns, flags}) do
+  def costs(call, ex, {way, bytes, tool_ns, gil_ns, flags}) do
     starved = Frame.starved?(flags)
     if starved, do: Pool.Arena.starved(call.handle)
     ex = WayBreaker.arrived(call, ex, tool_ns)
@@ -89,6 +89,7 @@ defmodule Snakepit.Call.Received do
         reply_bytes: ex.reply_bytes + bytes,
         reply_carried: ex.reply_carried + if(Frame.in_place?(flags), do: 0, else: bytes),
         tool_ns: ex.tool_ns + tool_ns,
+        gil_ns: ex.gil_ns + gil_ns,
         fallback: ex.fallback or starved,
         collect: Frame.collection(flags) || ex.collect
     }

@@ -14,6 +14,7 @@ use snakepit_core::frame::{FLAG_SPIN, HEADER, RequestHead, Way};
 use snakepit_core::spin::Rest;
 use std::io::Error;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Serves a lane until its connection ends or the worker stops.
 ///
@@ -34,8 +35,12 @@ pub fn serve(
     if view.readonly() || !view.is_c_contiguous() || start < PREFIX || !room {
         return Err(PyTypeError::new_err("a lane needs contiguous memory that it may write to"));
     }
-    let window =
-        Window { at: view.buf_ptr() as usize + start - PREFIX, len: view.len_bytes() - start + PREFIX, descriptor };
+    let window = Window {
+        waited: AtomicU64::new(0),
+        at: view.buf_ptr() as usize + start - PREFIX,
+        len: view.len_bytes() - start + PREFIX,
+        descriptor,
+    };
     let (calls, service) = (lane.getattr("calls")?, lane.getattr("service")?);
     let (acquire, release) = (lane.getattr("lock")?.getattr("acquire")?, lane.getattr("lock")?.getattr("release")?);
     let mut poll = Poll { limit_ns: spin_us.saturating_mul(1_000), rest: Rest::default() };
@@ -48,6 +53,7 @@ pub fn serve(
         let bytes = frame.bytes(&window);
         spin = bytes.get(3).is_some_and(|flags| flags & FLAG_SPIN != 0) && spin_us != 0;
         acquire.call0()?;
+        quick.get().replies().begin(window.waited.load(Ordering::Relaxed));
         let done = served(lane, quick, &calls, &window, memory, start, &frame, &mut out);
         release.call0()?;
         done?;
@@ -127,6 +133,8 @@ impl Frame {
 
 /// Where frames are read to, with the length before them.
 struct Window {
+    /// How long, in nanoseconds, the latest read waited for the interpreter's lock after its bytes were there.
+    waited: AtomicU64,
     at: usize,
     len: usize,
     descriptor: i32,
@@ -195,15 +203,13 @@ impl Window {
 
     /// Reads to an address where there is room for `len` bytes.
     fn receive_to(&self, py: Python<'_>, at: usize, len: usize, mut poll: Option<&mut Poll>) -> PyResult<usize> {
+        let descriptor = self.descriptor;
         loop {
-            let got = py.detach(|| {
-                if let Some(poll) = poll.take()
-                    && let Some(got) = poll.receive(|flags| self.read(at, len, flags))
-                {
-                    return got;
-                }
-                self.read(at, len, 0)
+            let (got, there) = py.detach(|| {
+                let polled = poll.take().and_then(|poll| poll.receive(|flags| read(descriptor, at, len, flags)));
+                (polled.unwrap_or_else(|| read(descriptor, at, len, 0)), now())
             });
+            self.waited.store(now().saturating_sub(there), Ordering::Relaxed);
             match got {
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 got => {
@@ -213,12 +219,6 @@ impl Window {
             }
             py.check_signals()?;
         }
-    }
-
-    fn read(&self, at: usize, len: usize, flags: i32) -> Result<usize, Error> {
-        // SAFETY: memory of this length: the window's (see `bytes`), or a frame's that nobody has yet.
-        let got = unsafe { libc::recv(self.descriptor, at as *mut libc::c_void, len, flags) };
-        usize::try_from(got).map_err(|_| Error::last_os_error())
     }
 
     /// Sends all of it. A small frame goes at once, while the lock is held: to give it up takes as long.
@@ -247,6 +247,14 @@ impl Window {
         let sent = unsafe { libc::send(self.descriptor, bytes.as_ptr().cast(), bytes.len(), flags) };
         usize::try_from(sent).map_err(|_| Error::last_os_error())
     }
+}
+
+/// Reads to an address where there is room for so many bytes: the window's (see `Window::bytes`), or those of a frame that
+/// nobody has yet.
+fn read(descriptor: i32, at: usize, len: usize, flags: i32) -> Result<usize, Error> {
+    // SAFETY: see above.
+    let got = unsafe { libc::recv(descriptor, at as *mut libc::c_void, len, flags) };
+    usize::try_from(got).map_err(|_| Error::last_os_error())
 }
 
 /// Spinning for the next request, where it comes soon: to sleep and be woken costs more than a small call takes.

@@ -100,6 +100,10 @@ impl QuickCalls {
 }
 
 impl QuickCalls {
+    pub fn replies(&self) -> &Replies {
+        self.replies.get()
+    }
+
     /// Runs the call of a frame. It is not looked at any more once the tool begins, but for the buffers in it: these need
     /// a frame of its own memory.
     pub fn run<'py>(
@@ -294,7 +298,7 @@ impl QuickCalls {
         let size = out.len() - PREFIX - HEADER;
         let whole = if buffers.is_empty() && size <= replies.max_envelope() && !replies.borrowed().returns_wait() {
             let Answer { kind, mask, call_id, tool_ns, .. } = answer;
-            let head = Reply::bare_head(kind, bare_way(mask), size as u32, call_id, tool_ns);
+            let head = Reply::bare_head(kind, bare_way(mask), replies.waited(), size as u32, call_id, tool_ns);
             out[PREFIX..PREFIX + HEADER].copy_from_slice(&head);
             None
         } else {

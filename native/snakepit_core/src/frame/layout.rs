@@ -73,6 +73,7 @@ pub const LAYOUT: &[Section] = &[
             ("kind", &[0, 1]),
             ("way", &[1, 1]),
             ("flags", &[2, 1]),
+            ("gil", &[3, 1]),
             ("envelope", &[REPLY_ENVELOPE as u64, 4]),
             ("call_id", &[8, 8]),
             ("tool_ns", &[16, 8]),

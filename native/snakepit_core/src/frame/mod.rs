@@ -53,6 +53,20 @@ pub const FLAG_IN_PLACE: u8 = 2;
 /// All flags of a reply. The bits above are free for its reader.
 pub const REPLY_FLAGS: u8 = FLAG_WANTED_MEMORY | FLAG_IN_PLACE;
 
+/// A wait as a byte of a reply's header: 0 is less than a microsecond; from 1 on there are eight to a doubling.
+pub fn wait_code(ns: u64) -> u8 {
+    let us = ns / 1000;
+    let Some(k) = us.checked_ilog2() else { return 0 };
+    let eighths = ((us << 3) >> k) & 7;
+    u8::try_from(1 + 8 * u64::from(k) + eighths).unwrap_or(u8::MAX)
+}
+
+/// The least nanoseconds of such a byte.
+pub fn wait_ns(code: u8) -> u64 {
+    let Some(code) = code.checked_sub(1) else { return 0 };
+    (u64::from(code % 8 + 8) << (code / 8) >> 3) * 1000
+}
+
 /// Bytes of a frame's table entries.
 pub const fn entry(way: Way) -> usize {
     match way {
@@ -227,6 +241,8 @@ pub struct Reply {
     pub way: Way,
     /// Some of [`REPLY_FLAGS`].
     pub flags: u8,
+    /// How long the worker's lane waited for the interpreter's lock before it could look at the request; see [`wait_ns`].
+    pub gil: u8,
     pub call_id: u64,
     pub tool_ns: u64,
     pub released: Vec<u64>,
@@ -344,6 +360,7 @@ impl Reply {
         kind: Kind,
         way: Way,
         flags: u8,
+        gil: u8,
         call_id: u64,
         tool_ns: u64,
         envelope: u32,
@@ -351,7 +368,7 @@ impl Reply {
         places: &[Place],
         released: &[u64],
     ) {
-        let mut head = Self::bare_head(kind, way, envelope, call_id, tool_ns);
+        let mut head = Self::bare_head(kind, way, gil, envelope, call_id, tool_ns);
         let count = if way == Way::ZeroCopy { places.len() } else { lens.len() };
         head[2] = flags;
         head[layout::REPLY_BUFFERS..layout::REPLY_RELEASED].copy_from_slice(&(count as u32).to_le_bytes());
@@ -366,9 +383,9 @@ impl Reply {
     }
 
     /// The header of a reply that has an envelope and nothing else.
-    pub fn bare_head(kind: Kind, way: Way, envelope: u32, call_id: u64, tool_ns: u64) -> [u8; HEADER] {
+    pub fn bare_head(kind: Kind, way: Way, gil: u8, envelope: u32, call_id: u64, tool_ns: u64) -> [u8; HEADER] {
         let mut head = [0; HEADER];
-        (head[0], head[1]) = (kind as u8, way as u8);
+        (head[0], head[1], head[3]) = (kind as u8, way as u8, gil);
         head[layout::REPLY_ENVELOPE..8].copy_from_slice(&envelope.to_le_bytes());
         head[8..16].copy_from_slice(&call_id.to_le_bytes());
         head[16..layout::REPLY_BUFFERS].copy_from_slice(&tool_ns.to_le_bytes());
@@ -381,14 +398,14 @@ impl Reply {
         let head = c.take(4)?;
         let kind = Kind::from_u8(head[0]).ok_or(BadFrame("unknown kind of reply"))?;
         let way = Way::from_u8(head[1]).ok_or(BadFrame("unknown way"))?;
-        let flags = head[2] & REPLY_FLAGS;
+        let (flags, gil) = (head[2] & REPLY_FLAGS, head[3]);
         let envelope_len = c.u32()? as usize;
         let call_id = c.u64()?;
         let tool_ns = c.u64()?;
         let buffers = c.u32()? as usize;
         let released = c.u32()? as usize;
         let (table, released, envelope) = c.body(way, buffers, released, envelope_len)?;
-        Ok(Self { kind, way, flags, call_id, tool_ns, released, envelope, table })
+        Ok(Self { kind, way, flags, gil, call_id, tool_ns, released, envelope, table })
     }
 }
 
@@ -495,7 +512,7 @@ mod tests {
         /// Each side reads what the other writes.
         #[test]
         fn a_request_and_a_reply_read_as_they_were_written(
-            way in 0u8..=2, id: u64,
+            way in 0u8..=2, id: u64, gil: u8,
             bufs in prop::collection::vec(prop::collection::vec(any::<u8>(), 0..200), 0..5),
             tokens in prop::collection::vec(any::<u64>(), 0..5),
             envelope in prop::collection::vec(any::<u8>(), 0..100),
@@ -529,9 +546,9 @@ mod tests {
                 prop_assert!(head.body(&bytes[..cut]).is_err());
             }
             let (mut bytes, kind) = (Vec::new(), Kind::Result);
-            Reply::write_head(&mut bytes, kind, way, 2, id, 5, envelope.len() as u32, &lens, &places, &tokens);
+            Reply::write_head(&mut bytes, kind, way, 2, gil, id, 5, envelope.len() as u32, &lens, &places, &tokens);
             let (table, envelope) = finish(&mut bytes);
-            let reply = Reply { kind, way, flags: 2, call_id: id, tool_ns: 5, released: tokens, envelope, table };
+            let reply = Reply { kind, way, flags: 2, gil, call_id: id, tool_ns: 5, released: tokens, envelope, table };
             prop_assert_eq!(Reply::read(&bytes), Ok(reply));
         }
 
@@ -542,14 +559,31 @@ mod tests {
     }
 
     #[test]
+    fn a_wait_is_told_to_an_eighth() {
+        for (ns, code) in
+            [(0, 0), (999, 0), (1000, 1), (1999, 1), (2000, 9), (3000, 13), (1 << 63, 255), (u64::MAX, 255)]
+        {
+            assert_eq!(wait_code(ns), code, "{ns}");
+        }
+        let mut before = 0;
+        for us in 1..100_000u64 {
+            let told = wait_ns(wait_code(us * 1000));
+            assert!(told <= us * 1000 && told * 8 >= us * 7000 && told >= before, "{us}: {told}");
+            before = told;
+        }
+        assert!((1..=u8::MAX).all(|code| wait_code(wait_ns(code)) == code || code < 25));
+    }
+
+    #[test]
     fn a_reply_without_buffers_is_its_head_and_its_envelope() {
-        let mut bytes = Reply::bare_head(Kind::Error, Way::Grpc, 3, 1 << 40, 1 << 50).to_vec();
+        let mut bytes = Reply::bare_head(Kind::Error, Way::Grpc, 9, 3, 1 << 40, 1 << 50).to_vec();
         bytes.extend_from_slice(b"\xa2ok");
         let reply = Reply::read(&bytes).unwrap();
         let expected = Reply {
             kind: Kind::Error,
             way: Way::Grpc,
             flags: 0,
+            gil: 9,
             call_id: 1 << 40,
             tool_ns: 1 << 50,
             released: vec![],

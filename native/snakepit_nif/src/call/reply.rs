@@ -7,7 +7,7 @@ use crate::memory::slot::{self, Collection, End, Slot};
 use crate::memory::{Worker, WorkerArc};
 use crate::terms::decode::{Decoder, Failure};
 use rustler::{Binary, Encoder, Env, NewBinary, NifResult, Term};
-use snakepit_core::frame::{Counts, Kind, Reply, Table, Way};
+use snakepit_core::frame::{Counts, Kind, Reply, Table, Way, wait_ns};
 
 fn protocol_error<'a>(env: Env<'a>, what: &str) -> Term<'a> {
     (atoms::error(), atoms::protocol(), what).encode(env)
@@ -132,7 +132,7 @@ fn read_reply<'a>(
     match term {
         Ok(term) => {
             let flags = reply.flags | collection(env, worker, &reply);
-            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, flags);
+            let meta = (reply.way as u8, size as u64 + buffer_bytes, reply.tool_ns, wait_ns(reply.gil), flags);
             (atoms::ok(), kind, term, meta).encode(env)
         }
         Err(Failure::Protocol(what)) => protocol_error(env, what),

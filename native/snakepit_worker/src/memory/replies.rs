@@ -12,11 +12,11 @@ use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyDict, PyList};
 use snakepit_core::frame::{
-    FLAG_IN_PLACE, FLAG_WANTED_MEMORY, HEADER, INLINE_ALIGN, Kind, LENGTH, PLACE, Place, Reply, Way, padding,
+    FLAG_IN_PLACE, FLAG_WANTED_MEMORY, HEADER, INLINE_ALIGN, Kind, LENGTH, PLACE, Place, Reply, Way, padding, wait_code,
 };
 use snakepit_core::locks::locked;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 
 /// The sizes of the BEAM's table: the bins of one kind of value, and the kinds.
 const BINS: usize = 160;
@@ -94,6 +94,8 @@ pub struct Replies {
     max_frame: usize,
     max_message: usize,
     max_envelope: AtomicUsize,
+    /// How long the present request waited for the interpreter's lock, until a reply says so: see `wait_code`.
+    waited: AtomicU8,
     /// Until the BEAM sends one, shared memory comes first.
     table: Mutex<Box<[u8]>>,
 }
@@ -120,8 +122,19 @@ impl Replies {
     ) -> Self {
         let max_result = if max_result == 0 { usize::MAX } else { max_result };
         let max_envelope = AtomicUsize::new(max_result.min(max_frame - HEADER - TOKENS));
-        let table = Mutex::default();
-        Self { arena, borrowed, maintenance, lend_to_numpy, max_result, max_frame, max_message, max_envelope, table }
+        let (waited, table) = (AtomicU8::new(0), Mutex::default());
+        Self {
+            arena,
+            borrowed,
+            maintenance,
+            lend_to_numpy,
+            max_result,
+            max_frame,
+            max_message,
+            max_envelope,
+            waited,
+            table,
+        }
     }
 
     /// A reply without buffers.
@@ -237,7 +250,19 @@ impl Replies {
     fn without_buffers(&self, answer: Answer, out: &mut Vec<u8>, len: usize) -> bool {
         let released = self.borrowed.get().take_released();
         let Answer { kind, mask, call_id, tool_ns, .. } = answer;
-        Reply::write_head(out, kind, bare_way(mask), 0, call_id, tool_ns, len as u32, &[], &[], &released);
+        Reply::write_head(
+            out,
+            kind,
+            bare_way(mask),
+            0,
+            self.waited(),
+            call_id,
+            tool_ns,
+            len as u32,
+            &[],
+            &[],
+            &released,
+        );
         !released.is_empty()
     }
 
@@ -282,7 +307,7 @@ impl Replies {
                 drop(buffers);
                 let released = self.borrowed.get().take_released();
                 let way = Way::ZeroCopy;
-                Reply::write_head(out, kind, way, flags, call_id, tool_ns, len, &[], &places, &released);
+                Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &[], &places, &released);
                 out.extend_from_slice(envelope);
                 return Ok(Made::Whole { tokens: true });
             }
@@ -307,7 +332,7 @@ impl Replies {
             buffers
         };
         let released = self.borrowed.get().take_released();
-        Reply::write_head(out, kind, way, flags, call_id, tool_ns, len, &lens, &[], &released);
+        Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &lens, &[], &released);
         out.extend_from_slice(envelope);
         if !whole {
             return Ok(Made::With(way, buffers));
@@ -446,6 +471,16 @@ impl Replies {
         })?;
         self.stir(py)?;
         Ok(slot)
+    }
+
+    /// A request came, which waited for so many nanoseconds for the interpreter's lock.
+    pub fn begin(&self, waited_ns: u64) {
+        self.waited.store(wait_code(waited_ns), Ordering::Relaxed);
+    }
+
+    /// The present request's wait; the first reply to it has it.
+    pub fn waited(&self) -> u8 {
+        self.waited.swap(0, Ordering::Relaxed)
     }
 
     pub fn borrowed(&self) -> &Borrowed {
