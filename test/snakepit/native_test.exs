@@ -245,7 +245,7 @@ defmodule Snakepit.NativeTest do
       for {way, table, beside} <- [{@inline, many, []}, {@zero_copy, places, []}, {@grpc, many, many}] do
         frame = frame(9, way, table, indices)
         assert Native.reply_clean(worker, 9, frame, beside, @plain) == :dirty
-        assert {:ok, :result, all, {^way, _, 5, _}} = Native.reply(worker, 9, frame, beside, @plain)
+        assert {:ok, :result, all, {^way, _, 5, 0, _}} = Native.reply(worker, 9, frame, beside, @plain)
         assert length(all) == 10_000
         assert way == @zero_copy or all == many
       end
@@ -282,7 +282,7 @@ defmodule Snakepit.NativeTest do
     test "replies of every kind and way", %{worker: worker, chunk: chunk} do
       for {kind, name} <- [{1, :result}, {2, :error}, {3, :item}] do
         frame = frame(9, @inline, [], <<0x92, 1, 2>>, kind: kind)
-        assert Native.reply(worker, 9, frame, [], @plain) == {:ok, name, [1, 2], {@inline, 3, 5, 0}}
+        assert Native.reply(worker, 9, frame, [], @plain) == {:ok, name, [1, 2], {@inline, 3, 5, 0, 0}}
       end
 
       for {kind, name} <- [{4, :end}, {5, :fetch}] do
@@ -293,16 +293,16 @@ defmodule Snakepit.NativeTest do
       data = :binary.copy("d", 5000)
       inline = frame(9, @inline, [data, "second"], <<0x92, ref(1)::binary, ref(0)::binary>>)
 
-      assert {:ok, :result, ["second", ^data], {@inline, _, 5, 0}} =
+      assert {:ok, :result, ["second", ^data], {@inline, _, 5, 0, 0}} =
                Native.reply(worker, 9, inline, [], @plain)
 
       beside = frame(9, @grpc, [data], ref(0))
-      assert {:ok, :result, ^data, {@grpc, _, 5, 0}} = Native.reply(worker, 9, beside, [data], @plain)
+      assert {:ok, :result, ^data, {@grpc, _, 5, 0, 0}} = Native.reply(worker, 9, beside, [data], @plain)
       assert {:error, :protocol, _} = Native.reply(worker, 9, beside, [data, data], @plain)
       assert {:error, :protocol, _} = Native.reply(worker, 9, beside, ["short"], @plain)
 
       shared = frame(9, @zero_copy, [{chunk, 64, 1000, 1}], ref(0))
-      assert {:ok, :result, there, {@zero_copy, _, 5, 0}} = Native.reply(worker, 9, shared, [], @plain)
+      assert {:ok, :result, there, {@zero_copy, _, 5, 0, 0}} = Native.reply(worker, 9, shared, [], @plain)
       assert byte_size(there) == 1000 and Native.in_chunk(there)
       assert {:ok, :result, ^there, _} = answer = Native.reply(worker, 9, shared, [], @copy)
       refute Native.in_chunk(elem(answer, 2))
@@ -348,9 +348,9 @@ defmodule Snakepit.NativeTest do
     end
 
     # The library's own flags among them: that the test's results are garbage enough to collect.
-    defp expected?({:ok, kind, _term, {way, bytes, ns, flags}}),
+    defp expected?({:ok, kind, _term, {way, bytes, ns, gil, flags}}),
       do:
-        kind in [:result, :error, :item, :end, :fetch] and way in 0..2 and bytes >= 0 and ns >= 0 and
+        kind in [:result, :error, :item, :end, :fetch] and way in 0..2 and bytes >= 0 and ns >= 0 and gil >= 0 and
           flags in 0..15
 
     defp expected?({:error, :protocol, what}), do: String.valid?(what)

@@ -16,7 +16,15 @@ defmodule Snakepit.Call.Exchange do
   # reply_carried: bytes of the reply that were copied by its way. cold: memory was made for the request.
   # collect: the garbage collection that the caller owes.
   defstruct [:request_way, :reply_way, :permit, :collect] ++
-              [reply_bytes: 0, reply_carried: 0, copied: 0, tool_ns: 0, gil_ns: 0, fallback: false, cold: false]
+              [
+                reply_bytes: 0,
+                reply_carried: 0,
+                copied: 0,
+                tool_ns: 0,
+                gil_ns: 0,
+                fallback: false,
+                cold: false
+              ]
 
   @type lane_state ::
           :at_rest | {:running, whole? :: boolean(), String.t()} | {:lost, String.t() | :closed}

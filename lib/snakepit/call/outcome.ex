@@ -126,7 +126,8 @@ defmodule Snakepit.Call.Outcome do
 
   defp stopped(seen, result) do
     if Telemetry.listened_to?(@stop) do
-      measurements = Map.take(seen, [:tool_ns, :gil_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
+      measurements =
+        Map.take(seen, [:tool_ns, :gil_ns, :queue_ns, :request_bytes, :reply_bytes, :copied_bytes])
 
       metadata =
         Map.take(seen, [:pool, :worker, :command, :correlation_id, :request_way, :reply_way, :retries])

@@ -71,7 +71,7 @@ defmodule Snakepit.Wire.FrameTest do
       options = {false, false, MapSet.new()}
 
       case Native.reply(memory, id, frame, [], options) do
-        {:ok, read, _term, {0, _bytes, 5, 0}} -> assert read == kind
+        {:ok, read, _term, {0, _bytes, 5, 0, 0}} -> assert read == kind
         # Its one nil byte is missing.
         {:error, :protocol, _what} -> assert kind == :fetch
       end
