@@ -284,6 +284,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// All that follows a header: table, tokens, envelope, and the buffers of the way inline.
+    #[inline(always)]
     fn body(
         &mut self,
         way: Way,
