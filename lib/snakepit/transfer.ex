@@ -26,9 +26,12 @@ defmodule Snakepit.Transfer do
   @spec guarded() :: [way()]
   def guarded, do: [:zero_copy, :grpc]
 
-  @doc "Ways for a request with `bytes` out of band, cheapest first; empty when none of `allowed` can carry it."
-  @spec plan(non_neg_integer(), envelope :: non_neg_integer(), [way()]) :: [way()]
-  def plan(bytes, envelope, allowed) do
+  @doc """
+  The ways of `allowed` that can carry a request with `bytes` out of band, in the order in which they are tried where
+  nothing was measured.
+  """
+  @spec usual_order(non_neg_integer(), envelope :: non_neg_integer(), [way()]) :: [way()]
+  def usual_order(bytes, envelope, allowed) do
     order = if bytes == 0, do: [:inline, :zero_copy, :grpc], else: [:zero_copy, :inline, :grpc]
     among(order, allowed, bytes, envelope)
   end

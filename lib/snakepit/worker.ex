@@ -38,7 +38,7 @@ defmodule Snakepit.Worker do
   - `:ready`: its lanes may be used. `started_at`: monotonic ms.
   - `:due`: its pool's options want it replaced, and why.
   - `:warning`: it warns of a tool.
-  - `:down`: its lanes must not be used any more.
+  - `:down`: its lanes must not be used any more. Also sent before the `:ended` of every run that was ready.
   - `:not_ready`: it could not be started, and has no process.
   - `:ended`: its process is gone.
   """

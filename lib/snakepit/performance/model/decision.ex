@@ -65,7 +65,7 @@ defmodule Snakepit.Performance.Model.Decision do
     do: fixed(:not_measured, handle, lane, payload, request, reply)
 
   defp fixed(reason, handle, lane, payload, request, reply) do
-    [wanted | _] = ways = Transfer.plan(payload.bytes, payload.envelope, request)
+    [wanted | _] = ways = Transfer.usual_order(payload.bytes, payload.envelope, request)
     # Inline always works: what comes after it does not matter.
     ways = if wanted == :inline, do: ways, else: ways |> able(lane) |> closed(handle)
     %Plan{request: ways, reply: able(reply, lane), reason: reason, wanted: wanted}
