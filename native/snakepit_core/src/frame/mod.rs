@@ -560,7 +560,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wait_is_told_to_an_eighth() {
+    fn a_wait_is_known_to_an_eighth() {
         for (ns, code) in
             [(0, 0), (999, 0), (1000, 1), (1999, 1), (2000, 9), (3000, 13), (1 << 63, 255), (u64::MAX, 255)]
         {
@@ -568,9 +568,9 @@ mod tests {
         }
         let mut before = 0;
         for us in 1..100_000u64 {
-            let told = wait_ns(wait_code(us * 1000));
-            assert!(told <= us * 1000 && told * 8 >= us * 7000 && told >= before, "{us}: {told}");
-            before = told;
+            let known = wait_ns(wait_code(us * 1000));
+            assert!(known <= us * 1000 && known * 8 >= us * 7000 && known >= before, "{us}: {known}");
+            before = known;
         }
         assert!((1..=u8::MAX).all(|code| wait_code(wait_ns(code)) == code || code < 25));
     }
