@@ -646,12 +646,13 @@ mod tests {
         assert_eq!(RequestHead::read(&out[..HEADER - 1]), None);
 
         let mut bytes = written(4, 2, 1 << 40, &[vec![], vec![]], &[5, 6, 7], &[0xc0; 300]);
-        bytes[2] = FLAG_IN_PLACE;
+        (bytes[2], bytes[3]) = (FLAG_IN_PLACE, 17);
         let reply = Reply::read(&bytes).unwrap();
         let wanted = [
             ("kind", reply.kind as u64),
             ("way", reply.way as u64),
             ("flags", u64::from(reply.flags)),
+            ("gil", u64::from(reply.gil)),
             ("envelope", reply.envelope.len() as u64),
             ("call_id", reply.call_id),
             ("tool_ns", reply.tool_ns),
