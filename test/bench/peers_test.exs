@@ -62,7 +62,7 @@ defmodule Snakepit.Bench.PeersTest do
     assert {:absent, why} = Peers.Erlport.start("erlport", context)
     assert why =~ "erlport"
     # Neither is in the workers' environment.
-    for name <- ["ray_task", "arrow_flight"] do
+    for name <- ["ray_task", "arrow_flight", "zeromq", "iceoryx2", "iceoryx2_spinning"] do
       assert {:absent, why} = Peers.Python.start(name, context)
       assert why =~ "No module named"
     end

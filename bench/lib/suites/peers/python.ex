@@ -17,7 +17,10 @@ defmodule Snakepit.Bench.Peers.Python do
       {"multiprocessing_queue", "multiprocessing.Queue"},
       {"multiprocessing_shared_memory", "multiprocessing.shared_memory and a pipe"},
       {"ray_task", "ray.put, a task, ray.get"},
-      {"arrow_flight", "Arrow Flight, DoExchange"}
+      {"arrow_flight", "Arrow Flight, DoExchange"},
+      {"zeromq", "pyzmq, REQ and REP"},
+      {"iceoryx2", "iceoryx2, asleep while it waits"},
+      {"iceoryx2_spinning", "iceoryx2, spinning while it waits: both ends keep a core"}
     ]
 
   @impl true

@@ -17,10 +17,11 @@ if TYPE_CHECKING:
 
 
 def _peers() -> dict[str, Callable[[], RoundTrip]]:
-    from . import arrow_flight, grpcio, multiprocessing_queue, multiprocessing_shared_memory, ray_task
+    from . import arrow_flight, grpcio, iceoryx, multiprocessing_queue, multiprocessing_shared_memory, ray_task, zeromq
 
-    modules = (arrow_flight, grpcio, multiprocessing_queue, multiprocessing_shared_memory, ray_task)
-    return {module.__name__.rpartition(".")[2]: module.start for module in modules}
+    modules = (arrow_flight, grpcio, multiprocessing_queue, multiprocessing_shared_memory, ray_task, zeromq)
+    named = {module.__name__.rpartition(".")[2]: module.start for module in modules}
+    return named | {"iceoryx2": iceoryx.start, "iceoryx2_spinning": iceoryx.start_spinning}
 
 
 def payload(size: int) -> bytes:
