@@ -24,7 +24,9 @@ SEALS = 0x2 | 0x4 | 0x10
 
 class Reply:
     def __init__(self, beam, frame, beside=None):
-        self.kind, self.way, self.flags, self.gil, length, self.call_id, self.ns, count, released = REPLY.unpack_from(frame)
+        self.kind, self.way, self.flags, self.gil, length, self.call_id, self.ns, count, released = REPLY.unpack_from(
+            frame
+        )
         at = 32
         self.places = []
         lengths = []

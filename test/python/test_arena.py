@@ -1,6 +1,7 @@
 """The arena against a naive model; views of foreign memory and their release."""
 
 import ctypes
+import errno
 import gc
 import os
 import random
@@ -111,6 +112,43 @@ class Allocation(unittest.TestCase):
         ids = [id for what, id, *_ in sent if what == "chunk"]
         self.assertEqual((len(ids), ids), (80, sorted(ids)))
 
+    def test_what_announces_a_chunk_cannot_make_another_and_does_not_wait_for_itself(self):
+        refused = []
+
+        def again(*_):
+            try:
+                memory.force(100)
+            except OSError as error:
+                refused.append(error.errno)
+
+        memory = Arena(7, CHUNK, 8 * CHUNK, again, lambda id: None)
+        memory.force(CHUNK)
+        self.assertEqual(refused, [errno.EDEADLK])
+        self.assertEqual((memory.total, memory.live_slots()), (CHUNK, 1))
+
+    def test_each_chunk_that_goes_is_retracted_though_one_cannot_be(self):
+        retracted = []
+
+        def retract(id):
+            retracted.append(id)
+            if len(retracted) == 1:
+                raise OSError("not this one")
+
+        memory = Arena(7, CHUNK, 8 * CHUNK, lambda *_: None, retract)
+        for slot in [memory.force(CHUNK) for _ in range(3)]:
+            memory.release(slot)
+        with self.assertRaises(OSError):
+            memory.drop_idle(0)
+        self.assertEqual((len(set(retracted)), memory.total), (3, 0))
+        # Also where it makes room for another one.
+        for slot in [memory.force(CHUNK) for _ in range(8)]:
+            memory.release(slot)
+        retracted.clear()
+        with self.assertRaises(OSError):
+            memory.force(2 * CHUNK)
+        self.assertEqual((len(retracted), memory.total), (2, 6 * CHUNK))
+        memory.force(2 * CHUNK)
+
     def test_what_cannot_be_announced_costs_nothing(self):
         def fail(*_):
             raise OSError("gone")
@@ -217,9 +255,12 @@ class Foreign(unittest.TestCase):
 
     def test_bounds(self):
         self.assertEqual(len(self.view(CHUNK, 0)), 0)
+        self.assertEqual(self.borrowed.take_released(), [5])
         for offset, length in [(CHUNK, 1), (0, CHUNK + 1), (2**64 - 1, 1), (1, 2**64 - 1)]:
             with self.assertRaises(ProtocolError):
-                self.view(offset, length)
+                self.borrowed.views([(1, 0, 1, 7), (1, offset, length, 8), (1, 0, 1, 9)])
+            gc.collect()
+            self.assertEqual((sorted(self.borrowed.take_released()), self.borrowed.outstanding), ([7, 8, 9], 0))
 
     def test_a_view_is_of_its_part_and_cannot_be_written_to(self):
         [(_, start, _)] = self.owner.chunks()

@@ -2,13 +2,18 @@
 
 import itertools
 import mmap
+import os
+import subprocess
+import sys
 import unittest
 
+import numpy as np
 from msgpack import packb
 
 import tools
-from beam import GRPC, INLINE, REQUEST, ZERO_COPY, Beam
+from beam import GRPC, INLINE, PYTHONPATH, REQUEST, ZERO_COPY, Beam
 from snakepit._native import Arena, Borrowed, Buffers, Replies
+from snakepit.codec.encode import Encoder
 from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Calls, Service
 from snakepit.support.errors import CallError
@@ -114,6 +119,82 @@ class Limits(unittest.TestCase):
         reply = calls.answer(memoryview(frame))[1]
         self.assertIn(b"too_large", reply)
         self.assertIn(b"at most 5000 can go", reply)
+
+
+class Lost(unittest.TestCase):
+    """A reply that fails on its way leaves no slot behind."""
+
+    class Upkeep:
+        def __init__(self, fails):
+            self.fails = fails
+
+        def __getattr__(self, name):
+            def called(*_):
+                if name == self.fails:
+                    raise OSError(name)
+
+            return called
+
+    def replies(self, own, fails):
+        return Replies(
+            arena=own,
+            borrowed=Borrowed(own),
+            maintenance=self.Upkeep(fails),
+            lend_to_numpy=None,
+            max_result=0,
+            max_frame=MAX_FRAME,
+            max_message=MAX_GRPC_MESSAGE,
+        )
+
+    def test_whichever_step_raises(self):
+        for fails, ways, forced in [
+            ("stir", ZERO_COPY, True),
+            ("stir_now", ZERO_COPY, True),
+            ("want", ZERO_COPY | INLINE, False),
+        ]:
+            own = arena()
+            if fails == "stir_now":
+                # Nearly full, so that a spare chunk is wanted.
+                own.force(MIB // 2 - 100)
+                own.force(MIB // 4)
+            held = own.live_slots()
+            with self.assertRaises(OSError):
+                self.replies(own, fails).place(Buffers([b"x" * 9000, b"y" * 100_000]), ways, forced)
+            self.assertEqual(own.live_slots(), held, fails)
+
+    def test_an_array_that_changed_since_it_was_encoded_is_not_read(self):
+        own = arena()
+        for change in (lambda a: a.resize(10, refcheck=False), lambda a: a.resize(10**6, refcheck=False)):
+            array = np.ones(200_000, "u1")
+            encoder = Encoder(4096)
+            encoder.encode([array])
+            change(array)
+            with self.assertRaisesRegex(TypeError, "changed"):
+                self.replies(own, None).place(encoder.take_buffers(), ZERO_COPY, True)
+            self.assertEqual(own.live_slots(), 0)
+
+    def test_sizes_that_no_number_holds_are_too_large(self):
+        huge = np.broadcast_to(np.uint8(0), (1 << 62,))
+        encoder = Encoder(4096)
+        encoder.encode([huge] * 5)
+        with self.assertRaises(CallError) as caught:
+            self.replies(None, None).place(encoder.take_buffers(), INLINE | GRPC, False)
+        self.assertEqual(caught.exception.reason, "too_large")
+
+    def test_a_module_that_is_called_numpy_and_is_another(self):
+        code = (
+            "import sys, types\n"
+            "class ndarray: pass\n"
+            "sys.modules['numpy'] = types.SimpleNamespace(ndarray=ndarray, generic=float)\n"
+            "from snakepit.codec.encode import Encoder\n"
+            "try: Encoder(4096).encode(ndarray())\n"
+            "except Exception as error: print(type(error).__name__)"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, env=os.environ | {"PYTHONPATH": PYTHONPATH}
+        )
+        # Its instances are not read as arrays: that would most likely be the process' end.
+        self.assertEqual((done.returncode, done.stdout.endswith("Error\n")), (0, True), done.stderr)
 
 
 class Streams(unittest.TestCase):

@@ -372,8 +372,9 @@ impl<'py> Run<'_> {
         let (py, encoder) = (value.py(), self.encoder);
         let shape = array.shape();
         encoder.dtype(value, array, |name, size, travels_as| {
-            let size = shape.iter().product::<u64>() as usize * size;
-            let buffer = Buffer::array(value, size, travels_as);
+            let elements = array.len();
+            let size = (elements as usize).saturating_mul(size);
+            let buffer = Buffer::array(value, elements, size, travels_as);
             self.extension(py, ext::TENSOR, |run| {
                 run.array(py, 3)?;
                 run.out.str(name);

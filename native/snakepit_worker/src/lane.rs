@@ -53,16 +53,33 @@ pub fn serve(
         let bytes = frame.bytes(&window);
         spin = bytes.get(3).is_some_and(|flags| flags & FLAG_SPIN != 0) && spin_us != 0;
         acquire.call0()?;
+        let held = Held(&release);
         quick.get().replies().begin(window.waited.load(Ordering::Relaxed));
         let done = served(lane, quick, &calls, &window, memory, start, &frame, &mut out);
-        release.call0()?;
+        drop(held);
         done?;
+        if out.capacity() > KEPT {
+            out = Vec::with_capacity(4096);
+        }
         // The next frame begins where this one ends.
         let used = frame.in_window();
         window.bytes_mut().copy_within(used..got.max(used), 0);
         got = got.saturating_sub(used);
     }
     Ok(())
+}
+
+/// Memory of a frame is kept for the next one up to this size.
+const KEPT: usize = 1 << 20;
+
+/// The lane's lock, given up whatever becomes of the call.
+struct Held<'a, 'py>(&'a Bound<'py, PyAny>);
+
+impl Drop for Held<'_, '_> {
+    fn drop(&mut self) {
+        // It is held, so that this cannot fail.
+        let _ = self.0.call0();
+    }
 }
 
 #[expect(clippy::too_many_arguments, reason = "one step of a loop, with what it keeps")]

@@ -29,7 +29,8 @@ mod tool;
 
 use pyo3::prelude::*;
 
-#[pymodule]
+// What is read of Python's objects is read under the interpreter's lock.
+#[pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
     use crate::decode::Decoder;

@@ -33,7 +33,17 @@ fn class(py: Python<'_>) -> Option<&Bound<'_, PyType>> {
     let modules = py.import("sys").and_then(|sys| sys.getattr("modules")).ok()?;
     let numpy = modules.cast::<PyDict>().ok()?.get_item("numpy").ok()??;
     // A numpy that is being imported has no class yet.
-    let class = numpy.getattr("ndarray").ok()?.cast_into::<PyType>().ok()?.unbind();
+    let class = numpy.getattr("ndarray").ok()?.cast_into::<PyType>().ok()?;
+    // A module of that name may be somebody else's. A class that is written in Python has no such fields.
+    // SAFETY: a class.
+    let (flags, size) = unsafe {
+        let class = class.as_type_ptr();
+        (ffi::PyType_GetFlags(class), (*class).tp_basicsize)
+    };
+    if flags & ffi::Py_TPFLAGS_HEAPTYPE != 0 || size < size_of::<Fields>() as ffi::Py_ssize_t {
+        return None;
+    }
+    let class = class.unbind();
     Some(CLASS.get_or_init(py, || class).bind(py))
 }
 
@@ -65,6 +75,11 @@ impl<'a, 'py> Array<'a, 'py> {
             let fields = self.fields();
             (0..(*fields).nd as usize).map(|at| *(*fields).dimensions.add(at) as u64).collect()
         }
+    }
+
+    /// How many elements it has.
+    pub fn len(self) -> u64 {
+        self.shape().iter().fold(1, |n, size| n.saturating_mul(*size))
     }
 
     /// The element type.

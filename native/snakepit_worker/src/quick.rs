@@ -4,10 +4,11 @@
 use crate::decode::{Decoder, Failure, Run, new_bytes};
 use crate::encode::Encoder;
 use crate::memory::buffers::Buffer;
-use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way, views};
+use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way};
 use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::ndarray::Array;
 use crate::tool::{Fit, Tool};
+use pyo3::exceptions::PyException;
 use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
@@ -82,6 +83,10 @@ impl QuickCalls {
     fn call<'py>(&self, calls: &Bound<'py, PyAny>, frame: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = calls.py();
         let (mut out, mut own) = (Vec::new(), None);
+        if RequestHead::read(frame).is_some_and(|head| head.way == Way::ZeroCopy as u8 && head.buffers != 0) {
+            // Its views could not be given to whoever looks at it again.
+            return Ok(None);
+        }
         if RequestHead::read(frame).is_some_and(|head| head.way == Way::Inline as u8 && head.buffers != 0) {
             let Some(room) = FrameRoom::new(frame.len()) else { return Ok(None) };
             // SAFETY: there is room for as many bytes, and all are written.
@@ -124,7 +129,7 @@ impl QuickCalls {
                 return left;
             }
             // An error leaves nothing behind, and is found, and explained, by a second look.
-            let Ok(Some(opened)) = self.open(py, &frame[HEADER..], &mut Vec::new()) else { return left };
+            let Some(opened) = looked_at(py, self.open(py, &frame[HEADER..], &mut Vec::new()))? else { return left };
             return self.served(py, calls, &head, opened, out);
         }
         let Ok(body) = head.body(frame) else { return left };
@@ -134,7 +139,10 @@ impl QuickCalls {
                 if !places.is_empty() {
                     replies.stir(py)?;
                 }
-                replies.borrowed().shown(py, &places)?
+                match replies.borrowed().shown(py, &places) {
+                    Ok(views) => views,
+                    Err(error) => return self.failed(calls, &head, error, 0),
+                }
             }
             (Table::Inline(ranges), Some(own)) => {
                 let views = ranges.into_iter().map(|range| View::of_frame(own, range.start, range.len()).shown(py));
@@ -147,13 +155,29 @@ impl QuickCalls {
             // A second look passes over tokens that were freed already.
             arena.memory().freed(&body.freed);
         }
-        match self.open(py, &frame[body.envelope], &mut views) {
-            Ok(Some(opened)) => {
+        match looked_at(py, self.open(py, &frame[body.envelope], &mut views))? {
+            Some(opened) => {
                 drop(views);
                 self.served(py, calls, &head, opened, out)
             }
-            _ => Ok(Outcome::Left(Some(views))),
+            None => Ok(Outcome::Left(Some(views))),
         }
+    }
+
+    /// The reply of a call that has failed. An exception that ends more than the call, such as `SystemExit`, goes on.
+    fn failed<'py>(
+        &self,
+        calls: &Bound<'py, PyAny>,
+        head: &RequestHead,
+        error: PyErr,
+        tool_ns: u64,
+    ) -> PyResult<Outcome<'py>> {
+        let py = calls.py();
+        if !error.is_instance_of::<PyException>(py) {
+            return Err(error);
+        }
+        let arguments = (head.call_id, head.reply_mask, error.into_value(py), tool_ns);
+        Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_failed"), arguments)?))
     }
 
     /// Decodes and checks the arguments. `views` are those of the buffers, and stay so.
@@ -257,13 +281,15 @@ impl QuickCalls {
         }
         out.clear();
         out.resize(PREFIX + HEADER, 0);
-        let Ok(buffers) = self.encoder.get().append(&value, out) else {
-            return self.returned(calls, &id, mask, forced, value, tool_ns, started);
+        let buffers = match self.encoder.get().append(&value, out) {
+            Ok(buffers) => buffers,
+            Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
+            Err(_) => return self.returned(calls, &id, mask, forced, value, tool_ns, started),
         };
         // The buffers alone refer to its memory from now on.
         drop(value);
         let answer = Answer { kind: Kind::Result, mask, forced, call_id: head.call_id, tool_ns };
-        self.replied(py, calls, answer, &id, buffers, out)
+        self.replied(py, calls, head, answer, buffers, out)
     }
 
     /// The reply with a result that runs on, or needs a closer look.
@@ -289,8 +315,8 @@ impl QuickCalls {
         &self,
         py: Python<'py>,
         calls: &Bound<'py, PyAny>,
+        request: &RequestHead,
         answer: Answer,
-        id: &Bound<'py, PyInt>,
         buffers: Vec<Buffer>,
         out: &mut Vec<u8>,
     ) -> PyResult<Outcome<'py>> {
@@ -305,15 +331,18 @@ impl QuickCalls {
             let envelope = out.split_off(PREFIX + HEADER);
             out.truncate(PREFIX);
             match replies.made(py, answer, out, PREFIX, &envelope, buffers, JOIN) {
-                Ok(Made::Whole { tokens }) => tokens.then(|| head_len(&out[PREFIX..])),
-                Ok(Made::With(way, buffers)) => {
-                    let parts = (way as u8, new_bytes(py, &out[PREFIX..])?, views(py, buffers)?);
-                    return Ok(Outcome::Reply(parts.into_pyobject(py)?.into_any()));
+                Ok(Made::Whole(tokens)) => (!tokens.is_empty()).then(|| head_len(&out[PREFIX..])),
+                Ok(Made::With(way, views, tokens)) => {
+                    let head = new_bytes(py, &out[PREFIX..]);
+                    return match head.and_then(|head| (way as u8, head, views).into_pyobject(py)) {
+                        Ok(parts) => Ok(Outcome::Reply(parts.into_any())),
+                        Err(error) => {
+                            replies.take_back(tokens);
+                            self.failed(calls, request, error, answer.tool_ns)
+                        }
+                    };
                 }
-                Err(error) => {
-                    let arguments = (id, answer.mask, error.into_value(py), answer.tool_ns);
-                    return Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_failed"), arguments)?));
-                }
+                Err(error) => return self.failed(calls, request, error, answer.tool_ns),
             }
         };
         let len = (out.len() - PREFIX) as u32;
@@ -340,6 +369,16 @@ impl QuickCalls {
         let error = value.as_ref().err().map(|error| error.value(py).clone());
         calls.call_method1(intern!(py, "quickly_over"), (tool, error))?;
         value
+    }
+}
+
+/// `None` for a request that needs a second look, which finds what is wrong with it, and explains it. An exception that ends
+/// more than the call goes on.
+fn looked_at<T>(py: Python<'_>, opened: Result<Option<T>, Failure>) -> PyResult<Option<T>> {
+    match opened {
+        Ok(opened) => Ok(opened),
+        Err(Failure::Raised(error)) if !error.is_instance_of::<PyException>(py) => Err(error),
+        Err(_) => Ok(None),
     }
 }
 

@@ -18,9 +18,10 @@ use snakepit_core::locks::locked;
 use snakepit_fork::{Alive, Row};
 use snakepit_memfd::ChunkError;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::ffi::c_void;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How often memory is made for a slot that others take, or that the BEAM cannot map.
@@ -77,6 +78,21 @@ pub struct Memory {
     since: Instant,
     /// The function of `snakepit_numpy` that tells which arrays are gone; 0: numpy has no memory of this arena.
     freed_by_numpy: AtomicUsize,
+}
+
+thread_local! {
+    /// Its address tells threads apart.
+    static THREAD: u8 = const { 0 };
+}
+
+/// The memory from which numpy's arrays are lent: one for the process, as numpy's handler is.
+static LENDS: OnceLock<Arc<Memory>> = OnceLock::new();
+
+/// Memory of at least this many bytes, or null: a `Take` of `snakepit_numpy`. numpy calls it in the middle of anything; no
+/// Python runs in it.
+unsafe extern "C" fn take(len: usize) -> *mut c_void {
+    let address = LENDS.get().and_then(|memory| memory.lend_to_numpy(len as u64));
+    address.map_or(std::ptr::null_mut(), |address| address as *mut c_void)
 }
 
 /// `snakepit_numpy_freed`
@@ -170,6 +186,28 @@ impl Memory {
     /// Whether the current chunk is so full that the next one should be prepared.
     pub fn wants_spare(&self) -> bool {
         self.books().allocator.wants_spare()
+    }
+
+    /// The address of an idle slot, which numpy holds until it frees it; `None` if there is none.
+    fn lend_to_numpy(&self, len: u64) -> Option<usize> {
+        if snakepit_fork::is_child() {
+            return None;
+        }
+        let now = self.now();
+        let mut books = self.books();
+        self.collect(&mut books);
+        let found = books.allocate(len, now)?;
+        if 2 * (books.lent_bytes + found.size) > books.allocator.quota() {
+            books.release(found.slot);
+            return None;
+        }
+        let row = snakepit_fork::add(Alive::Memory(found.address, found.size as usize));
+        if let Some(held) = books.held(found.slot) {
+            (held.writable, held.row) = (true, Some(row));
+        }
+        books.lent.insert(found.address, found.slot);
+        books.lent_bytes += found.size;
+        Some(found.address)
     }
 
     /// Takes back what numpy no longer uses.
@@ -280,6 +318,8 @@ pub struct Arena {
     memory: Arc<Memory>,
     /// Ids grow in the order of announcements, also when two threads make chunks at once.
     announcing: Mutex<()>,
+    /// The thread that announces: the address of its `THREAD`.
+    announcer: AtomicUsize,
     announce: Py<PyAny>,
     retract: Py<PyAny>,
 }
@@ -302,7 +342,13 @@ impl Arena {
             lent_bytes: 0,
         };
         let memory = Memory { books: Mutex::new(books), since: Instant::now(), freed_by_numpy: AtomicUsize::new(0) };
-        Self { memory: Arc::new(memory), announcing: Mutex::default(), announce, retract }
+        Self {
+            memory: Arc::new(memory),
+            announcing: Mutex::default(),
+            announcer: AtomicUsize::new(0),
+            announce,
+            retract,
+        }
     }
 
     /// A warm slot, held once; `None` if memory would have to be made for it.
@@ -324,20 +370,13 @@ impl Arena {
     /// A writable view for Python, which takes over the caller's hold on the slot. From it, Python can reach this slot and
     /// no other.
     fn lend<'py>(&self, py: Python<'py>, slot: Slot, length: u64) -> PyResult<Bound<'py, PyAny>> {
-        let mapping = {
-            let mut books = self.memory.books();
-            let there = books.held(slot.found).is_some_and(|held| length <= held.range.size);
-            if !there {
-                return Err(PyMemoryError::new_err("a slot is held by nobody, or shorter than that"));
-            }
-            if let Some(held) = books.held(slot.found) {
-                held.writable = true;
-            }
-            books.leased += 1;
-            books.chunks[&slot.found.chunk].mapping.clone()
-        };
-        let end = End::Slot(self.memory.clone(), slot.found);
-        View::of_chunk(&mapping, slot.offset, length, true, end).shown(py)
+        self.lent(py, slot.found, length)
+    }
+
+    /// As `force` and `lend` in one: no exception can come between them.
+    fn made<'py>(&self, py: Python<'py>, length: u64) -> PyResult<Bound<'py, PyAny>> {
+        let found = self.forced(py, length)?;
+        self.lent(py, found.slot, length)
     }
 
     /// Chunk id, offset, length and token for a part of a slot, whose hold the BEAM takes over.
@@ -405,24 +444,14 @@ impl Arena {
 
     /// The address of an idle slot, which numpy holds until it frees it; `None` if there is none.
     fn lend_to_numpy(&self, length: u64) -> Option<usize> {
-        if snakepit_fork::is_child() {
-            return None;
-        }
-        let now = self.memory.now();
-        let mut books = self.memory.books();
-        self.memory.collect(&mut books);
-        let found = books.allocate(length, now)?;
-        if 2 * (books.lent_bytes + found.size) > books.allocator.quota() {
-            books.release(found.slot);
-            return None;
-        }
-        let row = snakepit_fork::add(Alive::Memory(found.address, found.size as usize));
-        if let Some(held) = books.held(found.slot) {
-            (held.writable, held.row) = (true, Some(row));
-        }
-        books.lent.insert(found.address, found.slot);
-        books.lent_bytes += found.size;
-        Some(found.address)
+        self.memory.lend_to_numpy(length)
+    }
+
+    /// The address of a function that lends numpy this arena's slots; of the first arena that was asked, as there is one
+    /// handler for the process.
+    fn numpy_takes(&self) -> usize {
+        LENDS.get_or_init(|| self.memory.clone());
+        take as *const () as usize
     }
 
     /// From now on `function`, the address of `snakepit_numpy_freed`, is asked which arrays are gone.
@@ -488,6 +517,21 @@ impl Arena {
         Some(Slot { found: slot, chunk, offset: slot.offset, size, address })
     }
 
+    /// As `lend`.
+    fn lent<'py>(&self, py: Python<'py>, slot: SlotId, len: u64) -> PyResult<Bound<'py, PyAny>> {
+        let mapping = {
+            let mut books = self.memory.books();
+            let Some(held) = books.held(slot).filter(|held| len <= held.range.size) else {
+                return Err(PyMemoryError::new_err("a slot is held by nobody, or shorter than that"));
+            };
+            held.writable = true;
+            books.leased += 1;
+            books.chunks[&slot.chunk].mapping.clone()
+        };
+        let end = End::Slot(self.memory.clone(), slot);
+        View::of_chunk(&mapping, slot.offset, len, true, end).shown(py)
+    }
+
     /// As `force`.
     pub fn forced(&self, py: Python<'_>, len: u64) -> PyResult<Found> {
         for _ in 0..TRIES {
@@ -511,9 +555,9 @@ impl Arena {
             let gone = books.remove(&numbers);
             (books.allocator.reserve(len), gone)
         };
-        self.retracted(py, gone)?;
+        let retracted = self.retracted(py, gone);
         let (number, size) = reserved.map_err(|refused| self.over_quota(py, len, refused))?;
-        let made = self.announced(py, size);
+        let made = retracted.and_then(|()| self.announced(py, size));
         let mut books = self.memory.books();
         match made {
             Ok(chunk) => {
@@ -532,16 +576,32 @@ impl Arena {
     fn announced(&self, py: Python<'_>, size: u64) -> PyResult<Chunk> {
         let made: Result<(OwnedFd, _), ChunkError> = py.detach(|| Mapping::create(size));
         let (fd, mapping) = made.map_err(|error| PyOSError::new_err((error.number(), error.to_string())))?;
-        // Announcing runs Python, and lets other threads run: they must not wait here with the interpreter's lock.
+        // Announcing runs Python: other threads, which must not wait here with the interpreter's lock; and perhaps a handler
+        // of a signal, in this thread, which would wait for itself.
+        let here = THREAD.with(|place| place as *const u8 as usize);
+        if self.announcer.load(Ordering::Acquire) == here {
+            return Err(PyOSError::new_err((libc::EDEADLK, "memory is being made by what this has interrupted")));
+        }
         let _turn = self.announcing.lock_py_attached(py).unwrap_or_else(PoisonError::into_inner);
+        self.announcer.store(here, Ordering::Release);
+        let announced = self.announce(py, size, &fd);
+        self.announcer.store(0, Ordering::Release);
+        Ok(Chunk { id: announced?, mapping, held: BTreeMap::new() })
+    }
+
+    fn announce(&self, py: Python<'_>, size: u64, fd: &OwnedFd) -> PyResult<u64> {
         let id = {
             let mut books = self.memory.books();
             let id = books.next_id;
             books.next_id += 1;
             id
         };
-        self.announce.bind(py).call1((id, size, fd.as_raw_fd()))?;
-        Ok(Chunk { id, mapping, held: BTreeMap::new() })
+        if let Err(error) = self.announce.bind(py).call1((id, size, fd.as_raw_fd())) {
+            // It may have been sent all the same. If this fails as well, nothing more can be done.
+            let _ = self.retract.bind(py).call1((id,));
+            return Err(error);
+        }
+        Ok(id)
     }
 
     fn over_quota(&self, py: Python<'_>, len: u64, refused: Refused) -> PyErr {
@@ -567,6 +627,12 @@ impl Arena {
             // Unmapping takes milliseconds for each GiB.
             py.detach(|| drop(gone));
         }
-        ids.into_iter().try_for_each(|id| self.retract.bind(py).call1((id,)).map(drop))
+        let mut done = Ok(());
+        for id in ids {
+            // All of them, whatever becomes of one: the BEAM would keep the others.
+            let retracted = self.retract.bind(py).call1((id,)).map(drop);
+            done = done.and(retracted);
+        }
+        done
     }
 }

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 
 /// A frame may overtake the message that announces its chunk.
 const ANNOUNCED_WITHIN: Duration = Duration::from_secs(5);
+/// How often signals are looked at meanwhile.
+const STEP: Duration = Duration::from_millis(100);
 
 #[derive(Default)]
 struct Chunks {
@@ -101,8 +103,7 @@ impl Borrowed {
     /// Tokens of a reply that is not sent after all: the next one has them.
     fn take_back(&self, tokens: Vec<u64>) {
         if !snakepit_fork::is_child() {
-            self.returns.expect(tokens.len());
-            self.returns.end(&tokens);
+            self.expect_again(&tokens);
         }
     }
 
@@ -134,25 +135,32 @@ impl Borrowed {
         chunks.mapped.get(&chunk).cloned().or_else(|| self.own.as_ref()?.get().memory().mapping(chunk))
     }
 
+    /// Tokens that were taken to be given back, and were not.
+    pub fn expect_again(&self, tokens: &[u64]) {
+        self.returns.expect(tokens.len());
+        self.returns.end(tokens);
+    }
+
     /// As `views`.
     pub fn shown<'py>(&self, py: Python<'py>, places: &[Place]) -> PyResult<Vec<Bound<'py, PyAny>>> {
         self.returns.expect(places.len());
         let mut views = Vec::with_capacity(places.len());
         for (at, place) in places.iter().enumerate() {
-            let found = self.there(&locked(&self.chunks), place.chunk);
-            let mapping = match found {
-                Some(mapping) => mapping,
-                None => self.wait(py, place.chunk).inspect_err(|_| {
-                    // Those made so far come back by themselves.
-                    let rest: Vec<u64> = places[at..].iter().map(|place| place.token).collect();
-                    self.returns.end(&rest);
-                })?,
+            // Views that were made come back by themselves; the tokens from there on by hand.
+            let ended = |from: usize| {
+                let rest: Vec<u64> = places[from..].iter().map(|place| place.token).collect();
+                self.returns.end(&rest);
             };
+            let found = self.there(&locked(&self.chunks), place.chunk);
+            let found = found.map_or_else(|| self.wait(py, place.chunk), Ok);
+            let mapping = found.inspect_err(|_| ended(at))?;
             if !mapping.has(place.offset, place.len) {
+                ended(at);
                 return Err(protocol_error(py, "a buffer lies outside of its chunk"));
             }
             let end = End::Token(self.returns.clone(), place.token);
-            views.push(View::of_chunk(&mapping, place.offset, place.len, false, end).shown(py)?);
+            let view = View::of_chunk(&mapping, place.offset, place.len, false, end);
+            views.push(view.shown(py).inspect_err(|_| ended(at + 1))?);
         }
         Ok(views)
     }
@@ -160,22 +168,25 @@ impl Borrowed {
     /// Waits for a chunk's announcement, without the interpreter's lock.
     fn wait(&self, py: Python<'_>, chunk: u64) -> PyResult<Arc<Mapping>> {
         let deadline = Instant::now() + ANNOUNCED_WITHIN;
-        let found = py.detach(|| {
-            let mut chunks = locked(&self.chunks);
-            loop {
+        loop {
+            let found = py.detach(|| {
+                let mut chunks = locked(&self.chunks);
+                if !chunks.mapped.contains_key(&chunk) && !chunks.refused.contains_key(&chunk) {
+                    chunks = self.arrival.wait_timeout(chunks, STEP).unwrap_or_else(PoisonError::into_inner).0;
+                }
                 if let Some(mapping) = chunks.mapped.get(&chunk) {
-                    return Ok(mapping.clone());
+                    return Some(Ok(mapping.clone()));
                 }
-                if let Some(why) = chunks.refused.get(&chunk) {
-                    return Err(("no_memory", format!("shared memory is not mapped: {why}")));
-                }
-                let left = deadline.saturating_duration_since(Instant::now());
-                if left.is_zero() {
-                    return Err(("unknown_chunk", format!("chunk {chunk:#x} was never announced")));
-                }
-                chunks = self.arrival.wait_timeout(chunks, left).unwrap_or_else(PoisonError::into_inner).0;
+                chunks.refused.get(&chunk).map(|why| Err(("no_memory", format!("shared memory is not mapped: {why}"))))
+            });
+            if let Some(found) = found {
+                return found.map_err(|(reason, message)| transfer_error(py, reason, message, None));
             }
-        });
-        found.map_err(|(reason, message)| transfer_error(py, reason, message, None))
+            py.check_signals()?;
+            if Instant::now() >= deadline {
+                let message = format!("chunk {chunk:#x} was never announced");
+                return Err(transfer_error(py, "unknown_chunk", message, None));
+            }
+        }
     }
 }

@@ -16,6 +16,8 @@ use std::sync::Mutex;
 /// From this many bytes, other threads run while it is copied, heartbeats among them.
 const LET_OTHERS_RUN: usize = 1 << 20;
 
+const CHANGED: &str = "a result changed while it was sent";
+
 /// `snakepit.codec.arrays.copy_into` and `flat`: for arrays whose bytes do not lie as they travel.
 static COPY_INTO: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
 static FLAT: PyOnceLock<Py<PyAny>> = PyOnceLock::new();
@@ -30,8 +32,8 @@ enum Kind {
     Text,
     /// `bytes`, `bytearray` or a contiguous memoryview.
     Bytes,
-    /// An array of numpy's whose bytes are what travels.
-    Array,
+    /// An array of numpy's, of so many elements, whose bytes are what travels.
+    Array(u64),
     /// Another array of numpy's, which travels in C order as this dtype.
     OtherArray(Py<PyAny>),
 }
@@ -66,11 +68,11 @@ impl Buffer {
         Ok(Self { source: source.clone().unbind(), len, kind: Kind::Bytes })
     }
 
-    /// An array of `len` bytes, which travels as `dtype`; `None` if that is its own.
-    pub fn array(array: &Bound<'_, PyAny>, len: usize, dtype: Option<&Bound<'_, PyAny>>) -> Self {
+    /// An array of so many elements and `len` bytes, which travels as `dtype`; `None` if that is its own.
+    pub fn array(array: &Bound<'_, PyAny>, elements: u64, len: usize, dtype: Option<&Bound<'_, PyAny>>) -> Self {
         let same = dtype.is_none() && Array::of(array).is_some_and(Array::is_contiguous);
         let kind = match (same, dtype) {
-            (true, _) => Kind::Array,
+            (true, _) => Kind::Array(elements),
             (false, Some(dtype)) => Kind::OtherArray(dtype.clone().unbind()),
             (false, None) => Kind::OtherArray(array.py().None()),
         };
@@ -78,7 +80,7 @@ impl Buffer {
     }
 
     pub fn is_array(&self) -> bool {
-        matches!(self.kind, Kind::Array | Kind::OtherArray(_))
+        matches!(self.kind, Kind::Array(_) | Kind::OtherArray(_))
     }
 
     /// Calls `read` with the address of its bytes, which are there meanwhile; `None` if they have none.
@@ -94,12 +96,15 @@ impl Buffer {
                 }
                 Some(read(start.cast()))
             }
-            Kind::Array => Array::of(source).map(|array| read(array.data())),
+            Kind::Array(elements) => match Array::of(source) {
+                Some(array) if array.is_contiguous() && array.len() == *elements => Some(read(array.data())),
+                _ => return Err(PyTypeError::new_err(CHANGED)),
+            },
             Kind::OtherArray(_) => None,
             Kind::Bytes => {
                 let raw = RawBuffer::of(source)?;
                 if raw.0.len as usize != self.len {
-                    return Err(PyTypeError::new_err("a result changed while it was sent"));
+                    return Err(PyTypeError::new_err(CHANGED));
                 }
                 Some(read(raw.0.buf.cast_const().cast()))
             }
@@ -110,7 +115,7 @@ impl Buffer {
     pub fn address(&self, py: Python<'_>) -> PyResult<usize> {
         let source = self.source.bind(py);
         let may = match &self.kind {
-            Kind::Array => true,
+            Kind::Array(_) => true,
             Kind::Bytes => source.is_exact_instance_of::<PyMemoryView>(),
             Kind::Text | Kind::OtherArray(_) => false,
         };
@@ -125,8 +130,9 @@ impl Buffer {
         let (len, target) = (self.len, to as usize);
         let copied = self.at(py, |from| {
             let from = from as usize;
-            // SAFETY: `at` says that its bytes are there, and the caller that the target is. An array or a bytearray
-            // that another thread changes meanwhile gives bytes of both versions, as it would to any reader.
+            // SAFETY: `at` says that its bytes are there, and the caller that the target is. An array that another thread
+            // changes meanwhile gives bytes of both versions, as it would to any reader; to resize one with
+            // `refcheck=False` while others use it is undefined in numpy as well.
             let run = || unsafe { copy(from as *const u8, target as *mut u8, len) };
             if len >= LET_OTHERS_RUN { py.detach(run) } else { run() }
         })?;
@@ -162,7 +168,7 @@ impl Buffer {
                 Ok(PyMemoryView::from(bytes.expect("a text has an address")?.as_any())?.into_any())
             }
             Kind::Bytes => PyMemoryView::from(source)?.call_method1("cast", ("B",)),
-            Kind::Array => arrays(py, &FLAT, "flat")?.call1((source, py.None())),
+            Kind::Array(_) => arrays(py, &FLAT, "flat")?.call1((source, py.None())),
             Kind::OtherArray(dtype) => arrays(py, &FLAT, "flat")?.call1((source, dtype)),
         }
     }

@@ -32,10 +32,12 @@ struct Link {
 /// For each source, whether nothing but these sources refers to its memory. One reference to each source is the
 /// caller's.
 pub fn sole_holders<'a, 'py: 'a>(py: Python<'py>, sources: impl Iterator<Item = &'a Py<PyAny>>) -> Vec<bool> {
+    if !counts_are_proof(py) {
+        return sources.map(|_| false).collect();
+    }
     let mut links: HashMap<*mut ffi::PyObject, Link> = HashMap::new();
     let first: Vec<*mut ffi::PyObject> = sources.map(|source| linked(py, source.as_ptr(), &mut links)).collect();
-    let proof = counts_are_proof(py);
-    first.into_iter().map(|link| proof && is_alone(link, &mut links)).collect()
+    first.into_iter().map(|link| is_alone(link, &mut links)).collect()
 }
 
 /// Without the interpreter's lock a count of references is no proof.

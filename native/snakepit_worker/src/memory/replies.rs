@@ -73,12 +73,25 @@ enum Placed {
     Beside(Way, u8),
 }
 
+/// The tokens in a reply's head.
+#[derive(Default)]
+pub struct Tokens {
+    granted: Vec<u64>,
+    released: Vec<u64>,
+}
+
+impl Tokens {
+    pub fn is_empty(&self) -> bool {
+        self.granted.is_empty() && self.released.is_empty()
+    }
+}
+
 /// A reply, ready to be sent.
-pub enum Made {
-    /// All of the frame is written. `tokens`: it grants places or gives buffers back.
-    Whole { tokens: bool },
-    /// The head is written; these buffers go beside it.
-    With(Way, Vec<Buffer>),
+pub enum Made<'py> {
+    /// All of the frame is written.
+    Whole(Tokens),
+    /// The head is written; the bytes of these go beside it.
+    With(Way, Vec<Bound<'py, PyAny>>, Tokens),
 }
 
 /// Makes the replies of one lane.
@@ -151,7 +164,8 @@ impl Replies {
         let mut head = Vec::with_capacity(HEADER + envelope.len());
         let tokens = self.without_buffers(answer, &mut head, envelope.len());
         head.extend_from_slice(envelope);
-        Ok((bare_way(mask) as u8, new_bytes(py, &head)?, tokens.then(|| PyList::empty(py))))
+        let views = (!tokens.is_empty()).then(Vec::new);
+        self.parts(py, bare_way(mask), &head, views, tokens)
     }
 
     /// A reply with the buffers of `buffers`, if there are any. Raises `CallError` (transfer) where no allowed way can take
@@ -171,12 +185,14 @@ impl Replies {
         let answer = Answer { kind: a_kind(kind)?, mask, forced, call_id, tool_ns };
         let buffers = buffers.map(Buffers::take).unwrap_or_default();
         let (mut head, none) = (Vec::new(), buffers.is_empty());
-        let (way, views, bare) = match self.made(py, answer, &mut head, 0, envelope, buffers, 0)? {
-            Made::Whole { tokens } => (if none { bare_way(mask) } else { Way::ZeroCopy }, Vec::new(), !tokens),
-            Made::With(way, buffers) => (way, views(py, buffers)?, false),
-        };
-        let views = if bare { None } else { Some(PyList::new(py, views)?) };
-        Ok((way as u8, new_bytes(py, &head)?, views))
+        match self.made(py, answer, &mut head, 0, envelope, buffers, 0)? {
+            Made::Whole(tokens) => {
+                let way = if none { bare_way(mask) } else { Way::ZeroCopy };
+                let views = (!tokens.is_empty()).then(Vec::new);
+                self.parts(py, way, &head, views, tokens)
+            }
+            Made::With(way, views, tokens) => self.parts(py, way, &head, Some(views), tokens),
+        }
     }
 
     /// Where these buffers would go, beside an envelope of this size: the way, the reply's flags, and the places.
@@ -203,10 +219,10 @@ impl Replies {
     fn open_ways(&self, count: usize, total: usize, mask: u8, envelope: usize) -> u8 {
         let bare = HEADER + envelope + TOKENS;
         let mut open = mask;
-        if bare + total + IN_FRAME * count > self.max_frame {
+        if total.saturating_add(bare + IN_FRAME * count) > self.max_frame {
             open &= !bit(Way::Inline);
         }
-        if bare + total + IN_MESSAGE * count + 11 > self.max_message {
+        if total.saturating_add(bare + IN_MESSAGE * count + 11) > self.max_message {
             open &= !bit(Way::Grpc);
         }
         if bare + PLACE * count > self.max_frame {
@@ -246,8 +262,32 @@ impl Replies {
         self.max_envelope.load(Ordering::Relaxed)
     }
 
-    /// Appends the head of a reply that has no buffers, whose envelope of `len` bytes follows. Whether it has tokens.
-    fn without_buffers(&self, answer: Answer, out: &mut Vec<u8>, len: usize) -> bool {
+    /// A reply for Python. Where there is no memory for it, its tokens are taken back.
+    fn parts<'py>(
+        &self,
+        py: Python<'py>,
+        way: Way,
+        head: &[u8],
+        views: Option<Vec<Bound<'py, PyAny>>>,
+        tokens: Tokens,
+    ) -> PyResult<Parts<'py>> {
+        let made = new_bytes(py, head).and_then(|head| {
+            let views = views.map(|views| PyList::new(py, views)).transpose()?;
+            Ok((way as u8, head, views))
+        });
+        made.inspect_err(|_| self.take_back(tokens))
+    }
+
+    /// A reply with these tokens is not sent after all.
+    pub fn take_back(&self, tokens: Tokens) {
+        self.borrowed.get().expect_again(&tokens.released);
+        if let Some(arena) = self.arena() {
+            arena.memory().freed(&tokens.granted);
+        }
+    }
+
+    /// Appends the head of a reply that has no buffers, whose envelope of `len` bytes follows.
+    fn without_buffers(&self, answer: Answer, out: &mut Vec<u8>, len: usize) -> Tokens {
         let released = self.borrowed.get().take_released();
         let Answer { kind, mask, call_id, tool_ns, .. } = answer;
         Reply::write_head(
@@ -263,24 +303,24 @@ impl Replies {
             &[],
             &released,
         );
-        !released.is_empty()
+        Tokens { granted: Vec::new(), released }
     }
 
     /// Appends a reply to `out`: all of it but the buffers that are left. A frame with its buffers of at most `join` bytes
     /// is written as a whole. The frame begins at `start` of `out`.
     #[expect(clippy::too_many_arguments, reason = "the parts of a reply")]
-    pub fn made(
+    pub fn made<'py>(
         &self,
-        py: Python<'_>,
+        py: Python<'py>,
         answer: Answer,
         out: &mut Vec<u8>,
         start: usize,
         envelope: &[u8],
         buffers: Vec<Buffer>,
         join: usize,
-    ) -> PyResult<Made> {
+    ) -> PyResult<Made<'py>> {
         let Answer { kind, mask, forced, call_id, tool_ns } = answer;
-        let total: usize = envelope.len() + buffers.iter().map(|buffer| buffer.len).sum::<usize>();
+        let total = envelope.len().saturating_add(sum(&buffers));
         if total > self.max_result {
             let (size, limit) = (total, self.max_result);
             let message = format!("the result has {size} bytes, the limit is {limit} (max_result of the pool)");
@@ -299,7 +339,7 @@ impl Replies {
         if buffers.is_empty() {
             let tokens = self.without_buffers(answer, out, envelope.len());
             out.extend_from_slice(envelope);
-            return Ok(Made::Whole { tokens });
+            return Ok(Made::Whole(tokens));
         }
         let placed = self.placed(py, &buffers, mask, forced, envelope.len())?;
         let (way, flags) = match placed {
@@ -309,7 +349,8 @@ impl Replies {
                 let way = Way::ZeroCopy;
                 Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &[], &places, &released);
                 out.extend_from_slice(envelope);
-                return Ok(Made::Whole { tokens: true });
+                let granted = places.iter().map(|place| place.token).collect();
+                return Ok(Made::Whole(Tokens { granted, released }));
             }
             Placed::Beside(way, flags) => (way, flags),
         };
@@ -331,19 +372,22 @@ impl Replies {
         } else {
             buffers
         };
+        // Whatever can fail comes before the tokens are taken.
+        let views = views(py, buffers)?;
         let released = self.borrowed.get().take_released();
         Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &lens, &[], &released);
         out.extend_from_slice(envelope);
+        let tokens = Tokens { granted: Vec::new(), released };
         if !whole {
-            return Ok(Made::With(way, buffers));
+            return Ok(Made::With(way, views, tokens));
         }
         out.resize(out.len() + padding(out.len() - start), 0);
         out.extend_from_slice(&copies);
-        Ok(Made::Whole { tokens: !released.is_empty() })
+        Ok(Made::Whole(tokens))
     }
 
     fn placed(&self, py: Python<'_>, buffers: &[Buffer], mask: u8, forced: bool, envelope: usize) -> PyResult<Placed> {
-        let total = buffers.iter().map(|buffer| buffer.len).sum();
+        let total = sum(buffers);
         let able = self.open_ways(buffers.len(), total, mask, envelope);
         let may = |way| able & bit(way) != 0;
         let mut flags = 0;
@@ -462,15 +506,14 @@ impl Replies {
     }
 
     fn forced(&self, py: Python<'_>, arena: &Arena, len: usize) -> PyResult<Found> {
-        let slot = arena.forced(py, len as u64).map_err(|error| {
+        self.stir(py)?;
+        arena.forced(py, len as u64).map_err(|error| {
             if error.is_instance_of::<PyOSError>(py) || error.is_instance_of::<PyMemoryError>(py) {
                 let message = format!("no shared memory for {len} bytes: {}", error.value(py));
                 return transfer_error(py, "no_memory", message, None);
             }
             error
-        })?;
-        self.stir(py)?;
-        Ok(slot)
+        })
     }
 
     /// A request came, which waited for so many nanoseconds for the interpreter's lock.
@@ -515,6 +558,9 @@ impl Replies {
                 lend.bind(py).call0()?;
             }
         }
+        if memory.wants_spare() {
+            self.maintenance.bind(py).call_method0(intern!(py, "stir_now"))?;
+        }
         let slots = std::mem::take(&mut held.slots);
         let granted = buffers.iter().zip(slots).map(|(buffer, (slot, there))| {
             let offset = there.unwrap_or(slot.slot.offset);
@@ -523,9 +569,6 @@ impl Replies {
         // A slot that is held lies in a chunk that is there.
         let places = granted.collect::<Option<Vec<Place>>>();
         let places = places.ok_or_else(|| PyMemoryError::new_err("a chunk is gone while its slot is held"))?;
-        if memory.wants_spare() {
-            self.maintenance.bind(py).call_method0(intern!(py, "stir_now"))?;
-        }
         Ok(Placed::Memory(places, flags))
     }
 }
@@ -548,8 +591,12 @@ impl Drop for Slots<'_> {
     }
 }
 
+fn sum(buffers: &[Buffer]) -> usize {
+    buffers.iter().fold(0, |sum, buffer| sum.saturating_add(buffer.len))
+}
+
 /// The bytes of each as a memoryview.
-pub fn views<'py>(py: Python<'py>, buffers: Vec<Buffer>) -> PyResult<Vec<Bound<'py, PyAny>>> {
+fn views<'py>(py: Python<'py>, buffers: Vec<Buffer>) -> PyResult<Vec<Bound<'py, PyAny>>> {
     buffers.into_iter().map(|buffer| buffer.view(py)).collect()
 }
 

@@ -46,6 +46,5 @@ def empty(shape: Any, dtype: Any = float) -> Any:
 def _made(arena: Arena, length: int, dtype: Any, sizes: tuple[int, ...]) -> Any:
     import numpy
 
-    slot = arena.force(length)
     # Its base is the exporter itself: as few objects as can be between the array and its memory.
-    return numpy.ndarray(sizes, dtype, arena.lend(slot, length))
+    return numpy.ndarray(sizes, dtype, arena.made(length))

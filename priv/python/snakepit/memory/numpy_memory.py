@@ -1,7 +1,7 @@
 """numpy's large arrays in the worker's shared memory: an ordinary result is then sent without a copy.
 
 numpy asks its memory handler (NEP 49) for the data of every array. Ours is the small native library `snakepit_numpy`,
-which comes back here for large arrays only. The rules that keep it harmless:
+which asks the arena for large arrays only. The rules that keep it harmless:
 
 - It is installed in a lane once a large array had to be copied out: a worker that returns none never has it.
 - It lends only slots that lie idle and warm, never more than half of the arena; else numpy's own memory is used.
@@ -16,7 +16,6 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from ..codec.arrays import LARGE
-from ..support.context import undisturbed
 
 if TYPE_CHECKING:
     from .._native import Arena
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
 _SET_HANDLER, _GET_HANDLER = 304, 305
 _CAPSULE = b"mem_handler"
 
-_Take = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_size_t)
 # numpy keeps its handler for each context, and a new thread has a new one.
 _installed: ContextVar[bool] = ContextVar("snakepit_numpy_memory", default=False)
 
@@ -39,8 +37,6 @@ class NumpyMemory:
         self._library: Any = None
         self._capsule: Any = None
         self._set: Any = None
-        # numpy calls it until the process ends.
-        self._take = _Take(self._lend)
 
     def install(self) -> None:
         """Arrays that this thread makes from now on may lie in the arena. Does nothing where that cannot be."""
@@ -63,8 +59,8 @@ class NumpyMemory:
     def _load(self, table: Any, before: int) -> None:
         library = ctypes.CDLL(self._path)
         library.snakepit_numpy_handler.restype = ctypes.c_void_p
-        library.snakepit_numpy_handler.argtypes = [ctypes.c_void_p, ctypes.c_size_t, _Take]
-        handler = library.snakepit_numpy_handler(before, LARGE, self._take)
+        library.snakepit_numpy_handler.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p]
+        handler = library.snakepit_numpy_handler(before, LARGE, self._arena.numpy_takes())
         if not handler:
             raise ValueError("this numpy's handlers are of another version")
         make = ctypes.pythonapi.PyCapsule_New
@@ -74,14 +70,6 @@ class NumpyMemory:
         self._arena.numpy_frees(ctypes.cast(library.snakepit_numpy_freed, ctypes.c_void_p).value or 0)
         # Last: with it, this is complete.
         self._capsule = make(handler, _CAPSULE, None)
-
-    def _lend(self, length: int) -> int | None:
-        # Called by numpy, in the middle of a tool. Nothing may come out of here but an address.
-        try:
-            address: int | None = undisturbed(self._arena.lend_to_numpy, length)
-            return address
-        except BaseException:
-            return None
 
 
 def _numpy_functions() -> Any:

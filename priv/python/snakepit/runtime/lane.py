@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -61,6 +62,9 @@ class Lane:
         except (ProtocolError, OSError):
             # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
             return
+        except Exception as error:
+            # No memory, most likely. The same: the BEAM ends a worker whose lane it has lost, and says why.
+            sys.stderr.write(f"snakepit: a lane ends: {type(error).__name__}: {error}\n")
         finally:
             if fork.is_child():
                 # Forked by what is no tool: a handler of a signal, say.
