@@ -22,7 +22,9 @@ defmodule Snakepit.Bench.Peers do
   def name, do: "peers"
 
   @impl true
-  def about, do: "round trips over those of gRPC, ports, MessagePack, multiprocessing, ZeroMQ, iceoryx2, ray and Arrow Flight"
+  def about,
+    do:
+      "round trips over those of gRPC, ports, MessagePack, multiprocessing, ZeroMQ, iceoryx2, ray and Arrow Flight"
 
   @impl true
   def seconds(%{quick?: quick?}), do: if(quick?, do: 60, else: 420)
