@@ -29,7 +29,7 @@ mod tool;
 
 use pyo3::prelude::*;
 
-// What is read of Python's objects is read under the interpreter's lock.
+// Python's objects are read under the interpreter's lock.
 #[pymodule(gil_used = true)]
 mod _native {
     #[pymodule_export]
