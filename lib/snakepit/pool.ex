@@ -130,7 +130,7 @@ defmodule Snakepit.Pool do
     ArgumentError -> []
   end
 
-  # ---- for workers ------------------------------------------------------------------------------------------------
+  # ---- for the manager --------------------------------------------------------------------------------------------
 
   @doc false
   @spec worker_up(Handle.t(), non_neg_integer(), [Lane.t()]) :: :ok
@@ -282,7 +282,7 @@ defmodule Snakepit.Pool do
   end
 
   @impl true
-  # A run that is up already is replaced by this one: its owner gets a message when its last call is done.
+  # A run that is up already is replaced by this one: this process gets `:lanes_retired` when its last call is done.
   def handle_cast({:worker_up, index, [%Lane{worker: worker} | _]}, %{room: room} = state)
       when index >= room do
     # It left in this moment.

@@ -9,7 +9,7 @@ defmodule Snakepit.Worker do
   # | `greeting`  | it connected, and has not said hello                | its hello is right                         | `importing` |
   # | `importing` | it imports its modules, runs hooks and warm-up calls | it says that it is ready                   | `ready`     |
   # | `ready`     | its lanes are given out to callers                  | the owner drains it                        | `draining`  |
-  # | `draining`  | no new calls; those that run may finish             | the owner says that the last one is over   | (stops)     |
+  # | `draining`  | no new calls; those that run may finish             | the pool says that the last one is over    | (stops)     |
   # | `ending`    | no calls; its process was killed, or is dying       | the launcher says that the process is gone | `over`      |
   # | `over`      | its resources are released but for the lanes        | callers had time to read and ask why       | (stops)     |
   #
@@ -61,7 +61,7 @@ defmodule Snakepit.Worker do
   def start_link(%Spec{} = spec), do: :gen_statem.start_link(States, spec, [])
 
   @doc "The owner has acted upon what it was sent."
-  @spec noted(pid(), :ready | :ended) :: :ok
+  @spec noted(pid(), :ready | {:ended, again? :: boolean()}) :: :ok
   def noted(worker, what), do: :gen_statem.cast(worker, {:noted, what})
 
   @doc "Its lanes are not given out any more. `retired/1` follows when the last call is over."
@@ -130,7 +130,7 @@ defmodule Snakepit.Worker do
 
   @doc """
   Why the run ended, in words. Waits for the end of one that is just ending, but not beyond `timeout`. `:gone`: this process
-  ended; `:stopping`: it is being stopped.
+  ended, or did not know in time; `:stopping`: it is being stopped.
   """
   @spec why(Lane.t(), timeout()) :: String.t() | :stopping | :gone
   def why(%Lane{worker: worker}, timeout), do: call(worker, :why, min(timeout, @why_ms), :gone)

@@ -2,8 +2,9 @@ defmodule Snakepit.Call.Exchange do
   @moduledoc false
   # A prepared call and a lane: the request goes out by the first of its ways that works, the reply comes back.
   #
-  # The second element of every answer says whether the lane is at rest, so that it may be used again, or whether the
-  # tool still runs there, so that it has to be cancelled first (`whole?`: see LaneRecovery).
+  # The second element of every answer says whether the lane is at rest, so that it may be used again; whether the tool
+  # still runs there, so that it has to be cancelled first (`whole?`: see LaneRecovery); or whether it is lost, and its
+  # worker is ended.
 
   alias Snakepit.{Error, Native, Pool, Transfer, Worker}
   alias Snakepit.Call.{ByGrpc, Cancellation, Items, Limits, Outcome, Received, Request, WayBreaker}
@@ -87,7 +88,7 @@ defmodule Snakepit.Call.Exchange do
       :open when call.options.request == way ->
         {:error, WayBreaker.open(call.handle, way), :at_rest, %{ex | request_way: way}}
 
-      # No other way is left, or its breaker has no objection.
+      # No other way is left: this one is tried although its breaker is open, and not recorded.
       :open ->
         send_by(way, call, lane, others, %{ex | permit: nil})
 

@@ -15,8 +15,8 @@ defmodule Snakepit.Pool.Arena do
   def start_link(pool), do: GenServer.start_link(__MODULE__, pool, name: Handle.name(:arena, pool))
 
   @doc """
-  Prepares memory for buffers of these lengths, for the next call: this one went another way. Whether that worked is logged
-  to the breaker of shared memory, whose `probe` the call may have had.
+  Prepares memory for buffers of these lengths, for the next call: this one went another way. Whether that worked is recorded
+  in the breaker of shared memory, whose `probe` the call may have had.
   """
   @spec warm(Handle.t(), [non_neg_integer()], Breaker.probe() | nil) :: :ok
   def warm(%Handle{arena_maintenance: maintenance}, lengths, probe),
@@ -142,11 +142,15 @@ defmodule Snakepit.Pool.Arena do
   defp made({:error, why}, _lengths) when why in [:too_large, :closed], do: :void
 
   # A lease is counted for the process that called. One that is dead (a task) passed its results on, and who has them
-  # now is not known: then whoever refers to most bytes of any binaries.
+  # now is not known. Only where no living one holds any: whoever refers to most bytes of any binaries.
   defp holder([]), do: nil
 
-  defp holder([{pid, _bytes} | _]),
-    do: if(Process.alive?(pid), do: pid, else: Enum.max_by(Process.list(), &binary_bytes/1))
+  defp holder(leases) do
+    case Enum.find(leases, fn {pid, _bytes} -> Process.alive?(pid) end) do
+      {pid, _bytes} -> pid
+      nil -> Enum.max_by(Process.list(), &binary_bytes/1)
+    end
+  end
 
   defp binary_bytes(pid) do
     case Process.info(pid, :binary) do

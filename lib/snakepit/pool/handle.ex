@@ -40,8 +40,6 @@ defmodule Snakepit.Pool.Handle do
           busy_poll: Native.busy_poll() | nil
         }
 
-  # Each worker's breaker, which its runs that died young without a call open.
-
   # By the pool's process: it owns the checkout queue and the table of lanes.
   @spec new(Pool.Options.t()) :: t()
   def new(%Pool.Options{} = options) do

@@ -350,7 +350,7 @@ defmodule Snakepit.Pool.Manager do
   defp event({:ended, outcome}, pid, run, state) do
     at_once? = counted(outcome, run, state)
     state = remember(put_in(state.runs[pid].over?, true), run.number, outcome.error.message)
-    Worker.noted(pid, :ended)
+    Worker.noted(pid, {:ended, run.departing == nil})
     ended = outcome |> Map.take([:error, :ready?, :ran_ms]) |> Map.put(:at_once?, at_once?)
     concerning(run, state, {:ended, run.id, ended})
   end

@@ -17,7 +17,7 @@ defmodule Snakepit.Worker.Report do
     Telemetry.execute(@up, measurements, Map.put(who(run), :restarts, run.spec.restarts))
   end
 
-  @doc "Its process is gone. `why`: in words."
+  @doc "Its process is gone, or will be in a moment. `why`: in words."
   @spec down(Run.t(), String.t()) :: :ok
   def down(run, why), do: down(run, why, run.meant?)
 
@@ -36,12 +36,13 @@ defmodule Snakepit.Worker.Report do
 
   defp who(run), do: %{pool: run.spec.pool, worker: run.spec.name, os_pid: Launcher.os_pid(run)}
 
-  @doc "A run that served ended, and nobody wanted it to."
-  @spec died(Run.t(), String.t()) :: :ok
-  def died(%Run{spec: spec} = run, why) do
+  @doc "A run that served ended, and nobody wanted it to. `again?`: another one follows."
+  @spec died(Run.t(), String.t(), boolean()) :: :ok
+  def died(%Run{spec: spec} = run, why, again?) do
     Logger.warning(
       "pool #{inspect(spec.pool)}: worker #{spec.name}#{os_process(run)} ended: #{why}, " <>
-        "#{ran(run.ran || [], now() - run.ready_at, run.meant?)}; it is started again"
+        "#{ran(run.ran || [], now() - run.ready_at, run.meant?)}" <>
+        if(again?, do: "; it is started again", else: "")
     )
   end
 

@@ -110,9 +110,9 @@ defmodule Snakepit.Worker.States do
     :keep_state_and_data
   end
 
-  def handle_event(:cast, {:noted, :ended}, :over, %Run{outcome: outcome} = run) do
+  def handle_event(:cast, {:noted, {:ended, again?}}, :over, %Run{outcome: outcome} = run) do
     Report.down(run, outcome.words)
-    if run.ready_at, do: Report.died(run, outcome.words)
+    if run.ready_at, do: Report.died(run, outcome.words, again?)
     answer_asking(run, outcome.error.message)
     {:keep_state, %{run | noted?: true, asking: []}}
   end
@@ -200,9 +200,10 @@ defmodule Snakepit.Worker.States do
 
   @impl true
   # Its resources were released when it ended.
-  def terminate(_reason, :over, run) do
+  def terminate(reason, :over, run) do
     unless run.noted?, do: Report.down(run, run.outcome.words)
-    answer_asking(run, :stopping)
+    # Its time is over though the manager, which may be busy, has not noted its end: the callers ask that.
+    answer_asking(run, if(reason == :normal, do: :gone, else: :stopping))
     Run.close_lanes(run)
   end
 

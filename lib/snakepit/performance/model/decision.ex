@@ -2,8 +2,8 @@ defmodule Snakepit.Performance.Model.Decision do
   @moduledoc false
   # Makes the plan of a call. No process is asked, and no model evaluated: a decision reads the pool's table.
   #
-  #   1. masks: what the caller, the pool, the lane's worker and the breakers allow
-  #   2. nothing to decide: no large part, a part that lies in shared memory already, a single way, a pool without a model
+  #   1. nothing to decide: no large part, a part that lies in shared memory already, a single way, a pool without a model
+  #   2. masks: what the caller, the pool, the lane's worker and the breakers allow
   #   3. the policy's custom rules
   #   4. the table, which may explore between its two best ways, if both are allowed
 
@@ -129,7 +129,8 @@ defmodule Snakepit.Performance.Model.Decision do
   defp able?(:zero_copy, lane), do: lane.zero_copy
   defp able?(:grpc, lane), do: lane.grpc
 
-  # The ways that no breaker refuses. If it refuses all of them, all: the call says so.
+  # The ways that no breaker refuses. If it refuses all of them, all: the last is tried all the same, unless the caller
+  # forced a way, whose refusal is the call's error.
   defp closed(ways, handle), do: if_any(for(way <- ways, not refused?(way, handle), do: way), ways)
 
   defp refused?(:inline, _handle), do: false
