@@ -126,8 +126,9 @@ class Calls:
         return self._raised(error, nanoseconds)
 
     def quickly_failed(self, call_id: int, mask: int, error: Exception, nanoseconds: int) -> Reply:
-        """The reply of a quick call whose result cannot be sent."""
+        """The reply of a quick call whose arguments did not come, or whose result cannot be sent."""
         self._mask, self._call_id = mask, call_id
+        self.seen = call_id
         return self._failed(self._as_failure(error), nanoseconds)
 
     def quickly_returned(
