@@ -223,9 +223,9 @@ defmodule Snakepit.Native do
   @spec worker_stale(worker()) :: [chunk_id()]
   def worker_stale(_worker), do: stub()
 
-  @doc "The latest call that a request was made of for this lane; `read?`: its last reply was read."
+  @doc "The latest call that a request was made of for this lane. `holds?`: it has tokens; `read?`: its last reply was read."
   @spec worker_last_call(worker(), lane :: non_neg_integer()) ::
-          {id :: pos_integer(), stream? :: boolean(), read? :: boolean()} | nil
+          {id :: pos_integer(), stream? :: boolean(), holds? :: boolean(), read? :: boolean()} | nil
   def worker_last_call(_worker, _lane), do: stub()
 
   @doc "The lane's latest call could not be sent, not in whole: it never ran."

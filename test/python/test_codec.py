@@ -235,7 +235,7 @@ class Crossing(unittest.TestCase):
             self.assertTrue(same(result, cross_once(encoder, Decoder(), result)))
 
     def test_a_list_that_is_half_decoded_is_nobody_elses(self):
-        # What makes a decimal may run any code, and so may a thread that has its turn meanwhile.
+        # The function that makes a decimal may run any code, and another thread may run meanwhile.
         seen = []
 
         def make(code, parts):

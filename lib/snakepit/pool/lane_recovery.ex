@@ -117,18 +117,31 @@ defmodule Snakepit.Pool.LaneRecovery do
 
   defp answered(%{last: last} = s, seen, lost?) do
     case last do
-      nil -> checkin(s)
-      {_id, _stream?, true} -> checkin(s)
-      {^seen, _stream?, false} when not lost? -> checkin(s)
+      nil ->
+        checkin(s)
+
+      {_id, _stream?, _holds?, true} ->
+        checkin(s)
+
+      {^seen, _stream?, _holds?, false} when not lost? ->
+        checkin(s)
+
       # Its one reply went to a caller that was dead. The next answer will say that nothing is lost.
-      {^seen, false, false} when not s.taken_back? -> synchronize(%{requested(s, seen) | taken_back?: true})
+      {^seen, false, _holds?, false} when not s.taken_back? ->
+        synchronize(%{requested(s, seen) | taken_back?: true})
+
+      # A request that was made and never sent, and took nothing with it.
+      {id, _stream?, false, false} when id != seen ->
+        checkin(s)
+
       # An item of a stream that may be lost, or a request that was made and never sent: what it holds would be held for
       # ever.
-      _ -> discard(s, s.why)
+      _ ->
+        discard(s, s.why)
     end
   end
 
-  defp stream?(%{last: {_id, stream?, _read?}}), do: stream?
+  defp stream?(%{last: {_id, stream?, _holds?, _read?}}), do: stream?
   defp stream?(_s), do: false
 
   # Every call before the synchronization; those that follow on the lane have greater ids.

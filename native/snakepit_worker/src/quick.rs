@@ -134,16 +134,12 @@ impl QuickCalls {
         }
         let Ok(body) = head.body(frame) else { return left };
         let replies = self.replies.get();
+        replies.freed(&body.freed);
         let mut views = match (body.table, own) {
-            (Table::ZeroCopy(places), _) if replies.borrowed().has(&places) => {
-                if !places.is_empty() {
-                    replies.stir(py)?;
-                }
-                match replies.borrowed().shown(py, &places) {
-                    Ok(views) => views,
-                    Err(error) => return self.failed(calls, &head, error, 0),
-                }
-            }
+            (Table::ZeroCopy(places), _) if replies.borrowed().has(&places) => match replies.shown(py, &places) {
+                Ok(views) => views,
+                Err(error) => return self.failed(calls, &head, error, 0),
+            },
             (Table::Inline(ranges), Some(own)) => {
                 let views = ranges.into_iter().map(|range| View::of_frame(own, range.start, range.len()).shown(py));
                 views.collect::<PyResult<_>>()?
@@ -151,10 +147,6 @@ impl QuickCalls {
             (Table::Inline(ranges), None) if ranges.is_empty() => Vec::new(),
             _ => return left,
         };
-        if let Some(arena) = replies.arena() {
-            // A second look passes over tokens that were freed already.
-            arena.memory().freed(&body.freed);
-        }
         match looked_at(py, self.open(py, &frame[body.envelope], &mut views))? {
             Some(opened) => {
                 drop(views);

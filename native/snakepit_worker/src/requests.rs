@@ -115,10 +115,7 @@ impl Requests {
     /// The part after the header. Tokens in it are freed.
     fn body(&self, py: Python<'_>, head: &RequestHead, frame: &[u8]) -> PyResult<RequestBody> {
         let body = head.body(frame).map_err(|bad| protocol_error(py, bad.0))?;
-        if let Some(arena) = self.replies.get().arena() {
-            // A second look passes over tokens that were freed already.
-            arena.memory().freed(&body.freed);
-        }
+        self.replies.get().freed(&body.freed);
         Ok(body)
     }
 
@@ -130,12 +127,7 @@ impl Requests {
     ) -> PyResult<Vec<Bound<'py, PyAny>>> {
         let py = frame.py();
         match table {
-            Table::ZeroCopy(places) => {
-                if !places.is_empty() {
-                    self.replies.get().stir(py)?;
-                }
-                self.replies.get().borrowed().shown(py, places)
-            }
+            Table::ZeroCopy(places) => self.replies.get().shown(py, places),
             Table::Inline(ranges) => ranges
                 .iter()
                 .map(|range| frame.get_item(PySlice::new(py, range.start as isize, range.end as isize, 1)))

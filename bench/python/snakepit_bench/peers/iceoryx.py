@@ -1,7 +1,7 @@
 """iceoryx2: bytes are copied into a sample in shared memory, published, and copied out on the other side; and back.
 
-Whoever waits for a sample sleeps until a notification comes (`iceoryx2`), or asks again and again, and so keeps a core
-(`iceoryx2_spinning`).
+An end that waits for a sample sleeps until a notification comes (`iceoryx2`), or asks again and again, which keeps a
+core busy (`iceoryx2_spinning`).
 """
 
 from __future__ import annotations

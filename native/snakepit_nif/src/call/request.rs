@@ -119,7 +119,8 @@ fn write_request<'a>(
         first
     };
     if kind == Ask::Call {
-        worker.calls.issue(lane, call_id, flags & FLAG_STREAM != 0, envelope.as_slice());
+        let holds = !places.is_empty() || !freed.is_empty();
+        worker.calls.issue(lane, call_id, flags & FLAG_STREAM != 0, holds, envelope.as_slice());
     }
     Ok((atoms::ok(), call_id, frame, unsent_chunks, copied).encode(env))
 }

@@ -13,6 +13,8 @@ const KEPT_ENVELOPE: usize = 4096;
 struct Issued {
     id: u64,
     stream: bool,
+    /// Whether the request has tokens: of places in it, or of slots that it gives back. Unsent, it takes them with it.
+    holds: bool,
     /// Whether its last reply was read.
     read: bool,
     /// It is known that the worker did not get it.
@@ -41,19 +43,21 @@ impl IssuedCalls {
     }
 
     /// A request was made: its caller may die before it is sent.
-    pub fn issue(&self, lane: u32, id: u64, stream: bool, envelope: &[u8]) {
+    pub fn issue(&self, lane: u32, id: u64, stream: bool, holds: bool, envelope: &[u8]) {
         let at = Instant::now();
         let mut calls = self.calls();
         let issued = calls.entry(lane).or_insert_with(|| Issued {
             id,
             stream,
+            holds,
             read: false,
             unsent: false,
             at,
             command: String::new(),
             envelope: Vec::new(),
         });
-        (issued.id, issued.stream, issued.read, issued.unsent, issued.at) = (id, stream, false, false, at);
+        (issued.id, issued.stream, issued.holds, issued.at) = (id, stream, holds, at);
+        (issued.read, issued.unsent) = (false, false);
         call::command(envelope, &mut issued.command);
         issued.envelope.clear();
         if envelope.len() <= KEPT_ENVELOPE && call::names_caller(envelope) {
@@ -88,8 +92,9 @@ impl IssuedCalls {
         }
     }
 
-    /// The latest call of a lane: its id, whether it is a stream, and whether its last reply was read.
-    pub fn last(&self, lane: u32) -> Option<(u64, bool, bool)> {
-        self.calls().get(&lane).map(|issued| (issued.id, issued.stream, issued.read))
+    /// The latest call of a lane: its id, whether it is a stream, whether its request has tokens, and whether its last
+    /// reply was read.
+    pub fn last(&self, lane: u32) -> Option<(u64, bool, bool, bool)> {
+        self.calls().get(&lane).map(|issued| (issued.id, issued.stream, issued.holds, issued.read))
     }
 }

@@ -176,9 +176,9 @@ fn worker_stale(worker: WorkerArc) -> Vec<u64> {
     worker.stale()
 }
 
-/// The latest call that was written for a lane: `{id, stream?, read?}`, or nil.
+/// The latest call that was written for a lane: `{id, stream?, holds?, read?}`, or nil.
 #[rustler::nif]
-fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool)> {
+fn worker_last_call(worker: WorkerArc, lane: u32) -> Option<(u64, bool, bool, bool)> {
     worker.calls.last(lane)
 }
 

@@ -281,9 +281,7 @@ impl Replies {
     /// A reply with these tokens is not sent after all.
     pub fn take_back(&self, tokens: Tokens) {
         self.borrowed.get().expect_again(&tokens.released);
-        if let Some(arena) = self.arena() {
-            arena.memory().freed(&tokens.granted);
-        }
+        self.freed(&tokens.granted);
     }
 
     /// Appends the head of a reply that has no buffers, whose envelope of `len` bytes follows.
@@ -530,12 +528,27 @@ impl Replies {
         self.borrowed.get()
     }
 
-    pub fn arena(&self) -> Option<&Arena> {
+    fn arena(&self) -> Option<&Arena> {
         self.arena.as_ref().map(Py::get)
     }
 
+    /// The BEAM let go of these. A request may be looked at twice: tokens that were freed already are passed over.
+    pub fn freed(&self, tokens: &[u64]) {
+        if let Some(arena) = self.arena() {
+            arena.memory().freed(tokens);
+        }
+    }
+
+    /// Views of a request's places. Each token comes back once, whatever happens.
+    pub fn shown<'py>(&self, py: Python<'py>, places: &[Place]) -> PyResult<Vec<Bound<'py, PyAny>>> {
+        if !places.is_empty() {
+            self.stir(py)?;
+        }
+        self.borrowed().shown(py, places)
+    }
+
     /// There is something to look after from now on.
-    pub fn stir(&self, py: Python<'_>) -> PyResult<()> {
+    fn stir(&self, py: Python<'_>) -> PyResult<()> {
         self.maintenance.bind(py).call_method0(intern!(py, "stir")).map(drop)
     }
 
