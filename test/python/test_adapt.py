@@ -54,9 +54,9 @@ class Served:
             frame += bytes(-len(frame) % 64) + data
         reply = self.calls.quick(bytes(frame))
         if reply is not None:
-            return reply[4:] if isinstance(reply, bytes) else reply[1]
+            return reply[4:] if isinstance(reply, bytes) else reply.head
         # As a lane reads it: memory that can be written to, and views that cannot.
-        return self.calls.answer(memoryview(bytearray(frame)).toreadonly())[1]
+        return self.calls.answer(memoryview(bytearray(frame)).toreadonly()).head
 
 
 def sent(data):

@@ -29,7 +29,6 @@ from snakepit.support.limits import RESULT
 from snakepit.tools import registry
 from snakepit.tools.registry import collect
 from snakepit.tools.signature import Tool
-from snakepit.wire.frames import HEADER, lay_out
 
 
 def accepts(annotation, value):
@@ -196,7 +195,7 @@ class Conversions(unittest.TestCase):
         envelope = packb(["f", {"x": value}, None])
         frame = memoryview(REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope)
         reply = next(lane.stream(frame)) if stream else lane.answer(frame)
-        return unpackb(reply[1][HEADER:])
+        return unpackb(reply.envelope)
 
     def test_whatever_it_raises(self):
         for annotation, value, kind in [
@@ -260,8 +259,8 @@ class Frames(unittest.TestCase):
             frame += b"".join(n.to_bytes(8, "little") for n in (*sizes, 77)) + envelope
             for size in sizes:
                 frame += bytes(-len(frame) % 64) + b"a" * size
-            head = lane.answer(memoryview(frame))[1]
-            self.assertEqual(head[0], 1, head)
+            reply = lane.answer(memoryview(frame))
+            self.assertEqual(reply.kind, 1, reply.head)
             good.append(frame)
         for _ in range(20_000):
             data = bytearray(rng.choice(good))
@@ -276,8 +275,8 @@ class Frames(unittest.TestCase):
                 replies = list(lane.stream(frame)) if rng.random() < 0.2 else [lane.answer(frame)]
             except ProtocolError:
                 continue
-            self.assertIn(replies[-1][1][0], (1, 2, 4))
-        self.assertEqual(lane.answer(memoryview(good[0]))[1][0], 1)
+            self.assertIn(replies[-1].kind, (1, 2, 4))
+        self.assertEqual(lane.answer(memoryview(good[0])).kind, 1)
 
     def test_what_is_no_way_ends_the_lane(self):
         lane = calls()
@@ -291,11 +290,11 @@ class Frames(unittest.TestCase):
         lane = calls()
         envelope = packb(["identity", {"x": 1}, nested(100)])
         frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
-        expected = calls().answer(memoryview(frame))[1][24:]
+        expected = calls().answer(memoryview(frame)).head[24:]
         self.assertIn(b"a caller must be", expected)
         for _ in range(3):
             self.assertIsNone(lane.quick(bytes(frame)))
-            self.assertEqual(lane.answer(memoryview(frame))[1][24:], expected)
+            self.assertEqual(lane.answer(memoryview(frame)).head[24:], expected)
 
     def test_the_quick_path_says_what_the_other_says_or_nothing(self):
         rng = random.Random(12)
@@ -337,9 +336,8 @@ class Frames(unittest.TestCase):
             if reply is None:
                 continue
             quickly += 1
-            head = reply[4:] if isinstance(reply, bytes) else reply[1]
-            _, expected, views = lane.answer(memoryview(frame))
-            expected = b"".join(lay_out(expected, views or ()))
+            head = reply[4:] if isinstance(reply, bytes) else reply.head
+            expected = lane.answer(memoryview(frame)).frame()
             # All but how long it took.
             self.assertEqual((head[:16], head[24:]), (expected[:16], expected[24:]), envelope)
             if number < len(good):

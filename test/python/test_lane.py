@@ -8,7 +8,7 @@ import unittest
 
 from msgpack import packb, unpackb
 
-from beam import REQUEST
+from beam import REPLY, REQUEST
 from snakepit._native import Borrowed
 from snakepit.memory.maintenance import Maintenance
 from snakepit.runtime.calls import Service
@@ -16,7 +16,6 @@ from snakepit.runtime.lane import Lane
 from snakepit.support import context
 from snakepit.support.limits import CALL, ERROR, RESULT, SPIN, SYNC
 from snakepit.tools.registry import collect, tool
-from snakepit.wire.frames import REPLY
 
 
 @tool

@@ -9,7 +9,7 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PySlice};
+use pyo3::types::PySlice;
 use snakepit_core::frame::{FLAG_SPIN, HEADER, RequestHead, Way};
 use snakepit_core::spin::Rest;
 use std::io::Error;
@@ -106,11 +106,11 @@ fn served<'py>(
             };
             lane.call_method1(intern!(py, "slowly"), (shown, views)).map(drop)
         }
-        Outcome::Frame(lost) => {
+        Outcome::Frame(unread) => {
             lane.setattr(intern!(py, "waiting"), py.None())?;
-            match lost {
+            match unread {
                 // If nobody reads this reply, its tokens can be taken back.
-                Some(head) => lane.setattr(intern!(py, "lost"), PyBytes::new(py, &out[PREFIX..PREFIX + head]))?,
+                Some(tokens) => lane.setattr(intern!(py, "lost"), tokens)?,
                 None => lane.setattr(intern!(py, "lost"), false)?,
             }
             window.send(py, out)

@@ -49,11 +49,13 @@ mod _native {
     #[pymodule_export]
     use crate::memory::replies::Replies;
     #[pymodule_export]
+    use crate::memory::reply::{Reply, Unread};
+    #[pymodule_export]
     use crate::memory::view::View;
     #[pymodule_export]
     use crate::quick::QuickCalls;
     #[pymodule_export]
-    use crate::requests::Requests;
+    use crate::requests::{Requests, frame_layout};
 }
 
 /// Where in a value something lies: one step down from a container.

@@ -1,10 +1,11 @@
 //! The usual call in one go: all arguments of a known tool, a result that does not run on. Between the frame's arrival and
 //! the tool, and between its return and the reply's departure, no line of the Python package runs.
 
-use crate::decode::{Decoder, Failure, Run, new_bytes};
+use crate::decode::{Decoder, Failure, Run};
 use crate::encode::Encoder;
 use crate::memory::buffers::Buffer;
 use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way};
+use crate::memory::reply::Unread;
 use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::ndarray::Array;
 use crate::tool::{Fit, Tool};
@@ -13,9 +14,7 @@ use pyo3::ffi;
 use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBool, PyBytes, PyDict, PyFloat, PyInt, PyList, PyMemoryView, PySet, PyString, PyTuple};
-use snakepit_core::frame::{
-    Ask, Counts, FLAG_FORCED, FLAG_STREAM, HEADER, Kind, Reply, RequestHead, TOKEN, Table, Way, entry,
-};
+use snakepit_core::frame::{Ask, FLAG_FORCED, FLAG_STREAM, HEADER, Kind, Reply, RequestHead, Table, Way};
 use snakepit_core::reader::{Budget, Reader, Token};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -27,8 +26,8 @@ pub const PREFIX: usize = 4;
 pub enum Outcome<'py> {
     /// It is not so usual, or not right: no tool ran. The views of its buffers, if they were made: each goes back once.
     Left(Option<Vec<Bound<'py, PyAny>>>),
-    /// The reply is a whole frame, its length before it. How long its head is before the envelope, if that has tokens.
-    Frame(Option<usize>),
+    /// The reply is a whole frame, its length before it, with these tokens.
+    Frame(Option<Unread>),
     /// The reply, as `snakepit.runtime.calls.Calls` makes it.
     Reply(Bound<'py, PyAny>),
 }
@@ -78,7 +77,7 @@ impl QuickCalls {
         Self { decoder, encoder, tools, cancellation, caller, replies, known: Mutex::default() }
     }
 
-    /// The reply to a frame: a whole frame, its own length before it (`bytes`), or one as `calls` makes it. `None`, before
+    /// The reply to a frame: a whole frame, its own length before it (`bytes`), or a `Reply`. `None`, before
     /// any tool ran, for whatever is not so usual, or not right.
     fn call<'py>(&self, calls: &Bound<'py, PyAny>, frame: &[u8]) -> PyResult<Option<Bound<'py, PyAny>>> {
         let py = calls.py();
@@ -314,7 +313,7 @@ impl QuickCalls {
     ) -> PyResult<Outcome<'py>> {
         let replies = self.replies.get();
         let size = out.len() - PREFIX - HEADER;
-        let whole = if buffers.is_empty() && size <= replies.max_envelope() && !replies.borrowed().returns_wait() {
+        let unread = if buffers.is_empty() && size <= replies.max_envelope() && !replies.borrowed().returns_wait() {
             let Answer { kind, mask, call_id, tool_ns, .. } = answer;
             let head = Reply::bare_head(kind, bare_way(mask), replies.waited(), size as u32, call_id, tool_ns);
             out[PREFIX..PREFIX + HEADER].copy_from_slice(&head);
@@ -323,15 +322,12 @@ impl QuickCalls {
             let envelope = out.split_off(PREFIX + HEADER);
             out.truncate(PREFIX);
             match replies.made(py, answer, out, PREFIX, &envelope, buffers, JOIN) {
-                Ok(Made::Whole(tokens)) => (!tokens.is_empty()).then(|| head_len(&out[PREFIX..])),
+                Ok(Made::Whole(tokens)) => Unread::of(answer.call_id, tokens),
                 Ok(Made::With(way, views, tokens)) => {
-                    let head = new_bytes(py, &out[PREFIX..]);
-                    return match head.and_then(|head| (way as u8, head, views).into_pyobject(py)) {
-                        Ok(parts) => Ok(Outcome::Reply(parts.into_any())),
-                        Err(error) => {
-                            replies.take_back(tokens);
-                            self.failed(calls, request, error, answer.tool_ns)
-                        }
+                    let head = out[PREFIX..].to_vec();
+                    return match replies.shown_reply(py, answer, way, head, views, tokens) {
+                        Ok(reply) => Ok(Outcome::Reply(reply.into_any())),
+                        Err(error) => self.failed(calls, request, error, answer.tool_ns),
                     };
                 }
                 Err(error) => return self.failed(calls, request, error, answer.tool_ns),
@@ -339,7 +335,7 @@ impl QuickCalls {
         };
         let len = (out.len() - PREFIX) as u32;
         out[..PREFIX].copy_from_slice(&len.to_be_bytes());
-        Ok(Outcome::Frame(whole))
+        Ok(Outcome::Frame(unread))
     }
 
     /// Calls the user's code, which may be cancelled meanwhile, as `Calls._users` does.
@@ -423,12 +419,6 @@ fn is_plain(value: &Bound<'_, PyAny>) -> bool {
         || value.is_exact_instance_of::<PyBytes>()
         || value.is_exact_instance_of::<PySet>()
         || value.is_exact_instance_of::<PyMemoryView>()
-}
-
-/// How long a reply's head is before its envelope, table and tokens included.
-fn head_len(frame: &[u8]) -> usize {
-    let table = frame.get(1).and_then(|way| Way::from_u8(*way)).map_or(0, entry);
-    Counts::read(frame).map_or(0, |counts| HEADER + counts.buffers * table + counts.released * TOKEN)
 }
 
 /// Nanoseconds of the clock that Python's `perf_counter_ns` reads.

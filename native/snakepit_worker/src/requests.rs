@@ -7,8 +7,9 @@ use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::PyTypeError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyList, PySlice, PyTuple};
-use snakepit_core::frame::{Ask, Request, RequestBody, RequestHead, Table, Way};
+use snakepit_core::frame::{Ask, LAYOUT, Request, RequestBody, RequestHead, Table, Way};
 use snakepit_core::reader::{Budget, Reader, Token};
+use std::collections::HashMap;
 
 /// Reads the requests of one lane.
 #[pyclass(frozen, module = "snakepit._native")]
@@ -142,4 +143,11 @@ impl Requests {
             }
         }
     }
+}
+
+/// Everything a frame's header is made of, by section and name: a number, or a field's offset and size.
+#[pyfunction]
+pub fn frame_layout() -> HashMap<&'static str, HashMap<&'static str, Vec<u64>>> {
+    let section = |entries: &[(&'static str, &[u64])]| entries.iter().map(|(name, of)| (*name, of.to_vec())).collect();
+    LAYOUT.iter().map(|(name, entries)| (*name, section(entries))).collect()
 }

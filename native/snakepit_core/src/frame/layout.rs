@@ -1,5 +1,5 @@
 //! The frame as data, to be compared with what other languages have: `Snakepit.Native.frame_layout/0` shows it to Elixir,
-//! and a test of Python reads this file.
+//! `_native.frame_layout()` to Python.
 
 use super::{Ask, FLAG_FORCED, FLAG_IN_PLACE, FLAG_RETURN, FLAG_SPIN, FLAG_STREAM, FLAG_WANTED_MEMORY, HEADER};
 use super::{INLINE_ALIGN, Kind, LENGTH, MAX_BUFFERS, PLACE, TOKEN, Way};

@@ -350,9 +350,23 @@ impl Counts {
             released: number(layout::REPLY_RELEASED),
         })
     }
+
+    /// Where the tokens that a reply of this way releases stand in it; its envelope follows them.
+    pub fn released_at(&self, way: Way) -> std::ops::Range<usize> {
+        let start = HEADER + self.buffers * entry(way);
+        start..start + self.released * TOKEN
+    }
 }
 
 impl Reply {
+    /// Takes the released tokens out of a reply that was written up to its envelope's end, or further.
+    pub fn forget_released(written: &mut Vec<u8>) {
+        let way = written.get(1).and_then(|way| Way::from_u8(*way));
+        let Some((counts, way)) = Counts::read(written).zip(way) else { return };
+        written.drain(counts.released_at(way));
+        written[layout::REPLY_RELEASED..HEADER].fill(0);
+    }
+
     /// Appends header, table and tokens of a reply; an envelope of this many bytes follows them, and then the buffers of
     /// the way inline. For zero_copy, `places` are used in place of `lens`.
     #[expect(clippy::too_many_arguments, reason = "the fields of a header")]

@@ -101,9 +101,10 @@ impl Borrowed {
     }
 
     /// Tokens of a reply that is not sent after all: the next one has them.
-    fn take_back(&self, tokens: Vec<u64>) {
+    pub fn take_back(&self, tokens: Vec<u64>) {
         if !snakepit_fork::is_child() {
-            self.expect_again(&tokens);
+            self.returns.expect(tokens.len());
+            self.returns.end(&tokens);
         }
     }
 
@@ -133,12 +134,6 @@ impl Borrowed {
 
     fn there(&self, chunks: &Chunks, chunk: u64) -> Option<Arc<Mapping>> {
         chunks.mapped.get(&chunk).cloned().or_else(|| self.own.as_ref()?.get().memory().mapping(chunk))
-    }
-
-    /// Tokens that were taken to be given back, and were not.
-    pub fn expect_again(&self, tokens: &[u64]) {
-        self.returns.expect(tokens.len());
-        self.returns.end(tokens);
     }
 
     /// As `views`.

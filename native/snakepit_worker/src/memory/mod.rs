@@ -9,6 +9,7 @@
 //! | [`holders`] | whether somebody else may still write to a result |
 //! | [`buffers`] | what travels beside an envelope |
 //! | [`replies`] | the way of a reply's buffers, and the reply |
+//! | [`reply`] | a reply that the Python package sends |
 //!
 //! Locks in here are held for bookkeeping only: under none of them is an object of Python made, called or let go of. So
 //! no destructor can come back for a lock that its own thread holds, and none is waited for by a thread that the
@@ -21,4 +22,5 @@ pub mod buffers;
 pub mod holders;
 pub mod mapping;
 pub mod replies;
+pub mod reply;
 pub mod view;

@@ -5,14 +5,14 @@ use super::arena::{Arena, Found, Memory};
 use super::borrowed::{Borrowed, Row, row};
 use super::buffers::{Buffer, Buffers};
 use super::holders::sole_holders;
-use crate::decode::new_bytes;
+use super::reply::{Reply, Unread};
 use crate::errors::{call_error, transfer_error};
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyValueError};
 use pyo3::intern;
 use pyo3::prelude::*;
-use pyo3::types::{PyBytes, PyDict, PyList};
+use pyo3::types::PyDict;
 use snakepit_core::frame::{
-    FLAG_IN_PLACE, FLAG_WANTED_MEMORY, HEADER, INLINE_ALIGN, Kind, LENGTH, PLACE, Place, Reply, Way, padding, wait_code,
+    self, FLAG_IN_PLACE, FLAG_WANTED_MEMORY, HEADER, INLINE_ALIGN, Kind, LENGTH, PLACE, Place, Way, padding, wait_code,
 };
 use snakepit_core::locks::locked;
 use std::sync::Mutex;
@@ -73,11 +73,11 @@ enum Placed {
     Beside(Way, u8),
 }
 
-/// The tokens in a reply's head.
-#[derive(Default)]
+/// The tokens in a reply's head: those of the places that it grants, and those that it gives back.
+#[derive(Clone, Default)]
 pub struct Tokens {
-    granted: Vec<u64>,
-    released: Vec<u64>,
+    pub granted: Vec<u64>,
+    pub released: Vec<u64>,
 }
 
 impl Tokens {
@@ -87,11 +87,11 @@ impl Tokens {
 }
 
 /// A reply, ready to be sent.
-pub enum Made<'py> {
+pub enum Made {
     /// All of the frame is written.
     Whole(Tokens),
     /// The head is written; the bytes of these go beside it.
-    With(Way, Vec<Bound<'py, PyAny>>, Tokens),
+    With(Way, Vec<Py<PyAny>>, Tokens),
 }
 
 /// Makes the replies of one lane.
@@ -115,10 +115,6 @@ pub struct Replies {
 
 /// The slot of a buffer, held for it, and the offset in its chunk where the buffer lies already (`None`: to be copied).
 type Target = (Found, Option<u64>);
-
-/// A reply as Python has it: the way, everything up to the envelope's end, and the buffers that follow or go beside it.
-/// `None` in place of these: there are neither buffers nor tokens.
-type Parts<'py> = (u8, Bound<'py, PyBytes>, Option<Bound<'py, PyList>>);
 
 #[pymethods]
 impl Replies {
@@ -159,13 +155,12 @@ impl Replies {
         call_id: u64,
         tool_ns: u64,
         envelope: &[u8],
-    ) -> PyResult<Parts<'py>> {
+    ) -> PyResult<Bound<'py, Reply>> {
         let answer = Answer { kind: a_kind(kind)?, mask, forced: false, call_id, tool_ns };
         let mut head = Vec::with_capacity(HEADER + envelope.len());
         let tokens = self.without_buffers(answer, &mut head, envelope.len());
         head.extend_from_slice(envelope);
-        let views = (!tokens.is_empty()).then(Vec::new);
-        self.parts(py, bare_way(mask), &head, views, tokens)
+        self.shown_reply(py, answer, bare_way(mask), head, Vec::new(), tokens)
     }
 
     /// A reply with the buffers of `buffers`, if there are any. Raises `CallError` (transfer) where no allowed way can take
@@ -181,17 +176,16 @@ impl Replies {
         tool_ns: u64,
         envelope: &[u8],
         buffers: Option<&Buffers>,
-    ) -> PyResult<Parts<'py>> {
+    ) -> PyResult<Bound<'py, Reply>> {
         let answer = Answer { kind: a_kind(kind)?, mask, forced, call_id, tool_ns };
         let buffers = buffers.map(Buffers::take).unwrap_or_default();
         let (mut head, none) = (Vec::new(), buffers.is_empty());
         match self.made(py, answer, &mut head, 0, envelope, buffers, 0)? {
             Made::Whole(tokens) => {
                 let way = if none { bare_way(mask) } else { Way::ZeroCopy };
-                let views = (!tokens.is_empty()).then(Vec::new);
-                self.parts(py, way, &head, views, tokens)
+                self.shown_reply(py, answer, way, head, Vec::new(), tokens)
             }
-            Made::With(way, views, tokens) => self.parts(py, way, &head, Some(views), tokens),
+            Made::With(way, views, tokens) => self.shown_reply(py, answer, way, head, views, tokens),
         }
     }
 
@@ -231,6 +225,11 @@ impl Replies {
         open
     }
 
+    /// A reply with these tokens was not read: they go back to where they come from.
+    fn unread(&self, unread: &Unread) {
+        self.take_back(Tokens { granted: unread.granted.clone(), released: unread.released.clone() });
+    }
+
     /// The BEAM's table of ways: for each kind and bin of sizes, whether shared memory is not dearer than the frame.
     #[setter]
     fn set_table(&self, table: &[u8]) -> PyResult<()> {
@@ -263,24 +262,21 @@ impl Replies {
     }
 
     /// A reply for Python. Where there is no memory for it, its tokens are taken back.
-    fn parts<'py>(
+    pub fn shown_reply<'py>(
         &self,
         py: Python<'py>,
+        answer: Answer,
         way: Way,
-        head: &[u8],
-        views: Option<Vec<Bound<'py, PyAny>>>,
+        head: Vec<u8>,
+        views: Vec<Py<PyAny>>,
         tokens: Tokens,
-    ) -> PyResult<Parts<'py>> {
-        let made = new_bytes(py, head).and_then(|head| {
-            let views = views.map(|views| PyList::new(py, views)).transpose()?;
-            Ok((way as u8, head, views))
-        });
-        made.inspect_err(|_| self.take_back(tokens))
+    ) -> PyResult<Bound<'py, Reply>> {
+        Bound::new(py, Reply::new(answer, way, head, views, tokens.clone())).inspect_err(|_| self.take_back(tokens))
     }
 
     /// A reply with these tokens is not sent after all.
     pub fn take_back(&self, tokens: Tokens) {
-        self.borrowed.get().expect_again(&tokens.released);
+        self.borrowed.get().take_back(tokens.released);
         self.freed(&tokens.granted);
     }
 
@@ -288,7 +284,7 @@ impl Replies {
     fn without_buffers(&self, answer: Answer, out: &mut Vec<u8>, len: usize) -> Tokens {
         let released = self.borrowed.get().take_released();
         let Answer { kind, mask, call_id, tool_ns, .. } = answer;
-        Reply::write_head(
+        frame::Reply::write_head(
             out,
             kind,
             bare_way(mask),
@@ -307,16 +303,16 @@ impl Replies {
     /// Appends a reply to `out`: all of it but the buffers that are left. A frame with its buffers of at most `join` bytes
     /// is written as a whole. The frame begins at `start` of `out`.
     #[expect(clippy::too_many_arguments, reason = "the parts of a reply")]
-    pub fn made<'py>(
+    pub fn made(
         &self,
-        py: Python<'py>,
+        py: Python<'_>,
         answer: Answer,
         out: &mut Vec<u8>,
         start: usize,
         envelope: &[u8],
         buffers: Vec<Buffer>,
         join: usize,
-    ) -> PyResult<Made<'py>> {
+    ) -> PyResult<Made> {
         let Answer { kind, mask, forced, call_id, tool_ns } = answer;
         let total = envelope.len().saturating_add(sum(&buffers));
         if total > self.max_result {
@@ -345,7 +341,19 @@ impl Replies {
                 drop(buffers);
                 let released = self.borrowed.get().take_released();
                 let way = Way::ZeroCopy;
-                Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &[], &places, &released);
+                frame::Reply::write_head(
+                    out,
+                    kind,
+                    way,
+                    flags,
+                    self.waited(),
+                    call_id,
+                    tool_ns,
+                    len,
+                    &[],
+                    &places,
+                    &released,
+                );
                 out.extend_from_slice(envelope);
                 let granted = places.iter().map(|place| place.token).collect();
                 return Ok(Made::Whole(Tokens { granted, released }));
@@ -373,7 +381,7 @@ impl Replies {
         // Whatever can fail comes before the tokens are taken.
         let views = views(py, buffers)?;
         let released = self.borrowed.get().take_released();
-        Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &lens, &[], &released);
+        frame::Reply::write_head(out, kind, way, flags, self.waited(), call_id, tool_ns, len, &lens, &[], &released);
         out.extend_from_slice(envelope);
         let tokens = Tokens { granted: Vec::new(), released };
         if !whole {
@@ -609,8 +617,8 @@ fn sum(buffers: &[Buffer]) -> usize {
 }
 
 /// The bytes of each as a memoryview.
-fn views<'py>(py: Python<'py>, buffers: Vec<Buffer>) -> PyResult<Vec<Bound<'py, PyAny>>> {
-    buffers.into_iter().map(|buffer| buffer.view(py)).collect()
+fn views(py: Python<'_>, buffers: Vec<Buffer>) -> PyResult<Vec<Py<PyAny>>> {
+    buffers.into_iter().map(|buffer| Ok(buffer.view(py)?.unbind())).collect()
 }
 
 impl Buffer {

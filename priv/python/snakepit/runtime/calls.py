@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgpack import packb
 
-from .._native import QuickCalls, Replies, Requests
+from .._native import QuickCalls, Replies, Requests, Unread
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
 from ..support import context
@@ -32,18 +32,13 @@ from ..support.limits import (
     RETURNED,
 )
 from ..tools.probe import PROBE
-from ..wire.frames import REPLY, granted_tokens, without_released
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
 
-    from .._native import Arena, Borrowed
+    from .._native import Arena, Borrowed, Reply
     from ..memory.maintenance import Maintenance
     from ..tools.signature import Tool
-
-# Way, everything up to the envelope's end, and the buffers that follow or go beside it (`None`: there are neither
-# buffers nor tokens).
-Reply = tuple[int, bytes, list[memoryview] | None]
 
 _LATE = frozenset({types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType})
 
@@ -114,8 +109,8 @@ class Calls:
     def quick(self, frame: bytes) -> bytes | Reply | None:
         """The usual call in one go: all arguments of a known tool.
 
-        Its reply is a whole frame, with its length before it, or one as from `answer`. Returns `None`, before any tool
-        ran, for whatever is not so usual, or not right: `answer` then does all of it, and explains what is wrong.
+        Its reply is a whole frame, with its length before it, or as from `answer`. Returns `None`, before any tool ran,
+        for whatever is not so usual, or not right: `answer` then does all of it, and explains what is wrong.
         """
         reply: bytes | Reply | None = self.quick_calls.call(self, frame)
         return reply
@@ -419,43 +414,32 @@ class Calls:
         buffers = self._encoder.take_buffers()
         return self.replies.reply(kind, self._mask, self._forced, self._call_id, nanoseconds, envelope, buffers)
 
-    def synchronized(self, frame: memoryview, lost: bool | bytes) -> tuple[Reply, bool | bytes]:
+    def synchronized(self, frame: memoryview, lost: bool | Unread) -> tuple[Reply, bool | Unread]:
         """The answer to a caller that asks whether a call runs here: none does, or this request would have to wait.
 
         It names the last call, and says whether tokens are lost if its replies were not read. The request may name a
-        call whose reply was not read: its tokens are taken back, where `lost` is the head of its only reply.
+        call whose reply was not read: its tokens are taken back, where `lost` has those of its only reply.
         """
         self._mask, self._call_id, unread = self._requests.synchronize(frame)
-        if isinstance(lost, bytes) and unread == REPLY.unpack_from(lost)[5]:
-            if self._service.arena is not None:
-                self._service.arena.freed(granted_tokens(lost))
-            # They go with the answer.
-            self._borrowed.take_back(without_released(lost)[1])
+        if isinstance(lost, Unread) and unread == lost.call_id:
+            # Those that it gave back go with the answer.
+            self.replies.unread(lost)
             lost = False
         return self._bare(RESULT, 0, self._encoder.encode([self.seen, bool(lost)])), lost
 
-    def unread(self, reply: Reply) -> None:
-        """Takes back what a reply grants that nobody will read."""
-        arena = self._service.arena
-        if arena is not None:
-            arena.freed(granted_tokens(reply[1]))
+    def keep_released(self, reply: Reply) -> None:
+        """Takes the released tokens out of a reply that may not arrive, or that another one stands for."""
+        self._borrowed.take_back(reply.take_released())
 
-    def keeping_released(self, head: bytes) -> bytes:
-        """The head of a reply that may not arrive: its released tokens go another way."""
-        head, released = without_released(head)
-        if released:
-            self._borrowed.take_back(released)
-        return head
-
-    def no_way(self, head: bytes) -> Reply:
-        """The reply that stands for a stream's item, of this head, which the lane may not carry."""
-        self._borrowed.take_back(without_released(head)[1])
+    def no_way(self, reply: Reply) -> Reply:
+        """The reply that stands for a stream's item which the lane may not carry."""
+        self.keep_released(reply)
         message = "a stream's large items cannot go by gRPC on a lane: call it by gRPC, or allow another way"
         return self._failed(CallError("transfer", "no_way", message), 0)
 
-    def too_large(self, head: bytes, size: int, limit: int) -> Reply:
-        """The reply that stands for one, of this head, which gRPC cannot carry."""
-        self._borrowed.take_back(without_released(head)[1])
+    def too_large(self, reply: Reply, size: int, limit: int) -> Reply:
+        """The reply that stands for one which gRPC cannot carry."""
+        self.keep_released(reply)
         message = f"the reply has {size} bytes, a gRPC message at most {limit}"
         return self._failed(CallError("transfer", "too_large", message, details={"bytes": size, "limit": limit}), 0)
 

@@ -12,13 +12,12 @@ import grpc
 from .._native import Requests, close_in_children
 from ..support.errors import ProtocolError
 from ..support.limits import FETCH, INLINE, MAX_GRPC_MESSAGE
-from ..wire.frames import granted_tokens, lay_out
 from ..wire.payload import payload_size, read_payload, write_payload
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from .calls import Reply
+    from .._native import Reply
     from .lane import Lane
 
 _OPTIONS = [
@@ -79,8 +78,8 @@ class Worker:
                 with self._running(lane):
                     reply = lane.calls.answer(frame, buffers)
                 message = self._message(lane, reply)
-                if not context.is_active():
-                    lane.calls.unread(reply)
+                if reply.tokens is not None and not context.is_active():
+                    lane.calls.replies.unread(reply.tokens)
                     lane.lost = False
                 return message
         except ProtocolError as error:
@@ -131,15 +130,12 @@ class Worker:
 
     @staticmethod
     def _message(lane: Lane, reply: Reply) -> bytes:
-        way, head, views = reply
-        head = lane.calls.keeping_released(head)
-        if granted_tokens(head):
-            lane.lost = True
-        views = views or []
-        size = payload_size(head, views)
+        size = payload_size(reply.head, reply.buffers)
         if size > MAX_GRPC_MESSAGE:
-            way, head, _ = lane.calls.too_large(head, size, MAX_GRPC_MESSAGE)
-            views = []
-        if way == INLINE:
-            return write_payload(b"".join(lay_out(head, views)), [])
-        return write_payload(head, views)
+            reply = lane.calls.too_large(reply, size, MAX_GRPC_MESSAGE)
+        lane.calls.keep_released(reply)
+        if reply.tokens is not None:
+            lane.lost = True
+        if reply.way == INLINE:
+            return write_payload(reply.frame(), ())
+        return write_payload(reply.head, reply.buffers)

@@ -7,33 +7,20 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from .._native import Requests, add_descriptor, remove_row, serve
+from .._native import Requests, Unread, add_descriptor, remove_row, serve
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
-from ..support.limits import (
-    ERROR,
-    GRPC,
-    INLINE,
-    MAX_FRAME,
-    MAX_GRPC_MESSAGE,
-    RESULT,
-    STREAM,
-    SYNC,
-    WAITS,
-    ZERO_COPY,
-)
-from ..wire.frames import FRAME_START, PREFIX, REPLY, lay_out, without_released, write_head
+from ..support.limits import ERROR, GRPC, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC
 from ..wire.payload import payload_size, write_payload
 from .calls import Calls
 
 if TYPE_CHECKING:
-    from .calls import Reply, Service
+    from .._native import Reply
+    from .calls import Service
 
+# Where a frame begins in a lane's buffer: after its length, and so that tensors in it are aligned for numpy.
+_START = 16
 _ROOM = 64 << 10
-# Up to this many bytes are joined and sent by one call.
-_JOIN = 128 << 10
-_IOV_MAX = 512
-_NIL = b"\xc0"
 
 
 class Lane:
@@ -50,15 +37,15 @@ class Lane:
         # A reply that waits to be fetched by gRPC: call id and payload.
         self.waiting: tuple[int, bytes] | None = None
         # Whether a reply of the last call had tokens, of places that it grants or buffers that it gives back: if nobody
-        # read it, they are lost. The head of that reply where it is the only one, so that they can be taken back.
-        self.lost: bool | bytes = False
+        # read it, they are lost. The tokens, if it is the only one of its call: they can be taken back.
+        self.lost: bool | Unread = False
 
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""
         self.here()
-        memory = memoryview(bytearray(FRAME_START + _ROOM))
+        memory = memoryview(bytearray(_START + _ROOM))
         try:
-            serve(self, self.calls.quick_calls, self.sock.fileno(), memory, FRAME_START, self.service.busy_poll)
+            serve(self, self.calls.quick_calls, self.sock.fileno(), memory, _START, self.service.busy_poll)
         except (ProtocolError, OSError):
             # The peer broke the protocol or went away: the connection ends, and the BEAM sees it.
             return
@@ -98,9 +85,9 @@ class Lane:
         replies = self.calls.stream(frame, views=views)
         try:
             for reply in replies:
-                if reply[0] == GRPC and reply[2]:
+                if reply.way == GRPC and reply.buffers:
                     # A lane keeps one reply to be fetched; the items of a stream would be many.
-                    self.send(self.calls.no_way(reply[1]))
+                    self.send(self.calls.no_way(reply))
                     return
                 self.send(reply)
         finally:
@@ -108,44 +95,19 @@ class Lane:
             replies.close()
 
     def send(self, reply: Reply) -> None:
-        way, head, views = reply
-        if views is not None:
-            kind, _, _, _, _, _, _, count, released = REPLY.unpack_from(head)
-            if released or (count and way == ZERO_COPY):
-                self.lost = head if kind in (RESULT, ERROR) and not self.lost else True
-            if way == GRPC and views:
-                size = payload_size(head, views)
-                if size > MAX_GRPC_MESSAGE:
-                    way, head, views = self.calls.too_large(head, size, MAX_GRPC_MESSAGE)
-                else:
-                    head, views = self._keep(head, views), None
-        if not (way == INLINE and views) and len(head) <= _JOIN:
-            self.sock.sendall(PREFIX.pack(len(head)) + head)
-            return
-        parts = lay_out(head, views or ()) if way == INLINE else [head]
-        total = sum(len(part) for part in parts)
-        if total > MAX_FRAME:
-            raise ProtocolError("a reply is longer than a frame can be")
-        parts.insert(0, PREFIX.pack(total))
-        if total <= _JOIN:
-            self.sock.sendall(b"".join(parts))
-            return
-        for at in range(0, len(parts), _IOV_MAX):
-            batch = parts[at : at + _IOV_MAX]
-            sent = self.sock.sendmsg(batch)
-            for part in batch:
-                if sent >= len(part):
-                    sent -= len(part)
-                else:
-                    self.sock.sendall(memoryview(part)[sent:])
-                    sent = 0
+        last = reply.kind in (RESULT, ERROR)
+        if reply.way == GRPC and reply.buffers:
+            reply = self._keep(reply)
+        tokens = reply.tokens
+        if tokens is not None:
+            self.lost = tokens if last and not self.lost else True
+        reply.send(self.sock.fileno())
 
-    def _keep(self, head: bytes, views: list[memoryview]) -> bytes:
-        """Keeps a reply until it is fetched; returns what the lane says instead.
-
-        The tokens go with what is sent now: a reply that nobody fetches must not take them away.
-        """
-        head, released = without_released(head)
-        _, _, flags, _, _, call_id, nanoseconds, _, _ = REPLY.unpack_from(head)
-        self.waiting = (call_id, write_payload(head, views))
-        return write_head(WAITS, GRPC, flags, call_id, nanoseconds, _NIL, (), (), released)
+    def _keep(self, reply: Reply) -> Reply:
+        """Keeps a reply until it is fetched; returns what the lane says instead."""
+        size = payload_size(reply.head, reply.buffers)
+        if size > MAX_GRPC_MESSAGE:
+            return self.calls.too_large(reply, size, MAX_GRPC_MESSAGE)
+        waits = reply.waits()
+        self.waiting = (reply.call_id, write_payload(reply.head, reply.buffers))
+        return waits

@@ -10,7 +10,6 @@ from msgpack import unpackb
 from .._native import Requests
 from ..support import identity
 from ..support.limits import ERROR
-from ..wire.frames import HEADER, REPLY
 from . import hooks
 
 if TYPE_CHECKING:
@@ -81,11 +80,9 @@ class Life:
 
     def _call(self, envelope: bytes) -> None:
         """A call like any other, but for the lane: nobody else has one before the worker is ready."""
-        _way, reply, _views = self._calls.answer(memoryview(Requests.plain(envelope)))
-        kind, _, _, _, length, _, _, _, released = REPLY.unpack_from(reply)
-        if kind == ERROR:
-            at = HEADER + 8 * released
-            raise WarmUpFailed(unpackb(reply[at : at + length]))
+        reply = self._calls.answer(memoryview(Requests.plain(envelope)))
+        if reply.kind == ERROR:
+            raise WarmUpFailed(unpackb(reply.envelope))
 
     def _say(self, hook: hooks.Hook, error: BaseException) -> None:
         from ..diagnosis.failures import describe

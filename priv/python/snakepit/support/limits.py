@@ -16,7 +16,6 @@ MAX_FRAME = (1 << 31) - 2
 # Longer error messages and tracebacks are cut here.
 MAX_TEXT = 64 << 10
 
-ALIGN = 64
 # The BEAM's table of ways has so many bins of sizes for each of so many kinds of values.
 BINS, KINDS = 160, 5
 
