@@ -30,6 +30,12 @@ pub const MAX_VALUES: u32 = 1 << 26;
 pub const MAX_DIMS: usize = 64;
 
 /// `bytes` as text, if they are UTF-8; vectorized.
+#[inline]
 pub fn utf8(bytes: &[u8]) -> Option<&str> {
+    // Most short strings are ASCII, which is known without a call.
+    if bytes.len() < 64 && bytes.is_ascii() {
+        // SAFETY: ASCII is UTF-8.
+        return Some(unsafe { std::str::from_utf8_unchecked(bytes) });
+    }
     simdutf8::basic::from_utf8(bytes).ok()
 }

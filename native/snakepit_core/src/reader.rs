@@ -27,6 +27,13 @@ pub enum Token<'a> {
     Ext(i8, &'a [u8]),
 }
 
+/// A number that is read at once; see [`Reader::number`].
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Number {
+    Int(i64),
+    Float(f64),
+}
+
 /// The number of values that an envelope's containers may still have; shared with the readers of nested payloads.
 pub struct Budget(Cell<u32>);
 
@@ -92,7 +99,7 @@ impl<'a> Reader<'a> {
 
     fn str(&mut self, len: usize) -> Result<Token<'a>, BadValue> {
         let bytes = self.take(len)?;
-        simdutf8::basic::from_utf8(bytes).map(Token::Str).map_err(|_| BadValue("a str is not UTF-8"))
+        crate::utf8(bytes).map(Token::Str).ok_or(BadValue("a str is not UTF-8"))
     }
 
     /// Each value takes a byte at least, so that a count larger than what is left is a lie. All that a container says it
@@ -115,6 +122,41 @@ impl<'a> Reader<'a> {
     fn ext(&mut self, len: usize) -> Result<Token<'a>, BadValue> {
         let code = self.be::<1>()?[0] as i8;
         Ok(Token::Ext(code, self.take(len)?))
+    }
+
+    /// The next value, if it is a float or an integer within `i64`: the usual item of a large list, without the way through
+    /// a [`Token`]. `None` leaves all as it is, for [`Self::next`] to say what is there.
+    #[inline(always)]
+    pub fn number(&mut self) -> Option<Number> {
+        let (&marker, rest) = self.rest.split_first()?;
+        macro_rules! int {
+            ($kind:ty) => {{
+                let (bytes, rest) = rest.split_first_chunk()?;
+                (Number::Int(i64::from(<$kind>::from_be_bytes(*bytes))), rest)
+            }};
+        }
+        let (number, rest) = match marker {
+            0xcb => {
+                let (bytes, rest) = rest.split_first_chunk()?;
+                (Number::Float(f64::from_be_bytes(*bytes)), rest)
+            }
+            0x00..=0x7f => (Number::Int(i64::from(marker)), rest),
+            0xe0..=0xff => (Number::Int(i64::from(marker as i8)), rest),
+            0xcc => int!(u8),
+            0xcd => int!(u16),
+            0xce => int!(u32),
+            0xcf => {
+                let (bytes, rest) = rest.split_first_chunk()?;
+                (Number::Int(i64::try_from(u64::from_be_bytes(*bytes)).ok()?), rest)
+            }
+            0xd0 => int!(i8),
+            0xd1 => int!(i16),
+            0xd2 => int!(i32),
+            0xd3 => int!(i64),
+            _ => return None,
+        };
+        self.rest = rest;
+        Some(number)
     }
 
     /// The next token.
@@ -294,6 +336,26 @@ mod tests {
             let mut w = Writer::default();
             write(&mut w, &tree);
             prop_assert_eq!(parse(w.as_slice()).unwrap(), tree);
+        }
+
+        #[test]
+        fn a_number_is_the_one_that_a_token_says(bytes in prop::collection::vec(any::<u8>(), 0..12), tree in trees()) {
+            let mut w = Writer::default();
+            write(&mut w, &tree);
+            for bytes in [&bytes[..], w.as_slice()] {
+                let budget = Budget::default();
+                let (mut quick, mut plain) = (Reader::new(bytes, &budget), Reader::new(bytes, &budget));
+                let number = quick.number();
+                match (plain.next(), number) {
+                    (Ok(Token::Int(n)), Some(Number::Int(m))) => prop_assert_eq!(n, m),
+                    (Ok(Token::Float(x)), Some(Number::Float(y))) => prop_assert_eq!(x.to_bits(), y.to_bits()),
+                    (Ok(Token::Float(_)), None) => prop_assert_eq!(bytes[0], 0xca),
+                    (Ok(Token::Int(_)), None) => prop_assert!(false, "an integer that was not read at once"),
+                    (_, number) => prop_assert_eq!(number, None),
+                }
+                let left = if number.is_some() { plain.rest } else { bytes };
+                prop_assert_eq!(quick.rest, left);
+            }
         }
 
         #[test]

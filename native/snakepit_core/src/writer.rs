@@ -68,28 +68,77 @@ impl Writer {
         self.out.push(if b { 0xc3 } else { 0xc2 });
     }
 
+    /// The shortest form that holds it, as of all numbers and lengths.
+    #[inline]
     pub fn int(&mut self, n: i64) {
-        encode::write_sint(&mut self.out, n).expect("memory");
+        if let Ok(n) = u64::try_from(n) {
+            self.uint(n);
+        } else if n >= -32 {
+            self.out.push(n as u8);
+        } else if let Ok(n) = i8::try_from(n) {
+            self.out.extend_from_slice(&[0xd0, n as u8]);
+        } else if let Ok(n) = i16::try_from(n) {
+            let [a, b] = n.to_be_bytes();
+            self.out.extend_from_slice(&[0xd1, a, b]);
+        } else if let Ok(n) = i32::try_from(n) {
+            let [a, b, c, d] = n.to_be_bytes();
+            self.out.extend_from_slice(&[0xd2, a, b, c, d]);
+        } else {
+            self.eight(0xd3, n.to_be_bytes());
+        }
     }
 
+    #[inline]
     pub fn uint(&mut self, n: u64) {
-        encode::write_uint(&mut self.out, n).expect("memory");
+        if n < 128 {
+            self.out.push(n as u8);
+        } else if let Ok(n) = u8::try_from(n) {
+            self.out.extend_from_slice(&[0xcc, n]);
+        } else if let Ok(n) = u16::try_from(n) {
+            let [a, b] = n.to_be_bytes();
+            self.out.extend_from_slice(&[0xcd, a, b]);
+        } else if let Ok(n) = u32::try_from(n) {
+            let [a, b, c, d] = n.to_be_bytes();
+            self.out.extend_from_slice(&[0xce, a, b, c, d]);
+        } else {
+            self.eight(0xcf, n.to_be_bytes());
+        }
     }
 
+    #[inline]
     pub fn float(&mut self, x: f64) {
-        encode::write_f64(&mut self.out, x).expect("memory");
+        self.eight(0xcb, x.to_be_bytes());
     }
 
+    #[inline]
+    fn eight(&mut self, marker: u8, [a, b, c, d, e, f, g, h]: [u8; 8]) {
+        self.out.extend_from_slice(&[marker, a, b, c, d, e, f, g, h]);
+    }
+
+    #[inline]
     pub fn str(&mut self, s: &str) {
-        encode::write_str(&mut self.out, s).expect("memory");
+        self.str_head(s.len() as u32);
+        self.out.extend_from_slice(s.as_bytes());
+    }
+
+    #[inline]
+    fn str_head(&mut self, len: u32) {
+        if len < 32 {
+            self.out.push(0xa0 | len as u8);
+        } else if let Ok(len) = u8::try_from(len) {
+            self.out.extend_from_slice(&[0xd9, len]);
+        } else {
+            encode::write_str_len(&mut self.out, len).expect("memory");
+        }
     }
 
     /// A string of these bytes; false, and nothing is written, if they are not UTF-8.
     ///
     /// They are read once, and what was written is checked: they may lie in memory that somebody else writes to.
+    #[inline]
     pub fn text(&mut self, bytes: &[u8]) -> bool {
         let start = self.out.len();
-        encode::write_str_len(&mut self.out, bytes.len() as u32).expect("memory");
+        self.str_head(bytes.len() as u32);
         let at = self.out.len();
         self.out.extend_from_slice(bytes);
         let sound = crate::utf8(&self.out[at..]).is_some();
@@ -141,5 +190,49 @@ impl Writer {
         let Ok(len) = u32::try_from(len) else { return false };
         self.out[open.0 + 1..open.0 + 5].copy_from_slice(&len.to_be_bytes());
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn same(ours: impl FnOnce(&mut Writer), theirs: impl FnOnce(&mut Vec<u8>)) {
+        let (mut writer, mut expected) = (Writer::default(), Vec::new());
+        ours(&mut writer);
+        theirs(&mut expected);
+        assert_eq!(writer.as_slice(), expected);
+    }
+
+    fn check(n: i64) {
+        same(|w| w.int(n), |out| assert!(encode::write_sint(out, n).is_ok()));
+        let u = n as u64;
+        same(|w| w.uint(u), |out| assert!(encode::write_uint(out, u).is_ok()));
+    }
+
+    #[test]
+    fn the_ends_of_each_form() {
+        for bits in [5, 7, 8, 15, 16, 31, 32, 63] {
+            for near in -2..=2 {
+                let n = (1_i128 << bits) + near;
+                check(n as i64);
+                check((-n) as i64);
+            }
+        }
+        for len in [0, 1, 31, 32, 255, 256, 65_535, 65_536] {
+            let text = "x".repeat(len);
+            same(|w| w.str(&text), |out| encode::write_str(out, &text).unwrap());
+            same(|w| assert!(w.text(text.as_bytes())), |out| encode::write_str(out, &text).unwrap());
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn numbers_have_the_form_that_the_library_gives_them(n: i64, x: f64, shift in 0..64) {
+            check(n);
+            check(n >> shift);
+            same(|w| w.float(x), |out| encode::write_f64(out, x).unwrap());
+        }
     }
 }

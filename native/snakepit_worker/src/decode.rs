@@ -10,7 +10,7 @@ use pyo3::types::{
     PyBool, PyBytes, PyDate, PyDateTime, PyDict, PyFloat, PyInt, PyList, PySet, PyString, PyTime, PyTuple,
 };
 use snakepit_core::locks::locked;
-use snakepit_core::reader::{BadValue, Budget, Reader, Token};
+use snakepit_core::reader::{BadValue, Budget, Number, Reader, Token};
 use snakepit_core::writer::ext;
 use snakepit_core::{MAX_DEPTH, MAX_DIMS};
 use std::collections::HashMap;
@@ -19,8 +19,10 @@ use std::sync::Mutex;
 /// So many kinds of tensors are remembered.
 const LAYOUTS: usize = 256;
 
-/// Why a request was not decoded.
-pub enum Failure {
+/// Why a request was not decoded. Small, as every value's result has room for it.
+pub struct Failure(pub Box<Why>);
+
+pub enum Why {
     /// Not an envelope.
     Bad(&'static str),
     /// A value that Python cannot have: the reason, and words for it.
@@ -30,14 +32,16 @@ pub enum Failure {
 }
 
 impl From<BadValue> for Failure {
+    #[cold]
     fn from(bad: BadValue) -> Self {
-        Self::Bad(bad.0)
+        Self(Box::new(Why::Bad(bad.0)))
     }
 }
 
 impl From<PyErr> for Failure {
+    #[cold]
     fn from(error: PyErr) -> Self {
-        Self::Raised(error)
+        Self(Box::new(Why::Raised(error)))
     }
 }
 
@@ -45,7 +49,7 @@ type Result<T> = std::result::Result<T, Failure>;
 type Decoded<'py> = Result<Bound<'py, PyAny>>;
 
 fn refused<T>(reason: &'static str, message: impl Into<String>) -> Result<T> {
-    Err(Failure::Refused(reason, message.into()))
+    Err(Failure(Box::new(Why::Refused(reason, message.into()))))
 }
 
 fn bad_value<T>(message: impl Into<String>) -> Result<T> {
@@ -196,19 +200,19 @@ impl Decoder {
 
     fn explained(&self, py: Python<'_>, failure: Failure, path: Vec<Step>) -> PyErr {
         // An exception that ends the call itself, such as its cancellation, says nothing of the request.
-        if let Failure::Raised(error) = &failure
+        if let Why::Raised(error) = &*failure.0
             && !error.is_instance_of::<PyException>(py)
         {
             return error.clone_ref(py);
         }
         let made = self.path(py, path).and_then(|path| {
-            let failure = match failure {
-                Failure::Bad(words) => {
+            let failure = match *failure.0 {
+                Why::Bad(words) => {
                     return self.error.bind(py).call1((("bad_envelope", words), py.None()));
                 }
-                Failure::Refused(reason, message) => (reason, message).into_pyobject(py)?.into_any(),
+                Why::Refused(reason, message) => (reason, message).into_pyobject(py)?.into_any(),
                 // Without its frames: they hold what was decoded so far, views of shared memory among it.
-                Failure::Raised(error) => {
+                Why::Raised(error) => {
                     error.set_traceback(py, None);
                     error.into_value(py).into_bound(py).into_any()
                 }
@@ -259,12 +263,12 @@ impl<'a, 'py> Run<'a, 'py> {
 
     fn request(&mut self, r: &mut Reader) -> Result<(Bound<'py, PyAny>, Bound<'py, PyAny>, Bound<'py, PyAny>)> {
         let Token::Array(3) = r.next()? else {
-            return Err(Failure::Bad("a request must be [command, args, caller]"));
+            return Err(BadValue("a request must be [command, args, caller]").into());
         };
         let nameless = "a request needs the name of a command and a map of arguments";
-        let command = self.a_string(r)?.ok_or(Failure::Bad(nameless))?;
+        let command = self.a_string(r)?.ok_or(BadValue(nameless))?;
         let Token::Map(n) = r.next()? else {
-            return Err(Failure::Bad(nameless));
+            return Err(BadValue(nameless).into());
         };
         let arguments = self.map(r, n, 1)?;
         let caller = self.caller(r)?;
@@ -274,7 +278,7 @@ impl<'a, 'py> Run<'a, 'py> {
 
     /// A session, or that and a correlation id.
     pub fn caller(&mut self, r: &mut Reader) -> Decoded<'py> {
-        const BAD: Failure = Failure::Bad("a caller must be a session, or that and a correlation id");
+        const BAD: BadValue = BadValue("a caller must be a session, or that and a correlation id");
         match r.next()? {
             Token::Nil => Ok(self.none()),
             Token::Array(2) => {
@@ -285,7 +289,7 @@ impl<'a, 'py> Run<'a, 'py> {
                 let id = self.a_string(r)?.ok_or(BAD)?;
                 Ok(PyList::new(self.py, [session, id])?.into_any())
             }
-            token => self.text_of(token)?.ok_or(BAD),
+            token => Ok(self.text_of(token)?.ok_or(BAD)?),
         }
     }
 
@@ -309,7 +313,17 @@ impl<'a, 'py> Run<'a, 'py> {
     }
 
     /// A value that would be a container of this depth.
+    #[inline]
     pub fn value(&mut self, r: &mut Reader, depth: u32) -> Decoded<'py> {
+        match r.number() {
+            Some(Number::Int(n)) => Ok(PyInt::new(self.py, n).into_any()),
+            Some(Number::Float(x)) => Ok(PyFloat::new(self.py, x).into_any()),
+            None => self.other(r, depth),
+        }
+    }
+
+    /// A value that is no number, or none that is read at once.
+    fn other(&mut self, r: &mut Reader, depth: u32) -> Decoded<'py> {
         let py = self.py;
         Ok(match r.next()? {
             Token::Nil => self.none(),
@@ -488,7 +502,7 @@ impl<'a, 'py> Run<'a, 'py> {
         // 64 bits, or -2^63 and less of them.
         let low = match magnitude.len() {
             0..8 => true,
-            8 => sign == 0 || u64::from_le_bytes(magnitude.try_into().map_err(|_| Failure::Bad(malformed))?) <= 1 << 63,
+            8 => sign == 0 || u64::from_le_bytes(magnitude.try_into().map_err(|_| BadValue(malformed))?) <= 1 << 63,
             _ => false,
         };
         if low {

@@ -1,7 +1,7 @@
 //! The usual call in one go: all arguments of a known tool, a result that does not run on. Between the frame's arrival and
 //! the tool, and between its return and the reply's departure, no line of the Python package runs.
 
-use crate::decode::{Decoder, Failure, Run};
+use crate::decode::{Decoder, Failure, Run, Why};
 use crate::encode::Encoder;
 use crate::memory::buffers::Buffer;
 use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way};
@@ -363,11 +363,10 @@ impl QuickCalls {
 /// `None` for a request that needs a second look, which finds what is wrong with it, and explains it. An exception that ends
 /// more than the call goes on.
 fn looked_at<T>(py: Python<'_>, opened: Result<Option<T>, Failure>) -> PyResult<Option<T>> {
-    match opened {
-        Ok(opened) => Ok(opened),
-        Err(Failure::Raised(error)) if !error.is_instance_of::<PyException>(py) => Err(error),
-        Err(_) => Ok(None),
-    }
+    opened.or_else(|failure| match *failure.0 {
+        Why::Raised(error) if !error.is_instance_of::<PyException>(py) => Err(error),
+        _ => Ok(None),
+    })
 }
 
 type Arguments<'py> = (Vec<u16>, Vec<Bound<'py, PyAny>>, Bound<'py, PyAny>, bool);

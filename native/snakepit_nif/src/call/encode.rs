@@ -35,8 +35,8 @@ fn encode_request<'a>(
         }
         Some((_, Refusal::Dirty)) => atoms::dirty().encode(env),
         Some((_, Refusal::Convert)) => atoms::convert().encode(env),
-        Some((root, Refusal::Term { path, reason, detail })) => {
-            (atoms::error(), path_text(root, &path), reason, detail).encode(env)
+        Some((root, Refusal::Term(bad))) => {
+            (atoms::error(), path_text(root, &bad.path), bad.reason, bad.detail).encode(env)
         }
     }
 }

@@ -10,6 +10,9 @@ use rustler::{Binary, Encoder, Env, Error, NewBinary, NifResult, Term};
 use snakepit_core::frame::{self, Ask, FLAG_STREAM, Place, Request, Way};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+/// An envelope of at most so many bytes is a part of the binary that its frame's head is.
+const JOINED: usize = 8 * 1024;
+
 static CALL: AtomicU64 = AtomicU64::new(1);
 
 /// `(kind, way, reply mask, flags, timeout ms, lane)`
@@ -96,17 +99,23 @@ fn write_request<'a>(
 
     // A request by gRPC may turn out not to be sendable: its tokens go by the control socket, which returns each once.
     let freed = if way == Way::Grpc { Vec::new() } else { worker.take_freed(bounds::TOKENS) };
-    let mut out = Vec::with_capacity(
-        frame::HEADER + lens.len() * frame::entry(way) + freed.len() * frame::TOKEN + envelope.len(),
-    );
+    let head = frame::HEADER + lens.len() * frame::entry(way) + freed.len() * frame::TOKEN;
+    // A large envelope is sent from where it lies; a small one is copied sooner than kept apart.
+    let apart = way != Way::Grpc && envelope.len() > JOINED;
+    let mut out = Vec::with_capacity(if apart { head } else { head + envelope.len() });
     request.write(&mut out, envelope.len(), &lens, &places, &freed);
-    out.extend_from_slice(envelope.as_slice());
-    let written = out.len();
+    if !apart {
+        out.extend_from_slice(envelope.as_slice());
+    }
     let first: Term = NewBinary::from_slice(env, &out).into();
-    let frame = if way == Way::Inline && !buffers.is_empty() {
+    let beside = if way == Way::Inline { &buffers[..] } else { &[] };
+    let frame = if apart || !beside.is_empty() {
         let mut parts = vec![first];
-        let mut position = written;
-        for buffer in &buffers {
+        if apart {
+            parts.push(envelope.to_term(env));
+        }
+        let mut position = head + envelope.len();
+        for buffer in beside {
             let gap = frame::padding(position);
             if gap > 0 {
                 parts.push(NewBinary::from_slice(env, &[0; frame::INLINE_ALIGN][..gap]).into());

@@ -36,8 +36,8 @@ struct Position {
 /// Sends a frame, a binary or a list of them, with its length before it. The rest stays here for `lane_flush`.
 #[rustler::nif]
 fn lane_send_clean<'a>(env: Env<'a>, lane: LaneRef<'a>, frame: Term<'a>) -> NifResult<Term<'a>> {
-    // A buffer, and the gap before it.
-    if frame.is_list() && frame.list_length()? > 2 * bounds::BUFFERS + 1 {
+    // Head and envelope; each buffer, and the gap before it.
+    if frame.is_list() && frame.list_length()? > 2 + 2 * bounds::BUFFERS {
         return Ok(atoms::dirty().encode(env));
     }
     send_frame(env, lane, frame)

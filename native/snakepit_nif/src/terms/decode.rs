@@ -3,11 +3,12 @@
 use super::dtypes::DTYPES;
 use super::shown::step;
 use crate::atoms;
+use rustler::sys::{self, ErlNifTerm};
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Binary, Encoder, Env, NewBinary, Term};
 use snakepit_core::MAX_DIMS;
 use snakepit_core::decimal;
-use snakepit_core::reader::{BadValue, Budget, Reader, Token};
+use snakepit_core::reader::{BadValue, Budget, Number, Reader, Token};
 use snakepit_core::writer::ext;
 
 /// Why an envelope was not decoded.
@@ -18,30 +19,39 @@ pub enum Failure {
     Value { path: Vec<String>, reason: Atom, detail: String },
 }
 
-impl From<BadValue> for Failure {
-    fn from(bad: BadValue) -> Self {
-        Self::Protocol(bad.0)
+/// A failure where it is made: small, as every value's result has room for it.
+pub struct Boxed(Box<Failure>);
+
+impl Boxed {
+    #[cold]
+    fn protocol(what: &'static str) -> Self {
+        Self(Box::new(Failure::Protocol(what)))
     }
 }
 
-type Decoded<'a> = Result<Term<'a>, Failure>;
+impl From<BadValue> for Boxed {
+    fn from(bad: BadValue) -> Self {
+        Self::protocol(bad.0)
+    }
+}
 
-fn at<'a>(result: Decoded<'a>, step: impl FnOnce() -> String) -> Decoded<'a> {
-    result.map_err(|failure| match failure {
-        Failure::Value { mut path, reason, detail } => {
+type Decoded<'a> = Result<Term<'a>, Boxed>;
+/// A term without its environment, so that it is returned in registers.
+type Made = Result<ErlNifTerm, Boxed>;
+
+fn at<T>(result: Result<T, Boxed>, step: impl FnOnce() -> String) -> Result<T, Boxed> {
+    result.map_err(|mut failure| {
+        if let Failure::Value { path, .. } = &mut *failure.0 {
             path.push(step());
-            Failure::Value { path, reason, detail }
         }
-        other => other,
+        failure
     })
 }
 
-/// Room for so many values is made at once. A count may be a lie; it grows with what is really there.
-const ROOM: usize = 4096;
 /// The BEAM's tuples have at most this many elements.
 const MAX_ARITY: usize = (1 << 24) - 1;
 
-const BAD_EXT: Failure = Failure::Protocol("an extension's payload is not what its code says");
+const BAD_EXT: BadValue = BadValue("an extension's payload is not what its code says");
 
 /// The context that decoding needs besides the bytes.
 pub struct Decoder<'a, 'b> {
@@ -55,76 +65,163 @@ pub struct Decoder<'a, 'b> {
 
 impl<'a> Decoder<'a, '_> {
     /// The one value an envelope holds.
-    pub fn envelope(&self, bytes: &[u8]) -> Decoded<'a> {
+    pub fn envelope(&self, bytes: &[u8]) -> Result<Term<'a>, Failure> {
         let budget = Budget::default();
         let mut reader = Reader::new(bytes, &budget);
-        let term = self.value(&mut reader)?;
-        reader.finish()?;
-        Ok(term)
+        let mut run = Run { decoder: self, stack: Vec::new(), keys: [None; KEYS] };
+        let done = run.value(&mut reader).and_then(|term| reader.finish().map(|()| term).map_err(Boxed::from));
+        done.map(|term| self.term(term)).map_err(|failure| *failure.0)
     }
 
-    fn value(&self, r: &mut Reader) -> Decoded<'a> {
-        let env = self.env;
-        match r.next()? {
-            Token::Nil => Ok(atoms::nil().to_term(env)),
-            Token::Bool(b) => Ok(b.encode(env)),
-            Token::Int(n) => Ok(n.encode(env)),
-            Token::Uint(n) => Ok(n.encode(env)),
-            Token::Float(x) => Ok(self.float(x)),
-            Token::Str(s) => Ok(NewBinary::from_slice(env, s.as_bytes()).into()),
-            Token::Bin(b) => Ok(NewBinary::from_slice(env, b).into()),
-            Token::Array(n) => Ok(self.items(r, n)?.encode(env)),
-            Token::Map(n) => self.map(r, n),
-            Token::Ext(code, payload) => self.extension(r, code, payload),
+    fn term(&self, made: ErlNifTerm) -> Term<'a> {
+        // SAFETY: made in this environment, by `Run`.
+        unsafe { Term::new(self.env, made) }
+    }
+}
+
+/// One envelope on its way.
+struct Run<'a, 'b, 'd, 'e> {
+    decoder: &'d Decoder<'a, 'b>,
+    /// The values so far of all containers that are not whole yet. It grows with what is there, whatever counts say.
+    stack: Vec<ErlNifTerm>,
+    /// Keys that were made: rows have the same ones, and share them.
+    keys: [Option<(&'e str, ErlNifTerm)>; KEYS],
+}
+
+/// So many keys are remembered.
+const KEYS: usize = 64;
+
+impl<'a, 'e> Run<'a, '_, '_, 'e> {
+    fn env(&self) -> Env<'a> {
+        self.decoder.env
+    }
+
+    #[inline]
+    fn value(&mut self, r: &mut Reader<'e>) -> Made {
+        match r.number() {
+            Some(Number::Int(n)) => Ok(self.int(n)),
+            Some(Number::Float(x)) => Ok(self.float(x)),
+            None => self.other(r),
         }
+    }
+
+    /// A value that is no number, or none that is read at once.
+    fn other(&mut self, r: &mut Reader<'e>) -> Made {
+        let env = self.env();
+        Ok(match r.next()? {
+            Token::Str(s) => NewBinary::from_slice(env, s.as_bytes()).into(),
+            Token::Map(n) => return self.map(r, n),
+            Token::Array(n) => return self.list(r, n),
+            Token::Nil => atoms::nil().to_term(env),
+            Token::Bool(b) => b.encode(env),
+            Token::Int(n) => n.encode(env),
+            Token::Uint(n) => n.encode(env),
+            Token::Float(x) => return Ok(self.float(x)),
+            Token::Bin(b) => NewBinary::from_slice(env, b).into(),
+            Token::Ext(code, payload) => self.extension(r, code, payload)?,
+        }
+        .as_c_arg())
+    }
+
+    #[inline]
+    fn int(&self, n: i64) -> ErlNifTerm {
+        // SAFETY: the environment of the NIF that runs.
+        unsafe { sys::enif_make_int64(self.env().as_c_arg(), n) }
     }
 
     /// The BEAM's floats are finite; the rest are atoms, as in Nx.
-    fn float(&self, x: f64) -> Term<'a> {
+    #[inline]
+    fn float(&self, x: f64) -> ErlNifTerm {
         if x.is_finite() {
-            x.encode(self.env)
-        } else if x.is_nan() {
-            atoms::nan().to_term(self.env)
-        } else if x > 0.0 {
-            atoms::infinity().to_term(self.env)
-        } else {
-            atoms::neg_infinity().to_term(self.env)
+            // SAFETY: the environment of the NIF that runs.
+            return unsafe { sys::enif_make_double(self.env().as_c_arg(), x) };
         }
+        let atom = if x.is_nan() {
+            atoms::nan()
+        } else if x > 0.0 {
+            atoms::infinity()
+        } else {
+            atoms::neg_infinity()
+        };
+        atom.as_c_arg()
     }
 
-    fn items(&self, r: &mut Reader, n: usize) -> Result<Vec<Term<'a>>, Failure> {
+    fn list(&mut self, r: &mut Reader<'e>, n: usize) -> Made {
+        let start = self.items(r, n)?;
+        let items = &self.stack[start..];
+        // SAFETY: as many terms of this environment, which is that of the NIF that runs.
+        let list = unsafe { sys::enif_make_list_from_array(self.env().as_c_arg(), items.as_ptr(), items.len() as u32) };
+        self.stack.truncate(start);
+        Ok(list)
+    }
+
+    /// Puts so many values on the stack; where they begin.
+    fn items(&mut self, r: &mut Reader<'e>, n: usize) -> Result<usize, Boxed> {
         r.enter()?;
-        let mut items = Vec::with_capacity(n.min(ROOM));
+        let start = self.stack.len();
         for i in 0..n {
-            items.push(at(self.value(r), || format!("[{i}]"))?);
+            let item = at(self.value(r), || format!("[{i}]"))?;
+            self.stack.push(item);
         }
         r.leave();
-        Ok(items)
+        Ok(start)
     }
 
-    fn map(&self, r: &mut Reader, n: usize) -> Decoded<'a> {
+    /// The terms on the stack from there on; they leave it.
+    fn taken(&mut self, start: usize) -> Vec<Term<'a>> {
+        let items = self.stack.drain(start..);
+        items.map(|item| self.decoder.term(item)).collect()
+    }
+
+    fn map(&mut self, r: &mut Reader<'e>, n: usize) -> Made {
         r.enter()?;
-        let (mut keys, mut values) = (Vec::with_capacity(n.min(ROOM)), Vec::with_capacity(n.min(ROOM)));
+        let start = self.stack.len();
         for _ in 0..n {
             let key = self.key(r)?;
-            keys.push(key);
-            values.push(at(self.value(r), || step(key))?);
+            self.stack.push(key);
+            let item = at(self.value(r), || step(self.decoder.term(key)))?;
+            self.stack.push(item);
         }
         r.leave();
-        Term::map_from_term_arrays(self.env, &keys, &values).map_err(|_| Failure::Protocol("a map has a key twice"))
+        // Keys first, then values.
+        let pairs = self.stack.len();
+        for i in 0..n {
+            self.stack.push(self.stack[start + 2 * i]);
+        }
+        for i in 0..n {
+            self.stack.push(self.stack[start + 2 * i + 1]);
+        }
+        let (keys, values) = self.stack[pairs..].split_at(n);
+        let mut map = atoms::nil().as_c_arg();
+        // SAFETY: `n` keys and as many values of this environment, which is that of the NIF that runs.
+        let made = unsafe {
+            sys::enif_make_map_from_arrays(self.env().as_c_arg(), keys.as_ptr(), values.as_ptr(), n, &raw mut map)
+        };
+        self.stack.truncate(start);
+        if made != 0 { Ok(map) } else { Err(Boxed::protocol("a map has a key twice")) }
     }
 
-    fn key(&self, r: &mut Reader) -> Decoded<'a> {
-        let env = self.env;
+    fn key(&mut self, r: &mut Reader<'e>) -> Made {
+        let env = self.env();
         match r.next()? {
-            Token::Str(s) => Ok(NewBinary::from_slice(env, s.as_bytes()).into()),
-            Token::Int(n) => Ok(n.encode(env)),
-            Token::Uint(n) => Ok(n.encode(env)),
-            _ => Err(Failure::Protocol("a map's key is neither a str nor an integer")),
+            Token::Str(s) => {
+                let bytes = s.as_bytes();
+                let ends = bytes.first().zip(bytes.last()).map_or(0, |(a, z)| usize::from(*a) + 5 * usize::from(*z));
+                let place = &mut self.keys[(ends + 11 * bytes.len()) % KEYS];
+                if let Some((_, key)) = place.filter(|(known, _)| *known == s) {
+                    return Ok(key);
+                }
+                let key = Term::from(NewBinary::from_slice(env, bytes)).as_c_arg();
+                *place = Some((s, key));
+                Ok(key)
+            }
+            Token::Int(n) => Ok(self.int(n)),
+            Token::Uint(n) => Ok(n.encode(env).as_c_arg()),
+            _ => Err(Boxed::protocol("a map's key is neither a str nor an integer")),
         }
     }
 
-    fn extension(&self, r: &mut Reader, code: i8, payload: &[u8]) -> Decoded<'a> {
+    fn extension(&mut self, r: &mut Reader<'e>, code: i8, payload: &'e [u8]) -> Decoded<'a> {
         match code {
             ext::BIG_INT => self.big_int(payload),
             ext::BYTES | ext::STR => self.buffer(payload),
@@ -133,7 +230,7 @@ impl<'a> Decoder<'a, '_> {
                 if items.len() > MAX_ARITY {
                     return value(atoms::too_large(), "a tuple of more elements than the BEAM can hold");
                 }
-                Ok(make_tuple(self.env, &items))
+                Ok(make_tuple(self.env(), &items))
             }
             ext::SET => self.set(r, payload),
             ext::TENSOR => self.tensor(r, payload),
@@ -142,22 +239,22 @@ impl<'a> Decoder<'a, '_> {
             ext::NAIVE_DATETIME => self.calendar(r, payload, atoms::elixir_naive_datetime(), 7),
             ext::DATETIME => self.calendar(r, payload, atoms::elixir_datetime(), 11),
             ext::DECIMAL => self.decimal(r, payload),
-            _ => Err(Failure::Protocol("an unknown extension")),
+            _ => Err(Boxed::protocol("an unknown extension")),
         }
     }
 
     /// The array that fills an extension's payload.
-    fn nested(&self, r: &mut Reader, payload: &[u8]) -> Result<Vec<Term<'a>>, Failure> {
+    fn nested(&mut self, r: &mut Reader<'e>, payload: &'e [u8]) -> Result<Vec<Term<'a>>, Boxed> {
         r.enter()?;
         let mut inner = r.inside(payload);
-        let Token::Array(n) = inner.next()? else { return Err(BAD_EXT) };
-        let items = self.items(&mut inner, n)?;
+        let Token::Array(n) = inner.next()? else { return Err(BAD_EXT.into()) };
+        let start = self.items(&mut inner, n)?;
         inner.finish()?;
         r.leave();
-        Ok(items)
+        Ok(self.taken(start))
     }
 
-    fn big_int(&self, payload: &[u8]) -> Decoded<'a> {
+    fn big_int(&self, payload: &'e [u8]) -> Decoded<'a> {
         let (sign, magnitude) = payload.split_first().ok_or(BAD_EXT)?;
         self.large(*sign != 0, magnitude)
     }
@@ -175,60 +272,64 @@ impl<'a> Decoder<'a, '_> {
             }
         }
         etf.extend_from_slice(magnitude);
-        match self.env.binary_to_term(&etf) {
+        match self.env().binary_to_term(&etf) {
             Some((term, _)) => Ok(term),
             None => value(atoms::too_large(), "an integer larger than the BEAM can hold"),
         }
     }
 
-    fn buffer(&self, payload: &[u8]) -> Decoded<'a> {
+    fn buffer(&self, payload: &'e [u8]) -> Decoded<'a> {
         let index = u32::from_le_bytes(payload.try_into().map_err(|_| BAD_EXT)?);
-        self.buffers.get(index as usize).copied().ok_or(Failure::Protocol("a buffer index is out of range"))
+        self.decoder
+            .buffers
+            .get(index as usize)
+            .copied()
+            .ok_or_else(|| Boxed::protocol("a buffer index is out of range"))
     }
 
-    fn set(&self, r: &mut Reader, payload: &[u8]) -> Decoded<'a> {
+    fn set(&mut self, r: &mut Reader<'e>, payload: &'e [u8]) -> Decoded<'a> {
         let items = self.nested(r, payload)?;
-        let empty = Vec::<Term>::new().encode(self.env);
+        let empty = Vec::<Term>::new().encode(self.env());
         // Members that are equal in Elixir but not in Python (b"a" and "a") are refused: one of them would be lost.
-        match Term::map_from_term_arrays(self.env, &items, &vec![empty; items.len()]) {
-            Ok(map) => self.empty_set.map_put(atoms::map(), map).map_err(|_| Failure::Protocol("no MapSet")),
+        match Term::map_from_term_arrays(self.env(), &items, &vec![empty; items.len()]) {
+            Ok(map) => self.decoder.empty_set.map_put(atoms::map(), map).map_err(|_| Boxed::protocol("no MapSet")),
             Err(_) => {
                 value(atoms::key_collision(), "two members of this set are one in Elixir, such as b\"a\" and \"a\"")
             }
         }
     }
 
-    fn tensor(&self, r: &mut Reader, payload: &[u8]) -> Decoded<'a> {
+    fn tensor(&self, r: &mut Reader<'e>, payload: &'e [u8]) -> Decoded<'a> {
         r.enter()?;
         let mut inner = r.inside(payload);
         let (Token::Array(3), Token::Str(dtype), Token::Array(rank)) = (inner.next()?, inner.next()?, inner.next()?)
         else {
-            return Err(BAD_EXT);
+            return Err(BAD_EXT.into());
         };
         let (kind, bits, _) = DTYPES.iter().find(|(_, _, name)| *name == dtype).ok_or(BAD_EXT)?;
         if rank > MAX_DIMS {
-            return Err(Failure::Protocol("a tensor has more than 64 dimensions"));
+            return Err(Boxed::protocol("a tensor has more than 64 dimensions"));
         }
         let mut dims = Vec::with_capacity(rank);
         for _ in 0..rank {
             match inner.next()? {
                 Token::Int(n) => dims.push(u64::try_from(n).map_err(|_| BAD_EXT)?),
-                _ => return Err(BAD_EXT),
+                _ => return Err(BAD_EXT.into()),
             }
         }
         let data = match inner.next()? {
-            Token::Bin(b) => NewBinary::from_slice(self.env, b).into(),
+            Token::Bin(b) => NewBinary::from_slice(self.env(), b).into(),
             Token::Ext(ext::BYTES, index) => self.buffer(index)?,
-            _ => return Err(BAD_EXT),
+            _ => return Err(BAD_EXT.into()),
         };
         inner.finish()?;
         r.leave();
         let want = dims.iter().try_fold(u64::from(bits / 8), |n, d| n.checked_mul(*d));
         let len = Binary::from_term(data).map(|b| b.len() as u64).ok();
         if want.is_none() || want != len {
-            return Err(Failure::Protocol("a tensor's data is not as long as its shape says"));
+            return Err(Boxed::protocol("a tensor's data is not as long as its shape says"));
         }
-        let env = self.env;
+        let env = self.env();
         let nil = atoms::nil().to_term(env);
         let shape: Vec<Term> = dims.iter().map(|d| d.encode(env)).collect();
         self.structure(
@@ -243,26 +344,26 @@ impl<'a> Decoder<'a, '_> {
     }
 
     fn structure(&self, name: Atom, fields: &[(Atom, Term<'a>)]) -> Decoded<'a> {
-        let (mut keys, mut values) = (vec![atoms::__struct__().to_term(self.env)], vec![name.to_term(self.env)]);
+        let (mut keys, mut values) = (vec![atoms::__struct__().to_term(self.env())], vec![name.to_term(self.env())]);
         for (key, value) in fields {
-            keys.push(key.to_term(self.env));
+            keys.push(key.to_term(self.env()));
             values.push(*value);
         }
-        Term::map_from_term_arrays(self.env, &keys, &values).map_err(|_| BAD_EXT)
+        Term::map_from_term_arrays(self.env(), &keys, &values).map_err(|_| Boxed::from(BAD_EXT))
     }
 
     /// Dates and times: `n` items, the first of them numbers that must name a real day or time.
-    fn calendar(&self, r: &mut Reader, payload: &[u8], name: Atom, n: usize) -> Decoded<'a> {
+    fn calendar(&mut self, r: &mut Reader<'e>, payload: &'e [u8], name: Atom, n: usize) -> Decoded<'a> {
         let items = self.nested(r, payload)?;
         if items.len() != n {
-            return Err(BAD_EXT);
+            return Err(BAD_EXT.into());
         }
         let number = |i: usize| items[i].decode::<i64>().map_err(|_| BAD_EXT);
         let within = |i: usize, low: i64, high: i64| match number(i)? {
             v if (low..=high).contains(&v) => Ok(items[i]),
             _ => Err(BAD_EXT),
         };
-        let mut fields = vec![(atoms::calendar(), atoms::iso().to_term(self.env))];
+        let mut fields = vec![(atoms::calendar(), atoms::iso().to_term(self.env()))];
         let mut time_at = 0;
         if n != 4 {
             let last = days_in_month(number(0)?, number(1)?);
@@ -276,7 +377,7 @@ impl<'a> Decoder<'a, '_> {
             fields.push((atoms::minute(), within(time_at + 1, 0, 59)?));
             fields.push((atoms::second(), within(time_at + 2, 0, 59)?));
             let us = within(time_at + 3, 0, 999_999)?;
-            fields.push((atoms::microsecond(), (us, 6).encode(self.env)));
+            fields.push((atoms::microsecond(), (us, 6).encode(self.env())));
         }
         if n == 11 {
             let text = |i: usize| Binary::from_term(items[i]).map(|_| items[i]).map_err(|_| BAD_EXT);
@@ -288,30 +389,30 @@ impl<'a> Decoder<'a, '_> {
         self.structure(name, &fields)
     }
 
-    fn decimal(&self, r: &mut Reader, payload: &[u8]) -> Decoded<'a> {
+    fn decimal(&self, r: &mut Reader<'e>, payload: &'e [u8]) -> Decoded<'a> {
         let mut inner = r.inside(payload);
-        let Token::Str(text) = inner.next()? else { return Err(BAD_EXT) };
+        let Token::Str(text) = inner.next()? else { return Err(BAD_EXT.into()) };
         inner.finish()?;
         let (sign, digits) = text.strip_prefix('-').map_or((1, text), |rest| (-1, rest));
         let (coef, exp) = match digits {
-            "NaN" => (atoms::nan_upper().to_term(self.env), 0),
-            "Infinity" => (atoms::inf().to_term(self.env), 0),
+            "NaN" => (atoms::nan_upper().to_term(self.env()), 0),
+            "Infinity" => (atoms::inf().to_term(self.env()), 0),
             _ => self.coefficient(digits)?,
         };
-        let env = self.env;
+        let env = self.env();
         let fields = [(atoms::sign(), sign.encode(env)), (atoms::coef(), coef), (atoms::exp(), exp.encode(env))];
-        let name = if self.decimal { atoms::elixir_decimal() } else { atoms::elixir_snakepit_decimal() };
+        let name = if self.decoder.decimal { atoms::elixir_decimal() } else { atoms::elixir_snakepit_decimal() };
         self.structure(name, &fields)
     }
 
     /// `12.50E+3` as coefficient 1250 and exponent 1.
-    fn coefficient(&self, text: &str) -> Result<(Term<'a>, i64), Failure> {
+    fn coefficient(&self, text: &str) -> Result<(Term<'a>, i64), Boxed> {
         let (mantissa, exponent) = text.split_once(['E', 'e']).unwrap_or((text, "0"));
         let exponent: i64 = exponent.parse().map_err(|_| BAD_EXT)?;
         let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
         let digits = format!("{whole}{fraction}");
         if digits.is_empty() || !digits.bytes().all(|b| b.is_ascii_digit()) || digits.len() > decimal::MAX_DIGITS {
-            return Err(BAD_EXT);
+            return Err(BAD_EXT.into());
         }
         let exp = exponent.checked_sub(fraction.len() as i64).ok_or(BAD_EXT)?;
         Ok((self.large(false, &decimal::magnitude(&digits))?, exp))
@@ -319,7 +420,7 @@ impl<'a> Decoder<'a, '_> {
 }
 
 fn value<'a>(reason: Atom, detail: &str) -> Decoded<'a> {
-    Err(Failure::Value { path: Vec::new(), reason, detail: detail.to_owned() })
+    Err(Boxed(Box::new(Failure::Value { path: Vec::new(), reason, detail: detail.to_owned() })))
 }
 
 fn days_in_month(year: i64, month: i64) -> i64 {

@@ -4,40 +4,53 @@ use super::shown::{atom_text, big_integer, shown, step};
 use crate::atoms;
 use crate::bounds;
 use crate::memory::chunk::Chunk;
-use rustler::sys::enif_get_tuple;
+use rustler::sys::{self, enif_get_tuple};
 use rustler::types::map::MapIterator;
 use rustler::types::tuple::get_tuple;
-use rustler::{Atom, Binary, Env, ListIterator, Term, TermType};
+use rustler::{Atom, Binary, Env, Term, TermType};
 use snakepit_core::cost_model::Kind;
 use snakepit_core::writer::{OpenExt, Writer, ext};
 use snakepit_core::{MAX_DEPTH, MAX_VALUES};
 use std::collections::HashSet;
 
-/// Why a term was not encoded.
+/// Why a term was not encoded. Small, as every value's result has room for it.
 pub enum Refusal {
-    /// The caller's mistake: where (innermost first), what, and words for it.
-    Term { path: Vec<String>, reason: Atom, detail: String },
+    Term(Box<Bad>),
     /// Too much work for an ordinary scheduler.
     Dirty,
     /// A struct that Elixir must turn into something else first (`Nx.Tensor`).
     Convert,
 }
 
+/// The caller's mistake: where (innermost first), what, and words for it.
+pub struct Bad {
+    pub path: Vec<String>,
+    pub reason: Atom,
+    pub detail: String,
+}
+
 pub type Encoded = Result<(), Refusal>;
 
+#[cold]
 pub fn refuse<T>(reason: Atom, detail: impl Into<String>) -> Result<T, Refusal> {
-    Err(Refusal::Term { path: Vec::new(), reason, detail: detail.into() })
+    Err(Refusal::Term(Box::new(Bad { path: Vec::new(), reason, detail: detail.into() })))
 }
 
 /// Adds a step to the path of a refusal on its way up; costs nothing when all is well.
 pub fn at<T>(result: Result<T, Refusal>, step: impl FnOnce() -> String) -> Result<T, Refusal> {
-    result.map_err(|refusal| match refusal {
-        Refusal::Term { mut path, reason, detail } => {
-            path.push(step());
-            Refusal::Term { path, reason, detail }
+    result.map_err(|mut refusal| {
+        if let Refusal::Term(bad) = &mut refusal {
+            bad.path.push(step());
         }
-        other => other,
+        refusal
     })
+}
+
+/// The type of a list's latest value.
+enum Like {
+    Int,
+    Float,
+    Other,
 }
 
 /// One request in the making.
@@ -236,9 +249,45 @@ impl<'a> Encoder<'a> {
         };
         let Ok(short) = u32::try_from(len) else { return refuse(atoms::too_many_values(), "more than 2^26 values") };
         self.out.array(short);
-        let Ok(items) = term.decode::<ListIterator>() else { return unsupported("an improper list") };
-        for (i, item) in items.enumerate() {
-            at(self.term(item, depth + 1), || format!("[{i}]"))?;
+        let (env, mut head, mut tail) = (self.env.as_c_arg(), term.as_c_arg(), term.as_c_arg());
+        let mut like = Like::Other;
+        for i in 0..len {
+            // SAFETY: terms of this environment, which is that of the NIF that runs; both are written for a cell.
+            let item = unsafe {
+                sys::enif_get_list_cell(env, tail, &raw mut head, &raw mut tail);
+                Term::new(self.env, head)
+            };
+            at(self.item(item, &mut like, depth + 1), || format!("[{i}]"))?;
+        }
+        Ok(())
+    }
+
+    /// A value of a list: most are of the same type as the one before, which saves a question.
+    #[inline]
+    fn item(&mut self, item: Term<'a>, like: &mut Like, depth: u32) -> Encoded {
+        let (env, term) = (self.env.as_c_arg(), item.as_c_arg());
+        let (mut int, mut float) = (0, 0.0);
+        // SAFETY: as for any term of this environment; a number is written where there is one.
+        let is_like = unsafe {
+            match like {
+                Like::Int => sys::enif_get_int64(env, term, &raw mut int) != 0,
+                Like::Float => sys::enif_get_double(env, term, &raw mut float) != 0,
+                Like::Other => false,
+            }
+        };
+        if !is_like {
+            *like = match item.get_type() {
+                TermType::Integer => Like::Int,
+                TermType::Float => Like::Float,
+                _ => Like::Other,
+            };
+            return self.term(item, depth);
+        }
+        self.count()?;
+        if matches!(like, Like::Int) {
+            self.out.int(int);
+        } else {
+            self.out.float(float);
         }
         Ok(())
     }
