@@ -21,10 +21,10 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
   test "an environment is complete if workers can start in it, with the variables that they get", %{
     tmp_dir: dir
   } do
-    path = Path.join(dir, "msgpack.py")
+    path = Path.join(dir, "inspect.py")
     File.write!(path, "x = (")
 
-    assert {"** (Mix) snakepit.setup: workers cannot import msgpack: SyntaxError" <> words, 1} =
+    assert {"** (Mix) snakepit.setup: workers cannot import inspect: SyntaxError" <> words, 1} =
              mix([], [{"PYTHONPATH", dir}])
 
     assert words =~ "It comes from #{path}. PYTHONPATH is to blame, which is #{inspect(dir)}"
@@ -39,7 +39,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
        %{
          tmp_dir: dir
        } do
-    File.write!(Path.join(dir, "msgpack.py"), "x = (")
+    File.write!(Path.join(dir, "inspect.py"), "x = (")
 
     setup = fn env ->
       code = """

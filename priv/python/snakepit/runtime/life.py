@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from msgpack import unpackb
-
-from .._native import Requests
+from .._native import Requests, unpack
 from ..support import identity
 from ..support.limits import ERROR
 from ..wire.frames import HEADER, REPLY
@@ -85,7 +83,7 @@ class Life:
         kind, _, _, _, length, _, _, _, released = REPLY.unpack_from(reply)
         if kind == ERROR:
             at = HEADER + 8 * released
-            raise WarmUpFailed(unpackb(reply[at : at + length]))
+            raise WarmUpFailed(unpack(reply[at : at + length]))
 
     def _say(self, hook: hooks.Hook, error: BaseException) -> None:
         from ..diagnosis.failures import describe
