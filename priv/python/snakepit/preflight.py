@@ -14,20 +14,20 @@ from .diagnosis.blame import accused, file_of, report, words
 
 
 def main(wanted: list[str]) -> int:
-    for word in wanted:
-        name, _, oldest = word.partition("=")
-        problem = _import(name) or _too_old(name, oldest)
-        if problem:
-            return report(name, file_of(name), problem)
     problem = _import("snakepit._native")
     if problem:
         return report("snakepit._native", os.path.dirname(__file__), problem)
-    # Everything that a worker needs to start.
+    # Everything that a worker needs to start. First: a module that hides one of Python's own would fail the others, too.
     own = "snakepit.runtime.process"
     try:
         __import__(own)
     except BaseException as error:
         return report(*accused(own, error), words(error))
+    for word in wanted:
+        name, _, oldest = word.partition("=")
+        problem = _import(name) or _too_old(name, oldest)
+        if problem:
+            return report(name, file_of(name), problem)
     print("preflight: fine")
     return 0
 
