@@ -17,7 +17,7 @@ def main(wanted: list[str]) -> int:
     problem = _import("snakepit._native")
     if problem:
         return report("snakepit._native", os.path.dirname(__file__), problem)
-    # Everything that a worker needs to start. First: a module that hides one of Python's own would fail the others, too.
+    # Everything that a worker needs to start. It comes first because what is wrong with it fails the others, too.
     own = "snakepit.runtime.process"
     try:
         __import__(own)
