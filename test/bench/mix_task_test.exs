@@ -34,18 +34,23 @@ defmodule Mix.Tasks.Snakepit.BenchTest do
     assert {"** (Mix) snakepit.bench: the Python interpreter \"/nope\" does not exist" <> _, 1} =
              bench(["calls"], "/nope")
 
-    python = bare_python(dir)
-    [link] = Path.wildcard(Path.join(dir, "bare/lib/python*/site-packages/msgpack"))
-    File.rm!(link)
-    assert {"** (Mix) snakepit.bench: workers cannot import msgpack" <> words, 1} = bench(["calls"], python)
+    python = dir |> bare_python() |> without_native()
+
+    assert {"** (Mix) snakepit.bench: workers cannot import snakepit._native: ModuleNotFoundError" <> words,
+            1} = bench(["calls"], python)
+
     assert words =~ "Run `mix snakepit.setup`"
 
-    File.write!(link <> ".py", "x = (")
+    # In the environment itself.
+    first = Path.join(dir, "bare/first")
+    File.mkdir_p!(first)
+    File.write!(Path.join(first, "inspect.py"), "x = (")
+    at_start(python, "sys.path.insert(0, #{inspect(first)})")
 
-    assert {"** (Mix) snakepit.bench: workers cannot import msgpack: SyntaxError" <> words, 1} =
+    assert {"** (Mix) snakepit.bench: workers cannot import inspect: SyntaxError" <> words, 1} =
              bench(["calls"], python)
 
-    assert words =~ "It comes from #{link}.py"
+    assert words =~ "It comes from #{first}/inspect.py. Run `mix snakepit.setup`"
   end
 
   test "a suite that fails is reported, and the others are run", %{tmp_dir: dir} do

@@ -1,6 +1,7 @@
 """A real worker process, with a stand-in for the BEAM on the other side."""
 
 import os
+import shutil
 import signal
 import struct
 import subprocess
@@ -11,7 +12,7 @@ import unittest
 
 import numpy as np
 
-from beam import GRPC, INLINE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
+from beam import GRPC, INLINE, PACKAGE, PYTHONPATH, ZERO_COPY, Beam, Reply, buffer, tensor
 from snakepit.runtime.signals import FOR_THE_BEAM
 from snakepit.wire.payload import read_payload, write_payload
 
@@ -469,26 +470,47 @@ class Life(unittest.TestCase):
 
     def test_what_is_missing_or_broken_is_said(self):
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PYTHON")}
-        for stub, said in [
-            ('raise ModuleNotFoundError("No module named", name="msgpack")', ["lacks msgpack", "mix snakepit.setup"]),
-            (
-                "raise ImportError('broken')",
-                ["/msgpack.py cannot be imported: ImportError: broken", "out of PYTHONPATH"],
-            ),
-            ("x = (", ["/msgpack.py cannot be imported: SyntaxError"]),
-            ("import no_such_module", ["/msgpack.py cannot be imported: ModuleNotFoundError"]),
-            ("x = 1", ["/msgpack.py cannot be imported: AttributeError"]),
+        for name, stub, said in [
+            ("inspect", "raise ImportError('broken')", "ImportError: broken"),
+            ("inspect", "raise ModuleNotFoundError('gone', name='gone')", "ModuleNotFoundError: gone"),
+            ("inspect", "x = (", "SyntaxError"),
+            ("inspect", "import no_such_module", "ModuleNotFoundError"),
+            ("inspect", "from json import no_such_name", "ImportError: cannot import name 'no_such_name'"),
+            ("inspect", "import json\njson.loads('')", "JSONDecodeError"),
+            ("inspect", "x = 1", "AttributeError"),
+            ("inspect/__init__", "import inspect.inner", "ModuleNotFoundError"),
+            ("struct", "x = 1", "ImportError: cannot import name"),
+            ("struct", "from _struct import *\nStruct = None", "TypeError"),
+            # The package itself imports it, before any of its modules runs.
+            ("typing", "x = (", "SyntaxError"),
+            ("typing", "x = 1", "ImportError: cannot import name 'TYPE_CHECKING'"),
         ]:
-            with self.subTest(stub), tempfile.TemporaryDirectory() as directory:
-                with open(os.path.join(directory, "msgpack.py"), "w") as file:
+            with self.subTest(name=name, stub=stub), tempfile.TemporaryDirectory() as directory:
+                path = os.path.join(directory, name + ".py")
+                os.makedirs(os.path.dirname(path), exist_ok=True)
+                with open(path, "w") as file:
                     file.write(stub + "\n")
                 env = clean | {"PYTHONPATH": f"{directory}:{PYTHONPATH}", "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
                 command = [os.path.abspath(sys.executable), "-m", "snakepit.main"]
                 done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=directory)
                 self.assertEqual(done.returncode, 78)
-                for words in [command[0], *said]:
-                    self.assertIn(words, done.stderr)
+                module = name.partition("/")[0]
+                begins = f"snakepit: {module} at {path} cannot be imported: {said}"
+                self.assertEqual(done.stderr[: len(begins)], begins)
+                self.assertIn(f"({command[0]}): take {directory} out of PYTHONPATH", done.stderr)
                 self.assertEqual(len(done.stderr.splitlines()), 1)
+
+    def test_an_error_of_the_package_itself_is_shown_whole(self):
+        with tempfile.TemporaryDirectory() as directory:
+            shutil.copytree(os.path.join(PACKAGE, "snakepit"), os.path.join(directory, "snakepit"))
+            with open(os.path.join(directory, "snakepit", "tools", "catalog.py"), "a") as file:
+                file.write("raise RuntimeError('a fault of ours')\n")
+            env = {"PYTHONPATH": directory, "SNAKEPIT_SOCKET": "x", "SNAKEPIT_TOKEN": "y"}
+            command = [sys.executable, "-m", "snakepit.main"]
+            done = subprocess.run(command, env=env, capture_output=True, text=True, cwd=directory)
+            self.assertEqual(done.returncode, 1)
+            self.assertIn("Traceback", done.stderr)
+            self.assertTrue(done.stderr.endswith("RuntimeError: a fault of ours\n"))
 
 
 class Payload(unittest.TestCase):

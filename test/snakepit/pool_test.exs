@@ -346,32 +346,16 @@ defmodule Snakepit.PoolTest do
 
     @tag :tmp_dir
     test "ways that its interpreter does not have", %{tmp_dir: dir} do
-      venv = Path.join(dir, "venv")
-      {_, 0} = System.cmd(Snakepit.Python.venv_python(), ["-m", "venv", "--without-pip", venv])
-      [site] = Path.wildcard(Path.join(venv, "lib/python3*/site-packages"))
+      python = bare_python(dir)
 
-      [msgpack] =
-        Snakepit.Python.venv_python()
-        |> Path.join("../../lib/python3*/site-packages/msgpack")
-        |> Path.expand()
-        |> Path.wildcard()
+      options = pool_options(name: :no_grpc, python: python, python_module: "snakepit", transfers: [:grpc])
 
-      File.ln_s!(msgpack, Path.join(site, "msgpack"))
-
-      options =
-        pool_options(
-          name: :no_grpc,
-          python: Path.join(venv, "bin/python"),
-          python_module: "snakepit"
-        )
-
-      options = Map.merge(options, %{transfers: [:grpc]})
       error = refused(Snakepit.start_pool(options), :no_grpc)
       assert %{category: :pool, reason: :not_capable} = error
       assert error.message =~ "none of the ways in :transfers (:grpc): run `mix snakepit.setup --with grpc`"
 
       # Where another way is left, a call that forces this one gets the same error.
-      pool = pool!(python: Path.join(venv, "bin/python"), python_module: "plain", python_path: [plain(dir)])
+      pool = pool!(python: python, python_module: "plain", python_path: [plain(dir)])
 
       assert {:error, %Error{category: :transfer, message: message}} =
                Snakepit.execute("one", %{}, pool: pool, transfer: :grpc)
@@ -397,21 +381,12 @@ defmodule Snakepit.PoolTest do
     end
 
     @tag :tmp_dir
-    test "an interpreter without msgpack: the message names the mend", %{tmp_dir: dir} do
-      venv = Path.join(dir, "venv")
-      {_, 0} = System.cmd(Snakepit.Python.venv_python(), ["-m", "venv", "--without-pip", venv])
-
-      start =
-        Snakepit.start_pool(%{
-          name: :no_msgpack,
-          size: 1,
-          python_module: "x",
-          python: Path.join(venv, "bin/python")
-        })
-
-      error = refused(start, :no_msgpack)
-      assert error.message =~ "lacks msgpack"
-      assert error.message =~ "mix snakepit.setup"
+    test "an interpreter without the native part: the message names the mend", %{tmp_dir: dir} do
+      python = dir |> bare_python() |> without_native()
+      start = Snakepit.start_pool(%{name: :no_native, size: 1, python_module: "x", python: python})
+      error = refused(start, :no_native)
+      assert error.message =~ "no native part of Snakepit"
+      assert error.message =~ "mix snakepit.setup --build-for #{python}"
     end
 
     test "a name that is taken" do

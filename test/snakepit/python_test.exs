@@ -168,30 +168,32 @@ defmodule Snakepit.PythonTest do
       end
     end
 
-    test "a broken msgpack on PYTHONPATH is named by its file, and so is the entry", %{tmp_dir: dir} do
+    test "a broken module of Python's own name on PYTHONPATH is named by its file, and so is the entry", %{
+      tmp_dir: dir
+    } do
       for {n, source, said} <- [
             {1, "raise RuntimeError('broken on purpose')", "RuntimeError: broken on purpose"},
             {2, "def f(:", "SyntaxError"},
             {3, "import no_such_module", "No module named 'no_such_module'"},
-            {4, "x = 1", "has no attribute 'packb'"}
+            {4, "x = 1", "module 'inspect' has no attribute"}
           ] do
         path = Path.join(dir, to_string(n))
         File.mkdir_p!(path)
-        File.write!(Path.join(path, "msgpack.py"), source)
+        File.write!(Path.join(path, "inspect.py"), source)
         assert {:error, %Error{message: message}} = start(env: %{"PYTHONPATH" => path})
 
-        for part <- ["msgpack at #{path}/msgpack.py", said, "take #{path} out of PYTHONPATH"],
+        for part <- ["inspect at #{path}/inspect.py", said, "take #{path} out of PYTHONPATH"],
             do: assert(message =~ part)
 
         assert message =~ "#{path} comes from PYTHONPATH of the pool's :env"
-        refute message =~ "lacks msgpack"
+        refute message =~ "no native part"
       end
     end
 
     test "the error says whether PYTHONPATH is the VM's or the pool's", %{tmp_dir: dir} do
-      File.write!(Path.join(dir, "msgpack.py"), "raise RuntimeError('no')")
+      File.write!(Path.join(dir, "inspect.py"), "raise RuntimeError('no')")
       {said, _} = other_vm([{"PYTHONPATH", dir}])
-      assert said =~ "msgpack at #{dir}/msgpack.py"
+      assert said =~ "inspect at #{dir}/inspect.py"
       assert said =~ "#{dir} comes from PYTHONPATH of the VM's environment"
     end
 

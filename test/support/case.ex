@@ -44,18 +44,23 @@ defmodule Snakepit.Case do
     end
   end
 
-  @doc "A virtual environment in `dir` with nothing but msgpack; its interpreter."
+  @doc "A virtual environment in `dir` without any package; its interpreter."
   def bare_python(dir) do
     python = Snakepit.Python.venv_python()
     venv = Path.join(dir, "bare")
     {_, 0} = System.cmd(python, ["-m", "venv", "--without-pip", venv], env: [{"PYTHONPATH", nil}])
-    place = "import sysconfig; print(sysconfig.get_path('purelib'))"
-    {from, 0} = System.cmd(python, ["-c", place])
-    bare = Path.join(venv, "bin/python")
-    {to, 0} = System.cmd(bare, ["-c", place])
-    File.ln_s!(Path.join(String.trim(from), "msgpack"), Path.join(String.trim(to), "msgpack"))
-    bare
+    Path.join(venv, "bin/python")
   end
+
+  @doc "Has the interpreter of a virtual environment run this line of Python whenever it starts."
+  def at_start(python, line) do
+    [site] = python |> Path.join("../../lib/python3*/site-packages") |> Path.expand() |> Path.wildcard()
+    File.write!(Path.join(site, "at_start.pth"), "import sys; " <> line <> "\n")
+    python
+  end
+
+  @doc "Hides the native part of workers from the interpreter of a virtual environment."
+  def without_native(python), do: at_start(python, "sys.modules['snakepit._native'] = None")
 
   @doc "Waits until `fun` is true: for what another process does in its own time."
   def eventually(fun, tries \\ 2000) do

@@ -47,7 +47,6 @@ defmodule Snakepit.Environments do
 
   setup %{tmp_dir: dir} do
     links = Path.join(dir, "links")
-    Wheels.msgpack!(links)
     Wheels.wheel!(links, "tiny", "1.0", "X = 1\n")
     uv = Path.join(dir, "with_uv/uv")
     File.mkdir_p!(Path.dirname(uv))
@@ -99,7 +98,7 @@ defmodule Snakepit.Environments do
   @doc "The value in the package tiny, as the environment has it."
   def tiny(dir) do
     python = Path.join(dir, "venv/bin/python")
-    {text, status} = System.cmd(python, ["-c", "import tiny, msgpack; print(tiny.X)"], stderr_to_stdout: true)
+    {text, status} = System.cmd(python, ["-c", "import tiny; print(tiny.X)"], stderr_to_stdout: true)
     if status == 0, do: String.trim(text), else: :none
   end
 

@@ -19,6 +19,9 @@ defmodule Snakepit.Bench.Terms do
   def seconds(%{quick?: quick?}), do: if(quick?, do: 20, else: 60)
 
   @impl true
+  def needs, do: ["msgpack"]
+
+  @impl true
   def run(%{quick?: quick?, progress: progress}) do
     rounds = if quick?, do: 9, else: 31
 

@@ -12,13 +12,13 @@ defmodule Snakepit.Python.Preflight do
   @last_lines 3
 
   @doc """
-  Imports msgpack, `extras` (names of modules) and a worker's own modules.
+  Imports `extras` (names of modules) and a worker's own modules.
 
   `without` names environment variables to leave out. The options are those of one worker.
   """
   @spec run(Path.t(), Python.options(), [String.t()], [String.t()]) :: :ok | {:error, failure()}
   def run(python, options, extras, without \\ []) do
-    args = ["-m", "snakepit.preflight" | Enum.map(["msgpack" | extras], &with_oldest/1)]
+    args = ["-m", "snakepit.preflight" | Enum.map(extras, &with_oldest/1)]
     env = Python.command_env(%{options | env: Map.drop(options.env, without)}, python, without)
     {text, status} = System.cmd(python, args, env: env, stderr_to_stdout: true)
 

@@ -60,6 +60,12 @@ impl Writer {
         &self.out
     }
 
+    /// Makes room for so many more bytes; false if there is no memory for them. What is written into it takes no more.
+    #[must_use]
+    pub fn try_reserve(&mut self, more: usize) -> bool {
+        self.out.try_reserve(more).is_ok()
+    }
+
     pub fn nil(&mut self) {
         self.out.push(0xc0);
     }

@@ -622,7 +622,7 @@ fn micros(n: i64) -> u32 {
 }
 
 /// Text of ASCII alone is the most common by far, and needs no second look. Raises `MemoryError`.
-fn string<'py>(py: Python<'py>, s: &str) -> PyResult<Bound<'py, PyAny>> {
+pub fn string<'py>(py: Python<'py>, s: &str) -> PyResult<Bound<'py, PyAny>> {
     let len = s.len() as ffi::Py_ssize_t;
     // SAFETY: a new string of `len` characters up to 127 has room for `len` bytes, and nobody has it yet; the other has
     // `len` bytes of UTF-8.

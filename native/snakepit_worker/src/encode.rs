@@ -435,7 +435,7 @@ impl<'py> Run<'_> {
 }
 
 /// The next pair of a dict. One that changes meanwhile gives other pairs or fewer, and never what is not there.
-fn next_pair<'py>(
+pub fn next_pair<'py>(
     dict: &Bound<'py, PyDict>,
     at: &mut ffi::Py_ssize_t,
 ) -> Option<(Bound<'py, PyAny>, Bound<'py, PyAny>)> {

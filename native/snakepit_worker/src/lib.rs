@@ -7,6 +7,7 @@
 //! | [`requests`] | reads the frames of other calls, for the Python package |
 //! | [`tool`] | a tool's signature, as a call looks at it |
 //! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
+//! | [`messages`] | plain values to MessagePack, and back: control messages, log records, errors |
 //! | [`memory`] | shared memory: the worker's arena, chunks of others, and Python's views of both |
 //! | [`ndarray`] | numpy's arrays, by their fields |
 //! | [`forks`] | what forked children get |
@@ -22,6 +23,7 @@ mod errors;
 mod forks;
 mod lane;
 mod memory;
+mod messages;
 mod ndarray;
 mod quick;
 mod requests;
@@ -52,6 +54,8 @@ mod _native {
     use crate::memory::reply::{Reply, Unread};
     #[pymodule_export]
     use crate::memory::view::View;
+    #[pymodule_export]
+    use crate::messages::{pack, unpack};
     #[pymodule_export]
     use crate::quick::QuickCalls;
     #[pymodule_export]

@@ -20,12 +20,19 @@ if sys.version_info < (3, 11):  # noqa: UP036
     sys.stderr.write(_PROBLEM % (sys.version_info[0], sys.version_info[1], sys.executable))
     sys.exit(78)
 
-from .memory.memory_array import empty
-from .runtime.hooks import on_start, on_stop
-from .support.cancel import Cancelled
-from .support.context import cancelled, correlation_id, session
-from .support.identity import Worker, worker
-from .tools.registry import tool
+try:
+    from .memory.memory_array import empty
+    from .runtime.hooks import on_start, on_stop
+    from .support.cancel import Cancelled
+    from .support.context import cancelled, correlation_id, session
+    from .support.identity import Worker, worker
+    from .tools.registry import tool
+except Exception as error:
+    # The modules that make a worker, and the check before one, are not reached then: it is reported here.
+    from .diagnosis.blame import explain
+
+    explain(error)
+    raise
 
 __all__ = [
     "Cancelled",

@@ -9,30 +9,25 @@ from __future__ import annotations
 
 import os
 import sys
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from types import TracebackType
-
-_LONGEST = 300
+from .diagnosis.blame import accused, file_of, report, words
 
 
 def main(wanted: list[str]) -> int:
-    for word in wanted:
-        name, _, oldest = word.partition("=")
-        problem = _import(name) or _too_old(name, oldest)
-        if problem:
-            return _failed(name, _file(name), problem)
     problem = _import("snakepit._native")
     if problem:
-        return _failed("snakepit._native", os.path.dirname(__file__), problem)
-    # Everything that a worker needs to start.
+        return report("snakepit._native", os.path.dirname(__file__), problem)
+    # Everything that a worker needs to start. It comes first because what is wrong with it fails the others, too.
     own = "snakepit.runtime.process"
     try:
         __import__(own)
     except BaseException as error:
-        name, file = _culprit(own, error)
-        return _failed(name, file, _words(error))
+        return report(*accused(own, error), words(error))
+    for word in wanted:
+        name, _, oldest = word.partition("=")
+        problem = _import(name) or _too_old(name, oldest)
+        if problem:
+            return report(name, file_of(name), problem)
     print("preflight: fine")
     return 0
 
@@ -41,7 +36,7 @@ def _import(name: str) -> str:
     try:
         __import__(name)
     except BaseException as error:  # a module may raise SystemExit, too
-        return _words(error)
+        return words(error)
     return ""
 
 
@@ -57,49 +52,6 @@ def _too_old(name: str, oldest: str) -> str:
     if version < tuple(map(int, oldest.split("."))):
         return f"its version is {'.'.join(map(str, parts))}; {oldest} or later is needed"
     return ""
-
-
-def _file(name: str) -> str:
-    from importlib.machinery import PathFinder
-
-    root = name.partition(".")[0]
-    try:
-        spec = PathFinder.find_spec(root)
-    except Exception:
-        return ""
-    if spec is None:
-        return ""
-    # A package without an __init__ is a list of directories.
-    return spec.origin or next(iter(spec.submodule_search_locations or []), "")
-
-
-def _culprit(own: str, error: BaseException) -> tuple[str, str]:
-    """The module that one of Snakepit's own could not import, and its file; else where the error was raised."""
-    if isinstance(error, ImportError) and error.name and not error.name.startswith("snakepit."):
-        return error.name, error.path or _file(error.name)
-    if isinstance(error, SyntaxError) and error.filename:
-        return own, error.filename
-    return own, _deepest(error.__traceback__)
-
-
-def _deepest(traceback: TracebackType | None) -> str:
-    file = ""
-    while traceback:
-        name = traceback.tb_frame.f_code.co_filename
-        file = file if name.startswith("<") else name
-        traceback = traceback.tb_next
-    return file
-
-
-def _words(error: BaseException) -> str:
-    words = " ".join(f"{type(error).__name__}: {error}".split())
-    return words if len(words) <= _LONGEST else words[:_LONGEST] + "…"
-
-
-def _failed(name: str, file: str, problem: str) -> int:
-    sys.stdout.flush()
-    print("preflight: " + "\t".join(part.replace("\t", " ").replace("\n", " ") for part in (name, file, problem)))
-    return 1
 
 
 if __name__ == "__main__":

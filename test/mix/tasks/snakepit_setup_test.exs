@@ -1,6 +1,6 @@
 defmodule Mix.Tasks.Snakepit.SetupTest do
   # Only what needs no network: the environment the tests run with is there already.
-  use ExUnit.Case, async: true
+  use Snakepit.Case, async: true
 
   @moduletag :tmp_dir
   @moduletag :python
@@ -21,10 +21,10 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
   test "an environment is complete if workers can start in it, with the variables that they get", %{
     tmp_dir: dir
   } do
-    path = Path.join(dir, "msgpack.py")
+    path = Path.join(dir, "inspect.py")
     File.write!(path, "x = (")
 
-    assert {"** (Mix) snakepit.setup: workers cannot import msgpack: SyntaxError" <> words, 1} =
+    assert {"** (Mix) snakepit.setup: workers cannot import inspect: SyntaxError" <> words, 1} =
              mix([], [{"PYTHONPATH", dir}])
 
     assert words =~ "It comes from #{path}. PYTHONPATH is to blame, which is #{inspect(dir)}"
@@ -39,7 +39,7 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
        %{
          tmp_dir: dir
        } do
-    File.write!(Path.join(dir, "msgpack.py"), "x = (")
+    File.write!(Path.join(dir, "inspect.py"), "x = (")
 
     setup = fn env ->
       code = """
@@ -56,6 +56,26 @@ defmodule Mix.Tasks.Snakepit.SetupTest do
     {out, 0} = setup.("{NoSuchModule, :env}")
     assert out =~ "Not checked: the variables that workers get. pool :x: env: NoSuchModule.env/1 failed"
     assert out =~ "is complete"
+  end
+
+  test "an interpreter of the configuration's own in which no worker starts is named", %{tmp_dir: dir} do
+    python = bare_python(dir)
+    code = "Application.put_env(:snakepit, :python, #{inspect(python)}); Mix.Task.run(\"snakepit.setup\")"
+
+    setup = fn ->
+      System.cmd("mix", ["run", "--no-start", "-e", code], stderr_to_stdout: true, env: [{"MIX_ENV", "test"}])
+    end
+
+    # It needs no package.
+    assert {out, 0} = setup.()
+    assert out =~ "Pools use #{python} instead"
+
+    File.mkdir_p!(Path.join(dir, "first"))
+    File.write!(Path.join(dir, "first/inspect.py"), "x = (")
+    at_start(python, "sys.path.insert(0, #{inspect(Path.join(dir, "first"))})")
+    assert {out, 1} = setup.()
+    assert out =~ "workers cannot import inspect: SyntaxError"
+    assert out =~ "It comes from #{dir}/first/inspect.py. Mend #{python}, or name another interpreter"
   end
 
   test "an environment that cannot be reached is not made anew", %{tmp_dir: dir} do

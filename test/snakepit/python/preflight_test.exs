@@ -23,10 +23,10 @@ defmodule Snakepit.Python.PreflightTest do
   end
 
   test "a broken module is reported with its file and the variable that leads to it", %{tmp_dir: dir} do
-    path = Path.join(dir, "msgpack.py")
+    path = Path.join(dir, "inspect.py")
     File.write!(path, "raise RuntimeError('half a module')\n")
     {failure, variable, words} = fails(options(env: %{"PYTHONPATH" => dir, "PYTHONHASHSEED" => "0"}))
-    assert %{module: "msgpack", file: ^path, problem: "RuntimeError: half a module"} = failure
+    assert %{module: "inspect", file: ^path, problem: "RuntimeError: half a module"} = failure
     refute Preflight.missing?(failure)
     assert variable == "PYTHONPATH"
     assert words =~ "in `env:` of pool :checked" and words =~ inspect(dir)
@@ -34,12 +34,7 @@ defmodule Snakepit.Python.PreflightTest do
     # Imports, and is none.
     File.write!(path, "version = (1, 2, 3)\n")
 
-    assert {%{module: "msgpack", file: ^path, problem: "ImportError: " <> _}, "PYTHONPATH", _} =
-             fails(options(env: %{"PYTHONPATH" => dir}))
-
-    File.write!(path, "version = (0, 6)\n")
-
-    assert {%{problem: "its version is 0.6; 1.0 or later is needed"}, "PYTHONPATH", _} =
+    assert {%{module: "inspect", file: ^path, problem: "AttributeError: " <> _}, "PYTHONPATH", _} =
              fails(options(env: %{"PYTHONPATH" => dir}))
   end
 
@@ -52,14 +47,22 @@ defmodule Snakepit.Python.PreflightTest do
     assert {%{module: "numpy", file: ^path, problem: "ModuleNotFoundError" <> _}, "PYTHONPATH", _} =
              fails(options, ["numpy"])
 
+    File.write!(path, "version = (0, 6)\n")
+
+    assert {%{problem: "its version is 0.6; 1.24 or later is needed"}, "PYTHONPATH", _} =
+             fails(options, ["numpy"])
+
     # Nobody asked for it: workers start.
     assert :ok = Preflight.run(Python.venv_python(), options, [])
 
-    path = Path.join(dir, "queue.py")
-    File.write!(path, "")
-    File.write!(Path.join(dir, "struct.py"), "Struct = None\n")
-    assert {%{file: file}, "PYTHONPATH", _} = fails(options)
-    assert Path.dirname(file) == dir
+    path = Path.join(dir, "struct.py")
+    File.write!(path, "from _struct import *\nStruct = None\n")
+    assert {%{module: "struct", file: ^path, problem: "TypeError: " <> _}, "PYTHONPATH", _} = fails(options)
+
+    # The package itself needs this one.
+    path = Path.join(dir, "typing.py")
+    File.write!(path, "def f(:\n")
+    assert {%{module: "typing", file: ^path, problem: "SyntaxError: " <> _}, "PYTHONPATH", _} = fails(options)
   end
 
   test "another Python's home is found to be the cause", %{tmp_dir: dir} do
@@ -71,7 +74,7 @@ defmodule Snakepit.Python.PreflightTest do
   end
 
   test "a pool's own directory that hides a module is named", %{tmp_dir: dir} do
-    File.write!(Path.join(dir, "msgpack.py"), "")
+    File.write!(Path.join(dir, "inspect.py"), "")
     {_, variable, words} = fails(options(python_path: [dir]))
     assert variable == nil
     assert words =~ "#{dir} is in `python_path:` of pool :checked"

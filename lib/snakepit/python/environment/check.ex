@@ -79,7 +79,7 @@ defmodule Snakepit.Python.Environment.Check do
 
         with :ok <- Extension.complete(other, say),
              {:error, failure} <- Preflight.run(other, options, []) do
-          mend = "Install what is missing for it: #{other} -m pip install msgpack"
+          mend = "Mend #{other}, or name another interpreter with `config :snakepit, python:`"
           failed(Preflight.explain(failure, other, options, Preflight.to_blame(other, options, []), mend))
         end
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from msgpack import ExtType, Timestamp
-
-from ..support.errors import CallError, Refusal, a_type, type_name
+from ..support.errors import CallError, Refusal, type_name
 from ..support.limits import MAX_DEPTH
 from ..support.paths import step
 
@@ -118,8 +116,6 @@ def _leaf(value: Any, path: str, depth: int, leaf: Callable[[Any], object]) -> N
         return
     if kind in (int, float, bool, type(None), bytes, bytearray, memoryview):
         return
-    if kind in (ExtType, Timestamp):
-        raise _fail(path, "unsupported_type", f"{a_type(kind)} cannot cross", type_name(kind))
     if depth + 2 > MAX_DEPTH:
         raise _fail(path, "too_deep", f"values are nested deeper than {MAX_DEPTH}")
     try:

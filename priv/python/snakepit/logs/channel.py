@@ -12,9 +12,7 @@ import socket
 from time import monotonic
 from typing import Any
 
-from msgpack import packb
-
-from .._native import add_descriptor
+from .._native import add_descriptor, pack
 from ..wire.frames import PREFIX
 
 # The kernel cuts what is longer than 36 KiB into pieces.
@@ -46,7 +44,7 @@ class LogChannel:
 
     def send(self, message: list[Any], important: bool) -> None:
         """Sends a message, or counts it as dropped."""
-        body = packb(message)
+        body = pack(message)
         if len(body) > MAX_FRAME or self._finishing:
             self.dropped += 1
             return
@@ -63,7 +61,7 @@ class LogChannel:
         # Taken at once: each count is reported by one thread.
         dropped, self.dropped = self.dropped, 0
         if dropped:
-            note = packb(["dropped", dropped])
+            note = pack(["dropped", dropped])
             frame = PREFIX.pack(len(note)) + note + frame
         try:
             sent = self._sock.send(frame, _NOWHERE)

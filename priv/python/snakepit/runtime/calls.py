@@ -11,9 +11,7 @@ from functools import partial
 from time import perf_counter_ns
 from typing import TYPE_CHECKING, Any
 
-from msgpack import packb
-
-from .._native import QuickCalls, Replies, Requests, Unread
+from .._native import QuickCalls, Replies, Requests, Unread, pack
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
 from ..support import context
@@ -403,7 +401,7 @@ class Calls:
         return error
 
     def _failed(self, failure: CallError, nanoseconds: int) -> Reply:
-        return self._bare(ERROR, nanoseconds, packb(failure.as_map()))
+        return self._bare(ERROR, nanoseconds, pack(failure.as_map()))
 
     def _bare(self, kind: int, nanoseconds: int, envelope: bytes) -> Reply:
         """A reply without buffers."""

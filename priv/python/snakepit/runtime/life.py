@@ -5,9 +5,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
-from msgpack import unpackb
-
-from .._native import Requests
+from .._native import Requests, unpack
 from ..support import identity
 from ..support.limits import ERROR
 from . import hooks
@@ -82,7 +80,7 @@ class Life:
         """A call like any other, but for the lane: nobody else has one before the worker is ready."""
         reply = self._calls.answer(memoryview(Requests.plain(envelope)))
         if reply.kind == ERROR:
-            raise WarmUpFailed(unpackb(reply.envelope))
+            raise WarmUpFailed(unpack(reply.envelope))
 
     def _say(self, hook: hooks.Hook, error: BaseException) -> None:
         from ..diagnosis.failures import describe

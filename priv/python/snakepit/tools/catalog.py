@@ -6,8 +6,7 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any
 
-from msgpack import packb
-
+from .._native import pack
 from ..support.errors import clean
 
 if TYPE_CHECKING:
@@ -36,7 +35,7 @@ def describe(tools: dict[str, Tool]) -> list[dict[str, Any]]:
     described = []
     for tool in tools.values():
         entry = _entry(tool)
-        left -= len(packb(entry))
+        left -= len(pack(entry))
         described.append(entry if left > 0 else _brief(entry))
     return described
 

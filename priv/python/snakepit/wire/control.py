@@ -7,8 +7,7 @@ import socket
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from msgpack import packb, unpackb
-
+from .._native import pack, unpack
 from ..support import fork
 from ..support.context import undisturbed
 from ..support.errors import ProtocolError
@@ -34,7 +33,7 @@ class Control:
         self._fds: deque[int] = deque()
 
     def send(self, message: list[Any], fds: Sequence[int] = ()) -> None:
-        body = packb(message)
+        body = pack(message)
         if len(body) > MAX_CONTROL_FRAME:
             raise ProtocolError(f"a control message of {len(body)} bytes")
         # A tool may be sending: cancelled in the middle of it, it would leave a part of a message behind.
@@ -71,7 +70,7 @@ class Control:
     @staticmethod
     def _parse(body: bytes) -> list[Any]:
         try:
-            message = unpackb(body)
+            message = unpack(body)
         except Exception as error:
             raise ProtocolError(f"a control message cannot be read: {error}") from None
         if not isinstance(message, list) or not message or not isinstance(message[0], str):
