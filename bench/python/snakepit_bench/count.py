@@ -1,7 +1,7 @@
-"""Serves so many calls as a worker's lane does, for `bin/instructions` to count: `python -m snakepit_bench.count NAME TIMES`.
+"""Serves so many calls as a worker's lane does, for `bin/instructions` to count.
 
-The caller is a process of its own, which Valgrind does not follow: what is counted is the lane's loop, from a frame's
-bytes on its socket to those of the reply.
+`python -m snakepit_bench.count NAME TIMES`. The caller is a process of its own, which Valgrind does not follow: what is
+counted is the lane's loop, from a frame's bytes on its socket to those of the reply.
 """
 
 from __future__ import annotations
