@@ -316,9 +316,14 @@ class Connections(Requested):
         self.answered(frames, replies, min(damage_from, len(frames)))
         replies = None
         KEPT.clear()
-        # Tokens that no reply took, as the last one was sent before.
-        self.borrowed.take_released()
+        sent = collections.Counter(place[3] for frame in frames for place in places(frame))
+        # Tokens of the last call may be there still, for the next reply.
+        back = collections.Counter(self.end.tokens_back + self.borrowed.take_released())
         self.end.tokens_back.clear()
+        # Each token comes back once: of frames that are read, and of no others.
+        self.assertEqual(back - sent, collections.Counter())
+        if damage_from >= len(frames):
+            self.assertEqual(back, sent)
         for chunk in unknown:
             self.borrowed.drop(chunk)
         self.nothing_is_held()
@@ -350,6 +355,8 @@ class Connections(Requested):
         thread.start()
         ours.setblocking(False)
         pieces, answer = collections.deque(pieces), b""
+        if not pieces:
+            ours.shutdown(socket.SHUT_WR)
         try:
             while True:
                 readable, writable, _ = select.select([ours], [ours] if pieces else [], [], 60)
