@@ -317,11 +317,13 @@ class Connections(Requested):
         replies = None
         KEPT.clear()
         sent = collections.Counter(place[3] for frame in frames for place in places(frame))
+        # Damage makes requests to synchronize that name a call whose reply was read: its tokens come again.
+        most = sent + sent if any(frame[:1] == b"\3" for frame in frames[damage_from:]) else sent
         # Tokens of the last call may be there still, for the next reply.
         back = collections.Counter(self.end.tokens_back + self.borrowed.take_released())
         self.end.tokens_back.clear()
         # Each token comes back once: of frames that are read, and of no others.
-        self.assertEqual(back - sent, collections.Counter())
+        self.assertEqual(back - most, collections.Counter())
         if damage_from >= len(frames):
             self.assertEqual(back, sent)
         for chunk in unknown:

@@ -120,7 +120,11 @@ defmodule Snakepit.Wire.FuzzRepliesTest do
       end
 
     # All of the words can be shown.
-    words? = with {:error, error} <- result, do: String.valid?(Exception.message(error)), else: (_ -> true)
+    words? =
+      with {:error, error} <- result,
+           do: String.valid?(Exception.message(error) <> inspect(error)),
+           else: (_ -> true)
+
     if result? and state? and words? and whole?(result), do: :ok, else: answer
   end
 
