@@ -1,5 +1,5 @@
 defmodule Snakepit.Wire.FuzzRepliesTest do
-  # Damaged replies of real workers, read as a call reads them: a result, an error that says why, or the end of the lane.
+  # Damaged replies of real workers, read as a call reads them: a result, an error, or the end of the lane.
   use Snakepit.Case, async: true
   import Snakepit.Fuzzing
   alias Snakepit.Call.{ByGrpc, Exchange, Received, Request}

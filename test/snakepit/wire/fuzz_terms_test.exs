@@ -1,5 +1,5 @@
 defmodule Snakepit.Wire.FuzzTermsTest do
-  # Random terms, fit for Python and not: each comes back as what it is, or is refused with its place before a tool runs.
+  # Random terms, fit for Python and not: each comes back equal, or is refused with its place before a tool runs.
   use Snakepit.Case, async: true
   import Snakepit.Fuzzing
   import Snakepit.Terms, only: [back: 1]
