@@ -143,10 +143,12 @@ defmodule Snakepit.Error do
   @doc false
   # The map of an error reply (native/PROTOCOL.md) as a struct. A reason this version does not know stays in details.
   @spec from_worker(map()) :: t()
-  def from_worker(%{} = reply) do
+  # A struct is a map as well: a date or a tensor, where a worker lies.
+  def from_worker(%{} = reply) when not is_struct(reply) do
     said = with none when none in [nil, ""] <- text(reply["reason"]), do: "raised"
     known = Reasons.from_worker(said)
-    details = if is_map(reply["details"]), do: reply["details"], else: %{}
+    said_more = reply["details"]
+    details = if is_map(said_more) and not is_struct(said_more), do: said_more, else: %{}
     details = Map.new(details, fn {key, value} -> {Map.get(@worker_details, key, key), value} end)
     details = if known, do: details, else: Map.put(details, :reason, said)
     details = put(details, :path, text(reply["path"]))
@@ -173,7 +175,8 @@ defmodule Snakepit.Error do
   defp put(details, _key, nil), do: details
   defp put(details, key, value), do: Map.put(details, key, value)
 
-  defp text(value) when is_binary(value), do: value
+  # Bytes come as a binary, too.
+  defp text(value) when is_binary(value), do: if(String.valid?(value), do: value, else: Kernel.inspect(value))
   defp text(_other), do: nil
 
   defimpl Inspect do

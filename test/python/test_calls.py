@@ -3,7 +3,6 @@
 import dataclasses
 import datetime
 import enum
-import random
 import signal
 import sys
 import threading
@@ -18,7 +17,8 @@ import pydantic
 from msgpack import ExtType, packb, unpackb
 
 import tools
-from beam import REQUEST, buffer, tensor
+from beam import REQUEST, tensor
+from fuzzing import Fuzzed
 from snakepit import tool
 from snakepit._native import Borrowed
 from snakepit.memory.maintenance import Maintenance
@@ -243,41 +243,7 @@ def listening(init):
     return wrapped
 
 
-class Frames(unittest.TestCase):
-    def test_random_and_mutated_frames(self):
-        rng = random.Random(11)
-        lane = calls()
-        good = []
-        for command, args, sizes in [
-            ("add", {"a": 1, "b": 2}, []),
-            ("identity", {"x": tensor("u8", [300], buffer(0))}, [300]),
-            ("identity", {"x": [buffer(0), buffer(1, 5)]}, [5, 700]),
-            ("count", {"n": 3}, []),
-        ]:
-            envelope = packb([command, args, None])
-            frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, len(sizes), 1, 0)
-            frame += b"".join(n.to_bytes(8, "little") for n in (*sizes, 77)) + envelope
-            for size in sizes:
-                frame += bytes(-len(frame) % 64) + b"a" * size
-            reply = lane.answer(memoryview(frame))
-            self.assertEqual(reply.kind, 1, reply.head)
-            good.append(frame)
-        for _ in range(20_000):
-            data = bytearray(rng.choice(good))
-            for _ in range(rng.randrange(1, 4)):
-                data[rng.randrange(min(len(data), rng.choice([32, 60, 2000])))] = rng.choice(
-                    [0, 1, 255, rng.randrange(256)]
-                )
-            if rng.random() < 0.2:
-                del data[rng.randrange(len(data)) :]
-            frame = memoryview(bytes(data))
-            try:
-                replies = list(lane.stream(frame)) if rng.random() < 0.2 else [lane.answer(frame)]
-            except ProtocolError:
-                continue
-            self.assertIn(replies[-1].kind, (1, 2, 4))
-        self.assertEqual(lane.answer(memoryview(good[0])).kind, 1)
-
+class Frames(Fuzzed):
     def test_what_is_no_way_ends_the_lane(self):
         lane = calls()
         envelope = packb(["identity", {"x": 1}, None])
@@ -297,7 +263,6 @@ class Frames(unittest.TestCase):
             self.assertEqual(lane.answer(memoryview(frame)).head[24:], expected)
 
     def test_the_quick_path_says_what_the_other_says_or_nothing(self):
-        rng = random.Random(12)
         lane = calls()
         good = [
             packb(request)
@@ -325,24 +290,31 @@ class Frames(unittest.TestCase):
                 ExtType(2, packb(["identity", {"x": 1}, None])),
             )
         ]
-        quickly = 0
-        for number in range(20_000):
-            envelope = bytearray(good[number] if number < len(good) else rng.choice(good))
-            if number >= len(good):
-                for _ in range(rng.randrange(3)):
-                    envelope[rng.randrange(len(envelope))] = rng.choice([0, 1, 0x93, 0xC7, 0xFF, rng.randrange(256)])
+        quickly = []
+
+        def look(envelope):
             frame = REQUEST.pack(1, 0, 7, 0, len(envelope), 9, 0, 0, 0, 0) + envelope
             reply = lane.quick(bytes(frame))
             if reply is None:
-                continue
-            quickly += 1
+                return None
+            quickly.append(True)
             head = reply[4:] if isinstance(reply, bytes) else reply.head
             expected = lane.answer(memoryview(frame)).frame()
             # All but how long it took.
             self.assertEqual((head[:16], head[24:]), (expected[:16], expected[24:]), envelope)
-            if number < len(good):
-                self.assertEqual(head[0], RESULT, envelope)
-        self.assertGreater(quickly, 3_000)
+            return head[0]
+
+        def one(rng):
+            envelope = bytearray(rng.choice(good))
+            for _ in range(rng.randrange(3)):
+                envelope[rng.randrange(len(envelope))] = rng.choice([0, 1, 0x93, 0xC7, 0xFF, rng.randrange(256)])
+            self.input = bytes(envelope)
+            look(self.input)
+
+        for envelope in good:
+            self.assertIn(look(envelope), (None, RESULT), envelope)
+        self.fuzz("worker: quick calls", one)
+        self.assertGreater(len(quickly), 500)
 
 
 if __name__ == "__main__":

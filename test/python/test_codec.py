@@ -91,7 +91,7 @@ def random_leaf(rng, hashable):
         case 2:
             return rng.choice([0.5, -0.0, math.inf, -math.inf, 1e308, math.nan if not hashable else 2.5])
         case 3 | 4:
-            return "".join(rng.choice("aé€😀\0\n") for _ in range(rng.choice([0, 3, 40, LIMIT, 700])))
+            return "".join(rng.choices("aé€😀\0\n", k=rng.choice([0, 3, 40, LIMIT, 700])))
         case 5:
             return rng.randbytes(rng.choice([0, 5, 31, LIMIT - 1])) if not hashable else "b"
         case 6:
@@ -272,6 +272,56 @@ class Crossing(unittest.TestCase):
             self.assertEqual(caught.exception.path, path)
         # It serves on.
         self.assertEqual(encoder.encode((1, {"a": (2,)})), Encoder(LIMIT).encode((1, {"a": (2,)})))
+
+    def test_values_whose_methods_raise_are_refused_where_they_are(self):
+        def raising(error):
+            def method(*_):
+                raise error
+
+            return method
+
+        class Unspeakable(Exception):
+            __str__ = raising(ValueError("no words"))
+
+        class Key(float):
+            __repr__ = raising(ValueError("no words"))
+
+        class Asks(type):
+            __getattr__ = raising(ValueError("no attribute"))
+
+        zone = type("Zone", (datetime.tzinfo,), {"utcoffset": raising(ValueError("nowhere"))})()
+        fields = type("Fields", (), {"__class__": property(raising(ValueError("no class")))})()
+        for value, words in [
+            (type("Silent", (), {"__array__": raising(Unspeakable())})(), "<an exception whose __str__ raised>"),
+            (Asks("Asked", (), {})(), "cannot be read: ValueError: no attribute"),
+            (fields, "cannot be read: ValueError: no class"),
+            (datetime.datetime(2024, 1, 1, tzinfo=zone), "cannot be read: ValueError: nowhere"),
+            (type("Homeless", (), {"__module__": None})(), "Homeless cannot cross"),
+        ]:
+            with self.subTest(words=words), self.assertRaises(CallError) as caught:
+                Encoder(LIMIT).encode({"a": [1, value]})
+            self.assertEqual(caught.exception.path, 'result["a"][1]')
+            self.assertIn(words, caught.exception.message)
+        with self.assertRaises(CallError) as caught:
+            Encoder(LIMIT).encode({"a": {Key(1): 2}})
+        self.assertEqual((caught.exception.reason, caught.exception.path), ("unsupported_key", 'result["a"][<Key>]'))
+
+    def test_a_module_that_is_none_has_arrays_all_the_same(self):
+        kind = type("Homeless", (), {"__module__": None, "__array__": lambda self, **_: np.arange(3)})
+        self.assertTrue(same(np.arange(3), cross(kind())))
+
+    def test_a_stop_iteration_ends_no_list_early(self):
+        class Level(enum.IntEnum):
+            LOW = 1
+
+        def stop(*_):
+            raise StopIteration
+
+        # A key of an odd type has all of the value copied, item by item.
+        stops = type("Stops", (dict,), {"items": stop})(a=1)
+        self.assertEqual(cross([stops, {Level.LOW: 2}, 3]), [{"a": 1}, {1: 2}, 3])
+        with self.assertRaises(CallError):
+            Encoder(LIMIT).encode([type("Stops", (dict,), {"__iter__": stop, "keys": stop})(a=1), {Level.LOW: 2}, 3])
 
     def test_what_has_no_suggestion(self):
         class Color(enum.IntEnum):

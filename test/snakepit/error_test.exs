@@ -252,6 +252,23 @@ defmodule Snakepit.ErrorTest do
     end
   end
 
+  test "an error of a worker's that is no plain map, or has other things in it than it should, is an error all the same" do
+    for reply <- [~D[2024-02-29], MapSet.new(["reason"]), Tensor.new([1], :u8), [1], "text", nil] do
+      assert %Error{category: :worker, reason: :protocol} = Error.from_worker(reply)
+
+      for field <- ~w(category reason message path type traceback details) do
+        error = Error.from_worker(%{field => reply})
+        assert %Error{category: :python_error} = error
+        assert is_binary(Exception.message(error)) and is_binary(inspect(error))
+      end
+    end
+
+    for field <- ~w(reason message path type traceback) do
+      error = Error.from_worker(%{field => <<255, "a">>})
+      assert String.valid?(Exception.message(error) <> inspect(error))
+    end
+  end
+
   test "every reason that a worker gives is known here" do
     literal = ~r/\b(?:Refusal\(|CallError\(\s*"\w+",|_fail\(\w+,)\s*"(\w+)"/
     native = ~r/\b(?:transfer_error\(\s*py,|call_error\(\s*py,\s*"\w+",|refused\()\s*"(\w+)"/

@@ -332,14 +332,16 @@ defmodule Snakepit.MisbehavingWorkersTest do
     end
   end
 
-  test "error_without_a_map", context do
-    pool = context |> malicious_worker() |> pool!()
-    old = os_pid(pool)
+  for lie <- ~w(error_without_a_map error_that_is_a_date) do
+    test lie, context do
+      pool = context |> malicious_worker() |> pool!()
+      old = os_pid(pool)
 
-    assert {:error, %Error{category: :worker, reason: :protocol}} =
-             Snakepit.execute("error_without_a_map", %{}, pool: pool)
+      assert {:error, %Error{category: :worker, reason: :protocol}} =
+               Snakepit.execute(unquote(lie), %{}, pool: pool)
 
-    unharmed(pool, old)
+      unharmed(pool, old)
+    end
   end
 
   test "answers_twice: the next caller is not given the answer to another's call", context do

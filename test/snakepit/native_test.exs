@@ -377,12 +377,14 @@ defmodule Snakepit.NativeTest do
       end)
     end
 
+    @tag :fuzz
+    @tag timeout: :infinity
     test "frames that were changed on the way", %{worker: worker, chunk: chunk, size: size} do
       change = {:proper_types.integer(0, 1_000_000), :proper_types.integer(0, 255)}
       cut = :proper_types.integer(0, 1_000_000)
       type = {Snakepit.Terms.term([64, 1000]), :proper_types.list(change), cut}
 
-      holds(type, 300, fn {term, changes, cut} ->
+      keeps_holding("beam: frames", type, 300, fn {term, changes, cut} ->
         Enum.all?(honest(term, chunk, size), fn {frame, beside} ->
           sound = Native.reply(worker, 9, frame, beside, @plain)
           cut = binary_part(frame, 0, rem(cut, byte_size(frame)))

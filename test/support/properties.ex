@@ -24,6 +24,21 @@ defmodule Snakepit.Properties do
     end
   end
 
+  @doc "As `holds/3`; again and again, with other values, where `SNAKEPIT_FUZZ_SECONDS` says for how long."
+  def keeps_holding(target, type, runs, fun) do
+    until = System.monotonic_time(:millisecond) + trunc(1000 * Snakepit.Fuzzing.seconds())
+    rounds = rounds(type, runs, fun, until, 1)
+    if System.get_env("SNAKEPIT_FUZZ_SECONDS"), do: IO.puts("#{target}: #{rounds * runs} inputs")
+  end
+
+  defp rounds(type, runs, fun, until, n) do
+    holds(type, runs, fun)
+
+    if System.get_env("SNAKEPIT_FUZZ_SECONDS") && System.monotonic_time(:millisecond) < until,
+      do: rounds(type, runs, fun, until, n + 1),
+      else: n
+  end
+
   @doc "The answer of `fun`, or what it raised: for properties that say nothing is raised."
   def answer_of(fun) do
     fun.()

@@ -113,7 +113,7 @@ fn fuzz(target: &str, decode: impl Fn(&[u8]) -> Result<(), TestCaseError>) {
             .unwrap_or_else(|error| panic!("{target}: {error}"));
         cases += 2_000;
     }
-    println!("{target}: {cases} inputs");
+    println!("core: {target}: {cases} inputs");
 }
 
 /// As the NIF reads it: values in values, payloads of extensions as values of their own.

@@ -233,6 +233,7 @@ LIES = {
     "too_deep": lambda w: w.reply(b"\x91" * 100_000 + b"\xc0"),
     "refers_to_no_buffer": lambda w: w.reply(packb(ExtType(4, b"\xff\xff\xff\x7f"))),
     "error_without_a_map": lambda w: w.reply(packb(5), kind=2),
+    "error_that_is_a_date": lambda w: w.reply(packb(ExtType(7, packb([2024, 2, 29]))), kind=2),
     # ---- shared memory ----
     "lies_about_offset": lambda w: w.lies_beside_a_chunk(MIB - 32, 64),
     "offset_overflows": lambda w: w.lies_beside_a_chunk(U64 - 31, 64),

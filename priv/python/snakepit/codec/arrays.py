@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from ..support.errors import Refusal, a_type, type_name
+from ..support.errors import Refusal, a_type, text_of, type_name
 from ..support.limits import MAX_DIMS
 
 _NUMPY_NAMES = {
@@ -177,7 +177,7 @@ def as_array(value: Any) -> Any:
             return value.view(numpy.ndarray)
         message = f"{a_type(kind)} is more than its numbers"
         raise Refusal("unsupported_type", message, type_name(kind), ("array of another class", value))
-    if isinstance(value, type) or kind.__module__.partition(".")[0] in _TABLES:
+    if isinstance(value, type) or str(kind.__module__).partition(".")[0] in _TABLES:
         return None
     offers = hasattr(kind, "__dlpack__"), hasattr(kind, "__array__")
     if not any(offers):
@@ -192,7 +192,7 @@ def as_array(value: Any) -> Any:
         else:
             if type(array) is numpy.ndarray:
                 return array
-    words = f"{type_name(kind)} does not turn into an array: {failure}"
+    words = f"{type_name(kind)} does not turn into an array: {failure and text_of(failure)}"
     raise Refusal("unsupported_type", words, type_name(kind), ("tensor", value))
 
 

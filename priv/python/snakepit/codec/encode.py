@@ -13,7 +13,7 @@ from typing import Any
 
 from .._native import Buffers
 from .._native import Encoder as _Encoder
-from ..support.errors import CallError, Refusal, a_type, type_name
+from ..support.errors import CallError, Refusal, a_type, text_of, type_name
 from ..support.limits import MAX_BUFFERS, MAX_VALUES
 from .arrays import as_array, scalar, wire_dtype
 from .validation import Suspect, with_plain_keys
@@ -105,10 +105,14 @@ def _explained(value: Any, root: str, error: Exception) -> CallError:
         return CallError("python_error", why, f"{root} has more than {MAX_VALUES} values", path=root)
     if why == "too_many_buffers":
         return CallError("python_error", why, f"a value has more than {MAX_BUFFERS} large buffers")
-    found = explain(value, root, convert, "python_error", partial(suggestion, crosses=Encoder(1 << 14).crosses))
+    try:
+        found = explain(value, root, convert, "python_error", partial(suggestion, crosses=Encoder(1 << 14).crosses))
+    except Exception:
+        # A method of a container's or a key's class raised, or the value changed on the way.
+        found = None
     if found is not None:
         return found
     if isinstance(error, Suspect):
         error = Refusal("unsupported_type", "the value changed while it was read")
     reason = error.reason if isinstance(error, Refusal) else "unsupported_type"
-    return CallError("python_error", reason, f"{root}: {type(error).__name__}: {error}"[:2000], path=root)
+    return CallError("python_error", reason, f"{root}: {type(error).__name__}: {text_of(error)}"[:2000], path=root)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from ..support.errors import CallError, Refusal, type_name
+from ..support.errors import CallError, Refusal, a_type, text_of, type_name
 from ..support.limits import MAX_DEPTH
 from ..support.paths import step
 
@@ -29,7 +29,11 @@ def explain(
         try:
             leaf(value)
         except Refusal as refusal:
-            words = suggestion(refusal.about) if refusal.about else None
+            try:
+                words = suggestion(refusal.about) if refusal.about else None
+            except Exception:
+                # A method of the value's class raised. What is wrong with the value is known without it.
+                words = None
             if words:
                 refusal.message += f": {words}"
             raise
@@ -47,7 +51,9 @@ def _fail(path: str, reason: str, message: str, kind: str | None = None) -> Call
 
 
 def _walk(value: Any, path: str, depth: int, above: dict[int, str], leaf: Callable[[Any], object]) -> None:
-    if isinstance(value, dict):
+    # By its type, as the encoder sees it: `__class__` may say something else, or raise.
+    mapping = issubclass(type(value), dict)
+    if mapping:
         children = [(path + step(key), key, item) for key, item in value.items()]
     elif type(value) in (list, tuple):
         children = [(f"{path}[{index}]", None, item) for index, item in enumerate(value)]
@@ -62,7 +68,7 @@ def _walk(value: Any, path: str, depth: int, above: dict[int, str], leaf: Callab
         raise _fail(path, "cycle", f"a cycle: this is {above[id(value)]} again", type_name(type(value)))
     above[id(value)] = path
     for child_path, key, item in children:
-        if isinstance(value, dict):
+        if mapping:
             _key(key, child_path)
         if depth >= MAX_DEPTH and (depth > MAX_DEPTH or isinstance(item, (dict, list, tuple, set, frozenset))):
             # A cycle shows itself within its own length; follow it before calling it deep.
@@ -111,7 +117,7 @@ def _text(text: str, path: str) -> None:
 
 def _leaf(value: Any, path: str, depth: int, leaf: Callable[[Any], object]) -> None:
     kind = type(value)
-    if isinstance(value, str):
+    if issubclass(kind, str):
         _text(value, path)
         return
     if kind in (int, float, bool, type(None), bytes, bytearray, memoryview):
@@ -122,3 +128,7 @@ def _leaf(value: Any, path: str, depth: int, leaf: Callable[[Any], object]) -> N
         leaf(value)
     except Refusal as refusal:
         raise refusal.at(path) from None
+    except Exception as error:
+        # A method of the value's class raised: one that was called to read it, or to see what it is.
+        words = f"{a_type(kind)} cannot be read: {type(error).__name__}: {text_of(error)}"
+        raise _fail(path, "unsupported_type", words[:2000], type_name(kind)) from None

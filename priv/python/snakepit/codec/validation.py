@@ -20,10 +20,13 @@ def with_plain_keys(value: Any) -> Any:
     `IntEnum`, numpy's integers. Other keys stay as they are. Slow.
     """
     if isinstance(value, dict):
-        made = {_plain_key(key): with_plain_keys(item) for key, item in value.items()}
-        return made if len(made) == len(value) else value
+        # As the encoder reads it, whatever its class says.
+        plain = dict(value)
+        made = {_plain_key(key): with_plain_keys(item) for key, item in plain.items()}
+        return made if len(made) == len(plain) else value
     kind = type(value)
-    return kind(map(with_plain_keys, value)) if kind in (list, tuple) else value
+    # Not by `map`: a StopIteration that a method of an item's class raises would end the list there.
+    return kind([with_plain_keys(item) for item in value]) if kind in (list, tuple) else value
 
 
 def _plain_key(key: Any) -> Any:

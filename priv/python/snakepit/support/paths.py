@@ -14,5 +14,11 @@ def step(key: Any) -> str:
 
         shown = key if len(key) <= _LONGEST_KEY else key[:_LONGEST_KEY] + "…"
         return f"[{json.dumps(shown, ensure_ascii=False)}]"
-    text = repr(key) if isinstance(key, (int, float, bytes, type(None))) else f"<{type(key).__name__}>"
+    text = f"<{type(key).__name__}>"
+    if isinstance(key, (int, float, bytes, type(None))):
+        try:
+            text = repr(key)
+        except Exception:
+            # A class of the user's; the path is what matters.
+            pass
     return f"[{text[:_LONGEST_KEY]}]"
