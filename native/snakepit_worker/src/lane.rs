@@ -106,14 +106,16 @@ fn served<'py>(
             };
             lane.call_method1(intern!(py, "slowly"), (shown, views)).map(drop)
         }
-        Outcome::Frame(unread) => {
+        Outcome::Frame(unread, rest) => {
             lane.setattr(intern!(py, "waiting"), py.None())?;
             match unread {
                 // If nobody reads this reply, its tokens can be taken back.
                 Some(tokens) => lane.setattr(intern!(py, "lost"), tokens)?,
                 None => lane.setattr(intern!(py, "lost"), false)?,
             }
-            window.send(py, out)
+            let sent = window.send(py, out);
+            drop(rest);
+            sent
         }
         Outcome::Reply(reply) => {
             lane.setattr(intern!(py, "waiting"), py.None())?;

@@ -26,8 +26,9 @@ pub const PREFIX: usize = 4;
 pub enum Outcome<'py> {
     /// It is not so usual, or not right: no tool ran. The views of its buffers, if they were made: each goes back once.
     Left(Option<Vec<Bound<'py, PyAny>>>),
-    /// The reply is a whole frame, its length before it, with these tokens.
-    Frame(Option<Unread>),
+    /// The reply is a whole frame, its length before it, with these tokens. What is left of the call is let go once that is
+    /// sent: to free a large list takes a while.
+    Frame(Option<Unread>, Rest<'py>),
     /// The reply, as `snakepit.runtime.calls.Calls` makes it.
     Reply(Bound<'py, PyAny>),
 }
@@ -55,8 +56,14 @@ struct Opened<'py> {
     caller: Bound<'py, PyAny>,
 }
 
+/// A call's arguments and its result, where they hold no buffers.
+pub type Rest<'py> = Option<(Given<'py>, Bound<'py, PyAny>)>;
+
+/// Arguments of a frame up to this size live until its reply is sent. Larger ones make room for the reply first.
+const LET_GO_LATE: usize = 4 << 20;
+
 /// The arguments of a call.
-enum Given<'py> {
+pub enum Given<'py> {
     Named(Vec<Bound<'py, PyAny>>, Bound<'py, PyTuple>),
     /// Some were made anew.
     Map(Bound<'py, PyDict>),
@@ -97,7 +104,7 @@ impl QuickCalls {
         let frame = own.as_ref().map_or(frame, |own| own.bytes());
         Ok(match self.run(py, calls, frame, own.as_ref(), &mut out)? {
             Outcome::Left(_) => None,
-            Outcome::Frame(_) => Some(PyBytes::new(py, &out).into_any()),
+            Outcome::Frame(..) => Some(PyBytes::new(py, &out).into_any()),
             Outcome::Reply(reply) => Some(reply),
         })
     }
@@ -258,7 +265,9 @@ impl QuickCalls {
         let id = PyInt::new(py, head.call_id);
         let started = now();
         calls.setattr(intern!(py, "seen"), &id)?;
-        let value = self.users(py, calls, &tool, &id, || called(&call, given));
+        let value = self.users(py, calls, &tool, &id, || called(&call, &given));
+        let late = head.buffers == 0 && head.envelope <= LET_GO_LATE;
+        let given = late.then_some(given);
         let (mask, forced, tool_ns) = (head.reply_mask, head.flags & FLAG_FORCED != 0, now() - started);
         let value = match value {
             Ok(value) => value,
@@ -268,6 +277,7 @@ impl QuickCalls {
             }
         };
         if !is_plain(&value) && Array::of(&value).is_none() {
+            drop(given);
             return self.returned(calls, &id, mask, forced, value, tool_ns, started);
         }
         out.clear();
@@ -277,10 +287,13 @@ impl QuickCalls {
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(_) => return self.returned(calls, &id, mask, forced, value, tool_ns, started),
         };
-        // The buffers alone refer to its memory from now on.
-        drop(value);
+        // Buffers alone refer to the result's memory from now on.
+        let rest = if buffers.is_empty() { given.map(|given| (given, value)) } else { None };
         let answer = Answer { kind: Kind::Result, mask, forced, call_id: head.call_id, tool_ns };
-        self.replied(py, calls, head, answer, buffers, out)
+        match self.replied(py, calls, head, answer, buffers, out)? {
+            Outcome::Frame(unread, _) => Ok(Outcome::Frame(unread, rest)),
+            other => Ok(other),
+        }
     }
 
     /// The reply with a result that runs on, or needs a closer look.
@@ -335,7 +348,7 @@ impl QuickCalls {
         };
         let len = (out.len() - PREFIX) as u32;
         out[..PREFIX].copy_from_slice(&len.to_be_bytes());
-        Ok(Outcome::Frame(unread))
+        Ok(Outcome::Frame(unread, None))
     }
 
     /// Calls the user's code, which may be cancelled meanwhile, as `Calls._users` does.
@@ -389,11 +402,11 @@ fn arguments<'py>(run: &mut Run<'_, 'py>, reader: &mut Reader, tool: &Tool) -> R
     Ok(Some((order, values, caller, run.bytes_inside)))
 }
 
-/// Calls a function with these arguments by name. They are gone when it returns.
-fn called<'py>(function: &Bound<'py, PyAny>, given: Given<'py>) -> PyResult<Bound<'py, PyAny>> {
+/// Calls a function with these arguments by name.
+fn called<'py>(function: &Bound<'py, PyAny>, given: &Given<'py>) -> PyResult<Bound<'py, PyAny>> {
     let py = function.py();
     match given {
-        Given::Map(map) => function.call((), Some(&map)),
+        Given::Map(map) => function.call((), Some(map)),
         Given::Named(values, names) => {
             let pointers: Vec<*mut ffi::PyObject> = values.iter().map(Bound::as_ptr).collect();
             // SAFETY: as many values as names, all of them alive until it returns; none is positional.

@@ -10,6 +10,7 @@ use snakepit_core::MAX_DIMS;
 use snakepit_core::decimal;
 use snakepit_core::reader::{BadValue, Budget, Number, Reader, Token};
 use snakepit_core::writer::ext;
+use std::cell::Cell;
 
 /// Why an envelope was not decoded.
 pub enum Failure {
@@ -68,8 +69,12 @@ impl<'a> Decoder<'a, '_> {
     pub fn envelope(&self, bytes: &[u8]) -> Result<Term<'a>, Failure> {
         let budget = Budget::default();
         let mut reader = Reader::new(bytes, &budget);
-        let mut run = Run { decoder: self, stack: Vec::new(), keys: [None; KEYS] };
+        let mut run = Run { decoder: self, stack: STACK.take(), keys: [None; KEYS] };
         let done = run.value(&mut reader).and_then(|term| reader.finish().map(|()| term).map_err(Boxed::from));
+        if run.stack.capacity() <= KEPT {
+            run.stack.clear();
+            STACK.set(run.stack);
+        }
         done.map(|term| self.term(term)).map_err(|failure| *failure.0)
     }
 
@@ -77,6 +82,13 @@ impl<'a> Decoder<'a, '_> {
         // SAFETY: made in this environment, by `Run`.
         unsafe { Term::new(self.env, made) }
     }
+}
+
+/// A scheduler keeps the stack of its latest envelope for the next one, up to so many values.
+const KEPT: usize = 1 << 19;
+
+thread_local! {
+    static STACK: Cell<Vec<ErlNifTerm>> = const { Cell::new(Vec::new()) };
 }
 
 /// One envelope on its way.

@@ -11,6 +11,7 @@ use rustler::{Atom, Binary, Env, Term, TermType};
 use snakepit_core::cost_model::Kind;
 use snakepit_core::writer::{OpenExt, Writer, ext};
 use snakepit_core::{MAX_DEPTH, MAX_VALUES};
+use std::cell::Cell;
 use std::collections::HashSet;
 
 /// Why a term was not encoded. Small, as every value's result has room for it.
@@ -50,7 +51,26 @@ pub fn at<T>(result: Result<T, Refusal>, step: impl FnOnce() -> String) -> Resul
 enum Like {
     Int,
     Float,
+    Text,
     Other,
+}
+
+/// A scheduler keeps the memory of its latest envelope for the next one, up to this size: to have fresh pages costs as much
+/// as to fill them.
+const KEPT: usize = 4 << 20;
+
+thread_local! {
+    static SCRATCH: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+impl Drop for Encoder<'_> {
+    fn drop(&mut self) {
+        let mut memory = Vec::from(std::mem::take(&mut self.out));
+        if memory.capacity() <= KEPT {
+            memory.clear();
+            SCRATCH.set(memory);
+        }
+    }
 }
 
 /// One request in the making.
@@ -75,7 +95,7 @@ impl<'a> Encoder<'a> {
     pub fn new(env: Env<'a>, inline_limit: usize, clean: bool) -> Self {
         Self {
             env,
-            out: Writer::with_capacity(256),
+            out: Writer::from(SCRATCH.take()),
             buffers: Vec::new(),
             buffer_bytes: 0,
             fresh_bytes: 0,
@@ -128,7 +148,10 @@ impl<'a> Encoder<'a> {
                 self.out.float(number(term)?);
                 Ok(())
             }
-            TermType::Binary => self.text(term),
+            TermType::Binary => match Binary::from_term(term) {
+                Ok(binary) => self.text(binary),
+                Err(_) => unsupported("a bitstring whose length is no multiple of 8 bits"),
+            },
             TermType::List => self.list(term, depth),
             TermType::Tuple => {
                 self.enter(depth + 1)?;
@@ -188,10 +211,7 @@ impl<'a> Encoder<'a> {
         Ok(())
     }
 
-    fn text(&mut self, term: Term<'a>) -> Encoded {
-        let Ok(binary) = Binary::from_term(term) else {
-            return unsupported("a bitstring whose length is no multiple of 8 bits");
-        };
+    fn text(&mut self, binary: Binary<'a>) -> Encoded {
         let bytes = binary.as_slice();
         self.spend(bytes.len())?;
         let sound = if bytes.len() < self.inline_limit {
@@ -272,6 +292,13 @@ impl<'a> Encoder<'a> {
             match like {
                 Like::Int => sys::enif_get_int64(env, term, &raw mut int) != 0,
                 Like::Float => sys::enif_get_double(env, term, &raw mut float) != 0,
+                Like::Text => {
+                    if let Ok(binary) = Binary::from_term(item) {
+                        self.count()?;
+                        return self.text(binary);
+                    }
+                    false
+                }
                 Like::Other => false,
             }
         };
@@ -279,6 +306,7 @@ impl<'a> Encoder<'a> {
             *like = match item.get_type() {
                 TermType::Integer => Like::Int,
                 TermType::Float => Like::Float,
+                TermType::Binary => Like::Text,
                 _ => Like::Other,
             };
             return self.term(item, depth);
