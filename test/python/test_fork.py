@@ -317,17 +317,24 @@ class Books(unittest.TestCase):
                 assert arena.find(1 << 40, 1) is None and arena.lend_to_numpy(10) is None
                 memory_array.arena = arena
                 memory_array.empty(10)[:] = 1
-            for n in range(16):
-                if n % 2:
-                    assert child(look) == 0
-                else:
-                    pid = ctypes.PyDLL(None).fork()
-                    if not pid:
+            def forked_by_c():
+                # As an extension does that forks and goes on in Python: without AfterFork a child may wait for a thread
+                # that it does not have, and that had asked for the interpreter's lock.
+                pid = ctypes.PyDLL(None).fork()
+                if not pid:
+                    ctypes.pythonapi.PyOS_AfterFork_Child()
+                    try:
                         look()
                         os._exit(0)
-                    assert os.waitpid(pid, 0)[1] == 0
-            over = True
+                    finally:
+                        os._exit(1)
+                return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+            try:
+                ends = [child(look) if n % 2 else forked_by_c() for n in range(16)]
+            finally:
+                over = True
             for thread in threads: thread.join()
+            assert ends == [0] * 16, ends
             assert arena.live_slots() == 0
         """)
         self.assertEqual((done.returncode, done.stderr), (0, ""))
