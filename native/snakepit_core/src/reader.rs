@@ -43,7 +43,8 @@ impl Default for Budget {
     }
 }
 
-/// A pull parser over one envelope, or over the payload of an extension in it.
+/// A pull parser over one envelope, or over the payload of an extension in it. A copy reads ahead.
+#[derive(Clone)]
 pub struct Reader<'a> {
     rest: &'a [u8],
     budget: &'a Budget,

@@ -4,6 +4,7 @@
 //! soon, then asleep.
 
 use crate::memory::view::{FrameMemory, FrameRoom, View};
+use crate::progress::Leftover;
 use crate::quick::{Outcome, PREFIX, QuickCalls, now};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
@@ -22,7 +23,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// own length comes right before `start`; nobody else writes to it. A lane spins for at most `spin_us`.
 #[pyfunction]
 pub fn serve(
-    lane: &Bound<'_, PyAny>,
+    lane: &Bound<'_, Leftover>,
     quick: &Bound<'_, QuickCalls>,
     descriptor: i32,
     memory: &Bound<'_, PyAny>,
@@ -84,7 +85,7 @@ impl Drop for Held<'_, '_> {
 
 #[expect(clippy::too_many_arguments, reason = "one step of a loop, with what it keeps")]
 fn served<'py>(
-    lane: &Bound<'py, PyAny>,
+    lane: &Bound<'py, Leftover>,
     quick: &Bound<'py, QuickCalls>,
     calls: &Bound<'py, PyAny>,
     window: &Window,
@@ -107,19 +108,17 @@ fn served<'py>(
             lane.call_method1(intern!(py, "slowly"), (shown, views)).map(drop)
         }
         Outcome::Frame(unread, rest) => {
-            lane.setattr(intern!(py, "waiting"), py.None())?;
-            match unread {
-                // If nobody reads this reply, its tokens can be taken back.
-                Some(tokens) => lane.setattr(intern!(py, "lost"), tokens)?,
-                None => lane.setattr(intern!(py, "lost"), false)?,
+            lane.get().clear();
+            if let Some(tokens) = unread {
+                // If nobody reads this reply, they can be taken back.
+                lane.get().set_lost(Bound::new(py, tokens)?.as_any())?;
             }
             let sent = window.send(py, out);
             drop(rest);
             sent
         }
         Outcome::Reply(reply) => {
-            lane.setattr(intern!(py, "waiting"), py.None())?;
-            lane.setattr(intern!(py, "lost"), false)?;
+            lane.get().clear();
             lane.call_method1(intern!(py, "send"), (reply,)).map(drop)
         }
     }

@@ -5,6 +5,7 @@
 //! | [`lane`] | reads frames, has calls run, sends replies |
 //! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
 //! | [`requests`] | reads the frames of other calls, for the Python package |
+//! | [`progress`] | what a lane's calls are at |
 //! | [`tool`] | a tool's signature, as a call looks at it |
 //! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
 //! | [`messages`] | plain values to MessagePack, and back: control messages, log records, errors |
@@ -25,6 +26,7 @@ mod lane;
 mod memory;
 mod messages;
 mod ndarray;
+mod progress;
 mod quick;
 mod requests;
 mod tool;
@@ -56,6 +58,8 @@ mod _native {
     use crate::memory::view::View;
     #[pymodule_export]
     use crate::messages::{pack, unpack};
+    #[pymodule_export]
+    use crate::progress::{Leftover, Progress};
     #[pymodule_export]
     use crate::quick::QuickCalls;
     #[pymodule_export]

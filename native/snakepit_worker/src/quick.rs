@@ -8,6 +8,7 @@ use crate::memory::replies::{Answer, JOIN, Made, Replies, bare_way};
 use crate::memory::reply::Unread;
 use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::ndarray::Array;
+use crate::progress::Progress;
 use crate::tool::{Fit, Tool};
 use pyo3::exceptions::PyException;
 use pyo3::ffi;
@@ -40,12 +41,44 @@ pub struct QuickCalls {
     encoder: Py<Encoder>,
     /// `snakepit.tools.signature.Tool` by name.
     tools: Py<PyDict>,
-    /// `snakepit.support.cancel.Cancellation`
-    cancellation: Py<PyAny>,
+    /// A `snakepit.support.cancel.Cancellation`.
+    cancellation: Py<Progress>,
     /// The context variable with the present call's caller.
     caller: Py<PyAny>,
     replies: Py<Replies>,
-    known: Mutex<HashMap<Box<str>, Tool>>,
+    known: Mutex<Known>,
+}
+
+/// The tools that were called. Most calls are of the same one as the call before.
+#[derive(Default)]
+struct Known {
+    tools: Vec<(Box<str>, Tool)>,
+    places: HashMap<Box<str>, usize>,
+    latest: usize,
+}
+
+impl Known {
+    /// Whether a tool of this name is here; it is the latest then.
+    fn find(&mut self, name: &str) -> bool {
+        if self.tools.get(self.latest).is_some_and(|(latest, _)| **latest == *name) {
+            return true;
+        }
+        match self.places.get(name) {
+            Some(place) => self.latest = *place,
+            None => return false,
+        }
+        true
+    }
+
+    fn add(&mut self, name: &str, tool: Tool) {
+        self.latest = self.tools.len();
+        self.places.insert(name.into(), self.latest);
+        self.tools.push((name.into(), tool));
+    }
+
+    fn latest(&mut self) -> Option<&mut Tool> {
+        self.tools.get_mut(self.latest).map(|(_, tool)| tool)
+    }
 }
 
 /// A call that may begin.
@@ -77,7 +110,7 @@ impl QuickCalls {
         decoder: Py<Decoder>,
         encoder: Py<Encoder>,
         tools: Py<PyDict>,
-        cancellation: Py<PyAny>,
+        cancellation: Py<Progress>,
         caller: Py<PyAny>,
         replies: Py<Replies>,
     ) -> Self {
@@ -193,12 +226,12 @@ impl QuickCalls {
         else {
             return Ok(None);
         };
-        if !known.contains_key(command) {
+        if !known.find(command) {
             let Some(tool) = self.tools.bind(py).get_item(command)? else { return Ok(None) };
             let Some(tool) = Tool::new(&tool)? else { return Ok(None) };
-            known.insert(command.into(), tool);
+            known.add(command, tool);
         }
-        let Some(tool) = known.get_mut(command) else { return Ok(None) };
+        let Some(tool) = known.latest() else { return Ok(None) };
         if tool.len() != n {
             return Ok(None);
         }
@@ -262,30 +295,29 @@ impl QuickCalls {
     ) -> PyResult<Outcome<'py>> {
         self.set_caller(&opened.caller)?;
         let Opened { call, tool, given, .. } = opened;
-        let id = PyInt::new(py, head.call_id);
         let started = now();
-        calls.setattr(intern!(py, "seen"), &id)?;
-        let value = self.users(py, calls, &tool, &id, || called(&call, &given));
+        self.cancellation.get().set_seen(head.call_id);
+        let value = self.users(py, calls, &tool, head.call_id, || called(&call, &given));
         let late = head.buffers == 0 && head.envelope <= LET_GO_LATE;
         let given = late.then_some(given);
         let (mask, forced, tool_ns) = (head.reply_mask, head.flags & FLAG_FORCED != 0, now() - started);
         let value = match value {
             Ok(value) => value,
             Err(error) => {
-                let arguments = (id, mask, error.into_value(py), tool_ns);
+                let arguments = (head.call_id, mask, error.into_value(py), tool_ns);
                 return Ok(Outcome::Reply(calls.call_method1(intern!(py, "quickly_raised"), arguments)?));
             }
         };
         if !is_plain(&value) && Array::of(&value).is_none() {
             drop(given);
-            return self.returned(calls, &id, mask, forced, value, tool_ns, started);
+            return self.returned(calls, head.call_id, mask, forced, value, tool_ns, started);
         }
         out.clear();
         out.resize(PREFIX + HEADER, 0);
         let buffers = match self.encoder.get().append(&value, out) {
             Ok(buffers) => buffers,
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
-            Err(_) => return self.returned(calls, &id, mask, forced, value, tool_ns, started),
+            Err(_) => return self.returned(calls, head.call_id, mask, forced, value, tool_ns, started),
         };
         // Buffers alone refer to the result's memory from now on.
         let rest = if buffers.is_empty() { given.map(|given| (given, value)) } else { None };
@@ -301,7 +333,7 @@ impl QuickCalls {
     fn returned<'py>(
         &self,
         calls: &Bound<'py, PyAny>,
-        id: &Bound<'py, PyInt>,
+        id: u64,
         mask: u8,
         forced: bool,
         value: Bound<'py, PyAny>,
@@ -357,14 +389,14 @@ impl QuickCalls {
         py: Python<'py>,
         calls: &Bound<'py, PyAny>,
         tool: &Bound<'py, PyAny>,
-        id: &Bound<'py, PyInt>,
+        id: u64,
         call: impl FnOnce() -> PyResult<Bound<'py, PyAny>>,
     ) -> PyResult<Bound<'py, PyAny>> {
-        let (cancellation, running) = (self.cancellation.bind(py), intern!(py, "running"));
-        cancellation.setattr(running, id)?;
+        let progress = self.cancellation.get();
+        progress.set_running(id);
         let value = call();
-        cancellation.setattr(running, 0)?;
-        if !snakepit_fork::is_child() && !cancellation.getattr(intern!(py, "cancelling"))?.is_truthy()? {
+        progress.set_running(0);
+        if !snakepit_fork::is_child() && progress.cancelling() == 0 {
             return value;
         }
         let error = value.as_ref().err().map(|error| error.value(py).clone());

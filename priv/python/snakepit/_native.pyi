@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from contextvars import ContextVar
-from typing import Any
+from typing import Any, Self
 
 # Chunk id, offset, length, token.
 Place = tuple[int, int, int, int]
@@ -161,6 +161,16 @@ class Requests:
     ) -> tuple[str, dict[str, Any], Any, bool]: ...
     def synchronize(self, frame: memoryview) -> tuple[int, int, int | None]: ...
 
+class Progress:
+    seen: int
+    running: int
+    cancelling: int
+
+class Leftover:
+    waiting: tuple[int, bytes] | None
+    lost: bool | Unread
+    def __new__(cls, *_positional: Any, **_named: Any) -> Self: ...
+
 class QuickCalls:
     def __new__(
         cls,
@@ -168,7 +178,7 @@ class QuickCalls:
         decoder: Decoder,
         encoder: Encoder,
         tools: dict[str, Any],
-        cancellation: Any,
+        cancellation: Progress,
         caller: ContextVar[Any],
         replies: Replies,
     ) -> QuickCalls: ...
@@ -176,7 +186,7 @@ class QuickCalls:
 
 def pack(value: Any) -> bytes: ...
 def unpack(data: bytes) -> Any: ...
-def serve(lane: Any, quick: QuickCalls, descriptor: int, memory: memoryview, start: int, spin_us: int) -> None: ...
+def serve(lane: Leftover, quick: QuickCalls, descriptor: int, memory: memoryview, start: int, spin_us: int) -> None: ...
 def frame_layout() -> dict[str, dict[str, list[int]]]: ...
 def install_fork_handlers() -> None: ...
 def close_in_children(path: bytes) -> bool: ...

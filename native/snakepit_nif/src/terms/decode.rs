@@ -87,8 +87,12 @@ impl<'a> Decoder<'a, '_> {
 /// A scheduler keeps the stack of its latest envelope for the next one, up to so many values.
 const KEPT: usize = 1 << 19;
 
+/// From so many values on, a list is worth a look at whether all are numbers.
+const MANY: usize = 64;
+
 thread_local! {
     static STACK: Cell<Vec<ErlNifTerm>> = const { Cell::new(Vec::new()) };
+    static ETF: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
 /// One envelope on its way.
@@ -159,12 +163,60 @@ impl<'a, 'e> Run<'a, '_, '_, 'e> {
     }
 
     fn list(&mut self, r: &mut Reader<'e>, n: usize) -> Made {
+        if n >= MANY
+            && let Some(list) = self.numbers(r, n)
+        {
+            return Ok(list);
+        }
         let start = self.items(r, n)?;
         let items = &self.stack[start..];
         // SAFETY: as many terms of this environment, which is that of the NIF that runs.
         let list = unsafe { sys::enif_make_list_from_array(self.env().as_c_arg(), items.as_ptr(), items.len() as u32) };
         self.stack.truncate(start);
         Ok(list)
+    }
+
+    /// A long list of numbers, made by the VM's own reader: it makes room for all of them at once, where each would have
+    /// its own. `None`, with nothing read, if anything else is in it.
+    fn numbers(&mut self, r: &mut Reader<'e>, n: usize) -> Option<ErlNifTerm> {
+        let mut ahead = r.clone();
+        ahead.enter().ok()?;
+        let mut etf = ETF.take();
+        etf.clear();
+        // LIST_EXT
+        etf.extend_from_slice(&[131, 108]);
+        etf.extend_from_slice(&u32::try_from(n).ok()?.to_be_bytes());
+        let whole = (0..n).all(|_| match ahead.number() {
+            Some(Number::Float(x)) if x.is_finite() => {
+                let [a, b, c, d, e, f, g, h] = x.to_be_bytes();
+                // NEW_FLOAT_EXT
+                etf.extend_from_slice(&[70, a, b, c, d, e, f, g, h]);
+                true
+            }
+            Some(Number::Int(n)) => {
+                if let Ok(n) = i32::try_from(n) {
+                    let [a, b, c, d] = n.to_be_bytes();
+                    // INTEGER_EXT
+                    etf.extend_from_slice(&[98, a, b, c, d]);
+                } else {
+                    let [a, b, c, d, e, f, g, h] = n.unsigned_abs().to_le_bytes();
+                    // SMALL_BIG_EXT
+                    etf.extend_from_slice(&[110, 8, u8::from(n < 0), a, b, c, d, e, f, g, h]);
+                }
+                true
+            }
+            _ => false,
+        });
+        // NIL_EXT
+        etf.push(106);
+        let made = whole.then(|| self.env().binary_to_term(&etf)).flatten();
+        if etf.capacity() <= KEPT * size_of::<ErlNifTerm>() {
+            ETF.set(etf);
+        }
+        let (list, _) = made?;
+        ahead.leave();
+        *r = ahead;
+        Some(list.as_c_arg())
     }
 
     /// Puts so many values on the stack; where they begin.

@@ -90,8 +90,6 @@ class Calls:
         self._requests = Requests(decoder.native, self.replies)
         self._runner: Any = None
         self._call_id = 0
-        # The last call that came, by whichever way.
-        self.seen = 0
         self._mask = 0
         self._forced = False
         self.cancellation = Cancellation()
@@ -121,7 +119,7 @@ class Calls:
     def quickly_failed(self, call_id: int, mask: int, error: Exception, nanoseconds: int) -> Reply:
         """The reply of a quick call whose arguments did not come, or whose result cannot be sent."""
         self._mask, self._call_id = mask, call_id
-        self.seen = call_id
+        self.cancellation.seen = call_id
         return self._failed(self._as_failure(error), nanoseconds)
 
     def quickly_returned(
@@ -262,7 +260,7 @@ class Calls:
         """Decodes a request and checks its arguments; tool and arguments, as `_run_tool` takes them."""
         _, self._mask, flags, self._call_id, _ = Requests.head(frame)
         self._forced = bool(flags & FORCED)
-        self.seen = self._call_id
+        self.cancellation.seen = self._call_id
         command, arguments, caller, bytes_inside = self._requests.open(frame, beside, views)
         tool = self._tools.get(command)
         if tool is None:
@@ -423,7 +421,7 @@ class Calls:
             # Those that it gave back go with the answer.
             self.replies.unread(lost)
             lost = False
-        return self._bare(RESULT, 0, self._encoder.encode([self.seen, bool(lost)])), lost
+        return self._bare(RESULT, 0, self._encoder.encode([self.cancellation.seen, bool(lost)])), lost
 
     def keep_released(self, reply: Reply) -> None:
         """Takes the released tokens out of a reply that may not arrive, or that another one stands for."""

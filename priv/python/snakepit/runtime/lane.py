@@ -7,7 +7,7 @@ import sys
 import threading
 from typing import TYPE_CHECKING
 
-from .._native import Requests, Unread, add_descriptor, remove_row, serve
+from .._native import Leftover, Requests, add_descriptor, remove_row, serve
 from ..support import context, fork, identity
 from ..support.errors import ProtocolError
 from ..support.limits import ERROR, GRPC, MAX_GRPC_MESSAGE, RESULT, STREAM, SYNC
@@ -23,7 +23,7 @@ _START = 16
 _ROOM = 64 << 10
 
 
-class Lane:
+class Lane(Leftover):
     """The worker's end of a lane."""
 
     def __init__(self, sock: socket.socket, service: Service, number: int = 0) -> None:
@@ -34,11 +34,6 @@ class Lane:
         self.lock = fork.lock()
         self.calls = Calls(service)
         self.service = service
-        # A reply that waits to be fetched by gRPC: call id and payload.
-        self.waiting: tuple[int, bytes] | None = None
-        # Whether a reply of the last call had tokens, of places that it grants or buffers that it gives back: if nobody
-        # read it, they are lost. The tokens, if it is the only one of its call: they can be taken back.
-        self.lost: bool | Unread = False
 
     def serve(self) -> None:
         """Runs calls until the connection ends or the worker stops."""

@@ -15,6 +15,7 @@ import time
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
+from .._native import Progress
 from . import fork
 
 if TYPE_CHECKING:
@@ -38,18 +39,16 @@ class Cancelled(BaseException):
     __module__ = "snakepit"
 
 
-class Cancellation:
+class Cancellation(Progress):
     """Which of a lane's calls runs, and whether it is being cancelled.
 
     The lane sets `running` to a call's id right before the user's code, to 0 right after it, and then calls `over` if
     `cancelling` is set, or this process is a forked child. All three may be interrupted by `Cancelled`.
     """
 
-    __slots__ = ("_asked", "_asynchronous", "_left", "_lock", "cancelling", "running", "stream", "task", "thread")
+    __slots__ = ("_asked", "_asynchronous", "_left", "_lock", "stream", "task", "thread")
 
     def __init__(self) -> None:
-        self.running = 0
-        self.cancelling = 0
         # The call that yields items; between two of them none of its code runs.
         self.stream = 0
         # Where the tool runs.
