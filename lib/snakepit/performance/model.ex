@@ -176,6 +176,13 @@ defmodule Snakepit.Performance.Model do
   @spec blank(t()) :: t()
   def blank(%__MODULE__{} = model), do: %{model | ref: Native.cost_model_new(rules(model, model.policy, %{}))}
 
+  @doc "Forgets all that was learned."
+  @spec forget(t()) :: :ok
+  def forget(%__MODULE__{} = model) do
+    true = __MODULE__.import(model, export(blank(model)))
+    :ok
+  end
+
   @doc "Whether the pool measures its transfers."
   @spec enabled?(t() | nil) :: boolean()
   def enabled?(nil), do: false

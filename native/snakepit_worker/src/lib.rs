@@ -5,7 +5,7 @@
 //! | [`lane`] | reads frames, has calls run, sends replies |
 //! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
 //! | [`requests`] | reads the frames of other calls, for the Python package |
-//! | [`progress`] | what a lane's calls are at |
+//! | [`progress`] | where a lane's calls are |
 //! | [`tool`] | a tool's signature, as a call looks at it |
 //! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
 //! | [`messages`] | plain values to MessagePack, and back: control messages, log records, errors |

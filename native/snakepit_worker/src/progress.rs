@@ -1,4 +1,4 @@
-//! What a lane's calls are at, where both this library and the Python package look at each call: fields that cost no lookup
+//! Where a lane's calls are. Both this library and the Python package look at it in each call: these fields cost no lookup
 //! of a name.
 
 use pyo3::prelude::*;
@@ -57,7 +57,7 @@ impl Progress {
     }
 }
 
-/// What is left of a lane's last call. `snakepit.runtime.lane.Lane` is one. It is looked at by whoever has the lane.
+/// The remains of a lane's last call. `snakepit.runtime.lane.Lane` is one. It is looked at by whoever has the lane.
 #[pyclass(frozen, subclass, module = "snakepit._native")]
 #[derive(Default)]
 pub struct Leftover {

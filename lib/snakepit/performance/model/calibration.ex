@@ -22,6 +22,9 @@ defmodule Snakepit.Performance.Model.Calibration do
   @cold_rounds 3
   @cold_after 4 * @mib
   @base_rounds 40
+  # A calibration that was kept is tried at these sizes, and may be so far off.
+  @looks [{[64 * @kib, @mib], 5}]
+  @off 2.0
   @budget_ms 300
   # How long is waited, in all, for lanes that are busy with calls.
   @max_wait_ms 10_000
@@ -43,20 +46,9 @@ defmodule Snakepit.Performance.Model.Calibration do
           {:ok, summary()} | {:error, :busy | :nothing_to_compare | Snakepit.Error.t()}
   def run(%Handle{performance: %Model{} = model} = handle, opts \\ []) do
     ways = opts[:ways] || ways(handle.options.transfers)
-    budget = opts[:budget_ms] || @budget_ms
 
     with [_, _ | _] <- ways,
-         {:ok, workers} <- workers(handle),
-         pids = for(%{os_pid: pid} <- workers, do: pid),
-         state = %{
-           handle: handle,
-           pids: pids,
-           budget: budget * 1_000_000,
-           left: budget * 1_000_000,
-           max_wait: opts[:max_wait_ms] || @max_wait_ms,
-           progress: opts[:progress] || fn _share -> :ok end,
-           samples: []
-         },
+         {:ok, state} <- state(handle, opts),
          # Whatever it takes: nothing is known without it.
          {:ok, state} <- measure(state, base_plan(), fn _state -> true end),
          base = base(state.samples),
@@ -79,9 +71,48 @@ defmodule Snakepit.Performance.Model.Calibration do
     end
   end
 
+  @doc """
+  Whether some probes take about what the pool's model says, which was read from a file: on a machine that was busy when
+  it was measured, or that is another one by now, it would mislead from the start. True if nobody can tell now.
+  """
+  @spec holds?(Handle.t()) :: boolean()
+  def holds?(%Handle{performance: %Model{} = model} = handle) do
+    ways = ways(handle.options.transfers)
+
+    with {:ok, state} <- state(handle, max_wait_ms: 0),
+         {:ok, %{samples: samples}} <-
+           measure(state, fitting(handle, warm(@looks, ways)), fn _state -> true end) do
+      samples
+      |> Enum.group_by(&Map.take(&1, [:direction, :way, :size]), & &1.ns)
+      |> Enum.all?(fn {probe, ns} ->
+        ratio = Stats.median(ns) / Model.predict(model, Map.put(probe, :type, :binary))
+        ratio < @off and ratio > 1 / @off
+      end)
+    else
+      {:error, _busy} -> true
+    end
+  end
+
   @doc "Those of a pool's ways that are measured by themselves: gRPC, which has to be started, only where a pool has no other."
   @spec ways([Transfer.way()]) :: [Transfer.way()]
   def ways(transfers), do: if(:inline in transfers, do: transfers -- [:grpc], else: transfers)
+
+  defp state(handle, opts) do
+    budget = (opts[:budget_ms] || @budget_ms) * 1_000_000
+
+    with {:ok, workers} <- workers(handle) do
+      {:ok,
+       %{
+         handle: handle,
+         pids: for(%{os_pid: pid} <- workers, do: pid),
+         budget: budget,
+         left: budget,
+         max_wait: opts[:max_wait_ms] || @max_wait_ms,
+         progress: opts[:progress] || fn _share -> :ok end,
+         samples: []
+       }}
+    end
+  end
 
   defp failed(handle, reason) do
     emit(handle, reason, %{})
@@ -120,12 +151,14 @@ defmodule Snakepit.Performance.Model.Calibration do
   # Ways in turn, so that what the machine does meanwhile meets all of them. The first of a kind makes memory, and says
   # nothing of those to come.
   defp plan(handle, ways) do
-    # Times of a size that the arena can hardly hold are not the usual ones.
-    largest = div(Worker.Chunks.quota(handle), 4)
-
     {before, later} = Enum.split_with(@waves, fn {sizes, _} -> hd(sizes) <= @cold_after end)
     cold = if :zero_copy in ways, do: cold(handle.options.chunk_size), else: []
-    probes = warm(before, ways) ++ cold ++ warm(later, ways)
+    fitting(handle, warm(before, ways) ++ cold ++ warm(later, ways))
+  end
+
+  # Times of a size that the arena can hardly hold are not the usual ones.
+  defp fitting(handle, probes) do
+    largest = div(Worker.Chunks.quota(handle), 4)
     for {_, _, _, size, _} = probe <- probes, size <= largest, do: probe
   end
 

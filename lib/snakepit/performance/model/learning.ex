@@ -256,7 +256,7 @@ defmodule Snakepit.Performance.Model.Learning do
 
   defp calibrated(%{performance: %{settings: settings}} = handle) do
     with true <- settings.calibrate,
-         :none <- Calibration.Kept.load(handle, settings),
+         :none <- Calibration.Kept.take_over(handle, settings),
          {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
       Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
 

@@ -93,7 +93,7 @@ impl Reply {
         released
     }
 
-    /// What a lane says while this reply waits to be fetched by gRPC. The released tokens go with it: a reply that nobody
+    /// The lane's answer while this reply waits to be fetched by gRPC. The released tokens go with it: a reply that nobody
     /// fetches must not take them away.
     fn waits(&self) -> Self {
         let released = self.take_released();

@@ -53,7 +53,24 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
     end
   end
 
-  @doc "Takes over what was kept; another machine's, another version's or a broken file is passed over."
+  @doc """
+  Takes over what was kept, if some probes say that it holds. What a busy machine kept would mislead all calls until they
+  have outweighed it, and every start after this one.
+  """
+  @spec take_over(Handle.t(), Performance.Settings.t()) :: :ok | :none
+  def take_over(%{performance: model} = handle, settings) do
+    with :ok <- load(handle, settings) do
+      if Calibration.holds?(handle) do
+        Calibration.emit(handle, :loaded, %{})
+      else
+        Calibration.emit(handle, :outdated, %{})
+        Model.forget(model)
+        :none
+      end
+    end
+  end
+
+  @doc "Reads what was kept; another machine's, another version's or a broken file is passed over."
   @spec load(Handle.t(), Performance.Settings.t()) :: :ok | :none
   def load(handle, settings) do
     {path, fingerprint} = file(handle, settings)
@@ -63,7 +80,6 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
            File.read(path),
          ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
          true <- Model.import(handle.performance, model) do
-      Calibration.emit(handle, :loaded, %{})
       :ok
     else
       _ -> :none

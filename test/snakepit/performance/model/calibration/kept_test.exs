@@ -5,6 +5,7 @@ defmodule Snakepit.Performance.Model.Calibration.KeptTest do
   alias Snakepit.Performance.Model.Calibration
   alias Snakepit.Performance.Model.Calibration.Kept
   alias Snakepit.Pool.Handle
+  alias Snakepit.Telemetry
 
   defp handle(options \\ []) do
     {:ok, handle} = ([performance_policy: [enabled: true]] ++ options) |> pool!() |> Handle.fetch()
@@ -43,6 +44,54 @@ defmodule Snakepit.Performance.Model.Calibration.KeptTest do
       assert :none = Kept.load(other, settings)
       assert Model.export(other.performance) == fresh
     end
+  end
+
+  @tag :tmp_dir
+  test "is not taken over where calls take other times by now", %{tmp_dir: dir} do
+    settings = %Settings{Settings.default() | calibration_dir: dir}
+    stalled = handle()
+    # As a machine measures that stands still most of the time: both ways, all sizes.
+    slow = fn size -> 50.0e6 + 1000.0 * size end
+
+    for direction <- [:request, :reply],
+        way <- [:inline, :zero_copy],
+        size <- [4096, 65_536, 1_048_576],
+        _ <- 1..10 do
+      transfer = %{direction: direction, way: way, type: :binary, size: size, warm: true}
+      Model.calibrate(stalled.performance, transfer, slow.(size), 1.0e6)
+    end
+
+    Model.anchor(stalled.performance)
+    assert {:ok, _} = Kept.store(stalled, settings)
+    test = self()
+    event = [:snakepit, :performance, :calibration]
+    id = make_ref()
+
+    :ok =
+      Telemetry.attach(
+        id,
+        [event],
+        fn _, _, meta, _ -> send(test, {:calibration, meta.pool, meta.result}) end,
+        nil
+      )
+
+    on_exit(fn -> Telemetry.detach(id) end)
+
+    handle = handle()
+    pool = handle.name
+    assert :none = Kept.take_over(handle, settings)
+    assert_received {:calibration, ^pool, :outdated}
+    assert Model.export(handle.performance) == Model.export(Model.blank(handle.performance))
+
+    # What was measured a moment ago holds. A busy machine may need more than one try.
+    held? = fn ->
+      {:ok, _} = Calibration.run(handle, budget_ms: 5_000)
+      {:ok, _} = Kept.store(handle, settings)
+      Kept.take_over(handle(), settings) == :ok
+    end
+
+    assert Enum.any?(1..20, fn _ -> held?.() end)
+    assert_received {:calibration, _, :loaded}
   end
 
   test "what cannot be kept is an error, and no crash" do
