@@ -319,8 +319,14 @@ impl QuickCalls {
             Err(error) if !error.is_instance_of::<PyException>(py) => return Err(error),
             Err(_) => return self.returned(calls, head.call_id, mask, forced, value, tool_ns, started),
         };
-        // Buffers alone refer to the result's memory from now on.
-        let rest = if buffers.is_empty() { given.map(|given| (given, value)) } else { None };
+        let rest = match given {
+            Some(given) if buffers.is_empty() => Some((given, value)),
+            _ => {
+                // Buffers alone refer to the result's memory from now on.
+                drop(value);
+                None
+            }
+        };
         let answer = Answer { kind: Kind::Result, mask, forced, call_id: head.call_id, tool_ns };
         match self.replied(py, calls, head, answer, buffers, out)? {
             Outcome::Frame(unread, _) => Ok(Outcome::Frame(unread, rest)),
