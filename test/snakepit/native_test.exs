@@ -428,6 +428,45 @@ defmodule Snakepit.NativeTest do
   end
 
   describe "control messages" do
+    test "long lists are whole, whatever numbers are in them, and whatever else" do
+      edges =
+        for bits <- [7, 8, 15, 16, 31, 32, 59, 60, 63],
+            near <- -1..1,
+            sign <- [-1, 1],
+            do: sign * 2 ** bits + near
+
+      ints = Enum.filter(edges, &(&1 in -(2 ** 63)..(2 ** 64 - 1)//1)) ++ Enum.to_list(-70..70)
+      within = Enum.filter(ints, &(&1 < 2 ** 63))
+      floats = for n <- -50..50, do: n / 7
+
+      for list <- [
+            ints,
+            within,
+            floats,
+            floats ++ [1.0e308, 5.0e-324, -0.0],
+            within ++ floats,
+            floats ++ [:infinity],
+            [:nan | floats],
+            within ++ ["text"],
+            within ++ [within, [floats]],
+            [nil, true | floats],
+            Enum.map(within, &%{"k" => &1, "text" => floats})
+          ] do
+        {:ok, packed} = Native.pack(list)
+        assert Native.unpack(packed, MapSet.new()) == {:ok, list}
+        # A list that ends early is no list.
+        assert {:error, _} = Native.unpack(binary_part(packed, 0, byte_size(packed) - 1), MapSet.new())
+      end
+    end
+
+    test "a list of numbers may lie no deeper than any other" do
+      numbers = Enum.to_list(1..100)
+      nested = fn depth -> Enum.reduce(2..depth, numbers, fn _, inner -> [inner] end) end
+      {:ok, fits} = Native.pack(nested.(128))
+      assert Native.unpack(fits, MapSet.new()) == {:ok, nested.(128)}
+      assert {:error, _} = Native.unpack(<<0x91>> <> fits, MapSet.new())
+    end
+
     test "come back equal" do
       message = [
         "welcome",
