@@ -9,7 +9,8 @@ import unittest
 from msgpack import unpackb
 
 from snakepit.support import context
-from snakepit.support.cancel import SIGNAL, Cancellation, Cancelled
+from snakepit.support.cancel import SIGNAL, Cancellation
+from snakepit.support.cancelled import Cancelled
 from snakepit.wire.control import Control
 
 

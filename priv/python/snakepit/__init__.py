@@ -23,7 +23,7 @@ if sys.version_info < (3, 11):  # noqa: UP036
 try:
     from .memory.memory_array import empty
     from .runtime.hooks import on_start, on_stop
-    from .support.cancel import Cancelled
+    from .support.cancelled import Cancelled
     from .support.context import cancelled, correlation_id, session
     from .support.identity import Worker, worker
     from .tools.registry import tool

@@ -15,7 +15,8 @@ from .._native import QuickCalls, Replies, Requests, Unread, pack
 from ..codec.decode import Decoder
 from ..codec.encode import Encoder
 from ..support import context
-from ..support.cancel import Cancellation, Cancelled
+from ..support.cancel import Cancellation
+from ..support.cancelled import Cancelled
 from ..support.errors import CallError, ProtocolError, did_you_mean, nearest, some_of
 from ..support.fork import is_child
 from ..support.limits import (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._native import Progress
 from . import fork
+from .cancelled import Cancelled
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop, Task
@@ -30,13 +31,6 @@ _AGAIN = 0.5
 # Between two times that the BEAM says so no more than this counts: what lasts longer is time in which this process or
 # all of the machine stood still, and the tool as well. It says so every 0.1 s.
 _STEP = 0.15
-
-
-class Cancelled(BaseException):
-    """Nobody waits for this call's result any more. Let it pass: `except Exception` does."""
-
-    # Where it is imported from: callers see this name.
-    __module__ = "snakepit"
 
 
 class Cancellation(Progress):
