@@ -175,7 +175,7 @@ def corpus(end):
         for mask, flags in ((7, 0), (2, FORCED), (4, 0), (1, 0), (7, STREAM)):
             buffers = [bytes(65 + i % 26 for i in range(size)) for size in sizes]
             frames.append(end.frame(command, args, buffers=buffers, mask=mask, flags=flags))
-            # Of letters as well: a `str` lies there, too.
+            # Some are letters, because a `str` may lie in a buffer as well.
             table = [(1, 65 + 256 * i, min(size, 60), token + i) for i, size in enumerate(sizes)]
             token += len(table)
             if command == "keep":

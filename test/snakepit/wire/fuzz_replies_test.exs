@@ -29,7 +29,7 @@ defmodule Snakepit.Wire.FuzzRepliesTest do
     # What was captured points into chunks that the worker must not give back meanwhile.
     pool = pool!(chunk_size: 256 * 1024, idle_chunk_ms: 100_000_000)
     handle = Pool.Handle.fetch!(pool)
-    # Nobody else calls, as long as this process, and the checkout, are there.
+    # This process holds the only lane until it ends, so nobody else can call.
     {:ok, lane, checkout} = Pool.Checkout.checkout(handle, :infinity, nil, false)
 
     corpus =
