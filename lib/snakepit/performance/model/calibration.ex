@@ -82,15 +82,27 @@ defmodule Snakepit.Performance.Model.Calibration do
     with {:ok, state} <- state(handle, max_wait_ms: 0),
          {:ok, %{samples: samples}} <-
            measure(state, fitting(handle, warm(@looks, ways)), fn _state -> true end) do
-      samples
-      |> Enum.group_by(&Map.take(&1, [:direction, :way, :size]), & &1.ns)
-      |> Enum.all?(fn {probe, ns} ->
-        ratio = Stats.median(ns) / Model.predict(model, Map.put(probe, :type, :binary))
-        ratio < @off and ratio > 1 / @off
-      end)
+      agree?(samples, &Model.predict(model, Map.put(&1, :type, :binary)))
     else
       {:error, _busy} -> true
     end
+  end
+
+  @doc """
+  Whether predictions agree with probes. A prediction disagrees if it is more than #{round(@off)} times shorter than the
+  shortest probe of its kind, or more than #{round(@off)} times longer than the longest. The longest but one counts as the
+  longest where there are three or more, because a single probe may be stopped for any time.
+  """
+  @spec agree?([map()], (map() -> float())) :: boolean()
+  def agree?(samples, predict) do
+    samples
+    |> Enum.group_by(&Map.take(&1, [:direction, :way, :size]), & &1.ns)
+    |> Enum.all?(fn {probe, ns} ->
+      [shortest | _] = sorted = Enum.sort(ns)
+      longest = Enum.at(sorted, if(length(sorted) > 2, do: -2, else: -1))
+      predicted = predict.(probe)
+      predicted >= shortest / @off and predicted <= longest * @off
+    end)
   end
 
   @doc "Those of a pool's ways that are measured by themselves: gRPC, which has to be started, only where a pool has no other."
@@ -218,9 +230,12 @@ defmodule Snakepit.Performance.Model.Calibration do
     before = cpu(state.pids)
 
     with {:ok, seen} <- Probe.run(state.handle, direction, payload(size), size, forced, timeout: 5_000) do
+      # A worker that has no memory at hand takes another way than it was asked for.
+      taken = if direction == :request, do: seen.request_way, else: seen.reply_way
+
       sample = %{
         direction: direction,
-        way: way,
+        way: if(forced, do: taken, else: way),
         size: size,
         warm: not seen.cold,
         ns: Observation.transfer_ns(seen),

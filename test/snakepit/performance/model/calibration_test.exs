@@ -34,6 +34,24 @@ defmodule Snakepit.Performance.Model.CalibrationTest do
     refute error.message =~ Snakepit.Transfer.probe_command()
   end
 
+  test "a kept prediction agrees with probes unless nearly all of them are twice as short or twice as long" do
+    probes = fn times ->
+      for ns <- times, do: %{direction: :request, way: :inline, size: 4096, ns: ns, warm: true}
+    end
+
+    agree? = fn times, predicted -> Calibration.agree?(probes.(times), fn _ -> predicted end) end
+    for ns <- [50, 100, 400], do: assert(agree?.([100, 120, 150, 200, 9000], ns * 1.0))
+    for ns <- [49, 401, 9000], do: refute(agree?.([100, 120, 150, 200, 9000], ns * 1.0))
+    assert agree?.([100], 200.0) and agree?.([100, 200], 400.0)
+    refute agree?.([100], 201.0) or agree?.([100, 200], 401.0)
+
+    # A prediction for each kind of probe is compared, and one that is off is enough.
+    mixed = probes.([100, 100, 100]) ++ Enum.map(probes.([500, 500]), &%{&1 | way: :zero_copy})
+    assert Calibration.agree?(mixed, fn %{way: way} -> if way == :inline, do: 100.0, else: 500.0 end)
+    refute Calibration.agree?(mixed, fn _ -> 100.0 end)
+    assert Calibration.agree?([], fn _ -> raise "nothing to predict" end)
+  end
+
   test "shared memory that has to be made is measured apart" do
     handle = handle()
     assert {:ok, _} = Calibration.run(handle, budget_ms: 20_000)
