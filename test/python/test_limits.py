@@ -16,7 +16,8 @@ class Layout(unittest.TestCase):
         ]:
             ours = {name: [getattr(limits, constant)] for name, constant in names.items()}
             self.assertEqual(ours, frame_layout()[section], section)
-        self.assertEqual([limits.MAX_BUFFERS], frame_layout()["sizes"]["max_buffers"])
+        for name in ("MAX_BUFFERS", "MAX_FRAME"):
+            self.assertEqual([getattr(limits, name)], frame_layout()["sizes"][name.lower()], name)
 
 
 if __name__ == "__main__":

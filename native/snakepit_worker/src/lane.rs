@@ -6,6 +6,7 @@
 use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::progress::Leftover;
 use crate::quick::{Outcome, PREFIX, QuickCalls, now};
+use crate::socket::{part, send_all};
 use pyo3::buffer::PyBuffer;
 use pyo3::exceptions::{PyMemoryError, PyOSError, PyTypeError};
 use pyo3::intern;
@@ -113,7 +114,8 @@ fn served<'py>(
                 // If nobody reads this reply, they can be taken back.
                 lane.get().set_lost(Bound::new(py, tokens)?.as_any())?;
             }
-            let sent = window.send(py, out);
+            // SAFETY: `out` is there until it returns.
+            let sent = unsafe { send_all(py, window.descriptor, &mut [part(out)]) };
             drop(rest);
             sent
         }
@@ -237,33 +239,6 @@ impl Window {
             }
             py.check_signals()?;
         }
-    }
-
-    /// Sends all of it. A small frame goes at once, while the lock is held: to give it up takes as long.
-    fn send(&self, py: Python<'_>, mut frame: &[u8]) -> PyResult<()> {
-        let mut flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        loop {
-            match if flags & libc::MSG_DONTWAIT != 0 {
-                self.write(frame, flags)
-            } else {
-                py.detach(|| self.write(frame, flags))
-            } {
-                Ok(sent) if sent == frame.len() => return Ok(()),
-                Ok(sent) => frame = &frame[sent..],
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR) => py.check_signals()?,
-                    Some(libc::EAGAIN) if flags & libc::MSG_DONTWAIT != 0 => {}
-                    code => return Err(PyOSError::new_err((code, error.to_string()))),
-                },
-            }
-            flags = libc::MSG_NOSIGNAL;
-        }
-    }
-
-    fn write(&self, bytes: &[u8], flags: i32) -> Result<usize, Error> {
-        // SAFETY: `bytes` is memory of its length.
-        let sent = unsafe { libc::send(self.descriptor, bytes.as_ptr().cast(), bytes.len(), flags) };
-        usize::try_from(sent).map_err(|_| Error::last_os_error())
     }
 }
 

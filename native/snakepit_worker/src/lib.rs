@@ -6,6 +6,7 @@
 //! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
 //! | [`requests`] | reads the frames of other calls, for the Python package |
 //! | [`progress`] | where a lane's calls are |
+//! | [`socket`] | sends frames |
 //! | [`tool`] | a tool's signature, as a call looks at it |
 //! | [`decode`], [`encode`] | envelopes to Python's objects, and back |
 //! | [`messages`] | plain values to MessagePack, and back: control messages, log records, errors |
@@ -29,6 +30,7 @@ mod ndarray;
 mod progress;
 mod quick;
 mod requests;
+mod socket;
 mod tool;
 
 use pyo3::prelude::*;

@@ -328,10 +328,7 @@ impl QuickCalls {
             }
         };
         let answer = Answer { kind: Kind::Result, mask, forced, call_id: head.call_id, tool_ns };
-        match self.replied(py, calls, head, answer, buffers, out)? {
-            Outcome::Frame(unread, _) => Ok(Outcome::Frame(unread, rest)),
-            other => Ok(other),
-        }
+        self.replied(py, calls, head, answer, buffers, rest, out)
     }
 
     /// The reply with a result that runs on, or needs a closer look.
@@ -353,6 +350,7 @@ impl QuickCalls {
     }
 
     /// The reply whose envelope is in `out`, behind room for its head and its length.
+    #[expect(clippy::too_many_arguments, reason = "everything of a reply")]
     fn replied<'py>(
         &self,
         py: Python<'py>,
@@ -360,6 +358,7 @@ impl QuickCalls {
         request: &RequestHead,
         answer: Answer,
         buffers: Vec<Buffer>,
+        rest: Rest<'py>,
         out: &mut Vec<u8>,
     ) -> PyResult<Outcome<'py>> {
         let replies = self.replies.get();
@@ -386,7 +385,7 @@ impl QuickCalls {
         };
         let len = (out.len() - PREFIX) as u32;
         out[..PREFIX].copy_from_slice(&len.to_be_bytes());
-        Ok(Outcome::Frame(unread, None))
+        Ok(Outcome::Frame(unread, rest))
     }
 
     /// Calls the user's code, which may be cancelled meanwhile, as `Calls._users` does.

@@ -2,7 +2,7 @@
 //! `_native.frame_layout()` to Python.
 
 use super::{Ask, FLAG_FORCED, FLAG_IN_PLACE, FLAG_RETURN, FLAG_SPIN, FLAG_STREAM, FLAG_WANTED_MEMORY, HEADER};
-use super::{INLINE_ALIGN, Kind, LENGTH, MAX_BUFFERS, PLACE, TOKEN, Way};
+use super::{INLINE_ALIGN, Kind, LENGTH, MAX_BUFFERS, MAX_FRAME, PLACE, TOKEN, Way};
 
 pub(super) const REPLY_ENVELOPE: usize = 4;
 pub(super) const REPLY_BUFFERS: usize = 24;
@@ -22,6 +22,7 @@ pub const LAYOUT: &[Section] = &[
             ("token", &[TOKEN as u64]),
             ("align", &[INLINE_ALIGN as u64]),
             ("max_buffers", &[MAX_BUFFERS as u64]),
+            ("max_frame", &[MAX_FRAME as u64]),
         ],
     ),
     (

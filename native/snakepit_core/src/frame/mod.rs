@@ -38,6 +38,8 @@ pub const TOKEN: usize = 8;
 pub const INLINE_ALIGN: usize = 64;
 /// One frame refers to at most this many buffers.
 pub const MAX_BUFFERS: usize = 65_536;
+/// The most bytes of a frame, its length not counted: the BEAM's sockets take no longer one.
+pub const MAX_FRAME: usize = (1 << 31) - 2;
 /// Request flag: the reply's way is forced.
 pub const FLAG_FORCED: u8 = 1;
 /// Request flag: the caller takes a stream.
