@@ -59,7 +59,17 @@ defmodule Snakepit.Bench.Floor do
   @spec memcpy(pos_integer(), pos_integer()) :: [non_neg_integer()]
   def memcpy(bytes, rounds), do: after_one(rounds, &Native.memcpy_warm(bytes, &1))
 
-  @doc "The same into shared memory that nobody has touched."
+  @doc """
+  Nanoseconds of three warm copies, each of what the one before it wrote: all on one core; and the first on one core, the
+  others on another, without the time that handing over takes.
+  """
+  @spec three_copies(pos_integer(), pos_integer()) :: [[integer()]]
+  def three_copies(bytes, rounds) do
+    [handing_over, two_cores] = for n <- [0, bytes], do: after_one(rounds, &Native.memcpy_across(n, &1))
+    [after_one(rounds, &Native.memcpy_chain(bytes, &1)), Enum.map(two_cores, &(&1 - Enum.min(handing_over)))]
+  end
+
+  @doc "Nanoseconds of one memcpy into shared memory that nobody has touched."
   @spec memcpy_cold(pos_integer(), pos_integer()) :: [non_neg_integer()]
   def memcpy_cold(bytes, rounds), do: after_one(rounds, &Native.memcpy_cold(bytes, &1))
 

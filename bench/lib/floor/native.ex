@@ -31,7 +31,15 @@ defmodule Snakepit.Bench.Floor.Native do
   @spec memcpy_warm(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
   def memcpy_warm(_bytes, _rounds), do: not_loaded()
 
-  @doc "The same into shared memory that nobody has touched before."
+  @doc "Nanoseconds of each of `rounds` times three copies of `bytes`, one after the other, between warm buffers."
+  @spec memcpy_chain(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
+  def memcpy_chain(_bytes, _rounds), do: not_loaded()
+
+  @doc "As `memcpy_chain/2`, the first copy on one core, the others on another, which gets the bytes and gives them back."
+  @spec memcpy_across(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
+  def memcpy_across(_bytes, _rounds), do: not_loaded()
+
+  @doc "Those of `memcpy_warm/2`, but into shared memory that nobody has touched before."
   @spec memcpy_cold(bytes :: non_neg_integer(), rounds :: pos_integer()) :: [non_neg_integer()]
   def memcpy_cold(_bytes, _rounds), do: not_loaded()
 

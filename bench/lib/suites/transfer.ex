@@ -38,6 +38,8 @@ defmodule Snakepit.Bench.Transfer do
           {"100 MiB to Python", fn -> to_python(pool, rounds) end},
           {"100 MiB from Python, in place", fn -> in_place(pool, rounds) end},
           {"1 GiB by reference", fn -> by_reference(pool, rounds) end},
+          {"64 KiB over three copies", fn -> over_copies(pool, "64KiB", 65_536, rounds * 2) end},
+          {"1 MiB over three copies", fn -> over_copies(pool, "1MiB", @mib, rounds * 2) end},
           {"1 MiB there and back", fn -> roundtrip(pool, 1, 10, rounds * 2) end},
           {"100 MiB there and back", fn -> roundtrip(pool, 100, 30, max(div(rounds, 4), 3)) end}
         ],
@@ -136,6 +138,47 @@ defmodule Snakepit.Bench.Transfer do
       Result.new("transfer.1GiB.by_reference", "µs", Enum.map(took, &(&1 / 1000)))
     ]
   end
+
+  # Bytes there, and a copy of them back. They are copied three times, once by the tool. The time beyond a small call over
+  # that of three copies: on one core, which finds all of it in its caches, and as a call makes them, on two.
+  defp over_copies(pool, label, bytes, rounds) do
+    data = :crypto.strong_rand_bytes(bytes)
+
+    call = fn ->
+      args = %{x: Snakepit.bytes(data)}
+      {{:ok, copy}, seen} = Snakepit.observe("copied", args, pool: pool, transfer: :zero_copy)
+      true = copy == data
+      # The result is dropped, and its memory warm again, before the next call.
+      Snakepit.release(copy)
+      seen.total_ns
+    end
+
+    small = fn ->
+      {{:ok, 3}, seen} = Snakepit.observe("add", %{a: 1, b: 2}, pool: pool)
+      seen.total_ns
+    end
+
+    median = fn run -> Stats.median(for _ <- 1..20, do: run.()) end
+    for _ <- 1..100, do: call.()
+
+    samples =
+      for _ <- 1..rounds do
+        beyond = median.(call) - median.(small)
+        [beyond | Enum.map(Floor.three_copies(bytes, 20), &Stats.median/1)]
+      end
+
+    [beyond, one_core, two_cores] = Enum.zip_with(samples, & &1)
+    row = "transfer.#{label}.roundtrip"
+
+    [
+      Result.new("#{row}.over_three_copies", "ratio", ratios(beyond, one_core), {:at_most, 1.5}),
+      Result.new("#{row}.over_three_copies_on_two_cores", "ratio", ratios(beyond, two_cores)),
+      Result.new("floor.three_copies.#{label}", "µs", Enum.map(one_core, &(&1 / 1000))),
+      Result.new("floor.three_copies_on_two_cores.#{label}", "µs", Enum.map(two_cores, &(&1 / 1000)))
+    ]
+  end
+
+  defp ratios(these, those), do: Enum.zip_with(these, those, &(&1 / &2))
 
   # A new array back, as numpy makes them; forced each way; the tool's time taken out of both.
   defp roundtrip(pool, mib, target, rounds) do

@@ -6,6 +6,7 @@ use rustler::{Error, NifResult};
 use std::hint::black_box;
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Instant;
 
@@ -27,6 +28,67 @@ fn memcpy_warm(len: usize, rounds: usize) -> Vec<u64> {
         start.elapsed().as_nanos() as u64
     };
     std::iter::repeat_with(copy).take(rounds).collect()
+}
+
+/// Four buffers, each with what the one before it has.
+struct Chain(Vec<Vec<u8>>);
+
+impl Chain {
+    fn new(len: usize) -> Self {
+        Self((0..4).map(|n| vec![n; len]).collect())
+    }
+
+    /// Copies to these buffers, each from the one before it.
+    fn copy(&mut self, to: std::ops::Range<usize>) {
+        for at in to {
+            let (before, after) = self.0.split_at_mut(at);
+            after[0].copy_from_slice(black_box(&before[at - 1]));
+        }
+        black_box(&self.0);
+    }
+}
+
+/// Three copies one after the other, each of what the one before it wrote, between warm buffers made here: what a value
+/// costs that is written for the worker, that its tool copies, and that is written for the caller. Nanoseconds of each
+/// round.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn memcpy_chain(len: usize, rounds: usize) -> Vec<u64> {
+    let mut chain = Chain::new(len);
+    let copies = || {
+        let start = Instant::now();
+        chain.copy(1..4);
+        start.elapsed().as_nanos() as u64
+    };
+    std::iter::repeat_with(copies).take(rounds).collect()
+}
+
+/// The same, the first copy by one thread, the others by another, which waits awake.
+#[rustler::nif(schedule = "DirtyIo")]
+fn memcpy_across(len: usize, rounds: usize) -> Vec<u64> {
+    let (chain, turn) = (Mutex::new(Chain::new(len)), AtomicU32::new(0));
+    let until = |theirs: u32| {
+        while turn.load(Ordering::Acquire) != theirs {
+            std::hint::spin_loop();
+        }
+    };
+    let copy = |to| chain.lock().unwrap_or_else(PoisonError::into_inner).copy(to);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for _ in 0..rounds {
+                until(1);
+                copy(2..4);
+                turn.store(0, Ordering::Release);
+            }
+        });
+        let trip = || {
+            let start = Instant::now();
+            copy(1..2);
+            turn.store(1, Ordering::Release);
+            until(0);
+            start.elapsed().as_nanos() as u64
+        };
+        std::iter::repeat_with(trip).take(rounds).collect()
+    })
 }
 
 /// memcpy into shared memory that nobody has touched before (`mmap(2)`, `MAP_SHARED`): every page of it is a fault.

@@ -28,6 +28,11 @@ def fresh(x: Any) -> Any:
 
 
 @tool
+def copied(x: Any) -> bytes:
+    return bytes(x)
+
+
+@tool
 def in_place(n: int, value: int) -> Any:
     """An array in shared memory, with marks to know it by.
 
