@@ -491,7 +491,7 @@ defmodule Snakepit.NativeTest do
     assert layout["ways"] == %{"inline" => [0], "zero_copy" => [1], "grpc" => [2]}
     assert layout["request_kinds"] == %{"call" => [1], "fetch" => [2], "synchronize" => [3]}
     assert layout["reply_kinds"]["fetch"] == [5]
-    assert layout["request"]["lane"] == [28, 4]
+    assert layout["request"]["lane"] == [28, 2]
 
     for section <- ["request", "reply"] do
       # The fields lie one after the other within the header.

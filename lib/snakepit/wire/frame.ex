@@ -80,7 +80,7 @@ defmodule Snakepit.Wire.Frame do
   @spec read_request(binary()) :: {map(), rest :: binary()}
   def read_request(
         <<kind, way, reply_mask, flags, envelope::32-little, id::64-little, timeout::32-little,
-          buffers::32-little, freed::32-little, lane::32-little, rest::binary>>
+          buffers::32-little, freed::32-little, lane::16-little, _core::16, rest::binary>>
       ) do
     {name, _number} = List.keyfind(@request_kinds, kind, 1)
 

@@ -3,6 +3,7 @@
 //! It waits and copies without the interpreter's lock: first spinning, where the caller says that the next call comes
 //! soon, then asleep.
 
+use crate::cores::{Cores, leave_core, this_core};
 use crate::memory::view::{FrameMemory, FrameRoom, View};
 use crate::progress::Leftover;
 use crate::quick::{Outcome, PREFIX, QuickCalls, now};
@@ -46,14 +47,20 @@ pub fn serve(
     let (calls, service) = (lane.getattr("calls")?, lane.getattr("service")?);
     let (acquire, release) = (lane.getattr("lock")?.getattr("acquire")?, lane.getattr("lock")?.getattr("release")?);
     let mut poll = Poll { limit_ns: spin_us.saturating_mul(1_000), rest: Rest::default() };
-    let (mut out, mut spin, mut got) = (Vec::with_capacity(4096), false, 0);
+    let (mut out, mut spin, mut got, mut cores) = (Vec::with_capacity(4096), false, 0, Cores::default());
     while !service.getattr(intern!(py, "stopping"))?.is_truthy()? {
         if got == 0 {
             got = window.receive(py, 0, spin.then_some(&mut poll))?;
         }
         let Some(frame) = window.frame(py, &mut got)? else { return Ok(()) };
         let bytes = frame.bytes(&window);
-        spin = bytes.get(3).is_some_and(|flags| flags & FLAG_SPIN != 0) && spin_us != 0;
+        let head = RequestHead::read(bytes);
+        spin = head.is_some_and(|head| head.flags & FLAG_SPIN != 0) && spin_us != 0;
+        let theirs = head.map_or(0, |head| head.core);
+        if spin && theirs != 0 && cores.should_part(theirs, this_core(), now()) {
+            // To stay where it is costs time, and nothing else.
+            let _ = py.detach(leave_core);
+        }
         acquire.call0()?;
         let held = Held(&release);
         quick.get().replies().begin(window.waited.load(Ordering::Relaxed));

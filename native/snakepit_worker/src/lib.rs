@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! |---|---|
 //! | [`lane`] | reads frames, has calls run, sends replies |
+//! | [`cores`] | keeps a lane off its caller's core |
 //! | [`quick`] | runs the usual call without a line of the Python package: decodes, checks, calls, encodes |
 //! | [`requests`] | reads the frames of other calls, for the Python package |
 //! | [`progress`] | where a lane's calls are |
@@ -19,6 +20,7 @@
 //! hands them over when it makes a [`decode::Decoder`] or an [`encode::Encoder`]. So do calls that are rare: streams,
 //! tools that run on, failures.
 
+mod cores;
 mod decode;
 mod encode;
 mod errors;

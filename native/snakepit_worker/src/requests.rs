@@ -49,14 +49,14 @@ impl Requests {
     #[staticmethod]
     fn head(frame: &Bound<'_, PyAny>) -> PyResult<(u8, u8, u8, u64, u32)> {
         let head = head(frame.py(), Bytes::of(frame)?.get())?;
-        Ok((head.kind, head.reply_mask, head.flags, head.call_id, head.lane))
+        Ok((head.kind, head.reply_mask, head.flags, head.call_id, head.lane.into()))
     }
 
     /// A call by the frame, of this envelope, whose reply takes the frame as well.
     #[staticmethod]
     fn plain<'py>(py: Python<'py>, envelope: &[u8]) -> PyResult<Bound<'py, PyBytes>> {
         let (kind, way, reply_mask) = (Ask::Call, Way::Inline, 1 << Way::Inline as u8);
-        let request = Request { kind, way, reply_mask, flags: 0, call_id: 0, timeout_ms: 0, lane: 0 };
+        let request = Request { kind, way, reply_mask, flags: 0, call_id: 0, timeout_ms: 0, lane: 0, core: 0 };
         let mut frame = Vec::new();
         request.write(&mut frame, envelope.len(), &[], &[], &[]);
         frame.extend_from_slice(envelope);

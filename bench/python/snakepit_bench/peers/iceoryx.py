@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 # Samples begin small and grow, as the payloads do.
 _INITIAL = 4096
+# One that spins looks so often before it rests between two looks: other peers' turns need the core. It is far longer than
+# the other end takes for any size.
+_RESTS_AFTER = 1_000_000
 
 
 class _End:
@@ -70,14 +73,18 @@ class _End:
 
     def receive(self) -> tuple[Any, int, int]:
         """The next sample, which holds its memory: its address and size."""
+        tries = 0
         while True:
             sample = self._subscriber.receive()
             if sample is not None:
                 payload = sample.payload()
                 at, size = payload.as_ptr(), payload.len() - 1
                 return sample, at, size if ctypes.string_at(at + size, 1) == b"\1" else 0
+            tries += 1
             if not self._spins:
                 self._listener.blocking_wait()
+            elif tries > _RESTS_AFTER:
+                time.sleep(0.001)
 
 
 def _echo(name: str, spins: bool) -> None:

@@ -69,6 +69,7 @@ fn encode_request() -> Operation {
             call_id: n,
             timeout_ms: 60_000,
             lane: 0,
+            core: 0,
         };
         let place = Place { chunk: 7, offset: n * 64, len: 1 << 20, token: n };
         request.write(&mut out, 40, &[], &[place], &[n, n + 1]);

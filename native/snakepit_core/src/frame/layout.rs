@@ -65,7 +65,8 @@ pub const LAYOUT: &[Section] = &[
             ("timeout_ms", &[16, 4]),
             ("buffers", &[20, 4]),
             ("freed", &[24, 4]),
-            ("lane", &[28, 4]),
+            ("lane", &[28, 2]),
+            ("core", &[30, 2]),
         ],
     ),
     (

@@ -156,7 +156,9 @@ pub struct Request {
     pub flags: u8,
     pub call_id: u64,
     pub timeout_ms: u32,
-    pub lane: u32,
+    pub lane: u16,
+    /// The core that the caller runs on, counted from 1; 0 if it is not known, or does not matter.
+    pub core: u16,
 }
 
 impl Request {
@@ -167,7 +169,10 @@ impl Request {
         out.extend_from_slice(&[self.kind as u8, self.way as u8, self.reply_mask, self.flags]);
         out.extend_from_slice(&(envelope as u32).to_le_bytes());
         out.extend_from_slice(&self.call_id.to_le_bytes());
-        for n in [self.timeout_ms, count as u32, freed.len() as u32, self.lane] {
+        for n in [self.timeout_ms, count as u32, freed.len() as u32] {
+            out.extend_from_slice(&n.to_le_bytes());
+        }
+        for n in [self.lane, self.core] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         if self.way == Way::ZeroCopy {
@@ -191,7 +196,8 @@ pub struct RequestHead {
     pub timeout_ms: u32,
     pub buffers: usize,
     pub freed: usize,
-    pub lane: u32,
+    pub lane: u16,
+    pub core: u16,
 }
 
 impl RequestHead {
@@ -209,7 +215,8 @@ impl RequestHead {
             timeout_ms: number(16),
             buffers: number(20) as usize,
             freed: number(24) as usize,
-            lane: number(28),
+            lane: u16::from_le_bytes([head[28], head[29]]),
+            core: u16::from_le_bytes([head[30], head[31]]),
         })
     }
 
@@ -514,13 +521,14 @@ mod tests {
             call_id: 0x0102,
             timeout_ms: 5,
             lane: 1,
+            core: 2,
         };
         let mut out = Vec::new();
         req.write(&mut out, 9, &[], &[Place { chunk: 1, offset: 64, len: 3, token: 4 }], &[8]);
         assert_eq!(out.len(), HEADER + 32 + 8);
         assert_eq!(&out[..8], [1, 1, 3, 0, 9, 0, 0, 0]);
         assert_eq!(&out[8..16], 0x0102u64.to_le_bytes());
-        assert_eq!(&out[16..32], [5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0]);
+        assert_eq!(&out[16..32], [5, 0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1, 0, 2, 0]);
         assert_eq!(&out[40..48], 64u64.to_le_bytes());
         assert_eq!(&out[64..], 8u64.to_le_bytes());
     }
@@ -553,7 +561,7 @@ mod tests {
                 };
                 (table, start..start + envelope.len())
             };
-            let ask = Request { kind: Ask::Call, way, reply_mask: 7, flags: 0, call_id: id, timeout_ms: 1, lane: 2 };
+            let ask = Request { kind: Ask::Call, way, reply_mask: 7, flags: 0, call_id: id, timeout_ms: 1, lane: 2, core: 3 };
             let mut bytes = Vec::new();
             ask.write(&mut bytes, envelope.len(), &lens, &places, &tokens);
             let (table, range) = finish(&mut bytes);
@@ -626,7 +634,8 @@ mod tests {
             flags: 9,
             call_id: 1 << 40,
             timeout_ms: 70_000,
-            lane: 80_000,
+            lane: 60_000,
+            core: 50_000,
         };
         let mut out = Vec::new();
         request.write(&mut out, 90_000, &[1, 2], &[], &[3, 4, 5]);
@@ -640,7 +649,8 @@ mod tests {
             ("timeout_ms", 70_000),
             ("buffers", 2),
             ("freed", 3),
-            ("lane", 80_000),
+            ("lane", 60_000),
+            ("core", 50_000),
         ];
         assert_eq!(section("request").len(), wanted.len());
         for (name, value) in wanted {
@@ -656,7 +666,8 @@ mod tests {
             timeout_ms: 70_000,
             buffers: 2,
             freed: 3,
-            lane: 80_000,
+            lane: 60_000,
+            core: 50_000,
         };
         assert_eq!(RequestHead::read(&out), Some(head));
         assert_eq!(RequestHead::read(&out[..HEADER - 1]), None);
