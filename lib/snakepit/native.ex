@@ -517,6 +517,14 @@ defmodule Snakepit.Native do
           struct()
   def cost_model_cell(_cost_model, _direction, _type, _warm, _size, _load), do: stub()
 
+  @spec cost_model_threshold(cost_model(), direction(), data_type(), load() | nil) ::
+          {pos_integer(), reason :: atom()} | nil
+  def cost_model_threshold(_cost_model, _direction, _type, _load), do: stub()
+
+  @spec cost_model_outcomes(cost_model(), data_type()) ::
+          [{non_neg_integer(), calls :: pos_integer(), sum :: float(), squares :: float()}]
+  def cost_model_outcomes(_cost_model, _type), do: stub()
+
   @spec cost_model_bins(pos_integer(), pos_integer()) :: [{pos_integer(), pos_integer()}]
   def cost_model_bins(_first, _last), do: stub()
 

@@ -151,7 +151,8 @@ defmodule Snakepit.Performance.Controller do
 
   @doc """
   What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions, the
-  thresholds (`current_thresholds: %{zero_copy_min: bytes}`, of bytes) and what `performance_optimization:` says of all pools
+  thresholds (`current_thresholds: %{zero_copy_min: bytes}`, of bytes, and `:thresholds`, of all types, in parts: see
+  `Snakepit.Performance.ThresholdManager.get_parts/2`) and what `performance_optimization:` says of all pools
   (`global_config`). `:drift_factor` is how many times as long as usual calls take at the moment.
 
   Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is
@@ -167,19 +168,26 @@ defmodule Snakepit.Performance.Controller do
        %{
          pool: pool,
          policy: model.policy,
-         current_thresholds: thresholds(handle),
+         current_thresholds: zero_copy_min(handle),
          global_config: global(model.settings),
          inline_count: counts.request_inline,
          zero_copy_count: counts.request_zero_copy,
          grpc_count: counts.request_grpc
        }
-       |> Map.merge(learned(model))}
+       |> Map.merge(learned(model))
+       |> Map.merge(if(model.ref, do: %{thresholds: thresholds(pool)}, else: %{}))}
     end
   end
 
-  defp thresholds(handle) do
-    {:ok, bytes} = ThresholdManager.get_threshold(handle.name, :binary)
-    %{zero_copy_min: bytes}
+  defp zero_copy_min(handle) do
+    with {:ok, bytes} <- ThresholdManager.get_threshold(handle.name, :binary), do: %{zero_copy_min: bytes}, else: (_ -> %{})
+  end
+
+  defp thresholds(pool) do
+    for type <- Performance.data_types(),
+        {:ok, parts} <- [ThresholdManager.get_parts(pool, type)],
+        into: %{},
+        do: {type, parts}
   end
 
   defp global(%Settings{} = settings) do

@@ -14,7 +14,7 @@ defmodule Snakepit.Performance.Explanation do
   """
 
   alias Snakepit.Performance
-  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.{Model, Settings}
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
   alias Snakepit.Transfer.{Payload, Plan}
@@ -72,8 +72,18 @@ defmodule Snakepit.Performance.Explanation do
   end
 
   defp cells(handle, direction, type) do
+    borders = borders(handle, direction, type)
+
     for {size, next} <- Model.bins(@first, @last),
-        do: handle |> cell(direction, type, size) |> Map.put(:next, next)
+        [from, to] <- Enum.chunk_every([size] ++ for(b <- borders, b > size, b < next, do: b) ++ [next], 2, 1, :discard),
+        do: handle |> cell(direction, type, from) |> Map.put(:next, to)
+  end
+
+  # The sizes inside of bins at which the table changes its mind.
+  defp borders(%{performance: model}, direction, type) do
+    threshold = with {bytes, _reason} <- Model.threshold(model, direction, type), do: bytes
+    bounds = [model.settings.minimum_threshold_mb, model.settings.maximum_threshold_mb]
+    [threshold | Enum.map(bounds, &Settings.bytes/1)] |> Enum.reject(&is_nil/1) |> Enum.uniq() |> Enum.sort()
   end
 
   defp cell(handle, direction, type, size) do

@@ -6,8 +6,8 @@ defmodule Snakepit.Performance.Model do
   # that does not measure. It lives as long as the pool's process: a pool that was started anew has another one.
 
   alias Snakepit.{Native, Observation, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.{Policy, Settings}
-  alias Snakepit.Performance.Model.{Histogram, Thresholds}
+  alias Snakepit.Performance.{GuardedChange, Policy, Settings}
+  alias Snakepit.Performance.Model.Histogram
   alias Snakepit.Pool.Counters
 
   defmodule Rules do
@@ -174,7 +174,7 @@ defmodule Snakepit.Performance.Model do
 
   @doc "The same model before it learned anything."
   @spec blank(t()) :: t()
-  def blank(%__MODULE__{} = model), do: %{model | ref: Native.cost_model_new(rules(model, model.policy, %{}))}
+  def blank(%__MODULE__{} = model), do: %{model | ref: Native.cost_model_new(rules(model, model.policy))}
 
   @doc "Forgets all that was learned."
   @spec forget(t()) :: :ok
@@ -233,30 +233,37 @@ defmodule Snakepit.Performance.Model do
     %{cell | ns: %{inline: inline, zero_copy: zero_copy, grpc: grpc}}
   end
 
+  @doc """
+  From which size on, up to 1 GiB, arguments or results in shared memory that is warm go by it, and why: what calls do under
+  the present load, or another one. Nil if they do not at 1 GiB.
+  """
+  @spec threshold(t(), Performance.direction(), Performance.data_type(), {boolean(), boolean()} | nil) ::
+          {bytes :: non_neg_integer(), Transfer.Plan.reason()} | nil
+  def threshold(%__MODULE__{ref: ref}, direction, type, load \\ nil),
+    do: Native.cost_model_threshold(ref, direction, type, load)
+
   @doc "The table's bins of sizes from `first` to `last`: where each begins, and the next one."
   @spec bins(first :: pos_integer(), last :: pos_integer()) :: [{pos_integer(), pos_integer()}]
   def bins(first, last), do: Native.cost_model_bins(first, last)
 
-  @doc "Compiles the table by the pool's policy. `set`, in bytes by type, decide whatever was measured; `thresholds`, until it was."
-  @spec set_rules(t(), set :: map(), thresholds :: %{Performance.data_type() => pos_integer()}) :: :ok
-  def set_rules(%__MODULE__{ref: ref, policy: policy} = model, set \\ %{}, thresholds \\ %{}) do
+  @doc "Compiles the table by the pool's policy. `set`, in bytes by type, decide whatever was measured."
+  @spec set_rules(t(), set :: %{Performance.data_type() => pos_integer()}) :: :ok
+  def set_rules(%__MODULE__{ref: ref, policy: policy} = model, set \\ %{}) do
     policy = %{policy | threshold_overrides: Map.merge(policy.threshold_overrides, set)}
-    Native.cost_model_rules(ref, rules(model, policy, thresholds))
+    Native.cost_model_rules(ref, rules(model, policy))
   end
 
-  defp rules(%{settings: settings, ways: ways}, policy, thresholds) do
+  defp rules(%{settings: settings, ways: ways}, policy) do
     overrides = policy.threshold_overrides
-    minimum = Settings.bytes(settings.minimum_threshold_mb)
-    maximum = Settings.bytes(settings.maximum_threshold_mb)
-    base = settings |> Settings.base_threshold() |> Thresholds.new() |> Thresholds.bytes(minimum, maximum)
+    base = Settings.base_threshold(settings)
     types = Performance.data_types()
 
     %Rules{
       goal: policy.goal,
       allowed: Transfer.mask(ways),
-      minimum: minimum,
-      maximum: maximum,
-      thresholds: Enum.map(types, &(overrides[&1] || thresholds[&1] || base)),
+      minimum: Settings.bytes(settings.minimum_threshold_mb),
+      maximum: Settings.bytes(settings.maximum_threshold_mb),
+      thresholds: Enum.map(types, &(overrides[&1] || base)),
       overridden: Enum.map(types, &is_map_key(overrides, &1)),
       tie: @tie,
       bounded_loss: @bounded_loss,
@@ -312,6 +319,11 @@ defmodule Snakepit.Performance.Model do
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
            sum_bytes :: non_neg_integer(), Histogram.t()}
   def window(%__MODULE__{ref: ref}, window, over?), do: Native.cost_model_window(ref, window, over?)
+
+  @doc "What calls of a type came to, by bins of their arguments' size: see `GuardedChange`."
+  @spec outcomes(t(), Performance.data_type()) :: GuardedChange.outcomes()
+  def outcomes(%__MODULE__{ref: ref}, type),
+    do: for({size, n, sum, squares} <- Native.cost_model_outcomes(ref, type), into: %{}, do: {size, {n, sum, squares}})
 
   @doc "Learns from a probe; it is counted nowhere."
   @spec probed(t(), transfer(), ns :: non_neg_integer()) :: :ok

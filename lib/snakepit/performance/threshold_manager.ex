@@ -1,37 +1,40 @@
 defmodule Snakepit.Performance.ThresholdManager do
   @moduledoc """
-  From which size on a pool's data goes by shared memory, for each type of data: base × adjustment × resource factor.
+  From which size on a pool's arguments go by shared memory, for each type of data.
 
-  The base is the policy's, else `default_zero_copy_threshold_mb`. Every ten seconds the adjustment takes a step toward the
-  crossover that was measured, at most by a factor of two, and not for less than a quarter. The resource factor is 4 when
-  memory is scarce, 1/2 when CPU is. The result stays between `minimum_threshold_mb` and `maximum_threshold_mb`.
+  A threshold is what calls do: it is read from the table that decides them. Where the costs of ways are measured, it is the
+  size at which they cross; elsewhere the base, which is the policy's or `default_zero_copy_threshold_mb`. `get_parts/2` has it
+  as base × adjustment × resource factor: how far measurements, or somebody, moved it, and how far scarce memory or CPU
+  moves it now. One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
 
-  These thresholds decide where measurements do not: a pool's table goes by what each way costs as soon as that is known.
-  One that somebody sets (`adjust_threshold/2`) decides whatever is measured, until it is reset.
-
-  Every change is kept (`changes/1`), emitted as an event, and guarded: if the pool's calls are slower afterwards by more than a
-  tenth, it is undone. Its old and new value are without the resource factor, which comes and goes. A value that
-  somebody set, or that was undone, is logged at once; a tuned one when it comes to rest, if it moved by a factor of two.
+  Every change is kept (`changes/1`), emitted as an event, and guarded: if calls of the sizes it concerns take longer
+  afterwards, by more than a tenth and than chance explains, it is undone. A measured threshold that is undone is held where it was
+  before, until it is set or reset. A value that somebody set, or that was undone, is logged at once; a measured one when it comes
+  to rest, if it moved by a factor of two.
   """
 
   use GenServer
   alias Snakepit.{Error, Performance, Telemetry}
 
-  alias Snakepit.Performance.{GuardedChange, MetricsStore, ResourceMonitor, Settings}
+  alias Snakepit.Performance.{GuardedChange, Settings}
   alias Snakepit.Performance.Model
   alias Snakepit.Performance.Model.{Learning, Thresholds}
 
-  alias Snakepit.Pool.{Events, Handle}
+  alias Snakepit.Pool.Handle
   require Logger
 
   @tick_ms 10_000
-  @window_s 30
+  # What calls took is remembered at so many ticks, so that a change can be compared with the half minute before it.
+  @ticks 4
   @kept_changes 100
   # Less than so many times as large, or as small, as the log has it: not worth a line.
   @worth_a_line 2
+  # No call is as large: shared memory is never the way.
+  @never 1_152_921_504_606_846_976
+  @calm {false, false}
   @table :snakepit_thresholds
 
-  @doc "Makes the table that thresholds are read from; it lives as long as the process that calls this."
+  @doc "Makes the table that thresholds are kept in; it lives as long as the process that calls this."
   @spec create() :: :ok
   def create do
     if :ets.whereis(@table) == :undefined,
@@ -43,11 +46,26 @@ defmodule Snakepit.Performance.ThresholdManager do
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
 
-  @doc "The threshold in force, in bytes. No process is asked."
+  @doc """
+  The threshold in force, in bytes; 2^60 where shared memory is never the way. No process is asked. In a pool that does
+  not measure it is the pool's `:inline_limit`.
+  """
   @spec get_threshold(atom(), Performance.data_type()) :: {:ok, pos_integer()} | {:error, Error.t()}
   def get_threshold(pool, data_type) do
-    with {:ok, handle} <- Handle.fetch(pool), :ok <- type(data_type) do
-      {:ok, in_force(handle, data_type, state_of(handle, data_type))}
+    with {:ok, handle} <- Handle.fetch(pool), :ok <- type(data_type), do: {:ok, bytes(handle, data_type)}
+  end
+
+  @doc """
+  The threshold in force, in parts: `%{bytes:, base:, adjustment:, resource_factor:, reason:}`, bytes = base × adjustment ×
+  resource factor. `reason` is why the table has it: `:cheapest` and `:tie` are measured, `:rule` is the base, `:override` was
+  set, by the policy or `adjust_threshold/2`, `:below_minimum` and `:above_maximum` are bounds.
+  """
+  @spec get_parts(atom(), Performance.data_type()) :: {:ok, Thresholds.parts()} | {:error, Error.t()}
+  def get_parts(pool, data_type) do
+    with {:ok, handle} <- measured(pool), :ok <- type(data_type) do
+      {at_rest, _} = in_table(handle, data_type, @calm)
+      {bytes, reason} = in_table(handle, data_type, nil)
+      {:ok, Thresholds.parts(Settings.base_threshold(handle.performance.settings), at_rest, bytes, reason)}
     end
   end
 
@@ -64,13 +82,13 @@ defmodule Snakepit.Performance.ThresholdManager do
     end
   end
 
-  @doc "Forgets what was set and tuned: back to the base."
+  @doc "Forgets what was set or held: back to what is measured, or the base."
   @spec reset_thresholds(atom()) :: :ok | {:error, Error.t()}
   def reset_thresholds(pool) do
     with {:ok, handle} <- measured(pool), do: call({:reset, handle.name})
   end
 
-  @doc "Undoes the latest change that was not undone yet."
+  @doc "Undoes the latest change that was not undone yet; one of all types as one."
   @spec undo(atom()) :: :ok | {:error, Error.t()}
   def undo(pool) do
     with {:ok, handle} <- measured(pool), do: call({:undo, handle.name})
@@ -79,18 +97,11 @@ defmodule Snakepit.Performance.ThresholdManager do
   @doc "A pool's changes since it was started, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
   @spec changes(atom()) :: [GuardedChange.t()]
   def changes(pool) do
-    with {:ok, %{performance: %{ref: ref}}} <- Handle.fetch(pool),
-         [{_, ^ref, changes}] <- :ets.lookup(@table, {:changes, pool}) do
-      changes
-    else
-      _ -> []
-    end
-  rescue
-    ArgumentError -> []
+    with {:ok, handle} <- Handle.fetch(pool), do: kept(handle, :changes, []), else: (_ -> [])
   end
 
   @doc false
-  # A step of the tuning, and the verdicts that are due: what the ticks do.
+  # What a tick does: the verdicts that are due, and what measurements have moved.
   @spec tune(atom(), now :: integer()) :: :ok
   def tune(pool, now \\ now()), do: GenServer.call(__MODULE__, {:tune, pool, now})
 
@@ -151,49 +162,49 @@ defmodule Snakepit.Performance.ThresholdManager do
     :exit, _ -> :unavailable
   end
 
-  # The thresholds that were tuned, and those that somebody set.
-  defp state_of(handle, type) do
-    case :ets.lookup(@table, {handle.name, type}) do
-      [{_, ref, tuned, set}] when ref == handle.performance.ref -> {tuned, set}
-      _ -> {fresh(handle), nil}
-    end
-  rescue
-    ArgumentError -> {fresh(handle), nil}
-  end
+  defp bytes(%{performance: %{ref: nil}} = handle, _type), do: max(handle.options.inline_limit, 1)
+  defp bytes(handle, type), do: handle |> in_table(type, nil) |> elem(0)
 
-  defp in_force(handle, type, state) do
-    now = ResourceMonitor.now()
-    in_force(handle, type, state, Thresholds.resource_factor(now.memory_pressure?, now.cpu_pressure?))
+  defp in_table(%{performance: %{ways: [:zero_copy]}}, _type, _load), do: {1, :rule}
+
+  defp in_table(%{performance: %{ways: ways} = model}, type, load) do
+    case :zero_copy in ways && Model.threshold(model, :request, type, load) do
+      {bytes, reason} -> {max(bytes, 1), reason}
+      _never -> {@never, :cheapest}
+    end
   end
 
   # As it is while nothing is scarce: what changes are described by, so that each begins where the last one ended.
-  defp at_rest(handle, type, state), do: in_force(handle, type, state, 1.0)
+  defp at_rest(handle),
+    do: Map.new(Performance.data_types(), &{&1, handle |> in_table(&1, @calm) |> elem(0)})
 
-  # The pool's bounds hold for what somebody set, too.
-  defp in_force(handle, type, {tuned, set}, resource_factor) do
-    %{policy: policy, settings: settings} = handle.performance
-    {minimum, maximum} = {settings.minimum_threshold_mb, settings.maximum_threshold_mb}
+  # ---- what is kept, of one run of a pool ---------------------------------------------------------------------------
 
-    threshold =
-      case set || policy.threshold_overrides[type] do
-        nil -> %{tuned | resource: resource_factor}
-        bytes -> Thresholds.new(bytes)
-      end
-
-    Thresholds.bytes(threshold, Settings.bytes(minimum), Settings.bytes(maximum))
+  defp kept(%{name: name, performance: %{ref: ref}}, key, default) do
+    case :ets.lookup(@table, {key, name}) do
+      [{_, ^ref, value}] -> value
+      _ -> default
+    end
+  rescue
+    ArgumentError -> default
   end
+
+  defp keep(handle, key, value), do: :ets.insert(@table, {{key, handle.name}, handle.performance.ref, value})
+
+  # Bytes by type: those that somebody set, and those that are held since a measured one was undone.
+  defp set(handle), do: kept(handle, :set, %{})
 
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
   def init(_opts) do
     create()
-    # Changes from the time without this process are dealt with at once.
-    :ok = Events.subscribe()
     Process.send_after(self(), :tick, @tick_ms)
-    {:ok, nil, {:continue, :apply}}
+    # By pool: its run, and what calls took at the last ticks, newest first.
+    {:ok, %{}, {:continue, :apply}}
   end
 
+  # What was set in the time without this process, or not compiled by the one before.
   @impl true
   def handle_continue(:apply, state) do
     Enum.each(measured(), &apply_all/1)
@@ -203,29 +214,17 @@ defmodule Snakepit.Performance.ThresholdManager do
   @impl true
   def handle_call({:adjust, pool, types, adjustment}, _from, state) do
     with_handle(pool, state, fn handle ->
-      for type <- types do
-        {tuned, _set} = before = state_of(handle, type)
-        new = adjustment.bytes || max(round(in_force(handle, type, before) * adjustment.factor), 1)
-        {old, new} = {at_rest(handle, type, before), {tuned, new}}
-        change(handle, type, old, at_rest(handle, type, new), new, adjustment.reason, nil)
-      end
+      set =
+        for type <- types, into: set(handle) do
+          {type, adjustment.bytes || max(round(bytes(handle, type) * adjustment.factor), 1)}
+        end
 
-      apply_all(handle)
+      change(handle, types, set, adjustment.reason, state)
     end)
   end
 
-  def handle_call({:reset, pool}, _from, state) do
-    with_handle(pool, state, fn handle ->
-      for type <- Performance.data_types() do
-        old = at_rest(handle, type, state_of(handle, type))
-        fresh = {fresh(handle), nil}
-        new = at_rest(handle, type, fresh)
-        if old != new, do: change(handle, type, old, new, fresh, "reset", nil), else: put(handle, type, fresh)
-      end
-
-      apply_all(handle)
-    end)
-  end
+  def handle_call({:reset, pool}, _from, state),
+    do: with_handle(pool, state, &change(&1, Performance.data_types(), %{}, "reset", state))
 
   def handle_call({:undo, pool}, _from, state) do
     case Enum.find(changes(pool), &(&1.verdict != :undone)) do
@@ -234,21 +233,22 @@ defmodule Snakepit.Performance.ThresholdManager do
     end
   end
 
-  def handle_call({:tune, pool, now}, _from, state), do: with_handle(pool, state, &tick(&1, now))
+  def handle_call({:tune, pool, now}, _from, state) do
+    case Handle.fetch(pool) do
+      {:ok, handle} -> {:reply, :ok, tick(handle, now, state)}
+      error -> {:reply, error, state}
+    end
+  end
+
   def handle_call({:refresh, pool}, _from, state), do: with_handle(pool, state, &apply_all/1)
 
   @impl true
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick_ms)
-
-    for handle <- measured(), do: tick(handle, now())
     forget_stopped()
-    {:noreply, state}
-  end
-
-  def handle_info({Events, {:load_changed, pool}}, state) do
-    with {:ok, handle} <- measured(pool), do: apply_all(handle)
-    {:noreply, state}
+    handles = measured()
+    names = Enum.map(handles, & &1.name)
+    {:noreply, Enum.reduce(handles, Map.take(state, names), &tick(&1, now(), &2))}
   end
 
   def handle_info(_other, state), do: {:noreply, state}
@@ -271,102 +271,147 @@ defmodule Snakepit.Performance.ThresholdManager do
     end
   end
 
-  # Thresholds of cost models that are no more, which the rows would keep alive.
+  # Rows of cost models that are no more, which they would keep alive.
   defp forget_stopped do
-    for row <- :ets.tab2list(@table),
-        {name, ref} = whose(row),
+    for {{_kind, name} = key, ref, _value} <- :ets.tab2list(@table),
         not match?({:ok, %{performance: %{ref: ^ref}}}, Handle.fetch(name)),
-        do: :ets.delete(@table, elem(row, 0))
+        do: :ets.delete(@table, key)
   end
 
-  defp whose({{kind, name}, ref, _}) when kind in [:changes, :logged], do: {name, ref}
-  defp whose({{name, _type}, ref, _tuned, _set}), do: {name, ref}
+  # ---- what measurements move ---------------------------------------------------------------------------------------
 
-  # ---- tuning -----------------------------------------------------------------------------------------------------
-
-  defp tick(handle, now) do
+  defp tick(handle, now, state) do
     for change <- changes(handle.name), GuardedChange.due?(change, now), do: judge(handle, change)
+    moved = moved(handle)
+    if moved == [], do: log_measured(handle), else: Enum.each(moved, &moved(handle, &1, state))
+    remember(handle, state)
+  end
 
-    if handle.performance.policy.learning_enabled do
-      changed = for type <- Performance.data_types(), step(handle, type), do: type
-      if changed != [], do: apply_all(handle), else: log_tuned(handle)
+  # Measured thresholds that are elsewhere than at the last look.
+  defp moved(handle) do
+    seen = kept(handle, :seen, %{})
+    base = Settings.base_threshold(handle.performance.settings)
+
+    for type <- Performance.data_types(),
+        {bytes, reason} when reason in [:cheapest, :tie] and bytes < @never <- [in_table(handle, type, @calm)],
+        old = Map.get(seen, type, base),
+        Thresholds.moved?(old, bytes),
+        do: {type, old, bytes}
+  end
+
+  defp moved(handle, {type, old, new}, state) do
+    keep(handle, :seen, Map.put(kept(handle, :seen, %{}), type, new))
+
+    expected =
+      case Model.crossover(handle.performance, :request, type) do
+        {crossover, low, high} ->
+          "shared memory is cheaper from #{crossover} B on (95 %: #{low} to #{high})"
+
+        nil ->
+          "shared memory is cheaper from #{new} B on"
+      end
+
+    fields = [reason: "measured anew", expected: expected, context: context(handle, :measured)]
+    emit(handle, record(handle, type, old, new, fields, before(handle, type, state)))
+  end
+
+  # What calls of a type took lately, for changes to come.
+  defp remember(%{name: name, performance: %{ref: ref} = model}, state) do
+    outcomes = Map.new(Performance.data_types(), &{&1, Model.outcomes(model, &1)})
+
+    earlier =
+      case state do
+        %{^name => {^ref, earlier}} -> earlier
+        _ -> []
+      end
+
+    Map.put(state, name, {ref, Enum.take([outcomes | earlier], @ticks)})
+  end
+
+  defp before(%{name: name, performance: %{ref: ref} = model}, type, state) do
+    case state do
+      %{^name => {^ref, earlier}} -> GuardedChange.since(Model.outcomes(model, type), List.last(earlier)[type])
+      _ -> Model.outcomes(model, type)
     end
-
-    :ok
   end
 
-  defp step(handle, type) do
-    with {tuned, nil} = before <- state_of(handle, type),
-         {crossover, _low, _high} = found <- Model.crossover(handle.performance, :request, type),
-         {:changed, next} <- Thresholds.toward(tuned, crossover) do
-      {old, new} = {at_rest(handle, type, before), at_rest(handle, type, {next, nil})}
-      # A threshold that a bound or the policy fixes is tuned all the same, for the time after.
-      if old == new, do: put(handle, type, {next, nil}), else: tuned(handle, type, old, new, next, found)
-      old != new
-    else
-      _ -> false
+  # ---- changes ------------------------------------------------------------------------------------------------------
+
+  # Sets what is given for these types, and says what that changed.
+  defp change(handle, types, set, reason, state) do
+    old = at_rest(handle)
+    context = context(handle, :set)
+    before = Map.new(types, &{&1, before(handle, &1, state)})
+    keep(handle, :set, set)
+    apply_all(handle)
+    new = at_rest(handle)
+
+    for type <- types, old[type] != new[type] do
+      fields = [reason: reason, context: context]
+      change = record(handle, type, old[type], new[type], fields, before[type])
+      # What measurements find from here on is news again.
+      keep(handle, :seen, Map.put(kept(handle, :seen, %{}), type, new[type]))
+      log(handle, change)
     end
   end
 
-  defp tuned(handle, type, old, new, next, {crossover, low, high}) do
-    expected = "shared memory is cheaper from #{crossover} B on (95 %: #{low} to #{high})"
+  # `made` is one for all changes that are made at once: they are undone at once.
+  defp context(handle, kind), do: %{kind: kind, set: set(handle), made: make_ref()}
 
-    change(handle, type, old, new, {next, nil}, "tuned toward the measured crossover", expected)
+  # `before` is what calls took.
+  defp record(handle, type, old, new, fields, before) do
+    now = Model.outcomes(handle.performance, type)
+    context = Map.put(fields[:context], :outcomes, now)
+    fields = Keyword.merge(fields, context: context, at: now(), before: between(before, old, new))
+    change = GuardedChange.new({:threshold, type}, old, new, fields)
+    keep(handle, :changes, Enum.take([change | kept(handle, :changes, [])], @kept_changes))
+    change
   end
 
-  defp judge(handle, change) do
-    judged = GuardedChange.judge(change, metric(handle.name))
+  # Only calls of these sizes go another way since.
+  defp between(outcomes, one, other) do
+    {low, high} = {min(one, other), max(one, other)}
+    Map.filter(outcomes, fn {size, _} -> size >= low and size < high end)
+  end
+
+  defp judge(handle, %{knob: {:threshold, type}} = change) do
+    since = GuardedChange.since(Model.outcomes(handle.performance, type), change.context.outcomes)
+    judged = GuardedChange.judge(change, between(since, change.old, change.new))
     replace(handle, change, judged)
 
-    # A tuned threshold decides only what measurements decide as well.
     # A later change of the same threshold has replaced it, and is judged by itself.
     newest = Enum.find(changes(handle.name), &(&1.knob == change.knob and &1.verdict != :undone))
     if judged.verdict == :worse and judged == newest, do: undo(handle, judged, "calls became slower")
   end
 
-  defp undo(handle, change, reason) do
-    {:threshold, type} = change.knob
-    put(handle, type, change.context)
-    undone = GuardedChange.undo(change, reason, now())
-    replace(handle, change, %{change | verdict: :undone})
-    log(handle, undone)
+  defp undo(handle, %{context: %{made: made, set: set}}, reason) do
+    undone = Enum.filter(changes(handle.name), &(&1.context.made == made and &1.verdict != :undone))
+
+    set =
+      for %{knob: {:threshold, type}, old: old, context: %{kind: kind}} <- undone, into: set(handle) do
+        # A measured one would be found again at once.
+        {type, if(kind == :measured, do: old, else: set[type])}
+      end
+
+    keep(handle, :set, Map.reject(set, fn {_type, bytes} -> bytes == nil end))
     apply_all(handle)
+
+    for change <- undone do
+      replace(handle, change, %{change | verdict: :undone})
+      log(handle, GuardedChange.undo(change, reason, now()))
+    end
   end
-
-  # Mean latency of the pool's calls of the last half minute.
-  defp metric(pool) do
-    now = System.os_time(:second)
-    series = MetricsStore.series(pool, 1, {now - @window_s, now})
-    count = series |> Enum.map(& &1.count) |> Enum.sum()
-    if count > 0, do: {(series |> Enum.map(& &1.sum_latency) |> Enum.sum()) / count, count}
-  end
-
-  # The change remembers what it replaced, which is more than a number of bytes.
-  defp change(handle, type, old, new, state, reason, expected) do
-    context = state_of(handle, type)
-    put(handle, type, state)
-
-    change =
-      GuardedChange.new({:threshold, type}, old, new,
-        reason: reason,
-        expected: expected,
-        context: context,
-        at: now(),
-        before: metric(handle.name)
-      )
-
-    keep(handle, Enum.take([change | changes(handle.name)], @kept_changes))
-    if expected, do: emit(handle, change), else: log(handle, change)
-  end
-
-  defp put(handle, type, {tuned, set}),
-    do: :ets.insert(@table, {{handle.name, type}, handle.performance.ref, tuned, set})
 
   defp replace(handle, old, new),
-    do: keep(handle, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
+    do: keep(handle, :changes, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
 
-  defp keep(handle, changes),
-    do: :ets.insert(@table, {{:changes, handle.name}, handle.performance.ref, changes})
+  # The cost model's table, by all that was set.
+  defp apply_all(handle) do
+    Model.set_rules(handle.performance, set(handle))
+    Learning.publish(handle.name)
+  end
+
+  # ---- words --------------------------------------------------------------------------------------------------------
 
   defp log(handle, change) do
     {:threshold, type} = change.knob
@@ -374,37 +419,26 @@ defmodule Snakepit.Performance.ThresholdManager do
     emit(handle, change)
   end
 
-  # One line for all that was tuned, once nothing moves any more.
-  defp log_tuned(handle) do
-    logged = logged(handle)
+  # One line for all that was measured, once nothing moves any more.
+  defp log_measured(handle) do
+    logged = kept(handle, :logged, %{})
+    base = Settings.base_threshold(handle.performance.settings)
 
     moved =
-      for type <- Performance.data_types(),
-          {_tuned, nil} = state <- [state_of(handle, type)],
-          handle.performance.policy.threshold_overrides[type] == nil,
-          old = logged[type] || at_rest(handle, type, {fresh(handle), nil}),
-          new = at_rest(handle, type, state),
+      for {type, new} <- kept(handle, :seen, %{}),
+          not is_map_key(set(handle), type),
+          old = Map.get(logged, type, base),
           new >= old * @worth_a_line or old >= new * @worth_a_line,
           do: {type, old, new}
 
-    if moved != [], do: log(handle, moved, "tuned to the measured crossover")
+    if moved != [], do: log(handle, moved, "measured")
   end
-
-  defp fresh(handle), do: Thresholds.new(Settings.base_threshold(handle.performance.settings))
 
   defp log(handle, moved, reason) do
     words = Enum.map_join(moved, ", ", fn {type, old, new} -> "#{type} #{old} → #{new}" end)
     Logger.info("pool #{inspect(handle.name)}: thresholds in bytes: #{words}: #{reason}")
-    now = Map.merge(logged(handle), Map.new(moved, fn {type, _old, new} -> {type, new} end))
-    :ets.insert(@table, {{:logged, handle.name}, handle.performance.ref, now})
-  end
-
-  # By type, what the log says last.
-  defp logged(%{name: name, performance: %{ref: ref}}) do
-    case :ets.lookup(@table, {:logged, name}) do
-      [{_, ^ref, logged}] -> logged
-      _ -> %{}
-    end
+    now = Map.new(moved, fn {type, _old, new} -> {type, new} end)
+    keep(handle, :logged, Map.merge(kept(handle, :logged, %{}), now))
   end
 
   defp emit(handle, change) do
@@ -416,15 +450,6 @@ defmodule Snakepit.Performance.ThresholdManager do
       reason: change.reason,
       expected: change.expected
     })
-  end
-
-  # The cost model's table, by all of the pool's thresholds.
-  defp apply_all(handle) do
-    states = Map.new(Performance.data_types(), &{&1, state_of(handle, &1)})
-    thresholds = Map.new(states, fn {type, state} -> {type, in_force(handle, type, state)} end)
-    set = for {type, {_tuned, set}} <- states, set != nil, into: %{}, do: {type, set}
-    Model.set_rules(handle.performance, set, thresholds)
-    Learning.publish(handle.name)
   end
 
   defp now, do: System.monotonic_time(:millisecond)

@@ -14,6 +14,7 @@ use snakepit_core::cost_model::cost::Weights;
 use snakepit_core::cost_model::histogram::Histogram;
 use snakepit_core::cost_model::line::READY;
 use snakepit_core::cost_model::model::{Leg, Model};
+use snakepit_core::cost_model::outcomes::Outcomes;
 use snakepit_core::cost_model::ring::Ring;
 use snakepit_core::cost_model::table::{Reason, Rules, Table, pack_ns, unpack_ns};
 use snakepit_core::cost_model::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
@@ -33,6 +34,7 @@ struct Slow {
     latencies: Histogram,
     /// |actual − predicted| / actual, in thousandths.
     errors: Histogram,
+    outcomes: Outcomes,
     /// The windows of the running second, minute (or whatever the user aggregates by) and hour.
     windows: [Window; WINDOWS],
 }
@@ -73,8 +75,6 @@ pub struct CostModel {
     exploration: AtomicU32,
     /// The ways there are for this pool, a bit for each.
     allowed: AtomicU8,
-    /// By kind, in bytes: what decides where nothing was measured.
-    thresholds: [AtomicU64; Kind::COUNT],
     /// The model's, when the table was compiled.
     version: AtomicU64,
     /// The model's drift factor, as the bits of an f64, when it last learned.
@@ -129,7 +129,6 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
         load: AtomicU8::new(0),
         exploration: AtomicU32::new(0),
         allowed: AtomicU8::new(0),
-        thresholds: std::array::from_fn(|_| AtomicU64::new(0)),
         version: AtomicU64::new(0),
         drift_factor: AtomicU64::new(1f64.to_bits()),
         decisions: AtomicU64::new(0),
@@ -140,6 +139,7 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
             taken: 0,
             latencies,
             errors,
+            outcomes: Outcomes::default(),
             windows: Default::default(),
         }),
     });
@@ -150,9 +150,6 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
 impl CostModel {
     /// Sets the values that are read without the lock.
     fn show(&self, rules: &Rules, exploration: f64) {
-        for (shown, threshold) in self.thresholds.iter().zip(rules.thresholds) {
-            shown.store(threshold, Ordering::Relaxed);
-        }
         self.allowed.store(rules.allowed, Ordering::Relaxed);
         self.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
     }
@@ -233,7 +230,7 @@ fn cost_model_decide<'a>(
             propensity.encode(env),
             (cell.latency_ns(INLINE), cell.latency_ns(ZERO_COPY), cell.latency_ns(GRPC)).encode(env),
             cell.confidence().encode(env),
-            cost_model.thresholds[kind as usize].load(Ordering::Relaxed).encode(env),
+            cost_model.table.threshold_of(kind).encode(env),
             cost_model.version.load(Ordering::Relaxed).encode(env),
             make.encode(env),
         ],
@@ -252,6 +249,20 @@ fn cost_model_cell(
 ) -> terms::Cell {
     let load = load.map_or_else(|| cost_model.load(), terms::load);
     cost_model.table.look_up(to.into(), what.into(), warm, load, size).into()
+}
+
+/// From which size on shared memory that is warm comes first under a load (the present one without), and why; nil if it does
+/// not at 1 GiB.
+#[rustler::nif]
+fn cost_model_threshold(
+    cost_model: &CostModel,
+    to: terms::Direction,
+    what: terms::Type,
+    load: Option<terms::Load>,
+) -> Option<(u64, terms::Reason)> {
+    let load = load.map_or_else(|| cost_model.load(), terms::load);
+    let found = cost_model.table.threshold(to.into(), what.into(), load)?;
+    Some((found.size, found.reason.into()))
 }
 
 /// The bins of sizes from `first` to `last`: where each begins, and the next one.
@@ -343,6 +354,7 @@ fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> 
         if word & OK == 0 || work == 0 {
             return;
         }
+        slow.outcomes.add(request.kind, request.size, work as f64 / slow.model.drift_factor());
         slow.errors.add((1000.0 * work.abs_diff(predicted) as f64 / work as f64) as u64);
         if learn {
             slow.model.learn(request, reply, work as f64);
@@ -374,6 +386,14 @@ fn cost_model_window<'a>(env: Env<'a>, cost_model: CostModelArc, which: usize, o
         *window = Window::default();
     }
     Ok(said)
+}
+
+/// The calls of a kind by bins of their arguments' size, since the pool began: `{where the bin begins, calls, sum of ln(ns), sum of
+/// its squares}`, without the drift factor.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn cost_model_outcomes(cost_model: CostModelArc, what: terms::Type) -> Vec<(u64, u64, f64, f64)> {
+    let slow = cost_model.slow();
+    slow.outcomes.seen(what.into()).map(|(start, o)| (start, o.calls, o.sum, o.squares)).collect()
 }
 
 /// A call of which one direction carried so much by this way, and the other next to nothing: a probe.

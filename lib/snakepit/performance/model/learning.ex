@@ -85,6 +85,12 @@ defmodule Snakepit.Performance.Model.Learning do
 
   def handle_info({Events, {:pool_started, name}}, state), do: {:noreply, watched(state, name)}
 
+  # Workers decide by their own part of the table.
+  def handle_info({Events, {:load_changed, name}}, state) do
+    with %{^name => %{handle: handle}} <- state.pools, do: send_tables(handle)
+    {:noreply, state}
+  end
+
   # It does not know the table yet.
   def handle_info({Events, {:worker_up, name, worker}}, state) do
     with %{^name => %{handle: handle}} <- state.pools,

@@ -1,46 +1,34 @@
 defmodule Snakepit.Performance.Model.Thresholds do
   @moduledoc false
-  # How a threshold comes about: base × adjustment × resource factor (spec/003), between bounds. Pure.
+  # A threshold in the parts of spec/003: base × adjustment × resource factor. Pure.
   #
-  # The adjustment follows the crossover that was measured, at most by a factor of two at a time, and not at all for
-  # differences that are noise.
+  # The base is configured; the adjustment is how far measurements, or somebody, have moved it; the resource factor is what
+  # scarce resources do to it now. None of them decides: they describe what the table does.
 
-  @type t :: %{base: pos_integer(), adjustment: float(), resource: float()}
-
-  @step 2.0
   # Nearer than this, in either direction, is the same.
   @hysteresis 1.25
 
-  @spec new(base :: pos_integer()) :: t()
-  def new(base), do: %{base: base, adjustment: 1.0, resource: 1.0}
+  @type parts :: %{
+          bytes: pos_integer(),
+          base: pos_integer(),
+          adjustment: float(),
+          resource_factor: float(),
+          reason: Snakepit.Transfer.Plan.reason()
+        }
 
-  @doc "Bytes from which on shared memory is used."
-  @spec bytes(t(), minimum :: pos_integer() | nil, maximum :: pos_integer() | nil) :: pos_integer()
-  def bytes(%{base: base, adjustment: adjustment, resource: resource}, minimum, maximum) do
-    (base * adjustment * resource)
-    |> round()
-    |> max(minimum || 1)
-    |> min(maximum || 1_152_921_504_606_846_976)
+  @doc "The parts of a threshold that is `bytes` now, and `at_rest` while nothing is scarce."
+  @spec parts(pos_integer(), pos_integer(), pos_integer(), atom()) :: parts()
+  def parts(base, at_rest, bytes, reason) do
+    %{
+      bytes: bytes,
+      base: base,
+      adjustment: at_rest / base,
+      resource_factor: bytes / at_rest,
+      reason: reason
+    }
   end
 
-  @doc "One step toward `target` bytes; nil is no evidence. `:same` if it is near enough."
-  @spec toward(t(), pos_integer() | nil) :: {:changed, t()} | :same
-  def toward(_threshold, nil), do: :same
-
-  def toward(%{base: base, adjustment: now} = threshold, target) do
-    wanted = target / base
-
-    if wanted < now * @hysteresis and wanted > now / @hysteresis,
-      do: :same,
-      else: {:changed, %{threshold | adjustment: wanted |> min(now * @step) |> max(now / @step)}}
-  end
-
-  @doc """
-  What scarce resources do to it: with little memory, shared memory is used for larger values only; with little CPU, for
-  smaller ones too, since it copies once where a frame is copied twice.
-  """
-  @spec resource_factor(memory? :: boolean(), cpu? :: boolean()) :: float()
-  def resource_factor(true, _cpu), do: 4.0
-  def resource_factor(false, true), do: 0.5
-  def resource_factor(false, false), do: 1.0
+  @doc "Whether a threshold has moved by more than noise."
+  @spec moved?(pos_integer(), pos_integer()) :: boolean()
+  def moved?(old, new), do: new > old * @hysteresis or old > new * @hysteresis
 end

@@ -12,6 +12,7 @@ pub mod cost;
 pub mod histogram;
 pub mod line;
 pub mod model;
+pub mod outcomes;
 pub mod ring;
 pub mod table;
 

@@ -3,7 +3,7 @@
 //! A word says all there is to say of its bin: the ways in order, why, and what each is expected to take. It is read by
 //! one load, so that no reader sees half of an update; writers replace words one by one.
 
-use super::cost::{Goal, LOADS, Weights};
+use super::cost::{CPU_PRESSURE, Goal, LOADS, MEMORY_PRESSURE, Weights};
 use super::model::{Leg, Model, Price};
 use super::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use crate::sync::{AtomicU64, Ordering};
@@ -65,6 +65,32 @@ const ORDERS: [[usize; WAYS]; 6] = [
     [GRPC, ZERO_COPY, INLINE],
 ];
 
+/// A bit of a cell, behind those of its latencies: the rules' threshold lies inside of its bin, and decides.
+const SPLIT: u64 = 1 << 61;
+/// A bound of the rules lies inside of its bin. (Bit 62 is free.)
+const BOUND: u64 = 1 << 63;
+
+/// The order where nothing is compared: shared memory, or the simplest of the others.
+fn shared_first(shared: bool, allowed: u8) -> usize {
+    match (shared, allowed & (1 << INLINE) != 0) {
+        (true, _) => 1,
+        (false, true) => 0,
+        (false, false) => 5,
+    }
+}
+
+/// A threshold that nobody set, where resources are scarce: with little memory, shared memory is used for larger values only;
+/// with little CPU, for smaller ones too, since it copies once where a frame is copied twice.
+pub fn under(threshold: u64, load: u8) -> u64 {
+    if load & MEMORY_PRESSURE != 0 {
+        threshold.saturating_mul(4)
+    } else if load & CPU_PRESSURE != 0 {
+        threshold / 2
+    } else {
+        threshold
+    }
+}
+
 impl Cell {
     fn new(order: usize, reason: Reason, explorable: bool, confidence: f64, latencies: [f64; WAYS]) -> Self {
         let mut word = order as u64
@@ -84,6 +110,11 @@ impl Cell {
 
     pub fn reason(self) -> Reason {
         Reason::from_bits(self.0 >> 3 & 7)
+    }
+
+    /// The same with another order and reason, which nothing is explored from.
+    fn with(self, order: usize, reason: Reason) -> Self {
+        Self(self.0 & !(0x7F | SPLIT | BOUND) | order as u64 | (reason as u64) << 3)
     }
 
     /// Whether trying the second way costs little.
@@ -116,14 +147,33 @@ pub fn unpack_ns(packed: u16) -> u64 {
     if k >= 10 { mantissa << (k - 10) } else { mantissa >> (10 - k) }
 }
 
+/// From which size on shared memory comes first, and why at that size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Threshold {
+    pub size: u64,
+    pub reason: Reason,
+}
+
 /// The table of one pool.
 pub struct Table {
     cells: Box<[AtomicU64]>,
+    borders: Borders,
+}
+
+/// Those sizes of the rules that may lie inside of a bin: looked at where a cell says so.
+struct Borders {
+    minimum: AtomicU64,
+    maximum: AtomicU64,
+    thresholds: [AtomicU64; Kind::COUNT],
+    allowed: AtomicU64,
 }
 
 impl Table {
     pub fn new(model: &Model, rules: &Rules) -> Self {
-        let table = Self { cells: (0..CELLS).map(|_| AtomicU64::new(0)).collect() };
+        let zero = || AtomicU64::new(0);
+        let thresholds = std::array::from_fn(|_| zero());
+        let borders = Borders { minimum: zero(), maximum: zero(), thresholds, allowed: zero() };
+        let table = Self { cells: std::iter::repeat_with(zero).take(CELLS).collect(), borders };
         table.compile(model, rules);
         table
     }
@@ -135,13 +185,20 @@ impl Table {
 
     /// Replaces every cell. Meant for one writer at a time.
     pub fn compile(&self, model: &Model, rules: &Rules) {
+        // Relaxed: a cell stands for itself, and a border that is a moment older or newer is one that the rules had.
+        let borders = &self.borders;
+        borders.minimum.store(rules.minimum.unwrap_or(0), Ordering::Relaxed);
+        borders.maximum.store(rules.maximum.unwrap_or(u64::MAX), Ordering::Relaxed);
+        borders.allowed.store(rules.allowed.into(), Ordering::Relaxed);
+        for (border, threshold) in borders.thresholds.iter().zip(rules.thresholds) {
+            border.store(threshold, Ordering::Relaxed);
+        }
         for direction in Direction::ALL {
             for kind in Kind::ALL {
                 for warm in [false, true] {
                     for load in 0..LOADS as u8 {
                         for bin in 0..bins::COUNT {
                             let cell = decide(model, rules, direction, kind, warm, load, bins::middle(bin));
-                            // Relaxed: a cell stands for itself.
                             self.cells[at(direction, kind, warm, load, bin)].store(cell.0, Ordering::Relaxed);
                         }
                     }
@@ -152,7 +209,46 @@ impl Table {
 
     /// The decision for a transfer of this size.
     pub fn look_up(&self, direction: Direction, kind: Kind, warm: bool, load: u8, size: u64) -> Cell {
-        Cell(self.cells[at(direction, kind, warm, load, bins::of(size))].load(Ordering::Relaxed))
+        let cell = Cell(self.cells[at(direction, kind, warm, load, bins::of(size))].load(Ordering::Relaxed));
+        if cell.0 & (SPLIT | BOUND) == 0 { cell } else { self.beside_border(cell, kind, load, size) }
+    }
+
+    /// The decision for a size in a bin that a border lies in.
+    #[cold]
+    fn beside_border(&self, cell: Cell, kind: Kind, load: u8, size: u64) -> Cell {
+        let first = |shared, reason| cell.with(shared_first(shared, self.borders.allowed.load(Ordering::Relaxed) as u8), reason);
+        if size < self.borders.minimum.load(Ordering::Relaxed) {
+            return first(false, Reason::BelowMinimum);
+        }
+        if size >= self.borders.maximum.load(Ordering::Relaxed) {
+            return first(true, Reason::AboveMaximum);
+        }
+        if cell.0 & SPLIT == 0 {
+            return cell;
+        }
+        let threshold = self.threshold_of(kind);
+        let threshold = if cell.reason() == Reason::Rule { under(threshold, load) } else { threshold };
+        first(size >= threshold, cell.reason())
+    }
+
+    /// The rules' threshold for this kind.
+    pub fn threshold_of(&self, kind: Kind) -> u64 {
+        self.borders.thresholds[kind as usize].load(Ordering::Relaxed)
+    }
+
+    /// From which size on, up to 1 GiB, shared memory that is warm comes before the other ways: what calls do. `None` if it
+    /// does not at 1 GiB.
+    pub fn threshold(&self, direction: Direction, kind: Kind, load: u8) -> Option<Threshold> {
+        let at = |size| self.look_up(direction, kind, true, load, size);
+        let is_shared = |size| at(size).order()[0] == ZERO_COPY;
+        let last = |bin| bins::start(bin + 1) - 1;
+        let bin = (0..=bins::of(1 << 30)).rev().take_while(|bin| is_shared(last(*bin))).last()?;
+        let threshold = self.threshold_of(kind);
+        let (minimum, maximum) = (&self.borders.minimum, &self.borders.maximum);
+        let inside = [threshold, under(threshold, load), minimum.load(Ordering::Relaxed), maximum.load(Ordering::Relaxed)];
+        let inside = inside.into_iter().filter(|size| bins::of(*size) == bin);
+        let size = inside.chain([bins::start(bin)]).filter(|size| is_shared(*size)).min()?;
+        Some(Threshold { size, reason: at(size).reason() })
     }
 }
 
@@ -169,30 +265,34 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
         std::array::from_fn(|way| model.price(direction, Leg { way, kind, warm, size }, &weights));
     let latencies = prices.map(|price| price.latency.ns);
     let is_allowed = |way: usize| rules.allowed & (1 << way) != 0;
-    // Where nothing is compared: shared memory, or the simplest of the others.
-    let shared_first = |shared| match (shared, is_allowed(INLINE)) {
-        (true, _) => 1,
-        (false, true) => 0,
-        (false, false) => 5,
+    let bin = bins::of(size);
+    let (start, end) = (bins::start(bin), bins::start(bin + 1));
+    let is_inside = |border: u64| start < border && border < end;
+    let bound = [rules.minimum, rules.maximum].into_iter().flatten().any(is_inside);
+    let flags = if bound { BOUND } else { 0 };
+    let cell = |shared, reason, confidence| {
+        Cell(Cell::new(shared_first(shared, rules.allowed), reason, false, confidence, latencies).0 | flags)
     };
-    let fixed = |shared: bool, reason| Cell::new(shared_first(shared), reason, false, 1.0, latencies);
-
-    if rules.minimum.is_some_and(|minimum| size < minimum) {
-        return fixed(false, Reason::BelowMinimum);
+    if rules.minimum.is_some_and(|minimum| end <= minimum) {
+        return cell(false, Reason::BelowMinimum, 1.0);
     }
-    if rules.maximum.is_some_and(|maximum| size >= maximum) {
-        return fixed(true, Reason::AboveMaximum);
+    if rules.maximum.is_some_and(|maximum| start >= maximum) {
+        return cell(true, Reason::AboveMaximum, 1.0);
     }
+    let by_threshold = |threshold: u64, reason, confidence| {
+        let split = if is_inside(threshold) { SPLIT } else { 0 };
+        Cell(cell(start >= threshold, reason, confidence).0 | split)
+    };
     let threshold = rules.thresholds[kind as usize];
     if rules.overridden[kind as usize] {
-        return fixed(size >= threshold, Reason::Override);
+        return by_threshold(threshold, Reason::Override, 1.0);
     }
     let other_is_ready = [INLINE, GRPC].into_iter().any(|way| is_allowed(way) && prices[way].ready);
     if !(is_allowed(ZERO_COPY) && prices[ZERO_COPY].ready && other_is_ready) {
-        // Nobody knows when fresh memory pays.
-        return Cell::new(shared_first(warm && size >= threshold), Reason::Rule, false, 0.0, latencies);
+        // When fresh memory pays is not known.
+        return if warm { by_threshold(under(threshold, load), Reason::Rule, 0.0) } else { cell(false, Reason::Rule, 0.0) };
     }
-    // Nobody's assumption beats a measurement.
+    // An assumed cost is never preferred to a measured one.
     let mut prices = prices;
     for (way, price) in prices.iter_mut().enumerate().filter(|(way, price)| !(is_allowed(*way) && price.ready)) {
         // Those that are allowed before those that are not.
@@ -213,7 +313,7 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
     let confidence = normal((second.cost / first.cost).ln() / error);
     let explorable = load == 0 && second.cost <= first.cost * (1.0 + rules.bounded_loss);
     let order = ORDERS.iter().position(|o| *o == order).unwrap_or(0);
-    Cell::new(order, reason, explorable, confidence, latencies)
+    Cell(Cell::new(order, reason, explorable, confidence, latencies).0 | flags)
 }
 
 /// The standard normal distribution, within 1e-4 (the logistic approximation of Bowling et al., 2009).
@@ -324,6 +424,70 @@ mod tests {
         let table = Table::new(&model(), &set);
         assert_eq!(first(&table, 1 << 20), (INLINE, Reason::Override));
         assert_eq!(first(&table, 10 << 20), (ZERO_COPY, Reason::Override));
+    }
+
+    #[test]
+    fn a_threshold_is_exact_and_the_table_says_it() {
+        let exact = |threshold: u64, overridden| {
+            let set = Rules { thresholds: [threshold; Kind::COUNT], overridden: [overridden; Kind::COUNT], ..rules() };
+            let table = Table::new(&Model::default(), &set);
+            let reason = if overridden { Reason::Override } else { Reason::Rule };
+            for size in [threshold.saturating_sub(1), threshold, threshold + 1] {
+                let way = if size >= threshold { ZERO_COPY } else { INLINE };
+                assert_eq!(first(&table, size), (way, reason), "{size} with {threshold}");
+            }
+            let said = table.threshold(Direction::Request, Kind::Tensor, 0);
+            assert_eq!(said, Some(Threshold { size: threshold, reason }));
+            let cold = table.look_up(Direction::Request, Kind::Tensor, false, 0, threshold);
+            assert_eq!(cold.order()[0] == ZERO_COPY, overridden);
+        };
+        for threshold in [1, 3, 4, 5_000, 65_536, 65_537, 300_000, (10 << 20) - 1, 10 << 20, 1 << 30] {
+            exact(threshold, false);
+            exact(threshold, true);
+        }
+        // Scarce resources move one that nobody set, and no other.
+        for (load, size) in [(CPU_PRESSURE, 150_000), (MEMORY_PRESSURE, 1_200_000), (3, 1_200_000)] {
+            let set = |overridden| Rules { thresholds: [300_000; 5], overridden: [overridden; 5], ..rules() };
+            let at = |set| Table::new(&Model::default(), &set).threshold(Direction::Request, Kind::Tensor, load);
+            assert_eq!(at(set(false)), Some(Threshold { size, reason: Reason::Rule }));
+            assert_eq!(at(set(true)), Some(Threshold { size: 300_000, reason: Reason::Override }));
+        }
+        // Without inline, gRPC comes before it.
+        let set = Rules { allowed: 0b110, thresholds: [300_000; Kind::COUNT], ..rules() };
+        let table = Table::new(&Model::default(), &set);
+        let order = |size| table.look_up(Direction::Request, Kind::Tensor, true, 0, size).order();
+        assert_eq!((order(299_999)[0], order(300_000)[0]), (GRPC, ZERO_COPY));
+    }
+
+    #[test]
+    fn bounds_are_exact() {
+        let set = Rules { minimum: Some(300_001), maximum: Some(700_001), thresholds: [500_001; 5], ..rules() };
+        let check = |table: &Table, below: Reason, between: Reason| {
+            for (size, way, reason) in [
+                (300_000, INLINE, Reason::BelowMinimum),
+                (300_001, if between == Reason::Rule { INLINE } else { ZERO_COPY }, below),
+                (500_001, ZERO_COPY, between),
+                (700_000, ZERO_COPY, between),
+                (700_001, ZERO_COPY, Reason::AboveMaximum),
+            ] {
+                assert_eq!(first(table, size), (way, reason), "{size}");
+            }
+        };
+        check(&Table::new(&Model::default(), &set), Reason::Rule, Reason::Rule);
+        let measured = Table::new(&model(), &set);
+        check(&measured, Reason::Cheapest, Reason::Cheapest);
+        let found = measured.threshold(Direction::Request, Kind::Tensor, 0);
+        assert_eq!(found, Some(Threshold { size: 300_001, reason: Reason::Cheapest }));
+    }
+
+    #[test]
+    fn a_measured_threshold_is_where_the_table_changes_its_mind() {
+        let table = Table::new(&model(), &rules());
+        let Threshold { size, reason } = table.threshold(Direction::Request, Kind::Tensor, 0).unwrap();
+        assert!((30_000..60_000).contains(&size) && reason == Reason::Cheapest, "{size} {reason:?}");
+        assert_eq!((first(&table, size).0, first(&table, size - 1).0), (ZERO_COPY, INLINE));
+        let below = Rules { minimum: Some(1 << 31), ..rules() };
+        assert_eq!(Table::new(&model(), &below).threshold(Direction::Request, Kind::Tensor, 0), None);
     }
 
     #[test]
