@@ -169,10 +169,9 @@ impl Request {
         out.extend_from_slice(&[self.kind as u8, self.way as u8, self.reply_mask, self.flags]);
         out.extend_from_slice(&(envelope as u32).to_le_bytes());
         out.extend_from_slice(&self.call_id.to_le_bytes());
-        for n in [self.timeout_ms, count as u32, freed.len() as u32] {
-            out.extend_from_slice(&n.to_le_bytes());
-        }
-        for n in [self.lane, self.core] {
+        // Two numbers of two bytes.
+        let lane = u32::from(self.lane) | u32::from(self.core) << 16;
+        for n in [self.timeout_ms, count as u32, freed.len() as u32, lane] {
             out.extend_from_slice(&n.to_le_bytes());
         }
         if self.way == Way::ZeroCopy {
