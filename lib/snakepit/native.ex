@@ -518,7 +518,7 @@ defmodule Snakepit.Native do
   def cost_model_cell(_cost_model, _direction, _type, _warm, _size, _load), do: stub()
 
   @spec cost_model_threshold(cost_model(), direction(), data_type(), load() | nil) ::
-          {pos_integer(), reason :: atom()} | nil
+          {bytes :: non_neg_integer(), reason :: atom()}
   def cost_model_threshold(_cost_model, _direction, _type, _load), do: stub()
 
   @spec cost_model_outcomes(cost_model(), data_type()) ::

@@ -6,7 +6,7 @@ defmodule Snakepit.Performance do
   |---|---|
   | `Snakepit.Performance.Controller` | the decision, and what came of decisions |
   | `Snakepit.Performance.CostBenefitAnalyzer` | what each way would cost, and why |
-  | `Snakepit.Performance.ThresholdManager` | from which size on, where measurements do not decide |
+  | `Snakepit.Performance.ThresholdManager` | from which size on data goes by shared memory |
   | `Snakepit.Performance.MetricsStore` | what calls took, in ETS; `Snakepit.Performance.TransferMetrics` is one row |
   | `Snakepit.Performance.Analyzer` | spans of time summed up, scenarios measured |
   | `Snakepit.Performance.ResourceMonitor` | what the machine has left |

@@ -28,7 +28,7 @@ defmodule Snakepit.Telemetry do
     {[:snakepit, :performance, :decision_failed],
      "a way could not be chosen as it should be: the call went on without the custom rule, or by the ways of a pool that does not measure",
      "none", "`pool`, `what` (`:custom_rule` or `:model`), `why` (in words)"},
-    {[:snakepit, :performance, :threshold], "a threshold was set, tuned or undone", "`old`, `new` (bytes)",
+    {[:snakepit, :performance, :threshold], "a threshold was set, measured anew or undone", "`old`, `new` (bytes)",
      "`pool`, `data_type`, `reason`, `expected`"},
     {[:snakepit, :performance, :policy], "a pool's policy was changed", "none", "`pool`, `old`, `new`"},
     {[:snakepit, :performance, :calibration], "a pool was calibrated, or could not be",

@@ -62,7 +62,7 @@ fn memcpy_chain(len: usize, rounds: usize) -> Vec<u64> {
     std::iter::repeat_with(copies).take(rounds).collect()
 }
 
-/// The same, the first copy by one thread, the others by another, which waits awake.
+/// The same, the first copy by one thread, the others by another. Both spin while they wait.
 #[rustler::nif(schedule = "DirtyIo")]
 fn memcpy_across(len: usize, rounds: usize) -> Vec<u64> {
     let (chain, turn) = (Mutex::new(Chain::new(len)), AtomicU32::new(0));

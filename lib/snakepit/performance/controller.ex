@@ -18,7 +18,7 @@ defmodule Snakepit.Performance.Controller do
   Options (a map or a keyword list): `:pool` (the default one), `:direction` (`:request`), `:data_type` (what `data` looks
   like), `:data_size` (bytes of one value; then `data` is not looked at), `:warm` (`true`: shared memory is at hand).
 
-  `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes, for as long as nothing was measured),
+  `meta` has `:transfer_id`, `:method`, `:reason`, `:data_size`, `:threshold` (bytes from which on shared memory is taken now),
   `:predicted_latency_us` (by way, for the middle of this size's bin, as it usually is), `:confidence`, `:model_version` (how
   many observations the table rests on), `:explored?` and `:propensity` (how likely this choice was). Intervals are in
   `Snakepit.Performance.CostBenefitAnalyzer.analyze/2`.
@@ -180,7 +180,9 @@ defmodule Snakepit.Performance.Controller do
   end
 
   defp zero_copy_min(handle) do
-    with {:ok, bytes} <- ThresholdManager.get_threshold(handle.name, :binary), do: %{zero_copy_min: bytes}, else: (_ -> %{})
+    with {:ok, bytes} <- ThresholdManager.get_threshold(handle.name, :binary),
+         do: %{zero_copy_min: bytes},
+         else: (_ -> %{})
   end
 
   defp thresholds(pool) do

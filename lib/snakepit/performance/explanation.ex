@@ -75,13 +75,14 @@ defmodule Snakepit.Performance.Explanation do
     borders = borders(handle, direction, type)
 
     for {size, next} <- Model.bins(@first, @last),
-        [from, to] <- Enum.chunk_every([size] ++ for(b <- borders, b > size, b < next, do: b) ++ [next], 2, 1, :discard),
+        [from, to] <-
+          Enum.chunk_every([size] ++ for(b <- borders, b > size, b < next, do: b) ++ [next], 2, 1, :discard),
         do: handle |> cell(direction, type, from) |> Map.put(:next, to)
   end
 
   # The sizes inside of bins at which the table changes its mind.
   defp borders(%{performance: model}, direction, type) do
-    threshold = with {bytes, _reason} <- Model.threshold(model, direction, type), do: bytes
+    {threshold, _reason} = Model.threshold(model, direction, type)
     bounds = [model.settings.minimum_threshold_mb, model.settings.maximum_threshold_mb]
     [threshold | Enum.map(bounds, &Settings.bytes/1)] |> Enum.reject(&is_nil/1) |> Enum.uniq() |> Enum.sort()
   end

@@ -235,10 +235,10 @@ defmodule Snakepit.Performance.Model do
 
   @doc """
   From which size on, up to 1 GiB, arguments or results in shared memory that is warm go by it, and why: what calls do under
-  the present load, or another one. Nil if they do not at 1 GiB.
+  the present load, or another one. 2^60 if they do not at 1 GiB.
   """
   @spec threshold(t(), Performance.direction(), Performance.data_type(), {boolean(), boolean()} | nil) ::
-          {bytes :: non_neg_integer(), Transfer.Plan.reason()} | nil
+          {bytes :: non_neg_integer(), Transfer.Plan.reason()}
   def threshold(%__MODULE__{ref: ref}, direction, type, load \\ nil),
     do: Native.cost_model_threshold(ref, direction, type, load)
 
@@ -320,10 +320,15 @@ defmodule Snakepit.Performance.Model do
            sum_bytes :: non_neg_integer(), Histogram.t()}
   def window(%__MODULE__{ref: ref}, window, over?), do: Native.cost_model_window(ref, window, over?)
 
-  @doc "What calls of a type came to, by bins of their arguments' size: see `GuardedChange`."
+  @doc "The latencies of a type's calls, by bins of their arguments' size: see `GuardedChange`."
   @spec outcomes(t(), Performance.data_type()) :: GuardedChange.outcomes()
   def outcomes(%__MODULE__{ref: ref}, type),
-    do: for({size, n, sum, squares} <- Native.cost_model_outcomes(ref, type), into: %{}, do: {size, {n, sum, squares}})
+    do:
+      for(
+        {size, n, sum, squares} <- Native.cost_model_outcomes(ref, type),
+        into: %{},
+        do: {size, {n, sum, squares}}
+      )
 
   @doc "Learns from a probe; it is counted nowhere."
   @spec probed(t(), transfer(), ns :: non_neg_integer()) :: :ok

@@ -24,7 +24,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   require Logger
 
   @tick_ms 10_000
-  # What calls took is remembered at so many ticks, so that a change can be compared with the half minute before it.
+  # Latencies are remembered at so many ticks, so that a change can be compared with the half minute before it.
   @ticks 4
   @kept_changes 100
   # Less than so many times as large, or as small, as the log has it: not worth a line.
@@ -101,7 +101,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   @doc false
-  # What a tick does: the verdicts that are due, and what measurements have moved.
+  # A tick: the verdicts that are due, and thresholds that measurements have moved.
   @spec tune(atom(), now :: integer()) :: :ok
   def tune(pool, now \\ now()), do: GenServer.call(__MODULE__, {:tune, pool, now})
 
@@ -167,11 +167,9 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp in_table(%{performance: %{ways: [:zero_copy]}}, _type, _load), do: {1, :rule}
 
-  defp in_table(%{performance: %{ways: ways} = model}, type, load) do
-    case :zero_copy in ways && Model.threshold(model, :request, type, load) do
-      {bytes, reason} -> {max(bytes, 1), reason}
-      _never -> {@never, :cheapest}
-    end
+  defp in_table(%{performance: model}, type, load) do
+    {bytes, reason} = Model.threshold(model, :request, type, load)
+    {max(bytes, 1), reason}
   end
 
   # As it is while nothing is scarce: what changes are described by, so that each begins where the last one ended.
@@ -204,7 +202,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     {:ok, %{}, {:continue, :apply}}
   end
 
-  # What was set in the time without this process, or not compiled by the one before.
+  # The process before may have died before it compiled what was set.
   @impl true
   def handle_continue(:apply, state) do
     Enum.each(measured(), &apply_all/1)
@@ -315,7 +313,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     emit(handle, record(handle, type, old, new, fields, before(handle, type, state)))
   end
 
-  # What calls of a type took lately, for changes to come.
+  # The latencies of late, for changes to come.
   defp remember(%{name: name, performance: %{ref: ref} = model}, state) do
     outcomes = Map.new(Performance.data_types(), &{&1, Model.outcomes(model, &1)})
 
@@ -330,8 +328,11 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   defp before(%{name: name, performance: %{ref: ref} = model}, type, state) do
     case state do
-      %{^name => {^ref, earlier}} -> GuardedChange.since(Model.outcomes(model, type), List.last(earlier)[type])
-      _ -> Model.outcomes(model, type)
+      %{^name => {^ref, earlier}} ->
+        GuardedChange.since(Model.outcomes(model, type), List.last(earlier)[type])
+
+      _ ->
+        Model.outcomes(model, type)
     end
   end
 
@@ -349,7 +350,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     for type <- types, old[type] != new[type] do
       fields = [reason: reason, context: context]
       change = record(handle, type, old[type], new[type], fields, before[type])
-      # What measurements find from here on is news again.
+      # A measurement that differs from here on is news again.
       keep(handle, :seen, Map.put(kept(handle, :seen, %{}), type, new[type]))
       log(handle, change)
     end

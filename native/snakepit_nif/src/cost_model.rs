@@ -178,7 +178,8 @@ fn random() -> u32 {
 /// `{ways, reason, explored?, propensity, {ns, ns, ns}, confidence, threshold, model version, make memory?}`.
 ///
 /// `allowed` is a mask of ways. A `preferred` way that is allowed comes first, and nothing is explored. `make memory?`:
-/// shared memory is the cheapest of the allowed ways even if it has to be made first.
+/// shared memory is the cheapest of the allowed ways even if it has to be made first. `threshold`: from which size on shared
+/// memory comes first now, 2^60 if it does not at 1 GiB.
 #[rustler::nif]
 #[allow(clippy::too_many_arguments, reason = "read on the way of every call: decoding a struct would cost more")]
 fn cost_model_decide<'a>(
@@ -217,6 +218,7 @@ fn cost_model_decide<'a>(
     let cold = cost_model.table.look_up(direction, kind, false, load, size);
     let make = matches!(cold.reason(), Reason::Cheapest | Reason::Tie)
         && cold.order().into_iter().find(|way| is_allowed(*way)) == Some(ZERO_COPY);
+    let threshold = cost_model.table.threshold(direction, kind, load);
     let mut ways = Term::list_new_empty(env);
     for way in order.into_iter().rev().filter(|way| is_allowed(*way)) {
         ways = ways.list_prepend(terms::Way::from(way).encode(env));
@@ -230,7 +232,7 @@ fn cost_model_decide<'a>(
             propensity.encode(env),
             (cell.latency_ns(INLINE), cell.latency_ns(ZERO_COPY), cell.latency_ns(GRPC)).encode(env),
             cell.confidence().encode(env),
-            cost_model.table.threshold_of(kind).encode(env),
+            threshold.size.encode(env),
             cost_model.version.load(Ordering::Relaxed).encode(env),
             make.encode(env),
         ],
@@ -251,18 +253,18 @@ fn cost_model_cell(
     cost_model.table.look_up(to.into(), what.into(), warm, load, size).into()
 }
 
-/// From which size on shared memory that is warm comes first under a load (the present one without), and why; nil if it does
-/// not at 1 GiB.
+/// From which size on shared memory that is warm comes first under a load (the present one without), and why; 2^60 if it
+/// does not at 1 GiB.
 #[rustler::nif]
 fn cost_model_threshold(
     cost_model: &CostModel,
     to: terms::Direction,
     what: terms::Type,
     load: Option<terms::Load>,
-) -> Option<(u64, terms::Reason)> {
+) -> (u64, terms::Reason) {
     let load = load.map_or_else(|| cost_model.load(), terms::load);
-    let found = cost_model.table.threshold(to.into(), what.into(), load)?;
-    Some((found.size, found.reason.into()))
+    let found = cost_model.table.threshold(to.into(), what.into(), load);
+    (found.size, found.reason.into())
 }
 
 /// The bins of sizes from `first` to `last`: where each begins, and the next one.

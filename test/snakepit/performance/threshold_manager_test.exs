@@ -1,7 +1,7 @@
 defmodule Snakepit.Performance.ThresholdManagerTest do
   use Snakepit.Case, async: false
   import ExUnit.CaptureLog
-  alias Snakepit.Performance.{Controller, MetricsStore, ThresholdManager}
+  alias Snakepit.Performance.{Controller, ThresholdManager}
   alias Snakepit.Pool.Handle
   alias Snakepit.Performance.Model
 
@@ -39,83 +39,94 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
     assert {:error, %Error{category: :validation}} = ThresholdManager.get_threshold(pool(), :picture)
   end
 
-  test "goes to the measured crossover by halves, and stays there" do
-    pool = pool()
-    calibrated(pool)
-    now = System.monotonic_time(:millisecond)
+  test "is the size at which the table that was measured changes its mind: every question has one answer" do
+    pool = measured_pool()
+    {:ok, bytes} = ThresholdManager.get_threshold(pool, :binary)
+    assert bytes in 30_000..60_000
+    assert chosen(pool, bytes) == :zero_copy and chosen(pool, bytes - 1) == :inline
 
-    seen =
-      for n <- 1..12 do
-        :ok = ThresholdManager.tune(pool, now + n)
-        {:ok, bytes} = ThresholdManager.get_threshold(pool, :binary)
-        bytes
-      end
+    assert {:inline, %{threshold: ^bytes}} =
+             Controller.decide_transfer_method(nil, pool: pool, data_size: 5_000)
 
-    assert Enum.take(seen, 3) == [5 * @mib, div(5 * @mib, 2), div(5 * @mib, 4)]
-    [last | _] = Enum.reverse(seen)
-    assert last in 20_000..45_000
-    assert Enum.take(seen, -3) |> Enum.uniq() |> length() == 1
-    assert [%{knob: {:threshold, _}, reason: reason, expected: expected} | _] = ThresholdManager.changes(pool)
-    assert reason =~ "tuned" and expected =~ "cheaper from"
+    assert {:ok, %{bytes: ^bytes, reason: :cheapest, base: 10_485_760} = parts} =
+             ThresholdManager.get_parts(pool, :binary)
+
+    assert parts.resource_factor == 1.0
+    assert_in_delta parts.base * parts.adjustment, bytes, 1
+
+    {:ok, statistics} = Controller.get_statistics(pool)
+    assert statistics.current_thresholds == %{zero_copy_min: bytes}
+    assert statistics.thresholds.binary == parts
+    {:ok, explanation} = Snakepit.explain("length", %{x: Snakepit.bytes(<<0::80_000>>)}, pool: pool)
+    assert %{from: ^bytes} = Enum.find(explanation.request, &(&1.way == :zero_copy))
   end
 
-  test "each change begins where the last one ended, whatever becomes scarce meanwhile" do
+  test "where nothing is measured, scarce resources move it, and what somebody set stays" do
     pool = pool()
-    calibrated(pool)
-    seen = scarce_at_every_other(1..12, fn n -> ThresholdManager.tune(pool, now() + n) end)
-    assert Enum.take(seen, 2) == [true, false]
-    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
+    {:ok, handle} = Handle.fetch(pool)
+    bytes = fn -> ThresholdManager.get_threshold(pool, :tensor) end
+    Model.set_load(handle.performance, true, false)
+    assert {:ok, 5_242_880} = bytes.()
+    assert chosen(pool, 5_242_880) == :zero_copy and chosen(pool, 5_242_879) == :inline
+    Model.set_load(handle.performance, false, true)
+    assert {:ok, 41_943_040} = bytes.()
+    assert {:ok, %{adjustment: 1.0, resource_factor: 4.0}} = ThresholdManager.get_parts(pool, :tensor)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 300_000})
+    assert {:ok, 300_000} = bytes.()
+    assert {:ok, %{resource_factor: 1.0, reason: :override}} = ThresholdManager.get_parts(pool, :tensor)
+    Model.set_load(handle.performance, false, false)
+    assert {:ok, 300_000} = bytes.()
+  end
+
+  test "a pool that measures nothing, or has no shared memory, says what its calls do" do
+    assert {:ok, 4_096} = ThresholdManager.get_threshold(pool!(inline_limit: 4_096), :binary)
+    without = pool!(performance_policy: [enabled: true], transfers: [:inline])
+    assert {:ok, bytes} = ThresholdManager.get_threshold(without, :binary)
+    assert bytes == 2 ** 60
+    only = pool!(performance_policy: [enabled: true], transfers: [:zero_copy])
+    assert {:ok, 1} = ThresholdManager.get_threshold(only, :binary)
+  end
+
+  test "what is measured is a change with its reason, once, and one line when it comes to rest" do
+    Logger.put_module_level(ThresholdManager, :debug)
+    on_exit(fn -> Logger.delete_module_level(ThresholdManager) end)
+    pool = measured_pool()
+    {:ok, bytes} = ThresholdManager.get_threshold(pool, :binary)
+    log = capture_log(fn -> for n <- 1..5, do: ThresholdManager.tune(pool, now() + n) end)
+
+    assert [%{old: 10_485_760, new: ^bytes} = change] =
+             for(%{knob: {:threshold, :binary}} = change <- ThresholdManager.changes(pool), do: change)
+
+    assert change.reason =~ "measured" and change.expected =~ "cheaper from"
+    lines = for line <- String.split(log, "\n"), line =~ "pool #{inspect(pool)}:", do: line
+    assert [line] = lines
+    assert line =~ "binary 10485760 → #{bytes}"
+  end
+
+  test "a measured threshold that is undone is held, and not found again" do
+    pool = measured_pool()
+    :ok = ThresholdManager.tune(pool, now())
+    {:ok, measured} = ThresholdManager.get_threshold(pool, :binary)
     :ok = ThresholdManager.undo(pool)
-
-    changes = pool |> ThresholdManager.changes() |> Enum.reverse() |> Enum.group_by(& &1.knob)
-    binary = Map.fetch!(changes, {:threshold, :binary})
-    assert length(binary) > 5
-
-    for {_knob, changes} <- changes,
-        [one, next] <- changes |> Enum.filter(&(&1.verdict != :undone)) |> Enum.chunk_every(2, 1, :discard),
-        do: assert(one.new == next.old)
+    [%{knob: {:threshold, type}, old: before} | _] = ThresholdManager.changes(pool)
+    assert {:ok, ^before} = ThresholdManager.get_threshold(pool, type)
+    count = length(ThresholdManager.changes(pool))
+    for n <- 1..3, do: ThresholdManager.tune(pool, now() + n)
+    assert {:ok, ^before} = ThresholdManager.get_threshold(pool, type)
+    assert length(ThresholdManager.changes(pool)) == count
+    # Until it is reset.
+    :ok = ThresholdManager.reset_thresholds(pool)
+    assert {:ok, ^measured} = ThresholdManager.get_threshold(pool, type)
   end
 
   defp now, do: System.monotonic_time(:millisecond)
 
-  # The resource factor is 1 or 1/2 as the monitor's atomics have it: here another one for each call of `fun`.
-  defp scarce_at_every_other(range, fun) do
-    own = :atomics.new(9, signed: true)
-    true_one = :persistent_term.get(Snakepit.Performance.ResourceMonitor)
-    :persistent_term.put(Snakepit.Performance.ResourceMonitor, own)
-
-    try do
-      for n <- range do
-        :atomics.put(own, 9, rem(n, 2))
-        fun.(n)
-        Snakepit.Performance.ResourceMonitor.now().cpu_pressure?
-      end
-    after
-      :persistent_term.put(Snakepit.Performance.ResourceMonitor, true_one)
-    end
-  end
-
-  test "an idle pool that is tuned says one thing: what it settled at" do
-    Logger.put_module_level(ThresholdManager, :debug)
-    on_exit(fn -> Logger.delete_module_level(ThresholdManager) end)
+  defp measured_pool do
     pool = pool()
     calibrated(pool)
-
-    log =
-      capture_log(fn ->
-        for n <- 1..30, do: ThresholdManager.tune(pool, now() + n)
-      end)
-
-    lines = for line <- String.split(log, "\n"), line =~ "pool #{inspect(pool)}:", do: line
-    assert [line] = lines
-    assert line =~ ~r/binary 10485760 → \d+/
-  end
-
-  test "with learning off nothing is tuned" do
-    pool = pool(learning_enabled: false)
-    calibrated(pool)
-    :ok = ThresholdManager.tune(pool)
-    assert {:ok, 10_485_760} = ThresholdManager.get_threshold(pool, :binary)
+    {:ok, handle} = Handle.fetch(pool)
+    Model.compile(handle.performance)
+    pool
   end
 
   test "what is set decides at once; it can be undone and reset" do
@@ -156,26 +167,46 @@ defmodule Snakepit.Performance.ThresholdManagerTest do
     assert message =~ "no change"
   end
 
-  test "a change after which calls are slower is undone by itself" do
+  # So many calls with arguments of so many bytes, which took `us` each.
+  defp calls(pool, count, size, us) do
+    {:ok, handle} = Handle.fetch(pool)
+    for n <- 1..count, do: record(handle.performance, size, 1_000 * us + rem(n, 7) * 100)
+    Model.drain(handle.performance, 0, false)
+  end
+
+  defp record(model, size, ns),
+    do: Model.record(model, {:inline, :inline, :binary, true, true}, nil, ns, size, 20)
+
+  test "a change after which calls of its sizes are slower is undone by itself, and a change of all types as one" do
     pool = pool()
-    now = System.os_time(:second)
-
-    row = fn at, us ->
-      :ets.insert(
-        :performance_aggregates,
-        {{pool, 1, at}, %{time_bucket: at, count: 100, sum_latency: 100 * us}}
-      )
-    end
-
-    row.(now - 5, 50)
-    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
-    assert [%{before: {50.0, 100}, verdict: :pending}] = ThresholdManager.changes(pool)
+    # Calls of other sizes became rarer and slower meanwhile, which is no effect of the change.
+    calls(pool, 100, 20_000, 50)
+    calls(pool, 1_000, 2_000, 5)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000})
+    assert length(ThresholdManager.changes(pool)) == 5
+    change = Enum.find(ThresholdManager.changes(pool), &(&1.knob == {:threshold, :binary}))
+    assert change.verdict == :pending
+    assert [{100, _, _}] = Map.values(change.before)
+    calls(pool, 100, 20_000, 90)
     # Half a minute later.
-    row.(now - 5, 90)
-    :ok = ThresholdManager.tune(pool, System.monotonic_time(:millisecond) + 31_000)
-    assert [%{after: {90.0, 100}, verdict: :undone}] = ThresholdManager.changes(pool)
-    assert {:ok, 10_485_760} = ThresholdManager.get_threshold(pool, :binary)
-    assert MetricsStore.series(pool, 1, {now - 10, now}) != []
+    :ok = ThresholdManager.tune(pool, now() + 31_000)
+    change = Enum.find(ThresholdManager.changes(pool), &(&1.knob == {:threshold, :binary}))
+    assert %{verdict: :undone, effect: {ratio, low, _}} = change
+    assert ratio > 1.5 and low > 1.1
+    assert Enum.all?(ThresholdManager.changes(pool), &(&1.verdict == :undone))
+    for type <- [:binary, :tensor], do: assert({:ok, 10_485_760} = ThresholdManager.get_threshold(pool, type))
+  end
+
+  test "a change that concerns no calls, or after which they are as fast, is kept" do
+    pool = pool()
+    calls(pool, 100, 20_000, 50)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :binary})
+    calls(pool, 100, 20_000, 52)
+    calls(pool, 100, 2_000, 9_999)
+    :ok = ThresholdManager.adjust_threshold(pool, %{bytes: 5_000, data_type: :tensor})
+    :ok = ThresholdManager.tune(pool, now() + 31_000)
+    assert [%{verdict: :unknown}, %{verdict: :kept}] = ThresholdManager.changes(pool)
+    assert {:ok, 5_000} = ThresholdManager.get_threshold(pool, :binary)
   end
 
   test "killed: thresholds stay, and calls never noticed" do

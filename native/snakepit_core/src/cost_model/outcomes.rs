@@ -1,4 +1,5 @@
-//! What calls came to, by kind and bin of their arguments' size, since the pool began: two of these compare like with like.
+//! The latencies of calls, by kind and bin of their arguments' size, since the pool began: two of these compare like with
+//! like.
 
 use super::{Kind, bins};
 

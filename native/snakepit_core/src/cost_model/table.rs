@@ -147,6 +147,9 @@ pub fn unpack_ns(packed: u16) -> u64 {
     if k >= 10 { mantissa << (k - 10) } else { mantissa >> (10 - k) }
 }
 
+/// No value is as large.
+pub const NEVER: u64 = 1 << 60;
+
 /// From which size on shared memory comes first, and why at that size.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Threshold {
@@ -154,10 +157,23 @@ pub struct Threshold {
     pub reason: Reason,
 }
 
+impl Threshold {
+    /// In one word, which is read by one load.
+    fn word(self) -> u64 {
+        self.size << 3 | self.reason as u64
+    }
+
+    fn of(word: u64) -> Self {
+        Self { size: word >> 3, reason: Reason::from_bits(word & 7) }
+    }
+}
+
 /// The table of one pool.
 pub struct Table {
     cells: Box<[AtomicU64]>,
     borders: Borders,
+    /// What `threshold` says, by direction, kind and load: see `Threshold::word`.
+    thresholds: [AtomicU64; 2 * Kind::COUNT * LOADS],
 }
 
 /// Those sizes of the rules that may lie inside of a bin: looked at where a cell says so.
@@ -173,7 +189,8 @@ impl Table {
         let zero = || AtomicU64::new(0);
         let thresholds = std::array::from_fn(|_| zero());
         let borders = Borders { minimum: zero(), maximum: zero(), thresholds, allowed: zero() };
-        let table = Self { cells: std::iter::repeat_with(zero).take(CELLS).collect(), borders };
+        let cells = std::iter::repeat_with(zero).take(CELLS).collect();
+        let table = Self { cells, borders, thresholds: std::array::from_fn(|_| zero()) };
         table.compile(model, rules);
         table
     }
@@ -203,6 +220,10 @@ impl Table {
                         }
                     }
                 }
+                for load in 0..LOADS as u8 {
+                    let word = self.found(direction, kind, load).word();
+                    self.thresholds[threshold_at(direction, kind, load)].store(word, Ordering::Relaxed);
+                }
             }
         }
     }
@@ -216,7 +237,9 @@ impl Table {
     /// The decision for a size in a bin that a border lies in.
     #[cold]
     fn beside_border(&self, cell: Cell, kind: Kind, load: u8, size: u64) -> Cell {
-        let first = |shared, reason| cell.with(shared_first(shared, self.borders.allowed.load(Ordering::Relaxed) as u8), reason);
+        let first = |shared, reason| {
+            cell.with(shared_first(shared, self.borders.allowed.load(Ordering::Relaxed) as u8), reason)
+        };
         if size < self.borders.minimum.load(Ordering::Relaxed) {
             return first(false, Reason::BelowMinimum);
         }
@@ -232,24 +255,36 @@ impl Table {
     }
 
     /// The rules' threshold for this kind.
-    pub fn threshold_of(&self, kind: Kind) -> u64 {
+    fn threshold_of(&self, kind: Kind) -> u64 {
         self.borders.thresholds[kind as usize].load(Ordering::Relaxed)
     }
 
-    /// From which size on, up to 1 GiB, shared memory that is warm comes before the other ways: what calls do. `None` if it
-    /// does not at 1 GiB.
-    pub fn threshold(&self, direction: Direction, kind: Kind, load: u8) -> Option<Threshold> {
+    /// From which size on, up to 1 GiB, shared memory that is warm comes before the other ways: what calls do. [`NEVER`] if it
+    /// does not at 1 GiB, and why.
+    pub fn threshold(&self, direction: Direction, kind: Kind, load: u8) -> Threshold {
+        Threshold::of(self.thresholds[threshold_at(direction, kind, load)].load(Ordering::Relaxed))
+    }
+
+    fn found(&self, direction: Direction, kind: Kind, load: u8) -> Threshold {
         let at = |size| self.look_up(direction, kind, true, load, size);
-        let is_shared = |size| at(size).order()[0] == ZERO_COPY;
+        let may_share = self.borders.allowed.load(Ordering::Relaxed) & (1 << ZERO_COPY) != 0;
+        let is_shared = |size| may_share && at(size).order()[0] == ZERO_COPY;
         let last = |bin| bins::start(bin + 1) - 1;
-        let bin = (0..=bins::of(1 << 30)).rev().take_while(|bin| is_shared(last(*bin))).last()?;
+        let Some(bin) = (0..=bins::of(1 << 30)).rev().take_while(|bin| is_shared(last(*bin))).last() else {
+            return Threshold { size: NEVER, reason: at(1 << 30).reason() };
+        };
         let threshold = self.threshold_of(kind);
         let (minimum, maximum) = (&self.borders.minimum, &self.borders.maximum);
-        let inside = [threshold, under(threshold, load), minimum.load(Ordering::Relaxed), maximum.load(Ordering::Relaxed)];
+        let inside =
+            [threshold, under(threshold, load), minimum.load(Ordering::Relaxed), maximum.load(Ordering::Relaxed)];
         let inside = inside.into_iter().filter(|size| bins::of(*size) == bin);
-        let size = inside.chain([bins::start(bin)]).filter(|size| is_shared(*size)).min()?;
-        Some(Threshold { size, reason: at(size).reason() })
+        let size = inside.chain([bins::start(bin)]).filter(|size| is_shared(*size)).min().unwrap_or(last(bin));
+        Threshold { size, reason: at(size).reason() }
     }
+}
+
+fn threshold_at(direction: Direction, kind: Kind, load: u8) -> usize {
+    (direction as usize * Kind::COUNT + kind as usize) * LOADS + load as usize % LOADS
 }
 
 fn at(direction: Direction, kind: Kind, warm: bool, load: u8, bin: usize) -> usize {
@@ -290,7 +325,11 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
     let other_is_ready = [INLINE, GRPC].into_iter().any(|way| is_allowed(way) && prices[way].ready);
     if !(is_allowed(ZERO_COPY) && prices[ZERO_COPY].ready && other_is_ready) {
         // When fresh memory pays is not known.
-        return if warm { by_threshold(under(threshold, load), Reason::Rule, 0.0) } else { cell(false, Reason::Rule, 0.0) };
+        return if warm {
+            by_threshold(under(threshold, load), Reason::Rule, 0.0)
+        } else {
+            cell(false, Reason::Rule, 0.0)
+        };
     }
     // An assumed cost is never preferred to a measured one.
     let mut prices = prices;
@@ -437,7 +476,7 @@ mod tests {
                 assert_eq!(first(&table, size), (way, reason), "{size} with {threshold}");
             }
             let said = table.threshold(Direction::Request, Kind::Tensor, 0);
-            assert_eq!(said, Some(Threshold { size: threshold, reason }));
+            assert_eq!(said, Threshold { size: threshold, reason });
             let cold = table.look_up(Direction::Request, Kind::Tensor, false, 0, threshold);
             assert_eq!(cold.order()[0] == ZERO_COPY, overridden);
         };
@@ -449,8 +488,8 @@ mod tests {
         for (load, size) in [(CPU_PRESSURE, 150_000), (MEMORY_PRESSURE, 1_200_000), (3, 1_200_000)] {
             let set = |overridden| Rules { thresholds: [300_000; 5], overridden: [overridden; 5], ..rules() };
             let at = |set| Table::new(&Model::default(), &set).threshold(Direction::Request, Kind::Tensor, load);
-            assert_eq!(at(set(false)), Some(Threshold { size, reason: Reason::Rule }));
-            assert_eq!(at(set(true)), Some(Threshold { size: 300_000, reason: Reason::Override }));
+            assert_eq!(at(set(false)), Threshold { size, reason: Reason::Rule });
+            assert_eq!(at(set(true)), Threshold { size: 300_000, reason: Reason::Override });
         }
         // Without inline, gRPC comes before it.
         let set = Rules { allowed: 0b110, thresholds: [300_000; Kind::COUNT], ..rules() };
@@ -477,17 +516,18 @@ mod tests {
         let measured = Table::new(&model(), &set);
         check(&measured, Reason::Cheapest, Reason::Cheapest);
         let found = measured.threshold(Direction::Request, Kind::Tensor, 0);
-        assert_eq!(found, Some(Threshold { size: 300_001, reason: Reason::Cheapest }));
+        assert_eq!(found, Threshold { size: 300_001, reason: Reason::Cheapest });
     }
 
     #[test]
     fn a_measured_threshold_is_where_the_table_changes_its_mind() {
         let table = Table::new(&model(), &rules());
-        let Threshold { size, reason } = table.threshold(Direction::Request, Kind::Tensor, 0).unwrap();
+        let Threshold { size, reason } = table.threshold(Direction::Request, Kind::Tensor, 0);
         assert!((30_000..60_000).contains(&size) && reason == Reason::Cheapest, "{size} {reason:?}");
         assert_eq!((first(&table, size).0, first(&table, size - 1).0), (ZERO_COPY, INLINE));
         let below = Rules { minimum: Some(1 << 31), ..rules() };
-        assert_eq!(Table::new(&model(), &below).threshold(Direction::Request, Kind::Tensor, 0), None);
+        let never = |set| Table::new(&model(), &set).threshold(Direction::Request, Kind::Tensor, 0).size == NEVER;
+        assert!(never(below) && never(Rules { allowed: 0b101, ..rules() }));
     }
 
     #[test]
