@@ -8,6 +8,7 @@ config :snakepit,
   performance_optimization: [
     enabled: false,
     calibrate: false,
+    keep_models: false,
     calibration_dir: Path.expand("../tmp/calibration", __DIR__),
     cpu_pressure_threshold: 1,
     memory_pressure_threshold: 1

@@ -78,7 +78,7 @@ defmodule Snakepit.Application do
   @spec performance(Pool.Options.t()) :: Performance.Model.t()
   def performance(options) do
     settings = Performance.Settings.from(Config.get(:performance_optimization))
-    Performance.Model.new(options, settings, &Call.run/3)
+    options |> Performance.Model.new(settings, &Call.run/3) |> Performance.Controller.restored(options)
   end
 
   # A pool that cannot start does not keep the application from starting: its calls say why. It is logged once.

@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.Controller do
 
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
   alias Snakepit.Performance.{Model, Policy, Settings, ThresholdManager}
-  alias Snakepit.Performance.Model.{Decision, Learning}
+  alias Snakepit.Performance.Model.{Decision, Learning, Saved}
   alias Snakepit.Pool.Handle
   alias Snakepit.Transfer.{Convert, Payload, Plan}
   require Logger
@@ -228,6 +228,9 @@ defmodule Snakepit.Performance.Controller do
   @doc """
   Changes a running pool's policy, at once and for all calls from now on. `policy` has the keys of
   `Snakepit.Performance.Policy`; those it does not name take their defaults. After a refusal the old one stays in force.
+
+  The pool's next starts have it, too (`keep_models` of `Snakepit.Performance.Settings`), until another one is configured. One with
+  a rule that is a function has an end with this run: functions cannot be kept.
   """
   @spec update_policy(atom(), map() | keyword()) :: :ok | {:error, Error.t()}
   def update_policy(pool, policy) do
@@ -268,6 +271,7 @@ defmodule Snakepit.Performance.Controller do
     old = handle.performance.policy
     ThresholdManager.refresh(pool)
     Learning.publish(pool)
+    keep(handle, policy)
     Logger.info("pool #{inspect(pool)}: policy #{inspect(policy)}, before #{inspect(old)}")
 
     Telemetry.execute([:snakepit, :performance, :policy], %{}, %{
@@ -277,5 +281,47 @@ defmodule Snakepit.Performance.Controller do
     })
 
     :ok
+  end
+
+  # ---- what the next run goes on with ----------------------------------------------------------------------------------
+
+  defp keep(%{options: options, performance: %{settings: settings}}, policy) do
+    place = Saved.set(options, settings)
+
+    if Enum.any?(policy.custom_rules, &is_function/1),
+      do: Saved.remove(place, :policy),
+      else: Saved.put(place, :policy, :erlang.term_to_binary({configured(options), Map.from_struct(policy)}))
+  end
+
+  # Who configures another policy wants that one.
+  defp configured(options),
+    do: :crypto.hash(:sha256, :erlang.term_to_binary(options.performance_policy, minor_version: 2))
+
+  @doc false
+  # The model of a pool that starts, with the policy and the thresholds that were set in its last run.
+  @spec restored(Model.t(), Pool.Options.t()) :: Model.t()
+  def restored(%Model{ref: nil} = model, _options), do: model
+
+  def restored(%Model{settings: settings} = model, options) do
+    model =
+      with {:ok, bytes} <- Saved.get(Saved.set(options, settings), :policy),
+           {:ok, policy} <- policy(bytes, configured(options), settings) do
+        Logger.info("pool #{inspect(options.name)}: policy #{inspect(policy)}, as set in an earlier run")
+        model = %{model | policy: policy}
+        :ok = Model.set_rules(model)
+        model
+      else
+        _none -> model
+      end
+
+    :ok = ThresholdManager.restore(model, options)
+    model
+  end
+
+  # Whatever a file holds.
+  defp policy(bytes, configured, settings) do
+    with {^configured, policy} <- :erlang.binary_to_term(bytes, [:safe]), do: Policy.new(policy, settings)
+  rescue
+    ArgumentError -> :error
   end
 end

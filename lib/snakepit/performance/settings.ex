@@ -26,6 +26,13 @@ defmodule Snakepit.Performance.Settings do
       doc:
         "Where calibrations are kept for the next start, each for one machine, Python and pool; by default in the user's cache."
     ],
+    keep_models: [
+      type: :boolean,
+      default: true,
+      doc:
+        "Whether a pool's next start goes on with what this one learned, and with thresholds and policies that were set " <>
+          "while it ran: kept beside calibrations, for each pool, in files."
+    ],
     learning_enabled: [type: :boolean, default: true, doc: "Whether the model follows the calls."],
     exploration_rate: [
       type: {:number, 0, 1},
@@ -102,6 +109,7 @@ defmodule Snakepit.Performance.Settings do
           enabled: boolean(),
           calibrate: boolean(),
           calibration_dir: Path.t() | nil,
+          keep_models: boolean(),
           learning_enabled: boolean(),
           exploration_rate: number(),
           default_zero_copy_threshold_mb: number(),

@@ -9,7 +9,7 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   Every change is kept (`changes/1`), emitted as an event, and guarded: if calls of the sizes it concerns take longer
   afterwards, by more than a tenth and than chance explains, it is undone. A measured threshold that is undone is held where it was
-  before, until it is set or reset. A value that somebody set, or that was undone, is logged at once; a measured one when it comes
+  before, until it is set or reset. Both outlive the pool (`keep_models` of `Snakepit.Performance.Settings`). A value that somebody set, or that was undone, is logged at once; a measured one when it comes
   to rest, if it moved by a factor of two.
   """
 
@@ -18,8 +18,9 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   alias Snakepit.Performance.{GuardedChange, Settings}
   alias Snakepit.Performance.Model
-  alias Snakepit.Performance.Model.{Learning, Thresholds}
+  alias Snakepit.Performance.Model.{Learning, Saved, Thresholds}
 
+  alias Snakepit.Pool
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -192,6 +193,40 @@ defmodule Snakepit.Performance.ThresholdManager do
   # Bytes by type: those that somebody set, and those that are held since a measured one was undone.
   defp set(handle), do: kept(handle, :set, %{})
 
+  # For this run of the pool, and for the next one.
+  defp set(%{options: options, performance: model} = handle, set) do
+    keep(handle, :set, set)
+    place = Saved.set(options, model.settings)
+
+    if set == %{},
+      do: Saved.remove(place, :thresholds),
+      else: Saved.put(place, :thresholds, :erlang.term_to_binary(set))
+  end
+
+  @doc false
+  # The thresholds that were set in the run before; in the pool's process, before anybody knows it.
+  @spec restore(Model.t(), Pool.Options.t()) :: :ok
+  def restore(%Model{} = model, options) do
+    with {:ok, bytes} <- Saved.get(Saved.set(options, model.settings), :thresholds),
+         {:ok, set} when set != %{} <- thresholds(bytes) do
+      :ets.insert(@table, {{:set, options.name}, model.ref, set})
+      Model.set_rules(model, set)
+      words = Enum.map_join(set, ", ", fn {type, bytes} -> "#{type} #{bytes}" end)
+      Logger.info("pool #{inspect(options.name)}: thresholds in bytes, as set in an earlier run: #{words}")
+    else
+      _none -> :ok
+    end
+  end
+
+  # Whatever a file holds.
+  defp thresholds(bytes) do
+    set = :erlang.binary_to_term(bytes, [:safe])
+    fits? = fn {type, n} -> type in Performance.data_types() and is_integer(n) and n in 1..@never end
+    if is_map(set) and Enum.all?(set, fits?), do: {:ok, set}, else: :error
+  rescue
+    ArgumentError -> :error
+  end
+
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
@@ -343,7 +378,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     old = at_rest(handle)
     context = context(handle, :set)
     before = Map.new(types, &{&1, before(handle, &1, state)})
-    keep(handle, :set, set)
+    set(handle, set)
     apply_all(handle)
     new = at_rest(handle)
 
@@ -394,7 +429,7 @@ defmodule Snakepit.Performance.ThresholdManager do
         {type, if(kind == :measured, do: old, else: set[type])}
       end
 
-    keep(handle, :set, Map.reject(set, fn {_type, bytes} -> bytes == nil end))
+    set(handle, Map.reject(set, fn {_type, bytes} -> bytes == nil end))
     apply_all(handle)
 
     for change <- undone do

@@ -121,6 +121,10 @@ defmodule Mix.Tasks.Snakepit.Bench do
       run
     end
 
+    # Pools of a bench have another name each time.
+    settings = Enum.to_list(Application.get_env(:snakepit, :performance_optimization, []))
+    Application.put_env(:snakepit, :performance_optimization, Keyword.put(settings, :keep_models, false))
+
     {results, broken} =
       Snakepit.run_as_script(fn ->
         Enum.reduce(suites, {[], []}, fn suite, {done, broken} ->

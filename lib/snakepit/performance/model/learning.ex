@@ -7,7 +7,7 @@ defmodule Snakepit.Performance.Model.Learning do
   use GenServer
   alias Snakepit.{Native, Observation, Pool, Worker}
   alias Snakepit.Performance.{MetricsStore, Model, ResourceMonitor}
-  alias Snakepit.Performance.Model.{Calibration, Probe, Probing}
+  alias Snakepit.Performance.Model.{Calibration, Probe, Probing, Saved}
   alias Snakepit.Pool.{Events, Handle}
   require Logger
 
@@ -16,6 +16,8 @@ defmodule Snakepit.Performance.Model.Learning do
   @worth_compiling 20
   # So many of a pool's latest calls are kept one by one.
   @most_rows 100
+  # How often what a pool learned is kept for its next run, besides at its end.
+  @save_ms 300_000
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -44,8 +46,12 @@ defmodule Snakepit.Performance.Model.Learning do
     :ok = Events.subscribe()
     Process.send_after(self(), :tick, @tick_ms)
 
+    # So that what was learned is kept when the VM stops.
+    Process.flag(:trap_exit, true)
+
     # By pool: its handle, who calibrates it, who waits for that, what was learned since the table was made, the calls of the
-    # last second, who probes it, what probes may cost, and since when that was not reckoned.
+    # last second, who probes it, what probes may cost, and since when that was not reckoned; where what it learned is kept,
+    # which version of it was, and when.
     {:ok, Enum.reduce(Handle.names(), %{pools: %{}}, &watched(&2, &1))}
   end
 
@@ -79,7 +85,7 @@ defmodule Snakepit.Performance.Model.Learning do
 
     {:noreply,
      Enum.reduce(Map.keys(state.pools), state, fn name, state ->
-       update(state, name, &(&1 |> learn(@worth_compiling) |> probe()))
+       update(state, name, &(&1 |> learn(@worth_compiling) |> probe() |> save_in_time()))
      end)}
   end
 
@@ -100,7 +106,11 @@ defmodule Snakepit.Performance.Model.Learning do
   end
 
   def handle_info({Events, {:pool_stopped, name}}, state) do
-    with %{^name => pool} <- state.pools, do: Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
+    with %{^name => pool} <- state.pools do
+      Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
+      save(pool)
+    end
+
     {:noreply, %{state | pools: Map.delete(state.pools, name)}}
   end
 
@@ -123,7 +133,12 @@ defmodule Snakepit.Performance.Model.Learning do
       {name, pool} ->
         Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
         send_tables(pool.handle)
-        {:noreply, put_in(state.pools[name], %{pool | task: nil, waiting: []})}
+        # Its workers, which say what Python this is, are there by now.
+        place = Saved.measured(pool.handle, pool.handle.performance.settings)
+        version = Model.counts(pool.handle.performance).version
+
+        {:noreply,
+         put_in(state.pools[name], %{pool | task: nil, waiting: [], place: place, saved_version: version})}
 
       nil ->
         {:noreply, state}
@@ -139,15 +154,21 @@ defmodule Snakepit.Performance.Model.Learning do
         state
 
       {{:ok, %{performance: %{ref: ref}} = handle}, _pools} when ref != nil ->
+        task = calibrate(handle)
+
         put_in(state.pools[name], %{
           handle: handle,
-          task: calibrate(handle),
+          task: task,
           waiting: [],
           new: 0,
           rows: [],
           prober: nil,
           saved: 0,
-          since: now()
+          since: now(),
+          # Without its workers nobody knows what Python this is; while it is calibrated there may be none yet.
+          place: if(task == nil, do: Saved.measured(handle, handle.performance.settings)),
+          saved_version: 0,
+          saved_at: now()
         })
 
       _not_measured ->
@@ -178,6 +199,26 @@ defmodule Snakepit.Performance.Model.Learning do
     else
       %{pool | new: new, rows: rows}
     end
+  end
+
+  # ---- the next run -------------------------------------------------------------------------------------------------
+
+  defp save_in_time(pool) do
+    if now() - pool.saved_at > @save_ms * 1_000_000, do: %{save(pool) | saved_at: now()}, else: pool
+  end
+
+  # A calibration alone is kept as such: see `Calibration.Kept`.
+  defp save(%{place: nil} = pool), do: pool
+
+  defp save(%{handle: %{name: name, performance: model}, place: place} = pool) do
+    version = Model.counts(model).version
+
+    if version != pool.saved_version do
+      with {:error, reason} <- Saved.put(place, :lines, Model.export(model)),
+           do: Logger.debug("what pool #{inspect(name)} learned is not kept: #{:file.format_error(reason)}")
+    end
+
+    %{pool | saved_version: version}
   end
 
   # ---- probes -----------------------------------------------------------------------------------------------------
@@ -261,7 +302,8 @@ defmodule Snakepit.Performance.Model.Learning do
   defp now, do: System.monotonic_time(:nanosecond)
 
   defp calibrated(%{performance: %{settings: settings}} = handle) do
-    with true <- settings.calibrate,
+    with :none <- restored(handle),
+         true <- settings.calibrate,
          :none <- Calibration.Kept.take_over(handle, settings),
          {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
       Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
@@ -281,4 +323,24 @@ defmodule Snakepit.Performance.Model.Learning do
         :ok
     end
   end
+
+  # As `Calibration.Kept.take_over/2`, for what this pool itself learned.
+  defp restored(%{performance: %{settings: settings} = model} = handle) do
+    with {:ok, bytes} <- Saved.get(Saved.measured(handle, settings), :lines),
+         true <- Model.import(model, bytes),
+         true <- Calibration.holds?(handle) do
+      Calibration.emit(handle, :restored, %{})
+    else
+      :none ->
+        :none
+
+      false ->
+        Calibration.emit(handle, :outdated, %{})
+        Model.forget(model)
+        :none
+    end
+  end
+
+  @impl true
+  def terminate(_reason, state), do: Enum.each(state.pools, fn {_name, pool} -> save(pool) end)
 end
