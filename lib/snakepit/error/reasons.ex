@@ -79,6 +79,7 @@ defmodule Snakepit.Error.Reasons do
       stopping: "the pool is stopping, or being restarted",
       stopped: "it has stopped",
       not_started: "it, or the application, is not started",
+      calibrating: "its ways are being measured",
       already_started: "a pool of that name runs",
       not_capable: "its Python can go none of the ways in `transfers:`",
       setup_failed:

@@ -283,6 +283,35 @@ defmodule Snakepit.Performance.Controller do
     :ok
   end
 
+  @doc """
+  Forgets what a pool learned: lines and calibration, in the running pool and in the files for its next start. Its ways are
+  measured anew at once, unless `calibrate: false` of `Snakepit.Performance.Settings`; until then the rules decide. Thresholds and
+  policies that were set stay.
+
+  An error has reason `:calibrating` while the pool is measured anyway.
+  """
+  @spec clear_models(atom()) :: :ok | {:error, Error.t()}
+  def clear_models(pool) do
+    with {:ok, handle} <- Handle.fetch(pool), :ok <- Performance.enabled(handle) do
+      case Learning.clear(pool) do
+        :ok ->
+          :ok
+
+        {:error, :calibrating} ->
+          {:error,
+           Error.new(:pool, :calibrating, "pool #{inspect(pool)} is being calibrated: try again in a moment",
+             pool: pool
+           )}
+
+        {:error, :stopped} ->
+          {:error,
+           Error.new(:pool, :stopped, "pool #{inspect(pool)} is being stopped or started: try once more",
+             pool: pool
+           )}
+      end
+    end
+  end
+
   # ---- what the next run goes on with ----------------------------------------------------------------------------------
 
   defp keep(%{options: options, performance: %{settings: settings}}, policy) do

@@ -36,6 +36,14 @@ defmodule Snakepit.Performance.Model.Learning do
     :exit, _ -> :ok
   end
 
+  @doc "Forgets what the pool learned, also what is kept of it, and has it calibrated anew."
+  @spec clear(atom()) :: :ok | {:error, :calibrating | :stopped}
+  def clear(pool) do
+    GenServer.call(__MODULE__, {:clear, pool})
+  catch
+    :exit, _ -> {:error, :stopped}
+  end
+
   @doc "The pool's table is another by now: its workers are sent theirs."
   @spec publish(atom()) :: :ok
   def publish(pool), do: GenServer.cast(__MODULE__, {:publish, pool})
@@ -77,6 +85,14 @@ defmodule Snakepit.Performance.Model.Learning do
 
   def handle_call({:learn, name}, _from, state) do
     {:reply, :ok, update(state, name, &learn(&1, 1))}
+  end
+
+  def handle_call({:clear, name}, _from, state) do
+    case update(state, name, & &1).pools do
+      %{^name => %{task: task}} when task != nil -> {:reply, {:error, :calibrating}, state}
+      %{^name => pool} -> {:reply, :ok, put_in(state.pools[name], cleared(pool))}
+      _ -> {:reply, {:error, :stopped}, state}
+    end
   end
 
   @impl true
@@ -174,6 +190,15 @@ defmodule Snakepit.Performance.Model.Learning do
       _not_measured ->
         state
     end
+  end
+
+  defp cleared(%{handle: %{performance: model} = handle} = pool) do
+    Model.drain(model, 0, false)
+    Model.forget(model)
+    Saved.remove(Saved.measured(handle, model.settings), :lines)
+    Calibration.Kept.remove(handle, model.settings)
+    send_tables(handle)
+    %{pool | task: start_calibration(handle), new: 0, rows: [], saved_version: 0}
   end
 
   defp update(state, name, fun) do

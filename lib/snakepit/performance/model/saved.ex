@@ -42,7 +42,7 @@ defmodule Snakepit.Performance.Model.Saved do
     fingerprint = :crypto.hash(:sha256, :erlang.term_to_binary([name | same], minor_version: 2))
     readable = name |> inspect() |> String.replace(~r/[^A-Za-z0-9_]/, "") |> String.slice(0, 40)
     short = Base.encode16(binary_part(fingerprint, 0, 6), case: :lower)
-    {Path.join([dir(settings), "pools", "#{readable}-#{short}"]), fingerprint}
+    {Path.join(pools(settings), "#{readable}-#{short}"), fingerprint}
   end
 
   @doc "The directory of all that is kept."
@@ -152,6 +152,30 @@ defmodule Snakepit.Performance.Model.Saved do
   defp words(:damaged), do: "it is damaged"
   defp words({:version, version}), do: "it is of version #{version}, and this Snakepit reads #{@version}"
   defp words(posix), do: "it cannot be read (#{:file.format_error(posix)})"
+
+  @doc "The pools of which something is kept: the directory, and of each section its bytes and when it was written (Unix seconds)."
+  @spec list(Performance.Settings.t()) :: [
+          {Path.t(), [{String.t(), bytes :: non_neg_integer(), at :: integer()}]}
+        ]
+  def list(settings) do
+    for dir <- settings |> pools() |> Path.join("*") |> Path.wildcard(), File.dir?(dir) do
+      sections =
+        for name <- Enum.sort(File.ls!(dir)),
+            {:ok, stat} <- [File.stat(Path.join(dir, name), time: :posix)],
+            do: {name, stat.size, stat.mtime}
+
+      {dir, sections}
+    end
+  end
+
+  @doc "Removes everything that is kept of all pools."
+  @spec remove_all(Performance.Settings.t()) :: :ok
+  def remove_all(settings) do
+    File.rm_rf(pools(settings))
+    :ok
+  end
+
+  defp pools(settings), do: Path.join(dir(settings), "pools")
 
   @doc "Removes a section, and the one before it."
   @spec remove(place(), section()) :: :ok

@@ -53,6 +53,14 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
     end
   end
 
+  @doc "Removes what was kept."
+  @spec remove(Handle.t(), Performance.Settings.t()) :: :ok
+  def remove(handle, settings) do
+    {path, _fingerprint} = file(handle, settings)
+    File.rm(path)
+    :ok
+  end
+
   @doc """
   Takes over what was kept, if some probes say that it holds. What a busy machine kept would mislead all calls until they
   have outweighed it, and every start after this one.
