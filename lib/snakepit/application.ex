@@ -17,6 +17,7 @@ defmodule Snakepit.Application do
   defp start(config) do
     settings = config.performance_optimization
     warn(Performance.Settings.without_effect(settings))
+    Performance.Settings.publish(settings)
     Snakepit.Telemetry.start()
     Performance.MetricsStore.create()
     Performance.ThresholdManager.create()
@@ -25,10 +26,10 @@ defmodule Snakepit.Application do
     # However often these die, calls go on without them: they must not use up the restarts of those that calls need.
     performance = [
       {Task.Supervisor, name: Performance.Tasks},
-      {Performance.MetricsStore, settings: settings},
+      Performance.MetricsStore,
       Performance.Model.Learning,
       Performance.ThresholdManager,
-      {Performance.ResourceMonitor, settings: settings}
+      Performance.ResourceMonitor
     ]
 
     # Workers notice the end of the companion's process themselves; the pools outlive it.
@@ -77,7 +78,7 @@ defmodule Snakepit.Application do
   # Runs in the pool's process, whenever that starts.
   @spec performance(Pool.Options.t()) :: Performance.Model.t()
   def performance(options) do
-    settings = Performance.Settings.from(Config.get(:performance_optimization))
+    settings = Performance.Settings.current()
     options |> Performance.Model.new(settings, &Call.run/3) |> Performance.Controller.restored(options)
   end
 

@@ -10,7 +10,7 @@ defmodule Snakepit.Config do
   of fake tools.
   """
 
-  alias Snakepit.{Error, Options, Pool}
+  alias Snakepit.{Error, Options, Performance, Pool}
   alias Snakepit.Performance.{Policy, Settings}
 
   @schema [
@@ -50,6 +50,27 @@ defmodule Snakepit.Config do
     :snakepit |> Application.get_all_env() |> Keyword.drop([:included_applications]) |> validate()
   end
 
+  @doc """
+  Reads `performance_optimization:` of the application's environment anew and puts it in force, in running pools as well:
+
+      Application.put_env(:snakepit, :performance_optimization, exploration_rate: 0.01)
+      {:ok, %{changed: [:exploration_rate], at_start: []}} = Snakepit.Config.reload()
+
+  `changed` are the settings that differ from before; `at_start` those among them that act only on pools that start from now
+  on. A pool's policy follows, unless `Snakepit.Performance.Controller.update_policy/2` has set another one. If anything in the
+  configuration is wrong, nothing changes, and the error names it. Pools' own options are read when they start:
+  `Snakepit.restart_pool/1`.
+  """
+  @spec reload() :: {:ok, %{changed: [atom()], at_start: [atom()]}} | {:error, Error.t()}
+  def reload do
+    with {:ok, %{performance_optimization: new}} <- load() do
+      old = Settings.current()
+      Settings.publish(new)
+      Performance.Controller.apply_settings(old, new)
+      {:ok, Settings.changes(old, new)}
+    end
+  end
+
   @doc "Checks a configuration as `load/0` does, and starts nothing."
   @spec validate(keyword() | map()) :: {:ok, t()} | {:error, Error.t()}
   def validate(env) do
@@ -61,8 +82,8 @@ defmodule Snakepit.Config do
   end
 
   @doc "The configured value of one key, for code that runs before the pools or without them."
-  @spec get(:python | :venv | :requirements | :reload | :performance_optimization) :: term()
-  def get(key) when key in [:python, :venv, :requirements, :reload, :performance_optimization] do
+  @spec get(:python | :venv | :requirements | :reload) :: term()
+  def get(key) when key in [:python, :venv, :requirements, :reload] do
     Application.get_env(:snakepit, key, @schema[key][:default])
   end
 

@@ -26,7 +26,7 @@ defmodule Mix.Tasks.Snakepit.Models do
   """
   use Mix.Task
 
-  alias Snakepit.Performance.{Controller, Settings}
+  alias Snakepit.Performance.Controller
   alias Snakepit.Performance.Model.Saved
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
@@ -104,8 +104,13 @@ defmodule Mix.Tasks.Snakepit.Models do
   end
 
   defp settings(opts) do
-    settings = :snakepit |> Application.get_env(:performance_optimization, []) |> Settings.from()
-    %{settings | calibration_dir: opts[:dir] || settings.calibration_dir}
+    case Snakepit.Config.load() do
+      {:ok, %{performance_optimization: settings}} ->
+        %{settings | calibration_dir: opts[:dir] || settings.calibration_dir}
+
+      {:error, error} ->
+        fail(Exception.message(error))
+    end
   end
 
   # ---- a running node ---------------------------------------------------------------------------------------------

@@ -5,7 +5,7 @@ defmodule Snakepit.Performance.Controller do
   """
 
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Performance.{Model, Policy, Settings, ThresholdManager}
+  alias Snakepit.Performance.{MetricsStore, Model, Policy, ResourceMonitor, Settings, ThresholdManager}
   alias Snakepit.Performance.Model.{Decision, Learning, Saved}
   alias Snakepit.Pool.Handle
   alias Snakepit.Transfer.{Convert, Payload, Plan}
@@ -283,6 +283,33 @@ defmodule Snakepit.Performance.Controller do
     :ok
   end
 
+  @doc false
+  # Running pools, and the processes that measure for all of them, go on with other settings.
+  @spec apply_settings(Settings.t(), Settings.t()) :: :ok
+  def apply_settings(old, new) do
+    MetricsStore.apply_settings(new)
+    ResourceMonitor.apply_settings(new)
+
+    for name <- Handle.names(), {:ok, %{performance: %Model{} = model} = handle} <- [Handle.fetch(name)] do
+      change = fn model -> %{model | settings: new, policy: policy_under(model, handle.options, old, new)} end
+      # One that is being stopped or started anew has the new ones by itself.
+      if Model.enabled?(model), do: Pool.set_performance(handle, change), else: :ok
+      ThresholdManager.refresh(name)
+    end
+
+    :ok
+  end
+
+  # One that was set while the pool ran stays.
+  defp policy_under(%{policy: policy}, options, old, new) do
+    with {:ok, ^policy} <- Policy.new(options.performance_policy, old),
+         {:ok, followed} <- Policy.new(options.performance_policy, new) do
+      followed
+    else
+      _ -> policy
+    end
+  end
+
   @doc """
   Forgets what a pool learned: lines and calibration, in the running pool and in the files for its next start. Its ways are
   measured anew at once, unless `calibrate: false` of `Snakepit.Performance.Settings`; until then the rules decide. Thresholds and
@@ -322,7 +349,7 @@ defmodule Snakepit.Performance.Controller do
       else: Saved.put(place, :policy, :erlang.term_to_binary({configured(options), Map.from_struct(policy)}))
   end
 
-  # Who configures another policy wants that one.
+  # Another policy that is configured replaces the one that was set.
   defp configured(options),
     do: :crypto.hash(:sha256, :erlang.term_to_binary(options.performance_policy, minor_version: 2))
 

@@ -126,6 +126,10 @@ defmodule Snakepit.Performance.MetricsStore do
     ArgumentError -> []
   end
 
+  @doc "Aggregates, keeps and compares by other settings from now on."
+  @spec apply_settings(Settings.t()) :: :ok
+  def apply_settings(settings), do: GenServer.cast(__MODULE__, {:settings, settings})
+
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
@@ -133,7 +137,7 @@ defmodule Snakepit.Performance.MetricsStore do
     create()
     Process.send_after(self(), :sweep, @sweep_ms)
     # buckets: of each pool and width, the cost model and the one that runs.
-    {:ok, %{settings: opts[:settings] || Settings.default(), buckets: %{}}}
+    {:ok, %{settings: opts[:settings] || Settings.current(), buckets: %{}}}
   end
 
   @impl true
@@ -146,6 +150,8 @@ defmodule Snakepit.Performance.MetricsStore do
     model(handle)
     {:noreply, state}
   end
+
+  def handle_cast({:settings, settings}, state), do: {:noreply, %{state | settings: settings}}
 
   @impl true
   def handle_call(:flush, _from, state), do: {:reply, :ok, state}

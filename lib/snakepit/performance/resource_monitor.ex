@@ -98,7 +98,7 @@ defmodule Snakepit.Performance.ResourceMonitor do
 
   @impl true
   def init(opts) do
-    settings = opts[:settings] || Settings.default()
+    settings = opts[:settings] || Settings.current()
     ref = :atomics.new(length(@fields), signed: true)
     for i <- 1..length(@fields), do: :atomics.put(ref, i, @unknown)
     # Readers of the last one's atomics go on reading them until the next look.
@@ -118,6 +118,20 @@ defmodule Snakepit.Performance.ResourceMonitor do
     }
 
     {:ok, tick(state)}
+  end
+
+  @doc "Goes by other thresholds from now on."
+  @spec apply_settings(Settings.t()) :: :ok
+  def apply_settings(settings), do: GenServer.cast(__MODULE__, {:settings, settings})
+
+  @impl true
+  def handle_cast({:settings, settings}, state) do
+    thresholds = %{
+      memory_threshold: settings.memory_pressure_threshold,
+      cpu_threshold: settings.cpu_pressure_threshold
+    }
+
+    {:noreply, %{state | pressure: struct!(state.pressure, thresholds)}}
   end
 
   @impl true

@@ -148,14 +148,22 @@ defmodule Snakepit.Performance.Settings do
 
   def new(options), do: {:ok, struct!(__MODULE__, options)}
 
-  @doc "Those of a configuration; the defaults where it is not valid."
-  @spec from(map() | keyword()) :: t()
-  def from(given) do
-    with {:ok, options} <- Options.validate(given, @all), {:ok, settings} <- new(options) do
-      settings
-    else
-      _ -> default()
-    end
+  @doc "Those that are in force: see `Snakepit.Config.reload/0`."
+  @spec current() :: t()
+  def current, do: :persistent_term.get(__MODULE__, nil) || default()
+
+  @doc "Puts settings in force, for pools that start from now on."
+  @spec publish(t()) :: :ok
+  def publish(%__MODULE__{} = settings), do: :persistent_term.put(__MODULE__, settings)
+
+  # A pool has read these when it started.
+  @at_start [:enabled, :calibrate]
+
+  @doc "Which of two settings differ, and which of those act on pools that start from now on only."
+  @spec changes(t(), t()) :: %{changed: [atom()], at_start: [atom()]}
+  def changes(old, new) do
+    changed = for {key, value} <- Map.from_struct(new), Map.fetch!(old, key) != value, do: key
+    %{changed: Enum.sort(changed), at_start: Enum.filter(@at_start, &(&1 in changed))}
   end
 
   @doc "The defaults."

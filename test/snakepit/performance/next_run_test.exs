@@ -11,9 +11,14 @@ defmodule Snakepit.Performance.NextRunTest do
   setup %{tmp_dir: dir} do
     before = Application.get_env(:snakepit, :performance_optimization)
     settings = [calibration_dir: dir, keep_models: true]
-    Application.put_env(:snakepit, :performance_optimization, Keyword.merge(before, settings))
-    on_exit(fn -> Application.put_env(:snakepit, :performance_optimization, before) end)
+    put(Keyword.merge(before, settings))
+    on_exit(fn -> put(before) end)
     %{name: :"kept_#{System.unique_integer([:positive])}"}
+  end
+
+  defp put(settings) do
+    Application.put_env(:snakepit, :performance_optimization, settings)
+    {:ok, _} = Snakepit.Config.reload()
   end
 
   defp start(name, policy \\ [exploration_rate: 0]) do

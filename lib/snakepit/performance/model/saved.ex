@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.Model.Saved do
   @moduledoc false
-  # What pools learned, and what was set while they ran, in files for their next run.
+  # Keeps in files, for the next run of pools, what they learned and what was set while they ran.
   #
   # A section is a file of its own, so that each has one owner: `lines` (`Model.Learning`), `thresholds` (`ThresholdManager`),
   # `policy` (`Controller`). A file is replaced whole, and the one before it is kept: a file that is damaged, of another
@@ -90,7 +90,7 @@ defmodule Snakepit.Performance.Model.Saved do
     with {:error, :enoent} <- File.rename(path, path <> ".previous"), do: :ok
   end
 
-  @doc "What was kept, or what was before it."
+  @doc "The section that was kept, or the one before it."
   @spec get(place(), section()) :: {:ok, binary()} | :none
   def get(nil, _section), do: :none
 
