@@ -20,7 +20,7 @@ defmodule Snakepit.Application do
     Performance.Settings.publish(settings)
     Snakepit.Telemetry.start()
     Performance.MetricsStore.create()
-    Performance.ThresholdManager.create()
+    Performance.ThresholdManager.Rows.create()
     Pool.Handle.set_default(config.default_pool)
 
     # However often these die, calls go on without them: they must not use up the restarts of those that calls need.

@@ -7,6 +7,7 @@ defmodule Snakepit.Performance.Controller do
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
   alias Snakepit.Performance.{MetricsStore, Model, Policy, ResourceMonitor, Settings, ThresholdManager}
   alias Snakepit.Performance.Model.{Decision, Learning, Saved}
+  alias Snakepit.Performance.ThresholdManager.Rows
   alias Snakepit.Pool.Handle
   alias Snakepit.Transfer.{Convert, Payload, Plan}
   require Logger
@@ -370,7 +371,7 @@ defmodule Snakepit.Performance.Controller do
         _none -> model
       end
 
-    :ok = ThresholdManager.restore(model, options)
+    :ok = Rows.restore(model, options)
     model
   end
 

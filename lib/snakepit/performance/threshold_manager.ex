@@ -18,9 +18,8 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   alias Snakepit.Performance.{GuardedChange, Settings}
   alias Snakepit.Performance.Model
-  alias Snakepit.Performance.Model.{Learning, Saved, Thresholds}
-
-  alias Snakepit.Pool
+  alias Snakepit.Performance.Model.{Learning, Thresholds}
+  alias Snakepit.Performance.ThresholdManager.Rows
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -30,19 +29,6 @@ defmodule Snakepit.Performance.ThresholdManager do
   @kept_changes 100
   # Less than so many times as large, or as small, as the log has it: not worth a line.
   @worth_a_line 2
-  # No call is as large: shared memory is never the way.
-  @never 1_152_921_504_606_846_976
-  @calm {false, false}
-  @table :snakepit_thresholds
-
-  @doc "Makes the table that thresholds are kept in; it lives as long as the process that calls this."
-  @spec create() :: :ok
-  def create do
-    if :ets.whereis(@table) == :undefined,
-      do: :ets.new(@table, [:set, :public, :named_table, read_concurrency: true])
-
-    :ok
-  end
 
   @spec start_link(keyword()) :: GenServer.on_start()
   def start_link(opts \\ []), do: GenServer.start_link(__MODULE__, opts, name: __MODULE__)
@@ -53,7 +39,9 @@ defmodule Snakepit.Performance.ThresholdManager do
   """
   @spec get_threshold(atom(), Performance.data_type()) :: {:ok, pos_integer()} | {:error, Error.t()}
   def get_threshold(pool, data_type) do
-    with {:ok, handle} <- Handle.fetch(pool), :ok <- type(data_type), do: {:ok, bytes(handle, data_type)}
+    with {:ok, handle} <- Handle.fetch(pool),
+         :ok <- type(data_type),
+         do: {:ok, Thresholds.bytes(handle, data_type)}
   end
 
   @doc """
@@ -64,9 +52,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   @spec get_parts(atom(), Performance.data_type()) :: {:ok, Thresholds.parts()} | {:error, Error.t()}
   def get_parts(pool, data_type) do
     with {:ok, handle} <- measured(pool), :ok <- type(data_type) do
-      {at_rest, _} = in_table(handle, data_type, @calm)
-      {bytes, reason} = in_table(handle, data_type, nil)
-      {:ok, Thresholds.parts(Settings.base_threshold(handle.performance.settings), at_rest, bytes, reason)}
+      {:ok, Thresholds.parts(handle.performance, data_type)}
     end
   end
 
@@ -98,7 +84,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   @doc "A pool's changes since it was started, newest first; their knobs are `{:threshold, data_type}`, their values bytes."
   @spec changes(atom()) :: [GuardedChange.t()]
   def changes(pool) do
-    with {:ok, handle} <- Handle.fetch(pool), do: kept(handle, :changes, []), else: (_ -> [])
+    with {:ok, handle} <- Handle.fetch(pool), do: Rows.get(handle, :changes, []), else: (_ -> [])
   end
 
   @doc false
@@ -163,75 +149,11 @@ defmodule Snakepit.Performance.ThresholdManager do
     :exit, _ -> :unavailable
   end
 
-  defp bytes(%{performance: %{ref: nil}} = handle, _type), do: max(handle.options.inline_limit, 1)
-  defp bytes(handle, type), do: handle |> in_table(type, nil) |> elem(0)
-
-  defp in_table(%{performance: %{ways: [:zero_copy]}}, _type, _load), do: {1, :rule}
-
-  defp in_table(%{performance: model}, type, load) do
-    {bytes, reason} = Model.threshold(model, :request, type, load)
-    {max(bytes, 1), reason}
-  end
-
-  # As it is while nothing is scarce: what changes are described by, so that each begins where the last one ended.
-  defp at_rest(handle),
-    do: Map.new(Performance.data_types(), &{&1, handle |> in_table(&1, @calm) |> elem(0)})
-
-  # ---- what is kept, of one run of a pool ---------------------------------------------------------------------------
-
-  defp kept(%{name: name, performance: %{ref: ref}}, key, default) do
-    case :ets.lookup(@table, {key, name}) do
-      [{_, ^ref, value}] -> value
-      _ -> default
-    end
-  rescue
-    ArgumentError -> default
-  end
-
-  defp keep(handle, key, value), do: :ets.insert(@table, {{key, handle.name}, handle.performance.ref, value})
-
-  # Bytes by type: those that somebody set, and those that are held since a measured one was undone.
-  defp set(handle), do: kept(handle, :set, %{})
-
-  # For this run of the pool, and for the next one.
-  defp set(%{options: options, performance: model} = handle, set) do
-    keep(handle, :set, set)
-    place = Saved.set(options, model.settings)
-
-    if set == %{},
-      do: Saved.remove(place, :thresholds),
-      else: Saved.put(place, :thresholds, :erlang.term_to_binary(set))
-  end
-
-  @doc false
-  # The thresholds that were set in the run before; in the pool's process, before anybody knows it.
-  @spec restore(Model.t(), Pool.Options.t()) :: :ok
-  def restore(%Model{} = model, options) do
-    with {:ok, bytes} <- Saved.get(Saved.set(options, model.settings), :thresholds),
-         {:ok, set} when set != %{} <- thresholds(bytes) do
-      :ets.insert(@table, {{:set, options.name}, model.ref, set})
-      Model.set_rules(model, set)
-      words = Enum.map_join(set, ", ", fn {type, bytes} -> "#{type} #{bytes}" end)
-      Logger.info("pool #{inspect(options.name)}: thresholds in bytes, as set in an earlier run: #{words}")
-    else
-      _none -> :ok
-    end
-  end
-
-  # Whatever a file holds.
-  defp thresholds(bytes) do
-    set = :erlang.binary_to_term(bytes, [:safe])
-    fits? = fn {type, n} -> type in Performance.data_types() and is_integer(n) and n in 1..@never end
-    if is_map(set) and Enum.all?(set, fits?), do: {:ok, set}, else: :error
-  rescue
-    ArgumentError -> :error
-  end
-
   # ---- the process ------------------------------------------------------------------------------------------------
 
   @impl true
   def init(_opts) do
-    create()
+    Rows.create()
     Process.send_after(self(), :tick, @tick_ms)
     # By pool: its run, and what calls took at the last ticks, newest first.
     {:ok, %{}, {:continue, :apply}}
@@ -248,8 +170,8 @@ defmodule Snakepit.Performance.ThresholdManager do
   def handle_call({:adjust, pool, types, adjustment}, _from, state) do
     with_handle(pool, state, fn handle ->
       set =
-        for type <- types, into: set(handle) do
-          {type, adjustment.bytes || max(round(bytes(handle, type) * adjustment.factor), 1)}
+        for type <- types, into: Rows.set(handle) do
+          {type, adjustment.bytes || max(round(Thresholds.bytes(handle, type) * adjustment.factor), 1)}
         end
 
       change(handle, types, set, adjustment.reason, state)
@@ -278,7 +200,7 @@ defmodule Snakepit.Performance.ThresholdManager do
   @impl true
   def handle_info(:tick, state) do
     Process.send_after(self(), :tick, @tick_ms)
-    forget_stopped()
+    Rows.forget_stopped()
     handles = measured()
     names = Enum.map(handles, & &1.name)
     {:noreply, Enum.reduce(handles, Map.take(state, names), &tick(&1, now(), &2))}
@@ -304,36 +226,17 @@ defmodule Snakepit.Performance.ThresholdManager do
     end
   end
 
-  # Rows of cost models that are no more, which they would keep alive.
-  defp forget_stopped do
-    for {{_kind, name} = key, ref, _value} <- :ets.tab2list(@table),
-        not match?({:ok, %{performance: %{ref: ^ref}}}, Handle.fetch(name)),
-        do: :ets.delete(@table, key)
-  end
-
   # ---- what measurements move ---------------------------------------------------------------------------------------
 
   defp tick(handle, now, state) do
     for change <- changes(handle.name), GuardedChange.due?(change, now), do: judge(handle, change)
-    moved = moved(handle)
+    moved = Thresholds.moved(handle.performance, Rows.get(handle, :seen, %{}))
     if moved == [], do: log_measured(handle), else: Enum.each(moved, &moved(handle, &1, state))
     remember(handle, state)
   end
 
-  # Measured thresholds that are elsewhere than at the last look.
-  defp moved(handle) do
-    seen = kept(handle, :seen, %{})
-    base = Settings.base_threshold(handle.performance.settings)
-
-    for type <- Performance.data_types(),
-        {bytes, reason} when reason in [:cheapest, :tie] and bytes < @never <- [in_table(handle, type, @calm)],
-        old = Map.get(seen, type, base),
-        Thresholds.moved?(old, bytes),
-        do: {type, old, bytes}
-  end
-
   defp moved(handle, {type, old, new}, state) do
-    keep(handle, :seen, Map.put(kept(handle, :seen, %{}), type, new))
+    Rows.put(handle, :seen, Map.put(Rows.get(handle, :seen, %{}), type, new))
 
     expected =
       case Model.crossover(handle.performance, :request, type) do
@@ -375,24 +278,24 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   # Sets what is given for these types, and says what that changed.
   defp change(handle, types, set, reason, state) do
-    old = at_rest(handle)
+    old = Thresholds.at_rest(handle.performance)
     context = context(handle, :set)
     before = Map.new(types, &{&1, before(handle, &1, state)})
-    set(handle, set)
+    Rows.set(handle, set)
     apply_all(handle)
-    new = at_rest(handle)
+    new = Thresholds.at_rest(handle.performance)
 
     for type <- types, old[type] != new[type] do
       fields = [reason: reason, context: context]
       change = record(handle, type, old[type], new[type], fields, before[type])
       # A measurement that differs from here on is news again.
-      keep(handle, :seen, Map.put(kept(handle, :seen, %{}), type, new[type]))
+      Rows.put(handle, :seen, Map.put(Rows.get(handle, :seen, %{}), type, new[type]))
       log(handle, change)
     end
   end
 
   # `made` is one for all changes that are made at once: they are undone at once.
-  defp context(handle, kind), do: %{kind: kind, set: set(handle), made: make_ref()}
+  defp context(handle, kind), do: %{kind: kind, set: Rows.set(handle), made: make_ref()}
 
   # `before` is what calls took.
   defp record(handle, type, old, new, fields, before) do
@@ -400,7 +303,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     context = Map.put(fields[:context], :outcomes, now)
     fields = Keyword.merge(fields, context: context, at: now(), before: between(before, old, new))
     change = GuardedChange.new({:threshold, type}, old, new, fields)
-    keep(handle, :changes, Enum.take([change | kept(handle, :changes, [])], @kept_changes))
+    Rows.put(handle, :changes, Enum.take([change | Rows.get(handle, :changes, [])], @kept_changes))
     change
   end
 
@@ -424,12 +327,12 @@ defmodule Snakepit.Performance.ThresholdManager do
     undone = Enum.filter(changes(handle.name), &(&1.context.made == made and &1.verdict != :undone))
 
     set =
-      for %{knob: {:threshold, type}, old: old, context: %{kind: kind}} <- undone, into: set(handle) do
+      for %{knob: {:threshold, type}, old: old, context: %{kind: kind}} <- undone, into: Rows.set(handle) do
         # A measured one would be found again at once.
         {type, if(kind == :measured, do: old, else: set[type])}
       end
 
-    set(handle, Map.reject(set, fn {_type, bytes} -> bytes == nil end))
+    Rows.set(handle, Map.reject(set, fn {_type, bytes} -> bytes == nil end))
     apply_all(handle)
 
     for change <- undone do
@@ -439,11 +342,11 @@ defmodule Snakepit.Performance.ThresholdManager do
   end
 
   defp replace(handle, old, new),
-    do: keep(handle, :changes, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
+    do: Rows.put(handle, :changes, Enum.map(changes(handle.name), &if(&1 == old, do: new, else: &1)))
 
   # The cost model's table, by all that was set.
   defp apply_all(handle) do
-    Model.set_rules(handle.performance, set(handle))
+    Model.set_rules(handle.performance, Rows.set(handle))
     Learning.publish(handle.name)
   end
 
@@ -457,12 +360,12 @@ defmodule Snakepit.Performance.ThresholdManager do
 
   # One line for all that was measured, once nothing moves any more.
   defp log_measured(handle) do
-    logged = kept(handle, :logged, %{})
+    logged = Rows.get(handle, :logged, %{})
     base = Settings.base_threshold(handle.performance.settings)
 
     moved =
-      for {type, new} <- kept(handle, :seen, %{}),
-          not is_map_key(set(handle), type),
+      for {type, new} <- Rows.get(handle, :seen, %{}),
+          not is_map_key(Rows.set(handle), type),
           old = Map.get(logged, type, base),
           new >= old * @worth_a_line or old >= new * @worth_a_line,
           do: {type, old, new}
@@ -474,7 +377,7 @@ defmodule Snakepit.Performance.ThresholdManager do
     words = Enum.map_join(moved, ", ", fn {type, old, new} -> "#{type} #{old} → #{new}" end)
     Logger.info("pool #{inspect(handle.name)}: thresholds in bytes: #{words}: #{reason}")
     now = Map.new(moved, fn {type, _old, new} -> {type, new} end)
-    keep(handle, :logged, Map.merge(kept(handle, :logged, %{}), now))
+    Rows.put(handle, :logged, Map.merge(Rows.get(handle, :logged, %{}), now))
   end
 
   defp emit(handle, change) do
