@@ -29,6 +29,7 @@ defmodule Snakepit.Application do
       Performance.MetricsStore,
       Performance.Model.Learning,
       Performance.ThresholdManager,
+      Performance.RolloutManager,
       Performance.ResourceMonitor
     ]
 

@@ -535,7 +535,9 @@ defmodule Snakepit.Native do
   @spec cost_model_record(
           cost_model(),
           {way(), way(), data_type(), warm :: boolean(), learn? :: boolean()},
-          {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil} | nil,
+          {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil,
+           held_out? :: boolean()}
+          | nil,
           work_ns :: non_neg_integer(),
           request_bytes :: non_neg_integer(),
           reply_bytes :: non_neg_integer()
@@ -551,6 +553,14 @@ defmodule Snakepit.Native do
           {count :: non_neg_integer(), failed :: non_neg_integer(), sum_ns :: non_neg_integer(),
            sum_bytes :: non_neg_integer(), histogram :: binary()}
   def cost_model_window(_cost_model, _which, _over?), do: stub()
+
+  @spec cost_model_drift(cost_model(), take? :: boolean()) ::
+          {alarms :: non_neg_integer(), open? :: boolean(),
+           [{:widened | :restored | :accepted, direction(), way(), longer? :: boolean()}]}
+  def cost_model_drift(_cost_model, _take?), do: stub()
+
+  @spec cost_model_holdout(cost_model(), alpha :: float()) :: struct()
+  def cost_model_holdout(_cost_model, _alpha), do: stub()
 
   @spec cost_model_probed(cost_model(), probe(), work_ns :: non_neg_integer()) :: :ok
   def cost_model_probed(_cost_model, _probe, _work), do: stub()

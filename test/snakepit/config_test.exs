@@ -82,7 +82,7 @@ defmodule Snakepit.ConfigTest do
     assert Settings.without_effect(settings) == []
     more = Keyword.merge(given, ab_testing_enabled: true, minimum_training_samples: 10)
     assert {:ok, %{performance_optimization: settings}} = Config.validate(performance_optimization: more)
-    assert Settings.without_effect(settings) == [:minimum_training_samples, :ab_testing_enabled]
+    assert Settings.without_effect(settings) == [:ab_testing_enabled]
 
     assert refused(performance_optimization: [minimum_threshold_mb: 5, maximum_threshold_mb: 4]).message =~
              "expected :minimum_threshold_mb to be at most :maximum_threshold_mb (4), got: 5"

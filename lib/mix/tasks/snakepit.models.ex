@@ -26,7 +26,7 @@ defmodule Mix.Tasks.Snakepit.Models do
   """
   use Mix.Task
 
-  alias Snakepit.Performance.Controller
+  alias Snakepit.Performance.LearningEngine
   alias Snakepit.Performance.Model.Saved
   alias Snakepit.Pool.Handle
   alias Snakepit.Terminal.{Table, Units}
@@ -124,7 +124,7 @@ defmodule Mix.Tasks.Snakepit.Models do
     if name && wanted == [],
       do: fail("there is no pool #{name} on #{node}; running are: #{Enum.join(pools, ", ")}")
 
-    results = for pool <- wanted, do: {pool, call(node, Controller, :clear_models, [pool])}
+    results = for pool <- wanted, do: {pool, call(node, LearningEngine, :clear_models, [pool])}
     for {pool, :ok} <- results, do: Mix.shell().info("#{pool}: cleared")
     errors = for {_pool, {:error, error}} <- results, do: Exception.message(error)
     if errors != [], do: fail(Enum.join(errors, "\n"))

@@ -166,7 +166,8 @@ defmodule Snakepit.Call.Outcome do
   defp explored(plan, payload, way) do
     {explored?, propensity} = Plan.choice(plan, way)
     # The prediction is for one buffer.
-    {explored?, propensity, if(payload.count == 1, do: Plan.predicted(plan, way))}
+    predicted = if payload.count == 1, do: Plan.predicted(plan, way)
+    {explored?, propensity, predicted, plan.reason == :holdout and hd(plan.request) == way}
   end
 
   defp counter(:request, :inline), do: :request_inline

@@ -5,7 +5,17 @@ defmodule Snakepit.Performance.Controller do
   """
 
   alias Snakepit.{Breaker, Bytes, Error, Native, Performance, Pool, Telemetry, Tensor, Transfer}
-  alias Snakepit.Performance.{MetricsStore, Model, Policy, ResourceMonitor, Settings, ThresholdManager}
+
+  alias Snakepit.Performance.{
+    MetricsStore,
+    Model,
+    Policy,
+    ResourceMonitor,
+    RolloutManager,
+    Settings,
+    ThresholdManager
+  }
+
   alias Snakepit.Performance.Model.{Decision, Learning, Saved}
   alias Snakepit.Performance.ThresholdManager.Rows
   alias Snakepit.Pool.Handle
@@ -33,6 +43,7 @@ defmodule Snakepit.Performance.Controller do
   | `:shared` | some of it lies in shared memory already, which any other way would carry |
   | `:not_measured` | the pool does not measure its transfers: everything else goes by shared memory |
   | `:custom_rule` | a custom rule of the policy wants it |
+  | `:holdout` | one of the few that go by the rules, to be compared with the others |
   | `:only_way` | the pool allows no other |
   """
   @spec decide_transfer_method(term(), map() | keyword()) :: {Transfer.way(), map()}
@@ -154,7 +165,9 @@ defmodule Snakepit.Performance.Controller do
   What the pool's decisions came to: `:decisions`, `:explored`, calls by way, latencies and errors of predictions, the
   thresholds (`current_thresholds: %{zero_copy_min: bytes}`, of bytes, and `:thresholds`, of all types, in parts: see
   `Snakepit.Performance.ThresholdManager.get_parts/2`) and what `performance_optimization:` says of all pools
-  (`global_config`). `:drift_factor` is how many times as long as usual calls take at the moment.
+  (`global_config`). `:drift_factor` is how many times as long as usual calls take at the moment; `:drift` has the alarms about
+  costs that moved, `:rollout` how far the pool acts on what it has learned and why (`Snakepit.Performance.Rollout`), `:holdout`
+  how many times as long calls by the rules take as those by measurements, with its interval.
 
   Latencies are microseconds beside the tool and the wait for a lane, in percentiles; `:prediction_error` is
   |actual − predicted| / actual.
@@ -176,8 +189,19 @@ defmodule Snakepit.Performance.Controller do
          grpc_count: counts.request_grpc
        }
        |> Map.merge(learned(model))
+       |> Map.merge(if(model.ref, do: rollout(handle), else: %{}))
        |> Map.merge(if(model.ref, do: %{thresholds: thresholds(pool)}, else: %{}))}
     end
+  end
+
+  defp rollout(%{performance: model} = handle) do
+    {alarms, open?, _events} = Model.drift(model)
+
+    %{
+      rollout: handle |> RolloutManager.stage() |> Map.from_struct(),
+      holdout: model |> Model.holdout() |> Map.from_struct(),
+      drift: %{alarms: alarms, open?: open?}
+    }
   end
 
   defp zero_copy_min(handle) do
@@ -308,35 +332,6 @@ defmodule Snakepit.Performance.Controller do
       followed
     else
       _ -> policy
-    end
-  end
-
-  @doc """
-  Forgets what a pool learned: lines and calibration, in the running pool and in the files for its next start. Its ways are
-  measured anew at once, unless `calibrate: false` of `Snakepit.Performance.Settings`; until then the rules decide. Thresholds and
-  policies that were set stay.
-
-  An error has reason `:calibrating` while the pool is measured anyway.
-  """
-  @spec clear_models(atom()) :: :ok | {:error, Error.t()}
-  def clear_models(pool) do
-    with {:ok, handle} <- Handle.fetch(pool), :ok <- Performance.enabled(handle) do
-      case Learning.clear(pool) do
-        :ok ->
-          :ok
-
-        {:error, :calibrating} ->
-          {:error,
-           Error.new(:pool, :calibrating, "pool #{inspect(pool)} is being calibrated: try again in a moment",
-             pool: pool
-           )}
-
-        {:error, :stopped} ->
-          {:error,
-           Error.new(:pool, :stopped, "pool #{inspect(pool)} is being stopped or started: try once more",
-             pool: pool
-           )}
-      end
     end
   end
 

@@ -6,7 +6,7 @@ defmodule Snakepit.Performance.Model do
   # that does not measure. It lives as long as the pool's process: a pool that was started anew has another one.
 
   alias Snakepit.{Native, Observation, Performance, Telemetry, Transfer}
-  alias Snakepit.Performance.{GuardedChange, Policy, Settings}
+  alias Snakepit.Performance.{GuardedChange, Policy, Rollout, Settings}
   alias Snakepit.Performance.Model.Histogram
   alias Snakepit.Pool.Counters
 
@@ -14,6 +14,8 @@ defmodule Snakepit.Performance.Model do
     @moduledoc false
     # The table's rules, besides measurements. Bounds are bytes, nil for none; `thresholds` and `overridden` are
     # by data type, in the order of `Snakepit.Performance.data_types/0`; `tie` and `bounded_loss` are shares of a cost.
+    # Measurements decide where they are right with a probability of at least `bar`. `holdout` is the share of calls that go
+    # by the rules all the same. `drift`: shifts of the costs are looked for.
     @enforce_keys [
       :goal,
       :allowed,
@@ -23,7 +25,10 @@ defmodule Snakepit.Performance.Model do
       :overridden,
       :tie,
       :bounded_loss,
-      :exploration
+      :bar,
+      :exploration,
+      :holdout,
+      :drift
     ]
     defstruct @enforce_keys
 
@@ -36,7 +41,10 @@ defmodule Snakepit.Performance.Model do
             overridden: [boolean()],
             tie: float(),
             bounded_loss: float(),
-            exploration: float()
+            bar: float(),
+            exploration: float(),
+            holdout: float(),
+            drift: boolean()
           }
   end
 
@@ -81,6 +89,21 @@ defmodule Snakepit.Performance.Model do
             ns_per_byte: float(),
             samples: non_neg_integer(),
             ready: boolean()
+          }
+  end
+
+  defmodule Holdout do
+    @moduledoc false
+    # Calls that went as was learned, and those of the holdout, where the two differ: how many, how many times as long the
+    # latter take, and the interval that holds that at all times (nil: too few calls). `worse`: what was learned is, for certain.
+    defstruct [:learned, :held_out, :ratio, :interval, :worse]
+
+    @type t :: %__MODULE__{
+            learned: non_neg_integer(),
+            held_out: non_neg_integer(),
+            ratio: float(),
+            interval: {low :: float(), high :: float()} | nil,
+            worse: boolean()
           }
   end
 
@@ -134,7 +157,9 @@ defmodule Snakepit.Performance.Model do
   end
 
   @enforce_keys [:ref, :ways, :policy, :settings, :call]
-  defstruct @enforce_keys
+  # Measurements decide where they are right with a probability of at least `bar`; above 1 the rules do. `rollout` is why: nil
+  # until somebody has looked at the pool.
+  defstruct @enforce_keys ++ [:rollout, bar: 0.0]
 
   @typedoc "Runs a call, as `Snakepit.observe/3` does: for probes."
   @type call ::
@@ -146,7 +171,9 @@ defmodule Snakepit.Performance.Model do
           ways: [Transfer.way()],
           policy: Policy.t(),
           settings: Settings.t(),
-          call: call()
+          call: call(),
+          rollout: Rollout.t() | nil,
+          bar: number()
         }
 
   @typedoc "A transfer of so much in one direction, by one way."
@@ -168,7 +195,8 @@ defmodule Snakepit.Performance.Model do
   @spec new(map(), Settings.t(), call()) :: t()
   def new(%{transfers: ways, performance_policy: given}, settings, call) do
     {:ok, policy} = Policy.new(given, settings)
-    model = %__MODULE__{ref: nil, ways: ways, policy: policy, settings: settings, call: call}
+    bar = policy.rollout |> Rollout.new() |> Rollout.bar()
+    model = %__MODULE__{ref: nil, ways: ways, policy: policy, settings: settings, call: call, bar: bar}
     if Policy.enabled?(given, settings), do: blank(model), else: model
   end
 
@@ -253,7 +281,7 @@ defmodule Snakepit.Performance.Model do
     Native.cost_model_rules(ref, rules(model, policy))
   end
 
-  defp rules(%{settings: settings, ways: ways}, policy) do
+  defp rules(%{settings: settings, ways: ways, bar: bar}, policy) do
     overrides = policy.threshold_overrides
     base = Settings.base_threshold(settings)
     types = Performance.data_types()
@@ -267,7 +295,10 @@ defmodule Snakepit.Performance.Model do
       overridden: Enum.map(types, &is_map_key(overrides, &1)),
       tie: @tie,
       bounded_loss: @bounded_loss,
-      exploration: if(policy.learning_enabled, do: policy.exploration_rate * 1.0, else: 0.0)
+      bar: bar * 1.0,
+      exploration: if(policy.learning_enabled, do: policy.exploration_rate * 1.0, else: 0.0),
+      holdout: if(policy.learning_enabled, do: settings.holdout_rate * 1.0, else: 0.0),
+      drift: settings.drift_detection_enabled
     }
   end
 
@@ -282,10 +313,12 @@ defmodule Snakepit.Performance.Model do
   # ---- what calls took --------------------------------------------------------------------------------------------
 
   @typedoc """
-  What a decision was: whether it explored, how likely it was, and the ns it predicted for the way that was taken; nil where
-  that was for a part of the request only.
+  What a decision was: whether it explored, how likely it was, the ns it predicted for the way that was taken (nil where
+  that was for a part of the request only), and whether it was held out.
   """
-  @type choice :: {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil}
+  @type choice ::
+          {explored? :: boolean(), propensity :: float(), predicted_ns :: non_neg_integer() | nil,
+           held_out? :: boolean()}
 
   @doc """
   Records what a call took beside its tool and its wait for a lane; sizes are of what was carried. `warm?`: its arguments
@@ -404,6 +437,20 @@ defmodule Snakepit.Performance.Model do
   @doc "How many times as long as usual calls take at the moment."
   @spec drift_factor(t()) :: float()
   def drift_factor(%__MODULE__{ref: ref}), do: Native.cost_model_drift_factor(ref)
+
+  @doc """
+  Shifts of the costs: how many alarms there were, whether one is not judged yet, and the steps since somebody took them last.
+  A first alarm widens the intervals of the way (`:widened`); some dozens of its calls later the last good model is
+  restored, or the present one accepted.
+  """
+  @spec drift(t(), take? :: boolean()) ::
+          {alarms :: non_neg_integer(), open? :: boolean(),
+           [{:widened | :restored | :accepted, Performance.direction(), Transfer.way(), longer? :: boolean()}]}
+  def drift(%__MODULE__{ref: ref}, take? \\ false), do: Native.cost_model_drift(ref, take?)
+
+  @doc "How calls that went as was learned compare with the holdout; wrong about `worse` with a probability of `alpha` at most."
+  @spec holdout(t(), alpha :: float()) :: Holdout.t()
+  def holdout(%__MODULE__{ref: ref}, alpha \\ 0.01), do: Native.cost_model_holdout(ref, alpha)
 
   @doc "The learned model, for a file."
   @spec export(t()) :: binary()

@@ -18,14 +18,16 @@ defmodule Snakepit.Performance.Policy do
           custom_rules: [rule()],
           threshold_overrides: %{optional(Performance.data_type()) => pos_integer()},
           learning_enabled: boolean(),
-          exploration_rate: float()
+          exploration_rate: float(),
+          rollout: Performance.Rollout.wanted()
         }
 
   defstruct goal: :balanced,
             custom_rules: [],
             threshold_overrides: %{},
             learning_enabled: true,
-            exploration_rate: 0.05
+            exploration_rate: 0.05,
+            rollout: :adaptive
 
   @schema [
     enabled: [
@@ -59,6 +61,11 @@ defmodule Snakepit.Performance.Policy do
       type: {:or, [{:in, [nil]}, {:number, 0, 1}]},
       default: nil,
       doc: "As `performance_optimization:` has it, unless set."
+    ],
+    rollout: [
+      type: {:in, Performance.Rollout.wanted()},
+      default: :adaptive,
+      doc: "How far the pool acts on what it has learned: see `Snakepit.Performance.Rollout`."
     ]
   ]
 
@@ -83,7 +90,8 @@ defmodule Snakepit.Performance.Policy do
          threshold_overrides: Map.merge(all, options.threshold_overrides),
          learning_enabled:
            if(options.learning_enabled == nil, do: settings.learning_enabled, else: options.learning_enabled),
-         exploration_rate: options.exploration_rate || settings.exploration_rate
+         exploration_rate: options.exploration_rate || settings.exploration_rate,
+         rollout: options.rollout
        }}
     end
   end

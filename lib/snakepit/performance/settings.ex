@@ -40,6 +40,24 @@ defmodule Snakepit.Performance.Settings do
       doc:
         "The share of calls, among those whose second best way costs little more than the best, that take that one to learn."
     ],
+    holdout_rate: [
+      type: {:number, 0, 0.1},
+      default: 0.01,
+      doc:
+        "The share of calls that go by the rules where measurements choose another way, and by one that is expected to take twice " <>
+          "as long at most: what was learned is compared with them, and rolled back if it is worse."
+    ],
+    drift_detection_enabled: [
+      type: :boolean,
+      default: true,
+      doc: "Whether shifts of the costs are looked for (`[:snakepit, :performance, :drift]`)."
+    ],
+    minimum_training_samples: [
+      type: :pos_integer,
+      default: 1_000,
+      doc:
+        "So many calls must have been recorded before a pool acts on more of what it has learned (`rollout: :auto`)."
+    ],
     default_zero_copy_threshold_mb: [
       type: {:number, 0.001, 1_048_576},
       default: 10,
@@ -92,9 +110,7 @@ defmodule Snakepit.Performance.Settings do
   # where they are set (`without_effect/1`), and not in the documentation.
   @later [
     model_update_interval_seconds: [type: :pos_integer, default: 3_600],
-    minimum_training_samples: [type: :pos_integer, default: 1_000],
     model_validation_split: [type: {:number, 0.01, 0.99}, default: 0.2],
-    drift_detection_enabled: [type: :boolean, default: true],
     ab_testing_enabled: [type: :boolean, default: false],
     ab_test_traffic_split: [type: {:number, 0, 1}, default: 0.1]
   ]
@@ -112,6 +128,7 @@ defmodule Snakepit.Performance.Settings do
           keep_models: boolean(),
           learning_enabled: boolean(),
           exploration_rate: number(),
+          holdout_rate: number(),
           default_zero_copy_threshold_mb: number(),
           minimum_threshold_mb: number() | nil,
           maximum_threshold_mb: number() | nil,

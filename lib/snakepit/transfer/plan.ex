@@ -35,6 +35,7 @@ defmodule Snakepit.Transfer.Plan do
           | :not_measured
           | :undecided
           | :custom_rule
+          | :holdout
           | :rule
           | :below_minimum
           | :above_maximum
@@ -80,7 +81,8 @@ defmodule Snakepit.Transfer.Plan do
   def words(:not_measured), do: "the pool does not measure its transfers"
   def words(:undecided), do: "the decision failed: without one, this way is tried first"
   def words(:custom_rule), do: "a custom rule of the policy"
-  def words(:rule), do: "not measured: the threshold"
+  def words(:holdout), do: "one of the few that go by the rules, to be compared with the others"
+  def words(:rule), do: "not measured, or not certain enough: the threshold"
   def words(:below_minimum), do: "below :minimum_threshold_mb"
   def words(:above_maximum), do: "from :maximum_threshold_mb on"
   def words(:override), do: "a threshold of the policy"

@@ -16,6 +16,7 @@ pub mod lanes;
 pub mod locks;
 pub mod reader;
 pub mod room;
+pub mod sequential;
 pub mod spin;
 mod sync;
 pub mod writer;

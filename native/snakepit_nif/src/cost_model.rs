@@ -11,14 +11,17 @@ use crate::atoms;
 use rustler::types::tuple::make_tuple;
 use rustler::{Atom, Binary, Encoder, Env, Error, NewBinary, NifResult, Resource, ResourceArc, Term};
 use snakepit_core::cost_model::cost::Weights;
+use snakepit_core::cost_model::drift::{self, Drift};
 use snakepit_core::cost_model::histogram::Histogram;
 use snakepit_core::cost_model::line::READY;
 use snakepit_core::cost_model::model::{Leg, Model};
 use snakepit_core::cost_model::outcomes::Outcomes;
 use snakepit_core::cost_model::ring::Ring;
-use snakepit_core::cost_model::table::{Reason, Rules, Table, pack_ns, unpack_ns};
+use snakepit_core::cost_model::table::{self, Reason, Rules, Table, pack_ns, unpack_ns};
 use snakepit_core::cost_model::{Direction, GRPC, INLINE, Kind, WAYS, ZERO_COPY, bins};
 use snakepit_core::locks::locked;
+use snakepit_core::sequential::means::{Two, Verdict};
+use snakepit_core::sequential::page_hinkley::Shift;
 use std::cell::Cell;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard};
@@ -35,8 +38,31 @@ struct Slow {
     /// |actual − predicted| / actual, in thousandths.
     errors: Histogram,
     outcomes: Outcomes,
+    /// Looks for shifts of the costs; what it found since somebody asked last.
+    drift: Option<Drift>,
+    drifted: Vec<drift::Event>,
+    /// Calls for which the rules would choose another way than was learned: logarithms of what they took over what the
+    /// learned way was predicted to take. First those that went the learned way, second those that went by the rules.
+    compared: Two,
     /// The windows of the running second, minute (or whatever the user aggregates by) and hour.
     windows: [Window; WINDOWS],
+}
+
+impl Slow {
+    fn learn(&mut self, request: Leg, reply: Leg, ns: f64) {
+        let Some(drift) = &mut self.drift else { return self.model.learn(request, reply, ns) };
+        if let Some(event) = drift.learn(&mut self.model, request, reply, ns)
+            && self.drifted.len() < DRIFTED
+        {
+            self.drifted.push(event);
+        }
+    }
+
+    /// The present model was measured, or read from a file: it is the one that calls are compared with.
+    fn is_good(&mut self) {
+        self.drift = self.drift.is_some().then(|| Drift::new(&self.model));
+        self.compared = Two::default();
+    }
 }
 
 const WINDOWS: usize = 3;
@@ -66,8 +92,15 @@ impl Window {
     }
 }
 
+/// Events of drift that are kept until somebody asks; they are rare.
+const DRIFTED: usize = 64;
+
 pub struct CostModel {
     table: Table,
+    /// The same by the rules alone: for the holdout.
+    ruled: Table,
+    /// How many of 2^32 decisions are held out.
+    holdout: AtomicU32,
     ring: Ring,
     /// The resources that are scarce: see `terms::load`.
     load: AtomicU8,
@@ -97,6 +130,7 @@ impl CostModel {
 
     fn compile(&self, slow: &Slow) {
         self.table.compile(&slow.model, &slow.rules);
+        self.ruled.compile(&slow.model, &ruled(&slow.rules));
         self.version.store(slow.model.version, Ordering::Relaxed);
     }
 
@@ -109,9 +143,38 @@ impl CostModel {
         self.load.load(Ordering::Relaxed)
     }
 
+    /// Adds a call to the comparison of what was learned with the rules, if the two differ for it.
+    fn compare(&self, compared: &mut Two, drift_factor: f64, request: Leg, reply: Leg, word: u64, ns: f64) {
+        let (kind, warm, size) = (request.kind, request.warm, request.size);
+        let allowed = self.allowed.load(Ordering::Relaxed);
+        let at = |table: &Table| table.look_up(Direction::Request, kind, warm, self.load(), size);
+        let learned = at(&self.table);
+        let Some(best) = differ(learned, at(&self.ruled), allowed) else { return };
+        let predicted = learned.latency_ns(best) + self.latency_ns(Direction::Reply, reply);
+        let over = (ns / drift_factor / predicted as f64).ln();
+        if word & HELD_OUT != 0 {
+            compared.second.add(over);
+        } else if request.way == best {
+            compared.first.add(over);
+        }
+    }
+
     fn latency_ns(&self, direction: Direction, leg: Leg) -> u64 {
         self.table.look_up(direction, leg.kind, leg.warm, 0, leg.size).latency_ns(leg.way)
     }
+}
+
+/// The way that was learned, where the rules choose another one that is not expected to take more than twice as long: nobody
+/// shall pay more for a comparison.
+fn differ(learned: table::Cell, ruled: table::Cell, allowed: u8) -> Option<usize> {
+    let first = |cell: table::Cell| cell.order().into_iter().find(|way| allowed & (1 << way) != 0);
+    let (best, other) = (first(learned)?, first(ruled)?);
+    (best != other && learned.latency_ns(other) <= 2 * learned.latency_ns(best)).then_some(best)
+}
+
+/// The rules where nothing is measured.
+fn ruled(rules: &Rules) -> Rules {
+    Rules { bar: f64::INFINITY, ..rules.clone() }
 }
 
 /// Bytes of a result that carries nothing.
@@ -119,12 +182,15 @@ const NOTHING: u64 = 20;
 
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
-    let (exploration, rules) = (rules.exploration, rules.decoded()?);
+    let (exploration, holdout, watched) = (rules.exploration, rules.holdout, rules.drift);
+    let rules = rules.decoded()?;
     let model = Model::default();
-    let table = Table::new(&model, &rules);
+    let (table, by_rules) = (Table::new(&model, &rules), Table::new(&model, &ruled(&rules)));
     let (latencies, errors) = (Histogram::default(), Histogram::default());
     let cost_model = ResourceArc::new(CostModel {
         table,
+        ruled: by_rules,
+        holdout: AtomicU32::new(0),
         ring: Ring::new(RING),
         load: AtomicU8::new(0),
         exploration: AtomicU32::new(0),
@@ -140,18 +206,23 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
             latencies,
             errors,
             outcomes: Outcomes::default(),
+            drift: watched.then(Drift::default),
+            drifted: Vec::new(),
+            compared: Two::default(),
             windows: Default::default(),
         }),
     });
-    cost_model.show(&rules, exploration);
+    cost_model.show(&rules, exploration, holdout);
     Ok(cost_model)
 }
 
 impl CostModel {
     /// Sets the values that are read without the lock.
-    fn show(&self, rules: &Rules, exploration: f64) {
+    fn show(&self, rules: &Rules, exploration: f64, holdout: f64) {
+        let share = |of: f64| (of.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32;
         self.allowed.store(rules.allowed, Ordering::Relaxed);
-        self.exploration.store((exploration.clamp(0.0, 1.0) * f64::from(u32::MAX)) as u32, Ordering::Relaxed);
+        self.exploration.store(share(exploration), Ordering::Relaxed);
+        self.holdout.store(share(holdout), Ordering::Relaxed);
     }
 }
 
@@ -197,6 +268,27 @@ fn cost_model_decide<'a>(
     let cell = cost_model.table.look_up(direction, kind, warm, load, size);
     let is_allowed = |way: usize| allowed & (1 << way) != 0;
     let preferred = preferred.map(usize::from).filter(|way| is_allowed(*way));
+    let held_out =
+        if mode == terms::Mode::Look || preferred.is_some() { 0 } else { cost_model.holdout.load(Ordering::Relaxed) };
+    if held_out != 0 && random() < held_out {
+        let ruled = cost_model.ruled.look_up(direction, kind, warm, load, size);
+        if differ(cell, ruled, allowed).is_some() {
+            cost_model.decisions.fetch_add(1, Ordering::Relaxed);
+            let share = f64::from(held_out) / f64::from(u32::MAX);
+            return decision(
+                env,
+                cost_model,
+                to,
+                what,
+                size,
+                ruled,
+                ruled.order(),
+                allowed,
+                terms::Reason::Holdout,
+                (false, share),
+            );
+        }
+    }
     let mut order = cell.order();
     // Only between the two ways that the table compared.
     let is_open = preferred.is_none() && cell.explorable() && is_allowed(order[0]) && is_allowed(order[1]);
@@ -215,6 +307,24 @@ fn cost_model_decide<'a>(
         cost_model.decisions.fetch_add(1, Ordering::Relaxed);
     }
     let reason = if preferred.is_some() { terms::Reason::CustomRule } else { cell.reason().into() };
+    decision(env, cost_model, to, what, size, cell, order, allowed, reason, (explored, propensity))
+}
+
+#[expect(clippy::too_many_arguments, reason = "everything of a decision")]
+fn decision<'a>(
+    env: Env<'a>,
+    cost_model: &CostModel,
+    to: terms::Direction,
+    what: terms::Type,
+    size: u64,
+    cell: table::Cell,
+    order: [usize; WAYS],
+    allowed: u8,
+    reason: terms::Reason,
+    (explored, propensity): (bool, f64),
+) -> Term<'a> {
+    let (direction, kind, load) = (to.into(), what.into(), cost_model.load());
+    let is_allowed = |way: usize| allowed & (1 << way) != 0;
     let cold = cost_model.table.look_up(direction, kind, false, load, size);
     let make = matches!(cold.reason(), Reason::Cheapest | Reason::Tie)
         && cold.order().into_iter().find(|way| is_allowed(*way)) == Some(ZERO_COPY);
@@ -274,12 +384,13 @@ fn cost_model_bins(first: u64, last: u64) -> Vec<(u64, u64)> {
 }
 
 // A record's first word: `request way | reply way << 2 | request kind << 4 | reply kind << 7 | request warm << 10 |
-// reply warm << 11 | ok << 12 | explored << 13 | propensity << 16 | predicted << 32`, the propensity in 1/65,535, the
+// reply warm << 11 | ok << 12 | explored << 13 | held out << 14 | propensity << 16 | predicted << 32`, the propensity in 1/65,535, the
 // prediction as `pack_ns` has it. Sizes are of what was carried: nothing, where it lay in shared memory already.
 const REQUEST_WARM: u64 = 1 << 10;
 const REPLY_WARM: u64 = 1 << 11;
 const OK: u64 = 1 << 12;
 const EXPLORED: u64 = 1 << 13;
+const HELD_OUT: u64 = 1 << 14;
 
 fn word(request: Leg, reply: Leg, ok: bool) -> u64 {
     let flag = |is: bool, bit: u64| if is { bit } else { 0 };
@@ -304,13 +415,13 @@ fn legs(word: u64, request_bytes: u64, reply_bytes: u64) -> Option<(Leg, Leg)> {
 }
 
 /// Records the time of a call beside its tool and its wait. `call` is `{request way, reply way, type, request warm?,
-/// ok?}`; `choice` is `{explored?, propensity, what its decision predicted for the request's way in ns}`, nil where
+/// ok?}`; `choice` is `{explored?, propensity, what its decision predicted for the request's way in ns, held out?}`, nil where
 /// nothing was decided. A prediction that is nil is read from the table. The type of a result's data is not known.
 #[rustler::nif]
 fn cost_model_record(
     cost_model: &CostModel,
     call: (terms::Way, terms::Way, terms::Type, bool, bool),
-    choice: Option<(bool, f64, Option<u64>)>,
+    choice: Option<(bool, f64, Option<u64>, bool)>,
     work_ns: u64,
     request_bytes: u64,
     reply_bytes: u64,
@@ -318,7 +429,7 @@ fn cost_model_record(
     let (there, back, what, warm, ok) = call;
     let request = Leg { way: there.into(), kind: what.into(), warm, size: request_bytes };
     let reply = Leg { way: back.into(), kind: Kind::Mixed, warm: true, size: reply_bytes };
-    let (explored, propensity, expected) = choice.unwrap_or((false, 1.0, None));
+    let (explored, propensity, expected, held_out) = choice.unwrap_or((false, 1.0, None, false));
     let expected = expected.unwrap_or_else(|| cost_model.latency_ns(Direction::Request, request));
     if explored {
         cost_model.explored.fetch_add(1, Ordering::Relaxed);
@@ -327,6 +438,7 @@ fn cost_model_record(
     let predicted = (expected + cost_model.latency_ns(Direction::Reply, reply)) as f64 * drift_factor;
     let word = word(request, reply, ok)
         | if explored { EXPLORED } else { 0 }
+        | if held_out { HELD_OUT } else { 0 }
         | ((propensity.clamp(0.0, 1.0) * 65_535.0) as u64) << 16
         | u64::from(pack_ns(predicted)) << 32;
     cost_model.ring.add([word, work_ns, request_bytes, reply_bytes]);
@@ -358,8 +470,11 @@ fn cost_model_drain(cost_model: CostModelArc, learn: bool, most_rows: usize) -> 
         }
         slow.outcomes.add(request.kind, request.size, work as f64 / slow.model.drift_factor());
         slow.errors.add((1000.0 * work.abs_diff(predicted) as f64 / work as f64) as u64);
+        if word & EXPLORED == 0 {
+            cost_model.compare(&mut slow.compared, slow.model.drift_factor(), request, reply, word, work as f64);
+        }
         if learn {
-            slow.model.learn(request, reply, work as f64);
+            slow.learn(request, reply, work as f64);
             learned += 1;
         }
     });
@@ -427,7 +542,7 @@ fn histogram<'a>(env: Env<'a>, latencies: &Histogram) -> Binary<'a> {
 fn cost_model_probed(cost_model: CostModelArc, probe: Probe, work_ns: u64) -> Atom {
     let (request, reply) = probe_legs(probe);
     let mut slow = cost_model.slow();
-    slow.model.learn(request, reply, work_ns as f64);
+    slow.learn(request, reply, work_ns as f64);
     cost_model.learned(&slow);
     atoms::ok()
 }
@@ -445,6 +560,37 @@ fn cost_model_drift_factor(cost_model: CostModelArc) -> f64 {
     cost_model.slow().model.drift_factor()
 }
 
+/// `{first alarms so far, is one open?, [{step, direction, way, longer?}]}`: what was found since the last time.
+type Drifted = (u64, bool, Vec<(terms::Step, terms::Direction, terms::Way, bool)>);
+
+/// Shifts of the costs since somebody asked last.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn cost_model_drift(cost_model: CostModelArc, take: bool) -> Drifted {
+    let mut slow = cost_model.slow();
+    let drift = slow.drift.as_ref();
+    let (alarms, open) = (drift.map_or(0, Drift::alarms), drift.is_some_and(|drift| drift.open().is_some()));
+    let events = if take { std::mem::take(&mut slow.drifted) } else { slow.drifted.clone() };
+    let shown = |event: drift::Event| {
+        let longer = event.shift == Shift::Up;
+        (event.step.into(), event.direction.into(), event.way.into(), longer)
+    };
+    (alarms, open, events.into_iter().map(shown).collect())
+}
+
+/// How calls that went as was learned compare with those of the holdout, where the two differ.
+#[rustler::nif(schedule = "DirtyCpu")]
+fn cost_model_holdout(cost_model: CostModelArc, alpha: f64) -> terms::Holdout {
+    let compared = cost_model.slow().compared;
+    let (difference, low, high) = compared.difference(alpha);
+    terms::Holdout {
+        learned: compared.first.samples,
+        held_out: compared.second.samples,
+        ratio: difference.exp(),
+        interval: high.is_finite().then(|| (low.exp(), high.exp())),
+        worse: compared.verdict(alpha) == Verdict::SecondIsLess,
+    }
+}
+
 /// Compiles the table anew from what was learned.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_compile(cost_model: CostModelArc) -> Atom {
@@ -455,10 +601,15 @@ fn cost_model_compile(cost_model: CostModelArc) -> Atom {
 /// Takes the user's rules; the table is compiled with them.
 #[rustler::nif(schedule = "DirtyCpu")]
 fn cost_model_rules(cost_model: CostModelArc, rules: terms::Rules) -> NifResult<Atom> {
-    let exploration = rules.exploration;
+    let (exploration, holdout, watched) = (rules.exploration, rules.holdout, rules.drift);
     let mut slow = cost_model.slow();
     slow.rules = rules.decoded()?;
-    cost_model.show(&slow.rules, exploration);
+    // The comparison begins anew: either side may be another one.
+    slow.compared = Two::default();
+    if watched != slow.drift.is_some() {
+        slow.drift = watched.then(|| Drift::new(&slow.model));
+    }
+    cost_model.show(&slow.rules, exploration, holdout);
     cost_model.compile(&slow);
     Ok(atoms::ok())
 }
@@ -506,6 +657,7 @@ fn cost_model_calibrate_cpu(
 fn cost_model_anchor(cost_model: CostModelArc) -> Atom {
     let mut slow = cost_model.slow();
     slow.model.anchor();
+    slow.is_good();
     cost_model.learned(&slow);
     atoms::ok()
 }
@@ -620,6 +772,7 @@ fn cost_model_import(cost_model: CostModelArc, bytes: Binary) -> bool {
     let Some(model) = Model::from_bytes(bytes.as_slice()) else { return false };
     let mut slow = cost_model.slow();
     slow.model = model;
+    slow.is_good();
     cost_model.learned(&slow);
     cost_model.compile(&slow);
     true

@@ -1,6 +1,6 @@
 defmodule Snakepit.Performance.ThresholdManager.Rows do
   @moduledoc false
-  # What the threshold manager keeps of each run of a pool, in a table that outlives it:
+  # The threshold manager keeps this of each run of a pool, in a table that outlives it:
   #
   # | key | value |
   # |---|---|

@@ -40,6 +40,7 @@ fn decision() -> Operation {
         }
     }
     let rules = Rules {
+        bar: 0.0,
         goal: Goal::MinimizeLatency,
         allowed: 0b111,
         minimum: None,

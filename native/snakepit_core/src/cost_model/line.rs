@@ -237,6 +237,11 @@ impl Line {
         self.correct(size, clipped);
     }
 
+    /// Makes it less certain: the variance of one sample is so many times as large, up to that of a factor of e.
+    pub fn widen(&mut self, factor: f64) {
+        self.variance = (self.variance * factor).min(1.0);
+    }
+
     fn correct(&mut self, size: u64, ns: f64) {
         if self.plain(size) < 1.0 {
             return;

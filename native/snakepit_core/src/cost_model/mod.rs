@@ -9,6 +9,7 @@
 
 pub mod bins;
 pub mod cost;
+pub mod drift;
 pub mod histogram;
 pub mod line;
 pub mod model;

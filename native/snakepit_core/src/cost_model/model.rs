@@ -120,7 +120,19 @@ impl Model {
 
     /// The time that a call is expected to take beside its tool and its wait for a lane.
     pub fn predict(&self, request: Leg, reply: Leg) -> f64 {
-        (self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)) * self.drift_factor()
+        self.usual(request, reply) * self.drift_factor()
+    }
+
+    /// The same, whatever the machine's present drift factor is.
+    pub fn usual(&self, request: Leg, reply: Leg) -> f64 {
+        self.expected(Direction::Request, request) + self.expected(Direction::Reply, reply)
+    }
+
+    /// Makes what is known of a way less certain: the variance of one call is so many times as large.
+    pub fn widen(&mut self, direction: Direction, way: usize, factor: f64) {
+        let first = index(direction, way, way != ZERO_COPY, 0);
+        let lines = if way == ZERO_COPY { 2 * (Kind::COUNT + 1) } else { Kind::COUNT + 1 };
+        self.lines[first..first + lines].iter_mut().for_each(|line| line.widen(factor));
     }
 
     /// A call took `ns` beside its tool and its wait. Only the sum is known: each direction gets its expected share.

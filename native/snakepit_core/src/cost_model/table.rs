@@ -50,6 +50,9 @@ pub struct Rules {
     pub tie: f64,
     /// At most this share dearer than the first, a way may be explored.
     pub bounded_loss: f64,
+    /// Measurements decide where the first way is the best with at least this probability; elsewhere the thresholds do. 0:
+    /// wherever something was measured; above 1: nowhere.
+    pub bar: f64,
 }
 
 /// One bin's decision.
@@ -350,6 +353,13 @@ pub fn decide(model: &Model, rules: &Rules, direction: Direction, kind: Kind, wa
     };
     let error = first.latency.log_error().hypot(second.latency.log_error()).max(1e-6);
     let confidence = normal((second.cost / first.cost).ln() / error);
+    if confidence < rules.bar {
+        return if warm {
+            by_threshold(under(threshold, load), Reason::Rule, confidence)
+        } else {
+            cell(false, Reason::Rule, confidence)
+        };
+    }
     let explorable = load == 0 && second.cost <= first.cost * (1.0 + rules.bounded_loss);
     let order = ORDERS.iter().position(|o| *o == order).unwrap_or(0);
     Cell(Cell::new(order, reason, explorable, confidence, latencies).0 | flags)
@@ -375,6 +385,7 @@ mod tests {
             overridden: [false; Kind::COUNT],
             tie: 0.05,
             bounded_loss: 0.25,
+            bar: 0.0,
         }
     }
 
@@ -528,6 +539,19 @@ mod tests {
         let below = Rules { minimum: Some(1 << 31), ..rules() };
         let never = |set| Table::new(&model(), &set).threshold(Direction::Request, Kind::Tensor, 0).size == NEVER;
         assert!(never(below) && never(Rules { allowed: 0b101, ..rules() }));
+    }
+
+    #[test]
+    fn measurements_decide_where_they_are_certain_enough() {
+        let at = |bar| Table::new(&model(), &Rules { bar, ..rules() });
+        let (all, sure, none) = (at(0.0), at(0.9), at(1.1));
+        assert_eq!((first(&all, 30_500).1, first(&sure, 30_500).1), (Reason::Tie, Reason::Rule));
+        assert_eq!((first(&all, 200_000).0, first(&sure, 200_000).0), (ZERO_COPY, ZERO_COPY));
+        assert_eq!(first(&none, 200_000), (INLINE, Reason::Rule));
+        assert_eq!(
+            none.threshold(Direction::Request, Kind::Tensor, 0),
+            Threshold { size: 10 << 20, reason: Reason::Rule }
+        );
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use rustler::{Error, NifResult, NifStruct, NifUnitEnum};
 use snakepit_core::cost_model::cost::{self, CPU_PRESSURE, MEMORY_PRESSURE};
+use snakepit_core::cost_model::drift;
 use snakepit_core::cost_model::model::{self, Leg};
 use snakepit_core::cost_model::{self as core, Kind, WAYS, table};
 
@@ -17,6 +18,15 @@ pub enum Mode {
 pub enum Direction {
     Request,
     Reply,
+}
+
+impl From<core::Direction> for Direction {
+    fn from(direction: core::Direction) -> Self {
+        match direction {
+            core::Direction::Request => Self::Request,
+            core::Direction::Reply => Self::Reply,
+        }
+    }
 }
 
 impl From<Direction> for core::Direction {
@@ -114,6 +124,8 @@ impl From<Goal> for cost::Goal {
 #[derive(Clone, Copy, NifUnitEnum)]
 pub enum Reason {
     CustomRule,
+    /// One of the few that go by the rules, to be compared with those that go by measurements.
+    Holdout,
     Rule,
     BelowMinimum,
     AboveMaximum,
@@ -133,6 +145,37 @@ impl From<table::Reason> for Reason {
             table::Reason::Tie => Self::Tie,
         }
     }
+}
+
+/// How far a shift of the costs has come.
+#[derive(Clone, Copy, NifUnitEnum)]
+pub enum Step {
+    Widened,
+    Restored,
+    Accepted,
+}
+
+impl From<drift::Step> for Step {
+    fn from(step: drift::Step) -> Self {
+        match step {
+            drift::Step::Widened => Self::Widened,
+            drift::Step::Restored => Self::Restored,
+            drift::Step::Accepted => Self::Accepted,
+        }
+    }
+}
+
+/// How calls by the rules compare with those by what was learned: how many there were, how many times as long those by the
+/// rules take, the interval of that, and whether what was learned is worse.
+#[derive(NifStruct)]
+#[module = "Snakepit.Performance.Model.Holdout"]
+pub struct Holdout {
+    pub learned: u64,
+    pub held_out: u64,
+    pub ratio: f64,
+    /// Nil for as long as there are too few.
+    pub interval: Option<(f64, f64)>,
+    pub worse: bool,
 }
 
 /// `{is CPU scarce?, is memory?}`
@@ -155,7 +198,13 @@ pub struct Rules {
     pub overridden: Vec<bool>,
     pub tie: f64,
     pub bounded_loss: f64,
+    /// As the core's.
+    pub bar: f64,
     pub exploration: f64,
+    /// The share of decisions that go by the rules, where these choose another way.
+    pub holdout: f64,
+    /// Whether shifts of the costs are looked for.
+    pub drift: bool,
 }
 
 impl Rules {
@@ -169,6 +218,7 @@ impl Rules {
             overridden: self.overridden.try_into().map_err(|_| Error::BadArg)?,
             tie: self.tie,
             bounded_loss: self.bounded_loss,
+            bar: self.bar,
         })
     }
 }
