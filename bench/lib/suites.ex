@@ -13,6 +13,7 @@ defmodule Snakepit.Bench.Suites do
       Bench.Terms,
       Bench.Decision,
       Bench.Regret,
+      Bench.Learning,
       Bench.Peers,
       Bench.Scale,
       Bench.Chaos,

@@ -1,6 +1,6 @@
 defmodule Snakepit.Bench.Floor.Native do
   @moduledoc false
-  # The NIF library of the floors (bench/native). `load!/0` builds and loads it: call that first.
+  # The NIF library of the floors and of simulated worlds (bench/native). `load!/0` builds and loads it: call that first.
 
   alias Snakepit.Bench.Cargo
 
@@ -46,6 +46,14 @@ defmodule Snakepit.Bench.Floor.Native do
   @doc "Nanoseconds of each of so many times (65,535 at most) that one thread wakes another and is woken by it: `futex(2)`."
   @spec futex(rounds :: pos_integer()) :: [non_neg_integer()]
   def futex(_rounds), do: not_loaded()
+
+  @doc """
+  A run of `calls` calls in a simulated world, which changes at `change`: see bench/native/src/worlds.rs. The same seed gives the
+  same run.
+  """
+  @spec simulated(world :: atom(), seed :: pos_integer(), calls :: pos_integer(), change :: pos_integer()) ::
+          map()
+  def simulated(_world, _seed, _calls, _change), do: not_loaded()
 
   defp not_loaded, do: :erlang.nif_error(:not_loaded)
 end

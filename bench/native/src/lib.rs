@@ -2,6 +2,8 @@
 //!
 //! Nothing in production loads this library. `Snakepit.Bench.Floor.Native` builds and loads it when a suite first needs it.
 
+mod worlds;
+
 use rustler::{Error, NifResult};
 use std::hint::black_box;
 use std::ptr;

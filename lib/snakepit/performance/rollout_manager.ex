@@ -6,6 +6,7 @@ defmodule Snakepit.Performance.RolloutManager do
   use GenServer
   alias Snakepit.{Pool, Telemetry}
   alias Snakepit.Performance.{Model, Rollout, ThresholdManager}
+  alias Snakepit.Performance.Model.Learning
   alias Snakepit.Pool.Handle
   require Logger
 
@@ -128,6 +129,8 @@ defmodule Snakepit.Performance.RolloutManager do
     {alarms, _open?, events} = Model.drift(model, true)
 
     for {step, direction, way, longer?} <- events do
+      # What is known of the other ways may be as old.
+      if step == :widened, do: Learning.alarm(name)
       words = if longer?, do: "longer", else: "shorter"
 
       message =

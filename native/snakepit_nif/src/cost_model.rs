@@ -130,7 +130,7 @@ impl CostModel {
 
     fn compile(&self, slow: &Slow) {
         self.table.compile(&slow.model, &slow.rules);
-        self.ruled.compile(&slow.model, &ruled(&slow.rules));
+        self.ruled.compile(&slow.model, &slow.rules.without_measurements());
         self.version.store(slow.model.version, Ordering::Relaxed);
     }
 
@@ -149,7 +149,7 @@ impl CostModel {
         let allowed = self.allowed.load(Ordering::Relaxed);
         let at = |table: &Table| table.look_up(Direction::Request, kind, warm, self.load(), size);
         let learned = at(&self.table);
-        let Some(best) = differ(learned, at(&self.ruled), allowed) else { return };
+        let Some(best) = table::differ(learned, at(&self.ruled), allowed) else { return };
         let predicted = learned.latency_ns(best) + self.latency_ns(Direction::Reply, reply);
         let over = (ns / drift_factor / predicted as f64).ln();
         if word & HELD_OUT != 0 {
@@ -164,19 +164,6 @@ impl CostModel {
     }
 }
 
-/// The way that was learned, where the rules choose another one that is not expected to take more than twice as long: nobody
-/// shall pay more for a comparison.
-fn differ(learned: table::Cell, ruled: table::Cell, allowed: u8) -> Option<usize> {
-    let first = |cell: table::Cell| cell.order().into_iter().find(|way| allowed & (1 << way) != 0);
-    let (best, other) = (first(learned)?, first(ruled)?);
-    (best != other && learned.latency_ns(other) <= 2 * learned.latency_ns(best)).then_some(best)
-}
-
-/// The rules where nothing is measured.
-fn ruled(rules: &Rules) -> Rules {
-    Rules { bar: f64::INFINITY, ..rules.clone() }
-}
-
 /// Bytes of a result that carries nothing.
 const NOTHING: u64 = 20;
 
@@ -185,7 +172,7 @@ fn cost_model_new(rules: terms::Rules) -> NifResult<CostModelArc> {
     let (exploration, holdout, watched) = (rules.exploration, rules.holdout, rules.drift);
     let rules = rules.decoded()?;
     let model = Model::default();
-    let (table, by_rules) = (Table::new(&model, &rules), Table::new(&model, &ruled(&rules)));
+    let (table, by_rules) = (Table::new(&model, &rules), Table::new(&model, &rules.without_measurements()));
     let (latencies, errors) = (Histogram::default(), Histogram::default());
     let cost_model = ResourceArc::new(CostModel {
         table,
@@ -272,7 +259,7 @@ fn cost_model_decide<'a>(
         if mode == terms::Mode::Look || preferred.is_some() { 0 } else { cost_model.holdout.load(Ordering::Relaxed) };
     if held_out != 0 && random() < held_out {
         let ruled = cost_model.ruled.look_up(direction, kind, warm, load, size);
-        if differ(cell, ruled, allowed).is_some() {
+        if table::differ(cell, ruled, allowed).is_some() {
             cost_model.decisions.fetch_add(1, Ordering::Relaxed);
             let share = f64::from(held_out) / f64::from(u32::MAX);
             return decision(

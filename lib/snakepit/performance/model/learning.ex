@@ -44,6 +44,10 @@ defmodule Snakepit.Performance.Model.Learning do
     :exit, _ -> {:error, :stopped}
   end
 
+  @doc "Costs have moved: the ways that calls do not take are probed at once, more than usual."
+  @spec alarm(atom()) :: :ok
+  def alarm(pool), do: GenServer.cast(__MODULE__, {:alarm, pool})
+
   @doc "The pool's table is another by now: its workers are sent theirs."
   @spec publish(atom()) :: :ok
   def publish(pool), do: GenServer.cast(__MODULE__, {:publish, pool})
@@ -70,6 +74,11 @@ defmodule Snakepit.Performance.Model.Learning do
          do: send_tables(handle)
 
     {:noreply, state}
+  end
+
+  def handle_cast({:alarm, name}, state) do
+    {_count, ns} = Probing.limits(:alarm)
+    {:noreply, update(state, name, &%{&1 | saved: ns, probing: :alarm})}
   end
 
   @impl true
@@ -180,6 +189,7 @@ defmodule Snakepit.Performance.Model.Learning do
           rows: [],
           prober: nil,
           saved: 0,
+          probing: :usual,
           since: now(),
           # Without its workers nobody knows what Python this is; while it is calibrated there may be none yet.
           place: if(task == nil, do: Saved.measured(handle, handle.performance.settings)),
@@ -255,6 +265,8 @@ defmodule Snakepit.Performance.Model.Learning do
     pool = %{pool | saved: saved, since: now}
     ways = Calibration.ways(handle.options.transfers)
 
+    {count, _ns} = Probing.limits(pool.probing)
+
     with true <- handle.performance.policy.learning_enabled and pool.task == nil and pool.prober == nil,
          # Nothing is tried out with what is scarce.
          %{memory_pressure?: false, cpu_pressure?: false} <- ResourceMonitor.now(),
@@ -264,9 +276,10 @@ defmodule Snakepit.Performance.Model.Learning do
              ways,
              handle.options.inline_limit,
              saved,
-             &Model.predict(handle.performance, &1)
+             &Model.predict(handle.performance, &1),
+             count
            ) do
-      %{pool | prober: start(fn -> probes(handle, probes) end)}
+      %{pool | prober: start(fn -> probes(handle, probes) end), probing: :usual}
     else
       _ -> pool
     end

@@ -12,6 +12,8 @@ defmodule Snakepit.Performance.Model.Probing do
   # Nothing more is saved: a pool that slept for an hour is not probed for half a minute then.
   @most_saved_ns 250_000_000
   @at_once 8
+  # After an alarm about costs that moved: what is known of ways that are not taken may be wrong as well.
+  @after_alarm 100
   # The data that probes can carry (`Snakepit.Performance.Model.Probe.payload/3`), and the largest one.
   @types [:binary, :string, :tensor]
   @largest 64 * 1024 * 1024
@@ -23,28 +25,34 @@ defmodule Snakepit.Performance.Model.Probing do
           size: pos_integer()
         }
 
+  @doc "How many probes are made at once, and what they may cost at most, in ns: usually, and after an alarm."
+  @spec limits(:usual | :alarm) :: {count :: pos_integer(), ns :: pos_integer()}
+  def limits(:usual), do: {@at_once, @most_saved_ns}
+  def limits(:alarm), do: {@after_alarm, @most_saved_ns}
+
   @doc "Nanoseconds that probes may cost, after so many of so many workers."
   @spec earned(saved :: number(), elapsed_ns :: non_neg_integer(), workers :: pos_integer()) :: number()
   def earned(saved, elapsed, workers), do: min(saved + @share * elapsed * workers, @most_saved_ns)
 
   @doc """
   Probes for some of these calls, within `budget` nanoseconds by what `price` expects of each. `ways` are those that may be
-  probed; calls that carry less than `least` bytes have no choice of ways.
+  probed; calls that carry less than `least` bytes have no choice of ways. No more than `count`.
   """
   @spec plan(
           [Row.t()],
           [Transfer.way()],
           least :: pos_integer(),
           budget :: number(),
-          (probe() -> number())
+          (probe() -> number()),
+          count :: pos_integer()
         ) ::
           [probe()]
-  def plan(rows, ways, least, budget, price) do
+  def plan(rows, ways, least, budget, price, count \\ @at_once) do
     {probes, _left} =
       rows
       |> Enum.flat_map(&alternatives(&1, ways, least))
       |> Enum.uniq()
-      |> Enum.take_random(@at_once)
+      |> Enum.take_random(count)
       |> Enum.flat_map_reduce(budget, fn probe, left ->
         cost = price.(probe)
         if cost <= left, do: {[probe], left - cost}, else: {[], left}

@@ -29,7 +29,7 @@ const CLEARLY: f64 = 0.8;
 /// How much an alarm widens: the variance of one call.
 const WIDER: f64 = 4.0;
 
-/// What became of an alarm.
+/// How far an alarm has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
     /// A first alarm: the way's intervals are wider.

@@ -55,6 +55,21 @@ pub struct Rules {
     pub bar: f64,
 }
 
+impl Rules {
+    /// The same, where nothing is measured.
+    pub fn without_measurements(&self) -> Self {
+        Self { bar: f64::INFINITY, ..self.clone() }
+    }
+}
+
+/// The way that was learned, where the rules choose another one that is not expected to take more than twice as long: a
+/// comparison shall cost no more.
+pub fn differ(learned: Cell, ruled: Cell, allowed: u8) -> Option<usize> {
+    let first = |cell: Cell| cell.order().into_iter().find(|way| allowed & (1 << way) != 0);
+    let (best, other) = (first(learned)?, first(ruled)?);
+    (best != other && learned.latency_ns(other) <= 2 * learned.latency_ns(best)).then_some(best)
+}
+
 /// One bin's decision.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cell(pub u64);
@@ -539,6 +554,16 @@ mod tests {
         let below = Rules { minimum: Some(1 << 31), ..rules() };
         let never = |set| Table::new(&model(), &set).threshold(Direction::Request, Kind::Tensor, 0).size == NEVER;
         assert!(never(below) && never(Rules { allowed: 0b101, ..rules() }));
+    }
+
+    #[test]
+    fn a_comparison_is_made_where_the_rules_choose_otherwise_and_not_far_dearer() {
+        let (learned, ruled) = (Table::new(&model(), &rules()), Table::new(&model(), &rules().without_measurements()));
+        let at = |table: &Table, size| table.look_up(Direction::Request, Kind::Tensor, true, 0, size);
+        let found = |size, allowed| differ(at(&learned, size), at(&ruled, size), allowed);
+        assert_eq!(found(60_000, 0b111), Some(ZERO_COPY));
+        // They agree; it would take three times as long; there is no other way.
+        assert_eq!((found(2_000, 0b111), found(5 << 20, 0b111), found(60_000, 0b010)), (None, None, None));
     }
 
     #[test]
