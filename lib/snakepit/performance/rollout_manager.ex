@@ -129,7 +129,7 @@ defmodule Snakepit.Performance.RolloutManager do
     {alarms, _open?, events} = Model.drift(model, true)
 
     for {step, direction, way, longer?} <- events do
-      # What is known of the other ways may be as old.
+      # The other ways may have moved as well.
       if step == :widened, do: Learning.alarm(name)
       words = if longer?, do: "longer", else: "shorter"
 
