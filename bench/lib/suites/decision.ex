@@ -155,7 +155,11 @@ defmodule Snakepit.Bench.Decision do
         started = :erlang.monotonic_time(:nanosecond)
         # No call that is learned from.
         call = {:inline, :inline, :binary, true, false}
-        Enum.each(1..@batch, fn _ -> Model.record(model, call, {false, 1.0, 40_000}, 40_000, 65_536, 20) end)
+
+        Enum.each(1..@batch, fn _ ->
+          Model.record(model, call, {false, 1.0, 40_000, false}, 40_000, 65_536, 20)
+        end)
+
         recorded = :erlang.monotonic_time(:nanosecond)
         Enum.each(1..@batch, fn _ -> :ok end)
         empty = :erlang.monotonic_time(:nanosecond)

@@ -5,9 +5,9 @@ defmodule Snakepit.Performance.Model.Learning do
   # without it. The models keep what was learned.
 
   use GenServer
-  alias Snakepit.{Native, Observation, Pool, Worker}
+  alias Snakepit.{Pool, Worker}
   alias Snakepit.Performance.{MetricsStore, Model, ResourceMonitor}
-  alias Snakepit.Performance.Model.{Calibration, Probe, Probing, Saved}
+  alias Snakepit.Performance.Model.{Calibration, Prober, Probing, Saved}
   alias Snakepit.Pool.{Events, Handle}
   require Logger
 
@@ -279,21 +279,10 @@ defmodule Snakepit.Performance.Model.Learning do
              &Model.predict(handle.performance, &1),
              count
            ) do
-      %{pool | prober: start(fn -> probes(handle, probes) end), probing: :usual}
+      %{pool | prober: start(fn -> Prober.run(handle, probes, &report/1) end), probing: :usual}
     else
       _ -> pool
     end
-  end
-
-  defp probes(handle, probes) do
-    Enum.reduce_while(probes, :ok, fn probe, :ok ->
-      started = now()
-      # Somebody waits, or something is wrong, which others have to find out: no more for now.
-      learned = if idle?(handle), do: probed(handle, probe)
-      # Whatever came of it, it is paid for, before the next one.
-      report({:probed, handle.name, handle.performance.ref, learned || 0, now() - started})
-      if learned, do: {:cont, :ok}, else: {:halt, :ok}
-    end)
   end
 
   defp report(message) do
@@ -301,23 +290,6 @@ defmodule Snakepit.Performance.Model.Learning do
   rescue
     # It has just died, and its books with it.
     ArgumentError -> :ok
-  end
-
-  defp idle?(handle), do: match?({idle, _busy, 0} when idle > 0, Native.queue_counts(handle.queue))
-
-  defp probed(handle, probe) do
-    data = Probe.payload(probe.direction, probe.type, probe.size)
-    run = fn -> Probe.run(handle, probe.direction, data, probe.size, probe.way, timeout: 5_000) end
-
-    # The first by shared memory may have to make some, on either side, which says nothing of usual times.
-    with {:ok, _} <- if(probe.way == :zero_copy, do: run.(), else: {:ok, nil}),
-         {:ok, %{cold: false} = seen} <- run.() do
-      Model.probed(handle.performance, probe, Observation.transfer_ns(seen))
-      1
-    else
-      {:ok, _cold} -> 0
-      {:error, _error} -> nil
-    end
   end
 
   defp send_tables(handle) do
@@ -330,7 +302,8 @@ defmodule Snakepit.Performance.Model.Learning do
     do: if(Model.counts(handle.performance).version == 0, do: start_calibration(handle))
 
   defp start_calibration(handle),
-    do: start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: calibrated(handle) end)
+    do:
+      start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: Calibration.Start.run(handle) end)
 
   defp start(fun) do
     {:ok, pid} = Task.Supervisor.start_child(Snakepit.Performance.Tasks, fun)
@@ -338,46 +311,6 @@ defmodule Snakepit.Performance.Model.Learning do
   end
 
   defp now, do: System.monotonic_time(:nanosecond)
-
-  defp calibrated(%{performance: %{settings: settings}} = handle) do
-    with :none <- restored(handle),
-         true <- settings.calibrate,
-         :none <- Calibration.Kept.take_over(handle, settings),
-         {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
-      Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
-
-      with {:error, reason} <- Calibration.Kept.store(handle, settings),
-           do: Logger.debug("the calibration of pool #{inspect(handle.name)} is not kept: #{inspect(reason)}")
-    else
-      {:ok, summary} ->
-        Logger.debug(
-          "pool #{inspect(handle.name)}: the machine was too busy to calibrate: #{inspect(summary)}"
-        )
-
-      {:error, reason} ->
-        Logger.debug("pool #{inspect(handle.name)} was not calibrated: #{inspect(reason)}")
-
-      _ ->
-        :ok
-    end
-  end
-
-  # As `Calibration.Kept.take_over/2`, for what this pool itself learned.
-  defp restored(%{performance: %{settings: settings} = model} = handle) do
-    with {:ok, bytes} <- Saved.get(Saved.measured(handle, settings), :lines),
-         true <- Model.import(model, bytes),
-         true <- Calibration.holds?(handle) do
-      Calibration.emit(handle, :restored, %{})
-    else
-      :none ->
-        :none
-
-      false ->
-        Calibration.emit(handle, :outdated, %{})
-        Model.forget(model)
-        :none
-    end
-  end
 
   @impl true
   def terminate(_reason, state), do: Enum.each(state.pools, fn {_name, pool} -> save(pool) end)

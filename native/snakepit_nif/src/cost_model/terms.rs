@@ -325,9 +325,9 @@ impl Row {
             predicted_ns,
             request_bytes: request.size,
             reply_bytes: reply.size,
-            ok: word & super::OK != 0,
+            ok: word & super::record::OK != 0,
             warm: request.warm && reply.warm,
-            explored: word & super::EXPLORED != 0,
+            explored: word & super::record::EXPLORED != 0,
             propensity: (word >> 16 & 0xFFFF) as f64 / 65_535.0,
         }
     }

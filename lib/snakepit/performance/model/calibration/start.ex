@@ -1,0 +1,54 @@
+defmodule Snakepit.Performance.Model.Calibration.Start do
+  @moduledoc false
+  # Where the model of a pool that starts comes from: from what this pool learned in its last run, from a calibration that was
+  # kept, or from measuring now. What was kept must hold.
+
+  alias Snakepit.Performance.Model
+  alias Snakepit.Performance.Model.{Calibration, Saved}
+  alias Snakepit.Pool.Handle
+  require Logger
+
+  @doc "Has the pool's model know its ways, if that can be; its workers are ready."
+  @spec run(Handle.t()) :: :ok
+  def run(%Handle{performance: %{settings: settings}} = handle) do
+    with :none <- restored(handle),
+         true <- settings.calibrate,
+         :none <- Calibration.Kept.take_over(handle, settings),
+         {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
+      Logger.debug(fn -> "pool #{inspect(handle.name)} was calibrated: #{inspect(summary)}" end)
+
+      with {:error, reason} <- Calibration.Kept.store(handle, settings),
+           do: Logger.debug("the calibration of pool #{inspect(handle.name)} is not kept: #{inspect(reason)}")
+    else
+      {:ok, summary} ->
+        Logger.debug(
+          "pool #{inspect(handle.name)}: the machine was too busy to calibrate: #{inspect(summary)}"
+        )
+
+      {:error, reason} ->
+        Logger.debug("pool #{inspect(handle.name)} was not calibrated: #{inspect(reason)}")
+
+      _ ->
+        :ok
+    end
+
+    :ok
+  end
+
+  # As `Calibration.Kept.take_over/2`, for what this pool itself learned.
+  defp restored(%{performance: %{settings: settings} = model} = handle) do
+    with {:ok, bytes} <- Saved.get(Saved.measured(handle, settings), :lines),
+         true <- Model.import(model, bytes),
+         true <- Calibration.holds?(handle) do
+      Calibration.emit(handle, :restored, %{})
+    else
+      :none ->
+        :none
+
+      false ->
+        Calibration.emit(handle, :outdated, %{})
+        Model.forget(model)
+        :none
+    end
+  end
+end
