@@ -9,6 +9,7 @@ config :snakepit,
     enabled: false,
     calibrate: false,
     keep_models: false,
+    holdout_rate: 0,
     calibration_dir: Path.expand("../tmp/calibration", __DIR__),
     cpu_pressure_threshold: 1,
     memory_pressure_threshold: 1

@@ -287,7 +287,7 @@ defmodule Snakepit.Performance.Controller do
 
   # Runs in the pool's process.
   defp change(model, policy) do
-    model = %{model | policy: policy}
+    model = Model.with_policy(model, policy)
     :ok = Model.set_rules(model)
     model
   end
@@ -359,7 +359,7 @@ defmodule Snakepit.Performance.Controller do
       with {:ok, bytes} <- Saved.get(Saved.set(options, settings), :policy),
            {:ok, policy} <- policy(bytes, configured(options), settings) do
         Logger.info("pool #{inspect(options.name)}: policy #{inspect(policy)}, as set in an earlier run")
-        model = %{model | policy: policy}
+        model = Model.with_policy(model, policy)
         :ok = Model.set_rules(model)
         model
       else

@@ -211,6 +211,14 @@ defmodule Snakepit.Performance.Model do
     :ok
   end
 
+  @doc "The same model under another policy; one that names another stage of the rollout begins there."
+  @spec with_policy(t(), Policy.t()) :: t()
+  def with_policy(%__MODULE__{policy: %{rollout: wanted}} = model, %Policy{rollout: wanted} = policy),
+    do: %{model | policy: policy}
+
+  def with_policy(%__MODULE__{} = model, %Policy{} = policy),
+    do: %{model | policy: policy, rollout: nil, bar: policy.rollout |> Rollout.new() |> Rollout.bar()}
+
   @doc "Whether the pool measures its transfers."
   @spec enabled?(t() | nil) :: boolean()
   def enabled?(nil), do: false
@@ -297,7 +305,7 @@ defmodule Snakepit.Performance.Model do
       bounded_loss: @bounded_loss,
       bar: bar * 1.0,
       exploration: if(policy.learning_enabled, do: policy.exploration_rate * 1.0, else: 0.0),
-      holdout: if(policy.learning_enabled, do: settings.holdout_rate * 1.0, else: 0.0),
+      holdout: if(policy.learning_enabled, do: policy.holdout_rate * 1.0, else: 0.0),
       drift: settings.drift_detection_enabled
     }
   end

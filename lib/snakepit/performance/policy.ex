@@ -19,6 +19,7 @@ defmodule Snakepit.Performance.Policy do
           threshold_overrides: %{optional(Performance.data_type()) => pos_integer()},
           learning_enabled: boolean(),
           exploration_rate: float(),
+          holdout_rate: float(),
           rollout: Performance.Rollout.wanted()
         }
 
@@ -27,6 +28,7 @@ defmodule Snakepit.Performance.Policy do
             threshold_overrides: %{},
             learning_enabled: true,
             exploration_rate: 0.05,
+            holdout_rate: 0.01,
             rollout: :adaptive
 
   @schema [
@@ -62,6 +64,11 @@ defmodule Snakepit.Performance.Policy do
       default: nil,
       doc: "As `performance_optimization:` has it, unless set."
     ],
+    holdout_rate: [
+      type: {:or, [{:in, [nil]}, {:number, 0, 0.1}]},
+      default: nil,
+      doc: "As `performance_optimization:` has it, unless set."
+    ],
     rollout: [
       type: {:in, Performance.Rollout.wanted()},
       default: :adaptive,
@@ -91,6 +98,7 @@ defmodule Snakepit.Performance.Policy do
          learning_enabled:
            if(options.learning_enabled == nil, do: settings.learning_enabled, else: options.learning_enabled),
          exploration_rate: options.exploration_rate || settings.exploration_rate,
+         holdout_rate: options.holdout_rate || settings.holdout_rate,
          rollout: options.rollout
        }}
     end

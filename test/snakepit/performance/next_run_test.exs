@@ -4,7 +4,7 @@ defmodule Snakepit.Performance.NextRunTest do
   import ExUnit.CaptureLog
   alias Snakepit.Performance.{Controller, Model, Policy, ThresholdManager}
   alias Snakepit.Performance.Model.{Learning, Saved}
-  alias Snakepit.Pool.{Events, Handle}
+  alias Snakepit.Pool.Handle
 
   @moduletag :tmp_dir
 
@@ -23,17 +23,16 @@ defmodule Snakepit.Performance.NextRunTest do
 
   defp start(name, policy \\ [exploration_rate: 0]) do
     pool!(name: name, performance_policy: [enabled: true] ++ policy)
-    :ok = Learning.await_calibrated(name)
+    # From here on, whatever it learns is news.
+    assert eventually(fn -> match?(%{task: nil, place: {_, _}}, :sys.get_state(Learning).pools[name]) end)
     {:ok, handle} = Handle.fetch(name)
     handle
   end
 
-  # Its end is dealt with, too: the process that keeps what it learned got the event before it answers this.
+  # Its end is dealt with, too: what it learned is kept.
   defp stop(name) do
-    :ok = Events.subscribe()
     :ok = Snakepit.stop_pool(name)
-    assert_receive {Events, {:pool_stopped, ^name}}, 10_000
-    :ok = Learning.await_calibrated(name)
+    assert eventually(fn -> not is_map_key(:sys.get_state(Learning).pools, name) end)
   end
 
   # Shared memory is cheapest from some tens of thousands of bytes on.
@@ -84,7 +83,7 @@ defmodule Snakepit.Performance.NextRunTest do
     assert start(name).performance.policy.custom_rules == [{__MODULE__, :rule}]
     :ok = Controller.update_policy(name, goal: :minimize_memory, custom_rules: [fn _ -> :default end])
     stop(name)
-    assert start(name).performance.policy == %Policy{exploration_rate: 0.0} |> Map.put(:exploration_rate, 0)
+    assert start(name).performance.policy == Map.merge(%Policy{}, %{exploration_rate: 0, holdout_rate: 0})
   end
 
   def rule(_transfer), do: :default

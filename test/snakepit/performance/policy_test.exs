@@ -2,7 +2,7 @@ defmodule Snakepit.Performance.PolicyTest do
   use ExUnit.Case, async: true
   alias Snakepit.Performance.{Policy, Settings}
 
-  @settings %Settings{learning_enabled: true, exploration_rate: 0.05}
+  @settings %Settings{learning_enabled: true, exploration_rate: 0.05, holdout_rate: 0.01}
 
   def rule(_facts), do: :inline
 
@@ -22,6 +22,9 @@ defmodule Snakepit.Performance.PolicyTest do
     assert {:ok, %{learning_enabled: false}} = Policy.new(%{learning_enabled: false}, @settings)
     assert {:ok, %{learning_enabled: false}} = Policy.new([], %{@settings | learning_enabled: false})
     assert {:ok, %{exploration_rate: 0}} = Policy.new([exploration_rate: 0], @settings)
+    assert {:ok, %{holdout_rate: 0.05}} = Policy.new([holdout_rate: 0.05], @settings)
+    assert {:ok, %{rollout: :auto}} = Policy.new([rollout: :auto], @settings)
+    assert {:error, :rollout, _} = Policy.new([rollout: :always], @settings)
   end
 
   test "a threshold for all types, and one for some" do

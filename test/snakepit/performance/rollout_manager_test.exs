@@ -9,7 +9,12 @@ defmodule Snakepit.Performance.RolloutManagerTest do
   @size 60_000
 
   defp pool(policy \\ []) do
-    pool = pool!(performance_policy: [enabled: true, goal: :minimize_latency, exploration_rate: 0] ++ policy)
+    pool =
+      pool!(
+        performance_policy:
+          [enabled: true, goal: :minimize_latency, exploration_rate: 0, holdout_rate: 0.01] ++ policy
+      )
+
     {:ok, handle} = Handle.fetch(pool)
 
     for n <- 1..400, {way, a, b} <- [{:inline, 20_000, 0.3}, {:zero_copy, 26_000, 0.1}] do
@@ -55,7 +60,11 @@ defmodule Snakepit.Performance.RolloutManagerTest do
   end
 
   test "a share of the calls goes by the rules where these choose otherwise, and only there" do
-    pool = pool!(performance_policy: [enabled: true, goal: :minimize_latency, exploration_rate: 0])
+    pool =
+      pool!(
+        performance_policy: [enabled: true, goal: :minimize_latency, exploration_rate: 0, holdout_rate: 0.01]
+      )
+
     assert Enum.all?(1..2_000, fn _ -> match?({_, %{reason: :rule}}, decided(pool)) end)
     pool = pool()
     seen = Enum.frequencies(for _ <- 1..20_000, do: elem(decided(pool), 1).reason)
@@ -125,6 +134,18 @@ defmodule Snakepit.Performance.RolloutManagerTest do
     # Near the crossover nobody is certain.
     assert {:inline, %{reason: :rule, confidence: confidence}} = near.(30_500)
     assert confidence < 0.9
+  end
+
+  test "a policy that names another stage acts at once", do: acts_at_once(pool())
+
+  defp acts_at_once(pool) do
+    assert {_, %{reason: reason}} = decided(pool)
+    assert reason in [:cheapest, :holdout]
+    :ok = Controller.update_policy(pool, rollout: :observe)
+    assert {:inline, %{reason: :rule}} = decided(pool)
+    assert {:ok, %{rollout: %{stage: :observe}}} = Controller.get_statistics(pool)
+    :ok = Controller.update_policy(pool, rollout: :adaptive, holdout_rate: 0, exploration_rate: 0)
+    assert {:zero_copy, %{reason: :cheapest}} = decided(pool)
   end
 
   test "auto moves by itself once enough calls were predicted well" do

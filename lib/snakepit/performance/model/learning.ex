@@ -149,6 +149,16 @@ defmodule Snakepit.Performance.Model.Learning do
     end
   end
 
+  def handle_info({:place, name, ref, place, version}, state) do
+    case state.pools do
+      %{^name => %{handle: %{performance: %{ref: ^ref}}} = pool} ->
+        {:noreply, put_in(state.pools[name], %{pool | place: place, saved_version: version})}
+
+      _ ->
+        {:noreply, state}
+    end
+  end
+
   # A calibration is over, one way or the other, or probes are.
   def handle_info({:DOWN, ref, :process, _pid, _reason}, state) do
     case Enum.find(state.pools, fn {_name, pool} -> ref in [pool.task, pool.prober] end) do
@@ -158,12 +168,7 @@ defmodule Snakepit.Performance.Model.Learning do
       {name, pool} ->
         Enum.each(pool.waiting, &GenServer.reply(&1, :ok))
         send_tables(pool.handle)
-        # Its workers, which say what Python this is, are there by now.
-        place = Saved.measured(pool.handle, pool.handle.performance.settings)
-        version = Model.counts(pool.handle.performance).version
-
-        {:noreply,
-         put_in(state.pools[name], %{pool | task: nil, waiting: [], place: place, saved_version: version})}
+        {:noreply, put_in(state.pools[name], %{pool | task: nil, waiting: []})}
 
       nil ->
         {:noreply, state}
@@ -179,11 +184,9 @@ defmodule Snakepit.Performance.Model.Learning do
         state
 
       {{:ok, %{performance: %{ref: ref}} = handle}, _pools} when ref != nil ->
-        task = calibrate(handle)
-
         put_in(state.pools[name], %{
           handle: handle,
-          task: task,
+          task: start_task(handle, []),
           waiting: [],
           new: 0,
           rows: [],
@@ -191,8 +194,7 @@ defmodule Snakepit.Performance.Model.Learning do
           saved: 0,
           probing: :usual,
           since: now(),
-          # Without its workers nobody knows what Python this is; while it is calibrated there may be none yet.
-          place: if(task == nil, do: Saved.measured(handle, handle.performance.settings)),
+          place: nil,
           saved_version: 0,
           saved_at: now()
         })
@@ -205,10 +207,8 @@ defmodule Snakepit.Performance.Model.Learning do
   defp cleared(%{handle: %{performance: model} = handle} = pool) do
     Model.drain(model, 0, false)
     Model.forget(model)
-    Saved.remove(Saved.measured(handle, model.settings), :lines)
-    Calibration.Kept.remove(handle, model.settings)
     send_tables(handle)
-    %{pool | task: start_calibration(handle), new: 0, rows: [], saved_version: 0}
+    %{pool | task: start_task(handle, forget: true), new: 0, rows: [], saved_version: 0}
   end
 
   defp update(state, name, fun) do
@@ -297,13 +297,18 @@ defmodule Snakepit.Performance.Model.Learning do
     for worker <- Pool.workers_of(handle), do: Worker.table(worker, table)
   end
 
-  # The learned model survives this process.
-  defp calibrate(handle),
-    do: if(Model.counts(handle.performance).version == 0, do: start_calibration(handle))
-
-  defp start_calibration(handle),
-    do:
-      start(fn -> with :ok <- Pool.await_ready(handle.name, :infinity), do: Calibration.Start.run(handle) end)
+  # Where a pool's model comes from, and where it goes: what Python that is, its workers know.
+  defp start_task(%{name: name, performance: %{ref: ref, settings: settings} = model} = handle, opts) do
+    start(fn ->
+      with :ok <- Pool.await_ready(name, :infinity) do
+        place = Saved.measured(handle, settings)
+        if opts[:forget], do: Calibration.Start.forget(handle, place)
+        # The learned model survives this process.
+        if Model.counts(model).version == 0, do: Calibration.Start.run(handle, place)
+        report({:place, name, ref, place, Model.counts(model).version})
+      end
+    end)
+  end
 
   defp start(fun) do
     {:ok, pid} = Task.Supervisor.start_child(Snakepit.Performance.Tasks, fun)

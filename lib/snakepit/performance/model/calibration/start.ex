@@ -8,10 +8,17 @@ defmodule Snakepit.Performance.Model.Calibration.Start do
   alias Snakepit.Pool.Handle
   require Logger
 
-  @doc "Has the pool's model know its ways, if that can be; its workers are ready."
-  @spec run(Handle.t()) :: :ok
-  def run(%Handle{performance: %{settings: settings}} = handle) do
-    with :none <- restored(handle),
+  @doc "Removes what is kept of the pool's model."
+  @spec forget(Handle.t(), Saved.place()) :: :ok
+  def forget(%Handle{performance: %{settings: settings}} = handle, place) do
+    Saved.remove(place, :lines)
+    Calibration.Kept.remove(handle, settings)
+  end
+
+  @doc "Has the pool's model know its ways, if that can be; its workers are ready. `place` is where it is kept."
+  @spec run(Handle.t(), Saved.place()) :: :ok
+  def run(%Handle{performance: %{settings: settings}} = handle, place) do
+    with :none <- restored(handle, place),
          true <- settings.calibrate,
          :none <- Calibration.Kept.take_over(handle, settings),
          {:ok, %{ready?: true} = summary} <- Calibration.run(handle) do
@@ -36,8 +43,8 @@ defmodule Snakepit.Performance.Model.Calibration.Start do
   end
 
   # As `Calibration.Kept.take_over/2`, for what this pool itself learned.
-  defp restored(%{performance: %{settings: settings} = model} = handle) do
-    with {:ok, bytes} <- Saved.get(Saved.measured(handle, settings), :lines),
+  defp restored(%{performance: model} = handle, place) do
+    with {:ok, bytes} <- Saved.get(place, :lines),
          true <- Model.import(model, bytes),
          true <- Calibration.holds?(handle) do
       Calibration.emit(handle, :restored, %{})
