@@ -67,7 +67,12 @@ defmodule Mix.Tasks.Snakepit.Models do
 
     case for({dir, sections} <- Saved.list(settings), section <- sections, do: row(dir, section)) do
       [] ->
-        Mix.shell().info("Nothing is kept in #{Saved.dir(settings)}.")
+        dir = Saved.dir(settings)
+
+        if dir == nil,
+          do: fail("there is no directory to keep models in: set HOME, XDG_CACHE_HOME or calibration_dir")
+
+        Mix.shell().info("Nothing is kept in #{dir}.")
 
       rows ->
         columns = [{"pool", :left}, {"what", :left}, {"size", :right}, {"written", :left}]

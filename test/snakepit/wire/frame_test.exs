@@ -87,7 +87,19 @@ defmodule Snakepit.Wire.FrameTest do
     request = table("Request")
 
     assert Map.new(request, fn {offset, {bits, _}} -> {offset, bits} end) ==
-             %{0 => 8, 1 => 8, 2 => 8, 3 => 8, 4 => 32, 8 => 64, 16 => 32, 20 => 32, 24 => 32, 28 => 32}
+             %{
+               0 => 8,
+               1 => 8,
+               2 => 8,
+               3 => 8,
+               4 => 32,
+               8 => 64,
+               16 => 32,
+               20 => 32,
+               24 => 32,
+               28 => 16,
+               30 => 16
+             }
 
     {8, "kind: " <> kinds} = request[0]
     for {kind, number} <- Frame.request_kinds(), do: assert(kinds =~ "#{number} #{kind}")

@@ -39,15 +39,26 @@ defmodule Snakepit.Performance.Model.Saved do
   defp place(%{keep_models: false}, _name, _same), do: nil
 
   defp place(settings, name, same) do
+    if dir = dir(settings), do: place_in(dir, name, same)
+  end
+
+  defp place_in(dir, name, same) do
     fingerprint = :crypto.hash(:sha256, :erlang.term_to_binary([name | same], minor_version: 2))
     readable = name |> inspect() |> String.replace(~r/[^A-Za-z0-9_]/, "") |> String.slice(0, 40)
     short = Base.encode16(binary_part(fingerprint, 0, 6), case: :lower)
-    {Path.join(pools(settings), "#{readable}-#{short}"), fingerprint}
+    {Path.join(pools(dir), "#{readable}-#{short}"), fingerprint}
   end
 
-  @doc "The directory of all that is kept."
-  @spec dir(Performance.Settings.t()) :: Path.t()
-  def dir(settings), do: settings.calibration_dir || to_string(:filename.basedir(:user_cache, "snakepit"))
+  @doc "The directory of all that is kept: the one that is configured, or in the user's cache. Nil where the user has no home."
+  @spec dir(Performance.Settings.t()) :: Path.t() | nil
+  def dir(%{calibration_dir: dir}) when dir != nil, do: dir
+
+  def dir(_settings) do
+    to_string(:filename.basedir(:user_cache, "snakepit"))
+  rescue
+    # It needs HOME, or XDG_CACHE_HOME.
+    _no_home -> nil
+  end
 
   @doc "Keeps a section; what was kept before becomes the previous one."
   @spec put(place(), section(), binary()) :: :ok | {:error, File.posix()}
@@ -158,7 +169,9 @@ defmodule Snakepit.Performance.Model.Saved do
           {Path.t(), [{String.t(), bytes :: non_neg_integer(), at :: integer()}]}
         ]
   def list(settings) do
-    for dir <- settings |> pools() |> Path.join("*") |> Path.wildcard(), File.dir?(dir) do
+    for kept when kept != nil <- [dir(settings)],
+        dir <- kept |> pools() |> Path.join("*") |> Path.wildcard(),
+        File.dir?(dir) do
       sections =
         for name <- Enum.sort(File.ls!(dir)),
             {:ok, stat} <- [File.stat(Path.join(dir, name), time: :posix)],
@@ -168,14 +181,7 @@ defmodule Snakepit.Performance.Model.Saved do
     end
   end
 
-  @doc "Removes everything that is kept of all pools."
-  @spec remove_all(Performance.Settings.t()) :: :ok
-  def remove_all(settings) do
-    File.rm_rf(pools(settings))
-    :ok
-  end
-
-  defp pools(settings), do: Path.join(dir(settings), "pools")
+  defp pools(dir), do: Path.join(dir, "pools")
 
   @doc "Removes a section, and the one before it."
   @spec remove(place(), section()) :: :ok

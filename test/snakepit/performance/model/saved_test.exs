@@ -101,6 +101,23 @@ defmodule Snakepit.Performance.Model.SavedTest do
     assert :ok = Saved.remove(place, :lines)
   end
 
+  test "without a home there is no directory, and nothing is kept", %{options: options, settings: settings} do
+    code = """
+    settings = %{Snakepit.Performance.Settings.default() | keep_models: true}
+    nil = Snakepit.Performance.Model.Saved.dir(settings)
+    {:ok, options} = Snakepit.Pool.Options.new(name: :kept, python_module: "tools")
+    nil = Snakepit.Performance.Model.Saved.set(options, settings)
+    [] = Snakepit.Performance.Model.Saved.list(settings)
+    IO.puts("fine")
+    """
+
+    env = [{"HOME", nil}, {"XDG_CACHE_HOME", nil}]
+    paths = for path <- :code.get_path(), path = to_string(path), path =~ "/lib/snakepit/", do: path
+    args = Enum.flat_map(paths, &["-pa", &1]) ++ ["-e", code]
+    assert {"fine\n", 0} = System.cmd("elixir", args, env: env, stderr_to_stdout: true)
+    assert {_, _} = Saved.set(options, settings)
+  end
+
   test "pools that were not started for months are forgotten", %{place: {dir, _} = place, tmp_dir: tmp} do
     old = Path.join([tmp, "pools", "old"])
     new = Path.join([tmp, "pools", "new"])

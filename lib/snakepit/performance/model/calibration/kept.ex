@@ -5,7 +5,7 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
 
   alias Snakepit.{Machine, Performance}
   alias Snakepit.Performance.Model
-  alias Snakepit.Performance.Model.Calibration
+  alias Snakepit.Performance.Model.{Calibration, Saved}
   alias Snakepit.Pool.Handle
 
   # Raised whenever the model means something else by its numbers.
@@ -14,9 +14,12 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
   @largest 1024 * 1024
 
   @doc "Where this pool's calibration is kept, and what must be the same for it to be used again."
-  @spec file(Handle.t(), Performance.Settings.t()) :: {Path.t(), fingerprint :: binary()}
+  @spec file(Handle.t(), Performance.Settings.t()) :: {Path.t(), fingerprint :: binary()} | nil
   def file(handle, settings) do
-    dir = settings.calibration_dir || :filename.basedir(:user_cache, "snakepit") |> to_string()
+    if dir = Saved.dir(settings), do: file_in(dir, handle)
+  end
+
+  defp file_in(dir, handle) do
     machine = Machine.describe() |> Map.drop([:date]) |> Enum.sort()
     python = handle.name |> Snakepit.Pool.Supervisor.described() |> Enum.find_value(& &1.python)
     o = handle.options
@@ -40,7 +43,12 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
   @doc "Keeps what the pool's model knows."
   @spec store(Handle.t(), Performance.Settings.t()) :: {:ok, Path.t()} | {:error, File.posix()}
   def store(handle, settings) do
-    {path, fingerprint} = file(handle, settings)
+    with {path, fingerprint} <- file(handle, settings),
+         do: store(handle, path, fingerprint),
+         else: (nil -> {:error, :enoent})
+  end
+
+  defp store(handle, path, fingerprint) do
     part = "#{path}.#{System.pid()}.#{System.unique_integer([:positive])}"
 
     # Whole or not at all, whoever else writes it now.
@@ -56,8 +64,7 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
   @doc "Removes what was kept."
   @spec remove(Handle.t(), Performance.Settings.t()) :: :ok
   def remove(handle, settings) do
-    {path, _fingerprint} = file(handle, settings)
-    File.rm(path)
+    with {path, _fingerprint} <- file(handle, settings), do: File.rm(path)
     :ok
   end
 
@@ -81,9 +88,8 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
   @doc "Reads what was kept; another machine's, another version's or a broken file is passed over."
   @spec load(Handle.t(), Performance.Settings.t()) :: :ok | :none
   def load(handle, settings) do
-    {path, fingerprint} = file(handle, settings)
-
-    with {:ok, %{size: size}} when size < @largest <- File.stat(path),
+    with {path, fingerprint} <- file(handle, settings),
+         {:ok, %{size: size}} when size < @largest <- File.stat(path),
          {:ok, <<@magic, ^fingerprint::binary-size(32), sum::binary-size(32), model::binary>>} <-
            File.read(path),
          ^sum <- :crypto.hash(:sha256, [fingerprint, model]),
