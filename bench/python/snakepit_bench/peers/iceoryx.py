@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 # Samples begin small and grow, as the payloads do.
 _INITIAL = 4096
-# One that spins looks so often before it rests between two looks: other peers' turns need the core. It is far longer than
-# the other end takes for any size.
+# One that spins looks so often before it rests between two looks: other peers' turns need the core. No answer takes as
+# long.
 _RESTS_AFTER = 1_000_000
 
 
