@@ -89,6 +89,20 @@ defmodule Snakepit.Performance.Model.Calibration do
   end
 
   @doc """
+  The model that was read from a file is kept if it `holds?/1`, with this result of the calibration, and forgotten else.
+  """
+  @spec checked(Handle.t(), result :: atom()) :: :ok | :none
+  def checked(%Handle{performance: model} = handle, result) do
+    if holds?(handle) do
+      emit(handle, result, %{})
+    else
+      emit(handle, :outdated, %{})
+      Model.forget(model)
+      :none
+    end
+  end
+
+  @doc """
   Whether predictions agree with probes. A prediction disagrees if it is more than #{round(@off)} times shorter than the
   shortest probe of its kind, or more than #{round(@off)} times longer than the longest. The longest but one counts as the
   longest where there are three or more, because a single probe may be stopped for any time.

@@ -73,16 +73,8 @@ defmodule Snakepit.Performance.Model.Calibration.Kept do
   have outweighed it, and every start after this one.
   """
   @spec take_over(Handle.t(), Performance.Settings.t()) :: :ok | :none
-  def take_over(%{performance: model} = handle, settings) do
-    with :ok <- load(handle, settings) do
-      if Calibration.holds?(handle) do
-        Calibration.emit(handle, :loaded, %{})
-      else
-        Calibration.emit(handle, :outdated, %{})
-        Model.forget(model)
-        :none
-      end
-    end
+  def take_over(handle, settings) do
+    with :ok <- load(handle, settings), do: Calibration.checked(handle, :loaded)
   end
 
   @doc "Reads what was kept; another machine's, another version's or a broken file is passed over."

@@ -45,17 +45,10 @@ defmodule Snakepit.Performance.Model.Calibration.Start do
   # As `Calibration.Kept.take_over/2`, for what this pool itself learned.
   defp restored(%{performance: model} = handle, place) do
     with {:ok, bytes} <- Saved.get(place, :lines),
-         true <- Model.import(model, bytes),
-         true <- Calibration.holds?(handle) do
-      Calibration.emit(handle, :restored, %{})
+         true <- Model.import(model, bytes) do
+      Calibration.checked(handle, :restored)
     else
-      :none ->
-        :none
-
-      false ->
-        Calibration.emit(handle, :outdated, %{})
-        Model.forget(model)
-        :none
+      _none -> :none
     end
   end
 end
