@@ -16,12 +16,12 @@ defmodule Snakepit.Bench.Learning do
   def about, do: "the cost model in simulated worlds: regret, drift, holdout"
 
   @impl true
-  def seconds(%{quick?: quick?}), do: if(quick?, do: 25, else: 240)
+  def seconds(%{quick?: quick?}), do: if(quick?, do: 110, else: 420)
 
   @impl true
   def run(%{quick?: quick?, progress: progress}) do
     Native.load!()
-    seeds = if quick?, do: 5, else: 40
+    seeds = if quick?, do: 5, else: 20
     context = %{progress: progress, seeds: seeds}
     {calls, change} = {12_000, 6_000}
 
@@ -31,7 +31,7 @@ defmodule Snakepit.Bench.Learning do
 
     changed = slope ++ hardware
     all = stationary ++ load ++ tenants ++ adversarial ++ changed
-    long = alarms(context, if(quick?, do: 2, else: 10))
+    long = alarms(context, if(quick?, do: 2, else: 4))
 
     [
       result("regret_percent.stationary", "%", stationary, & &1.regret_percent, {:at_most, 1}),
@@ -43,7 +43,7 @@ defmodule Snakepit.Bench.Learning do
       result("correct_choice", "share", all, & &1.correct, {:at_least, 0.95}),
       long,
       result("detection_delay_samples", "calls", changed, &(&1.delay || calls), {:at_most, 200}),
-      false_rollbacks(context, if(quick?, do: 20, else: 200))
+      false_rollbacks(context, if(quick?, do: 20, else: 100))
     ]
   end
 
